@@ -1,0 +1,46 @@
+# Everything starts here: `make demo` for the main job on a trained pair, `make test` for the tests.
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help install demo test lint bench clean
+help:
+	@echo "make demo    install into $(VENV), then align and interpolate the trained pair that ships"
+	@echo "make test    lint, type check, layer check and tests"
+	@echo "make bench   time the engine (slow); BENCH='--help' shows the choices"
+
+# torch first and by itself: a plain newer torch would bring gigabytes of CUDA along.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q '$(TORCH)'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py
+	$(BIN)/pip install -q -e '.[plot]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed tests/requirements-networks.txt tests/requirements-networks-support.txt
+	$(BIN)/pip install -q -e '.[dev]' -r tests/requirements-networks-support.txt
+	$(BIN)/pip install -q --no-deps -r tests/requirements-networks.txt
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@PATH="$(BIN):$$PATH" sh tests/data/demo.sh
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+clean:
+	rm -rf $(VENV) build dist demo bench *.egg-info
