@@ -1,0 +1,30 @@
+"""The spec language: which axes of which tensors move together, declared in YAML and bound to a checkpoint's shapes.
+
+Knows shapes, never tensors: nothing here imports torch, so that refusals come from headers and at once.
+"""
+
+from rebasin_cli.spec.binding import Mismatch, Request, attempt, bind, mismatch_error
+from rebasin_cli.spec.detection import detect
+from rebasin_cli.spec.language import PermutationSpec, load_spec
+from rebasin_cli.spec.layout import INDEX_SIDE, BoundTensor, Dim, Layout, Piece, Side
+from rebasin_cli.spec.registry import find_spec, shipped_spec, shipped_specs
+
+__all__ = [
+    "INDEX_SIDE",
+    "BoundTensor",
+    "Dim",
+    "Layout",
+    "Mismatch",
+    "PermutationSpec",
+    "Piece",
+    "Request",
+    "Side",
+    "attempt",
+    "bind",
+    "detect",
+    "find_spec",
+    "load_spec",
+    "mismatch_error",
+    "shipped_spec",
+    "shipped_specs",
+]

@@ -1,0 +1,240 @@
+"""Which line of a spec claims which tensor, and what was left over on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rebasin_cli.spec.language import Line, PermutationSpec
+from rebasin_cli.spec.pattern import DimName
+from rebasin_cli.spec.template import skeleton_of
+from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value
+
+Shape = tuple[int, ...]
+Instance = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One way in which a spec and a checkpoint do not fit each other."""
+
+    what: str
+    line: int = 0
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A tensor (key without prefix), the line that speaks of it, and the values of the line's variables."""
+
+    key: str
+    line: Line
+    bindings: Bindings
+
+
+@dataclass(slots=True)
+class Matcher:
+    """The lines of one spec, arranged so that a key finds its few candidates quickly."""
+
+    spec: PermutationSpec
+    exact: dict[str, list[Line]] = field(default_factory=dict)
+    wild: list[Line] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for line in self.spec.lines:
+            skeleton = line.template.skeleton
+            if skeleton is None:
+                self.wild.append(line)
+            else:
+                self.exact.setdefault(skeleton, []).append(line)
+
+    def candidates(self, key: str, axes: int) -> list[Claim]:
+        """Every line that could speak of `key`, lowest rank only."""
+        claims: list[Claim] = []
+        for line in (*self.exact.get(skeleton_of(key), ()), *self.wild):
+            if line.pattern is not None and len(line.pattern.axes) != axes:
+                continue
+            bindings = line.template.match(key)
+            if bindings is not None:
+                claims.append(Claim(key, line, bindings))
+        best = min((c.line.template.rank for c in claims), default=(0, 0))
+        return [c for c in claims if c.line.template.rank == best]
+
+    def covers(self, keys: Mapping[str, Shape]) -> bool:
+        """A quick screen: one key of every kind has a line, and every line that must match something could."""
+        kinds: dict[tuple[str, int], str] = {}
+        for key, shape in keys.items():
+            kinds.setdefault((skeleton_of(key), len(shape)), key)
+        return all(self.candidates(key, axes) or self._picky(key) for (_, axes), key in kinds.items())
+
+    def _picky(self, key: str) -> bool:
+        return any(line.template.picks() and line.template.match(key) is not None for line in self.wild)
+
+
+def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[str, Claim], list[Problem]]:
+    """Give every tensor to the one line that speaks of it.
+
+    Of several lines the one with the fewest variables wins. Where two are equal, the one whose dims are named
+    by some other, unambiguous tensor wins (in a VGG with BatchNorm `features.1.bias` can only be the
+    normalisation after convolution 0, because no weight makes 1 a convolution).
+    """
+    claims: dict[str, Claim] = {}
+    open_: dict[str, list[Claim]] = {}
+    problems: list[Problem] = []
+    ends = _ends(matcher, shapes)
+    for key, shape in shapes.items():
+        candidates = _narrow(matcher, key, len(shape), ends)
+        if len(candidates) == 1:
+            claims[key] = candidates[0]
+        elif candidates:
+            open_[key] = candidates
+        else:
+            problems.append(_unclaimed(matcher, key, shape))
+    known = {instance for claim in claims.values() for instance in defined_by(claim)}
+    for key, candidates in open_.items():
+        fitting = [c for c in candidates if defined_by(c) <= known]
+        if len(fitting) == 1:
+            claims[key] = fitting[0]
+        else:
+            one, two = (fitting or candidates)[:2]
+            problems.append(
+                Problem(
+                    f"{key} is claimed by two lines alike: `{one.line.template.text}` (line {one.line.line}) "
+                    f"and `{two.line.template.text}` (line {two.line.line})",
+                    one.line.line,
+                    "make one of them more specific: the template with fewer variables wins",
+                )
+            )
+    return {key: claims[key] for key in shapes if key in claims}, problems
+
+
+def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Problem]:
+    """Lines that must match and did not, and single keys that their neighbours say should be there."""
+    problems: list[Problem] = []
+    used: dict[int, list[Claim]] = {}
+    for claim in claims.values():
+        used.setdefault(id(claim.line), []).append(claim)
+    required = [ln for ln in spec.lines if not ln.template.optional and ln.section != "ignored"]
+    families: dict[tuple[str, int], list[Line]] = {}
+    for line in required:
+        families.setdefault((line.template.family, line.line), []).append(line)
+    groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
+    for (text, number), lines in families.items():
+        if not any(id(line) in used or _matches_any(line, present) for line in lines):
+            problems.append(Problem(f"no tensor fits `{text}`", number))
+        for line in lines:
+            group = groups.setdefault((line.template.scope, line.template.variables), {})
+            for claim in used.get(id(line), ()):
+                group.setdefault(tuple(claim.bindings[v] for v in sorted(line.template.variables)), claim)
+    for line in (ln for ln in required if id(ln) in used):
+        names = sorted(line.template.variables)
+        for values, other in groups[line.template.scope, line.template.variables].items():
+            key = line.template.key(dict(zip(names, values, strict=True)))
+            if key is not None and key not in present:
+                problems.append(Problem(f"{key} is absent, although {other.key} is there", line.line))
+    return problems
+
+
+def _matches_any(line: Line, keys: Collection[str]) -> bool:
+    return any(line.template.match(key) is not None for key in keys)
+
+
+def instance_of(name: DimName, bindings: Bindings) -> Instance | None:
+    """The instance that a name without choices stands for; None where it has `{prev i}`, `{*}` and the like."""
+    parts: list[Value] = []
+    for part in name.parts:
+        if isinstance(part, str):
+            parts.append(int(part) if part.isdigit() else part)
+        elif part.pick is not Pick.SAME or part.variable not in bindings:
+            return None
+        else:
+            parts.append(part.value(bindings))
+    return tuple(parts)
+
+
+def defined_by(claim: Claim) -> set[Instance]:
+    """The dims that a claim brings into being: those it names plainly or looking forward."""
+    found: set[Instance] = set()
+    for name in claim.line.pattern.dim_names() if claim.line.pattern else ():
+        if any(isinstance(part, Ref) and part.offset < 0 for part in name.parts):
+            continue
+        instance = instance_of(name, claim.bindings)
+        if instance is not None:
+            found.add(instance)
+    return found
+
+
+_Ends = dict[tuple[int, str], dict[tuple[Value, ...], tuple[Value, Value]]]
+
+
+def _ends(matcher: Matcher, shapes: Mapping[str, Shape]) -> _Ends:
+    """First and last value of every variable that a template picks by `{first i}` or `{last i}`."""
+    ends: _Ends = {}
+    for line in matcher.spec.lines:
+        for ref in line.template.picks():
+            ranges: dict[tuple[Value, ...], tuple[Value, Value]] = {}
+            for key, shape in shapes.items():
+                bindings = line.template.match(key)
+                if bindings is None or (line.pattern and len(line.pattern.axes) != len(shape)):
+                    continue
+                value, rest = bindings[ref.variable], _rest(bindings, ref.variable)
+                low, high = ranges.get(rest, (value, value))
+                ranges[rest] = (min(low, value), max(high, value))
+            ends[id(line), ref.variable] = ranges
+    return ends
+
+
+def _rest(bindings: Bindings, variable: str) -> tuple[Value, ...]:
+    return tuple(value for name, value in sorted(bindings.items()) if name != variable)
+
+
+def _narrow(matcher: Matcher, key: str, axes: int, ends: _Ends) -> list[Claim]:
+    def at_its_end(claim: Claim) -> bool:
+        for ref in claim.line.template.picks():
+            low, high = ends[id(claim.line), ref.variable][_rest(claim.bindings, ref.variable)]
+            if claim.bindings[ref.variable] != (low if ref.pick is Pick.FIRST else high):
+                return False
+        return True
+
+    if not ends:
+        return matcher.candidates(key, axes)
+    lines = (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild)
+    claims = [
+        Claim(key, line, bindings)
+        for line in lines
+        if (line.pattern is None or len(line.pattern.axes) == axes)
+        and (bindings := line.template.match(key)) is not None
+    ]
+    claims = [claim for claim in claims if at_its_end(claim)]
+    best = min((c.line.template.rank for c in claims), default=(0, 0))
+    return [c for c in claims if c.line.template.rank == best]
+
+
+def _unclaimed(matcher: Matcher, key: str, shape: Shape) -> Problem:
+    """Say why no line fits: a wrong number of axes, or the nearest templates."""
+    for line in (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild):
+        if line.pattern is not None and line.template.match(key) is not None:
+            return Problem(
+                f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "
+                f"has {len(line.pattern.axes)}",
+                line.line,
+            )
+    near = nearest_templates(matcher.spec, key)
+    hint = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
+    return Problem(
+        f"no line speaks of {key} {list(shape)}",
+        near[0].line if near else 0,
+        f"the nearest are {hint}" if hint else "",
+    )
+
+
+def nearest_templates(spec: PermutationSpec, key: str) -> Sequence[Line]:
+    """The two lines whose templates look most like `key`."""
+    from difflib import SequenceMatcher
+
+    def likeness(line: Line) -> float:
+        text = line.template.skeleton or line.template.text
+        return SequenceMatcher(None, text, skeleton_of(key), autojunk=False).ratio()
+
+    scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
+    return [line for score, line in scored[:2] if score > 0.5]

@@ -1,0 +1,96 @@
+"""Which architecture a checkpoint is, told from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.binding import Mismatch, Request, attempt, matcher_for, prefix_candidates
+from rebasin_cli.spec.claims import Shape
+from rebasin_cli.spec.language import PermutationSpec
+from rebasin_cli.spec.layout import Layout
+from rebasin_cli.spec.registry import shipped_spec, shipped_specs
+from rebasin_cli.spec.template import skeleton_of
+
+
+def detect(
+    shapes: Mapping[str, Shape],
+    *,
+    config: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, int] | None = None,
+    freeze: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> Layout:
+    """Find the one shipped spec that covers every tensor, and bind it.
+
+    `config.json`'s `model_type` decides between specs that fit equally; it never overrules the shapes.
+
+    Raises:
+        ContentError: none fits (the three nearest are shown with their first differences), or several do.
+    """
+    if not shapes:
+        raise ContentError("the checkpoint has no tensors", remedy="check the file with `rebasin inspect`")
+    specs = [shipped_spec(name) for name in shipped_specs()]
+    model_type = str((config or {}).get("model_type", ""))
+    screened = [spec for spec in specs if _screen(spec, shapes, ignore) == 1.0]
+    request = Request(config, None, (), ignore)
+    results = [attempt(spec, shapes, request) for spec in screened]
+    fitting = [r for r in results if isinstance(r, Layout)]
+    named = [r for r in fitting if model_type and model_type in r.spec.model_types]
+    chosen = named if len(named) == 1 else fitting
+    if len(chosen) == 1:
+        if not (overrides or freeze):
+            return chosen[0]
+        result = attempt(chosen[0].spec, shapes, Request(config, overrides, freeze, ignore))
+        assert isinstance(result, Layout) or result.problems
+        if isinstance(result, Layout):
+            return result
+        raise _nothing_fits([result])
+    if len(chosen) > 1:
+        raise _tie(chosen)
+    near = sorted(specs, key=lambda spec: -_screen(spec, shapes, ignore))[:3]
+    mismatches = [r for spec in near if isinstance(r := attempt(spec, shapes, request), Mismatch)]
+    raise _nothing_fits(mismatches)
+
+
+def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape], ignore: Sequence[str]) -> float:
+    """The share of kinds of keys that the spec has a line for, under its best prefix."""
+    shapes = {k: s for k, s in shapes.items() if not any(fnmatchcase(k, p) for p in ignore)}
+    if not shapes:
+        return 0.0
+    matcher = matcher_for(spec)
+    best = 0.0
+    for prefix in prefix_candidates(spec, list(shapes)):
+        kinds: dict[tuple[str, int], str] = {}
+        for key, shape in shapes.items():
+            kinds.setdefault((skeleton_of(key.removeprefix(prefix)), len(shape)), key.removeprefix(prefix))
+        covered = sum(bool(matcher.candidates(key, axes)) for (_, axes), key in kinds.items())
+        best = max(best, covered / len(kinds))
+        if best == 1.0:
+            break
+    return best
+
+
+def _tie(layouts: Sequence[Layout]) -> ContentError:
+    rows = [
+        f"  - {layout.spec.name}: {layout.spec.title or 'no title'} ({len(layout.moving())} dims would move)"
+        for layout in layouts
+    ]
+    return ContentError(
+        f"{len(layouts)} architectures fit this checkpoint equally well\n" + "\n".join(rows),
+        remedy=f"say which it is: --arch {layouts[0].spec.name}",
+    )
+
+
+def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
+    rows = []
+    for mismatch in sorted(mismatches, key=lambda m: len(m.problems)):
+        rows.append(f"  - {mismatch.spec.name}: {len(mismatch.problems)} differences, first of them")
+        rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.problems[:3]]
+    return ContentError(
+        "no shipped architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
+        remedy="name one with --arch, leave odd tensors alone with --ignore PATTERN, or write a spec: "
+        "architectures/README.md shows how in ten minutes",
+    )

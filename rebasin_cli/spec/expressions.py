@@ -1,0 +1,92 @@
+"""Sizes that shapes cannot tell, as small exact expressions: `config.hidden_size / config.num_attention_heads`.
+
+Integers, `config.…` (with `[index]`), names of other sizes, variables of the dim, `+ - * /` and brackets.
+Read with Python's own parser and walked node by node: nothing is ever evaluated as code.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_Lookup = Callable[[str], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A parsed size expression; `text` is as written."""
+
+    text: str
+    tree: ast.expr
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names it uses, `config` aside."""
+        return frozenset(n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name)) - {"config"}
+
+    @property
+    def uses_config(self) -> bool:
+        """Whether it looks anything up in config.json."""
+        return any(isinstance(n, ast.Name) and n.id == "config" for n in ast.walk(self.tree))
+
+    def evaluate(self, config: Mapping[str, Any] | None, lookup: _Lookup) -> int | None:
+        """Its value, or None where something it needs is absent, null or not a whole number."""
+        value = _evaluate(self.tree, config, lookup)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def parse_expression(text: str) -> Expression:
+    """Parse a size expression.
+
+    Raises:
+        ValueError: not an expression, or one that uses more than the language has.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"`{text}` is not a size expression") from error
+    for node in ast.walk(tree):
+        if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and type(node.value) is not int):
+            raise ValueError(f"`{text}`: a size has only whole numbers, names, config.…, + - * / and brackets")
+    return Expression(text.strip(), tree)
+
+
+_ALLOWED = (
+    ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Load,
+)  # fmt: skip
+
+
+def _evaluate(node: ast.expr, config: Any, lookup: _Lookup) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id="config"):
+            return config
+        case ast.Name(id=name):
+            return lookup(name)
+        case ast.Attribute(value=inner, attr=attr):
+            found = _evaluate(inner, config, lookup)
+            return found.get(attr) if isinstance(found, Mapping) else None
+        case ast.Subscript(value=inner, slice=index):
+            found, at = _evaluate(inner, config, lookup), _evaluate(index, config, lookup)
+            inside = isinstance(found, Sequence) and isinstance(at, int) and 0 <= at < len(found)
+            return found[at] if inside else None
+        case ast.BinOp(left=left, op=op, right=right):
+            return _arithmetic(op, _evaluate(left, config, lookup), _evaluate(right, config, lookup))
+    return None
+
+
+def _arithmetic(op: ast.operator, x: Any, y: Any) -> int | None:
+    if not (isinstance(x, int) and isinstance(y, int)):
+        return None
+    match op:
+        case ast.Add():
+            return x + y
+        case ast.Sub():
+            return x - y
+        case ast.Mult():
+            return x * y
+        case _:
+            return x // y if y and x % y == 0 else None

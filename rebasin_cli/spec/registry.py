@@ -1,0 +1,57 @@
+"""Where specs are found: shipped with the program, or a file of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import rebasin_cli
+from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.spec.language import PermutationSpec, load_spec
+
+
+@lru_cache(maxsize=1)
+def architectures_folder() -> Path:
+    """The folder of the shipped specs: inside the package when installed, beside it in a source checkout."""
+    package = Path(rebasin_cli.__file__).parent
+    candidates = (package / "architectures", package.parent / "architectures")
+    for folder in candidates:
+        if any(folder.glob("*.yaml")):
+            return folder
+    raise ContentError(
+        "the shipped permutation specs are not there",
+        where=" or ".join(map(str, candidates)),
+        remedy="install the package again: `pip install --force-reinstall rebasin-cli`",
+    )
+
+
+def shipped_specs() -> Mapping[str, Path]:
+    """Name and file of every shipped spec, by name."""
+    return {path.stem: path for path in sorted(architectures_folder().glob("*.yaml"))}
+
+
+@lru_cache(maxsize=256)
+def shipped_spec(name: str) -> PermutationSpec:
+    """A shipped spec, parsed once."""
+    return load_spec(shipped_specs()[name], shipped=True)
+
+
+def find_spec(name_or_path: str) -> PermutationSpec:
+    """The shipped spec of that name, or the spec in that file.
+
+    Raises:
+        ContentError: there is neither, or the file is not a spec.
+    """
+    specs = shipped_specs()
+    if name_or_path in specs:
+        return shipped_spec(name_or_path)
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return load_spec(path)
+    raise ContentError(
+        f"there is no architecture `{name_or_path}`",
+        remedy=did_you_mean(name_or_path, specs)
+        or f"shipped: {', '.join(specs)}; a file of your own is named with its .yaml ending",
+    )

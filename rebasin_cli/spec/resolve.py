@@ -1,0 +1,227 @@
+"""From names with `{prev c}` and `{*}` to the dims of one checkpoint: each axis as a tree of concrete parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rebasin_cli.spec.claims import Claim, Instance, Problem, defined_by
+from rebasin_cli.spec.language import PermutationSpec, Rule
+from rebasin_cli.spec.pattern import Anonymous, Axis, DimName, Part
+from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A single side: the symbol of its size, and the dim it carries if it is one.
+
+    Sizes are numbers, or the symbols `dim:conv.3`, `size:head_dim`, or one of the leaf's own (`_`).
+    """
+
+    size: int | str
+    dim: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A row-major product of sums."""
+
+    factors: tuple[Plus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plus:
+    """Segments one after the other."""
+
+    segments: tuple[Leaf | Times, ...]
+
+    def leaves(self) -> Iterable[Leaf]:
+        """Every leaf, in order."""
+        for segment in self.segments:
+            if isinstance(segment, Leaf):
+                yield segment
+            else:
+                for factor in segment.factors:
+                    yield from factor.leaves()
+
+
+class ResolutionError(Exception):
+    """A dim that is used but that no tensor brings into being."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.what)
+        self.problem = problem
+
+
+def dim_text(instance: Instance) -> str:
+    """`("conv", 3)` as `conv.3`."""
+    return ".".join(map(str, instance))
+
+
+class Resolver:
+    """Knows the dims that the claimed tensors bring into being, and what a name means among them."""
+
+    def __init__(self, spec: PermutationSpec, claims: Iterable[Claim]) -> None:
+        self.spec = spec
+        self.families: dict[tuple[Value, int], set[Instance]] = {}
+        for claim in claims:
+            for instance in defined_by(claim):
+                self.families.setdefault((instance[0], len(instance)), set()).add(instance)
+        self._fresh = 0
+
+    def axes(self, claim: Claim) -> tuple[Plus, ...]:
+        """The axes of a claimed tensor with every name resolved.
+
+        Raises:
+            ResolutionError: a name stands for nothing.
+        """
+        if claim.line.pattern is None:
+            return ()
+        return tuple(self._axis(axis, claim) for axis in claim.line.pattern.axes)
+
+    def rule_for(self, dim: str, instance: Instance) -> tuple[Rule, Bindings] | None:
+        """What the `dims` section says of one dim: the rule with the fewest variables that fits."""
+        fitting: list[tuple[int, Rule, Bindings]] = []
+        for rule in self.spec.rules:
+            bindings = self.unify(rule.name, instance)
+            if bindings is not None:
+                plain = sum(isinstance(p, Ref) and p.pick is Pick.SAME for p in rule.name.parts)
+                fitting.append((plain, rule, bindings))
+        if not fitting:
+            return None
+        fitting.sort(key=lambda item: item[0])
+        return fitting[0][1], fitting[0][2]
+
+    def unify(self, name: DimName, instance: Instance) -> Bindings | None:
+        """The bindings under which `name` is `instance`, or None."""
+        if len(name.parts) != len(instance):
+            return None
+        bindings: dict[str, Value] = {}
+        for part, value in zip(name.parts, instance, strict=True):
+            if isinstance(part, str):
+                if part != str(value):
+                    return None
+            elif part.pick is Pick.SAME:
+                bound = value - part.offset if isinstance(value, int) else value
+                if part.is_number != isinstance(value, int) or bindings.setdefault(part.variable, bound) != bound:
+                    return None
+        for position, part in enumerate(name.parts):
+            if isinstance(part, Ref) and part.pick in (Pick.FIRST, Pick.LAST):
+                family = self._siblings(instance, position)
+                if instance[position] != (family[0] if part.pick is Pick.FIRST else family[-1]):
+                    return None
+                bindings[part.variable] = instance[position]
+        return bindings
+
+    def instances(self, name: DimName, bindings: Bindings, line: int) -> list[Instance] | None:
+        """What `name` stands for: one instance, a list for `{<l}` and `{*}`, None for “before the first one”."""
+        family = self.families.get((name.parts[0] if isinstance(name.parts[0], str) else "", len(name.parts)), set())
+        matching = [i for i in family if self._fits_plainly(name, i, bindings)]
+        for position, part in enumerate(name.parts):
+            if not isinstance(part, Ref) or (part.pick is Pick.SAME and part.offset >= 0):
+                continue
+            values = sorted({i[position] for i in matching}, key=_order)
+            chosen = self._choose(part, values, bindings)
+            if chosen is None:
+                return None
+            matching = [i for i in matching if i[position] in chosen]
+            if not matching and not part.is_range:
+                raise ResolutionError(self._undefined(name, bindings, line))
+        is_list = any(isinstance(part, Ref) and part.is_range for part in name.parts)
+        if not matching and not is_list:
+            raise ResolutionError(self._undefined(name, bindings, line))
+        return sorted(matching, key=lambda i: [_order(v) for v in i])
+
+    def _choose(self, part: Ref, values: list[Value], bindings: Bindings) -> set[Value] | None:
+        """The values that a choice among `values` means; None for before the first or after the last."""
+        if part.pick is Pick.ALL:
+            return set(values)
+        if part.pick in (Pick.FIRST, Pick.LAST):
+            return {values[0 if part.pick is Pick.FIRST else -1]} if values else set()
+        here = bindings[part.variable]
+        below = [v for v in values if _order(v) < _order(here)]
+        if part.pick is Pick.BELOW:
+            return set(below)
+        if part.pick is Pick.PREV:
+            return {below[-1]} if below else None
+        if part.pick is Pick.NEXT:
+            above = [v for v in values if _order(v) > _order(here)]
+            return {above[0]} if above else None
+        target = part.value(bindings)  # {i-1}
+        if not isinstance(target, int) or target < 0 or (values and _order(target) < _order(values[0])):
+            return None
+        return {target}
+
+    def _fits_plainly(self, name: DimName, instance: Instance, bindings: Bindings) -> bool:
+        for part, value in zip(name.parts, instance, strict=True):
+            if isinstance(part, str):
+                if part != str(value):
+                    return False
+            elif part.pick is Pick.SAME and part.offset >= 0 and part.value(bindings) != value:
+                return False
+        return True
+
+    def _siblings(self, instance: Instance, position: int) -> list[Value]:
+        family = self.families.get((instance[0], len(instance)), set())
+        rest = (instance[:position], instance[position + 1 :])
+        return sorted({i[position] for i in family if (i[:position], i[position + 1 :]) == rest}, key=_order)
+
+    def _undefined(self, name: DimName, bindings: Bindings, line: int) -> Problem:
+        values = ", ".join(f"{k} = {v}" for k, v in bindings.items())
+        return Problem(
+            f"dim `{name}`{f' with {values}' if values else ''} is used, but no tensor brings it into being",
+            line,
+            "a tensor must name it plainly, or with `{i+1}`, for `{i-1}`, `{prev i}` and the like to find it",
+        )
+
+    def _axis(self, axis: Axis, claim: Claim) -> Plus:
+        segments: list[Leaf | Times] = []
+        for part in axis.segments:
+            for leaf in self._part(part, claim):
+                before = segments[-1] if segments else None
+                both_open = _is_open(leaf) and isinstance(before, Leaf) and _is_open(before)
+                if not both_open:
+                    segments.append(leaf)
+        return Plus(tuple(segments))
+
+    def _part(self, part: Part, claim: Claim) -> list[Leaf | Times]:
+        if isinstance(part, Anonymous):
+            if isinstance(part.size, int):
+                return [Leaf(part.size)]
+            return [Leaf(f"size:{part.size}") if part.size else self._open()]
+        if isinstance(part, DimName):
+            instances = self.instances(part, claim.bindings, claim.line.line)
+            if instances is None:
+                return [self._open()]
+            return [Leaf(f"dim:{name}", name) for name in map(self.name_of, instances)]
+        return [Times(tuple(self._axis(factor, claim) for factor in part.factors))]
+
+    def name_of(self, instance: Instance) -> str:
+        """The dim's name, after `same as`."""
+        found = self.rule_for(dim_text(instance), instance)
+        if found is None or found[0].same_as is None:
+            return dim_text(instance)
+        target = self.instances(found[0].same_as, found[1], found[0].line)
+        return dim_text(target[0] if target else instance)
+
+    def _open(self) -> Leaf:
+        self._fresh += 1
+        return Leaf(f"_:{self._fresh}")
+
+
+def _is_open(part: Leaf | Times) -> bool:
+    return isinstance(part, Leaf) and isinstance(part.size, str) and part.size.startswith("_:")
+
+
+def _order(value: Value) -> tuple[int, int, str]:
+    return (0, value, "") if isinstance(value, int) else (1, 0, value)
+
+
+def dim_instances(resolver: Resolver) -> Mapping[str, Instance]:
+    """Every dim that exists, by name (aliases left out)."""
+    return {
+        dim_text(i): i
+        for family in resolver.families.values()
+        for i in sorted(family, key=lambda i: [_order(v) for v in i])
+        if resolver.name_of(i) == dim_text(i)
+    }

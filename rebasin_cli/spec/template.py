@@ -1,0 +1,187 @@
+"""Key templates: which tensors of a checkpoint a line of a spec speaks of.
+
+`model.layers.{i}.{input,post_attention}_layernorm.weight?` is expanded into two templates without alternation
+(`{bn|norm}` likewise, but a checkpoint then needs only one of them). Each becomes a regular expression once, and
+a *skeleton* (every number replaced by `#`), by which thousands of keys find their few candidate templates
+without trying every expression on every key.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import product
+
+from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value, parse_ref
+
+_TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
+_NUMBER = re.compile(r"\d+")
+_WORD = r"[^.]+?"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`{side:input_blocks,output_blocks}`: one of some words, and which one is bound."""
+
+    variable: str
+    words: tuple[str, ...]
+
+
+Token = str | Ref | Choice
+GLOB = Ref("*", pick=Pick.ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One key template without alternation.
+
+    Attributes:
+        text: as written, after alternation was expanded.
+        optional: whether it may match nothing (`?`).
+        family: the text with `{a|b}` left in: a required family is there if one of its templates matches.
+        rank: (wildcards, variables); of several templates for one key the lowest rank wins.
+    """
+
+    text: str
+    family: str
+    optional: bool
+    tokens: tuple[Token, ...]
+    regex: re.Pattern[str]
+    rank: tuple[int, int]
+    variables: frozenset[str]
+    scope: str
+
+    def match(self, key: str) -> dict[str, Value] | None:
+        """The bindings under which the template is `key`, or None. `{first i}` and `{last i}` match like `{i}`."""
+        found = self.regex.fullmatch(key)
+        if found is None:
+            return None
+        bindings: dict[str, Value] = {}
+        for position, token in enumerate(self.tokens):
+            if isinstance(token, str) or token is GLOB or token.variable == "*":
+                continue
+            text = found[f"v{position}"]
+            value: Value = text
+            if isinstance(token, Ref) and token.is_number:
+                value = int(text) - token.offset
+                if value < 0:
+                    return None
+            if bindings.setdefault(token.variable, value) != value:
+                return None
+        return bindings
+
+    def picks(self) -> tuple[Ref, ...]:
+        """The `{first i}` and `{last i}` of the template."""
+        return tuple(t for t in self.tokens if isinstance(t, Ref) and t.pick in (Pick.FIRST, Pick.LAST))
+
+    def key(self, bindings: Bindings) -> str | None:
+        """The key that the template names under `bindings`; None where a wildcard or a pick leaves it open."""
+        parts: list[str] = []
+        for token in self.tokens:
+            if isinstance(token, str):
+                parts.append(token)
+            elif token.variable not in bindings or (isinstance(token, Ref) and token.pick is not Pick.SAME):
+                return None
+            elif isinstance(token, Choice):
+                parts.append(str(bindings[token.variable]))
+            else:
+                parts.append(str(token.value(bindings)))
+        return "".join(parts)
+
+    @property
+    def skeleton(self) -> str | None:
+        """The template with every number as `#`; None if it holds words or wildcards."""
+        parts = []
+        for token in self.tokens:
+            if isinstance(token, str):
+                parts.append(_NUMBER.sub("#", token))
+            elif isinstance(token, Ref) and token.is_number and token.variable != "*":
+                parts.append("#")
+            else:
+                return None
+        return _NUMBER.sub("#", "".join(parts))
+
+
+def skeleton_of(key: str) -> str:
+    """`key` with every number as `#`."""
+    return _NUMBER.sub("#", key)
+
+
+def parse_templates(text: str) -> tuple[Template, ...]:
+    """Parse one key of a spec into its templates, alternation expanded.
+
+    Raises:
+        ValueError: unbalanced braces, an empty template, or a reference that keys cannot have.
+    """
+    optional = text.endswith("?")
+    body = text[:-1] if optional else text
+    if not body:
+        raise ValueError("an empty key template")
+    pieces: list[tuple[tuple[Token, str], ...]] = []
+    for match in _TOKEN.finditer(body):
+        if match["bad"]:
+            raise ValueError(f"`{text}`: a lone `{match['bad']}` at character {match.start() + 1}")
+        if match["text"]:
+            pieces.append(((match["text"], match["text"]),))
+        elif match["glob"]:
+            pieces.append(((GLOB, "*"),))
+        else:
+            pieces.append(_brace(match["brace"]))
+    return tuple(
+        _build(tuple(token for token, _ in choice), "".join(shown for _, shown in choice), optional)
+        for choice in product(*pieces)
+    )
+
+
+def _brace(body: str) -> tuple[tuple[Token, str], ...]:
+    """The tokens that a brace may stand for, each with how the family's name shows it."""
+    name, colon, words = body.partition(":")
+    if colon:
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or not all(words.split(",")):
+            raise ValueError(f"`{{{body}}}` should read {{name:one,two}}")
+        return ((Choice(name, tuple(words.split(","))), f"{{{body}}}"),)
+    if "|" in body:
+        return tuple((word, f"{{{body}}}") for word in body.split("|"))
+    if "," in body:
+        return tuple((word, word) for word in body.split(","))
+    ref = parse_ref(body)
+    if ref.pick not in (Pick.SAME, Pick.FIRST, Pick.LAST, Pick.ALL):
+        raise ValueError(f"`{{{body}}}` cannot stand in a key; use it in a dim's name")
+    return ((ref, f"{{{body}}}"),)
+
+
+def _build(tokens: tuple[Token, ...], family: str, optional: bool) -> Template:
+    regex: list[str] = []
+    text: list[str] = []
+    wildcards = variables = 0
+    names: set[str] = set()
+    scope_end = 0
+    for position, token in enumerate(tokens):
+        if isinstance(token, str):
+            regex.append(re.escape(token))
+            text.append(token)
+            continue
+        if isinstance(token, Choice):
+            regex.append(f"(?P<v{position}>{'|'.join(map(re.escape, token.words))})")
+            text.append(f"{{{token.variable}:{','.join(token.words)}}}")
+        elif token.pick is Pick.ALL:
+            regex.append(".*")
+            text.append("*")
+            wildcards += 1
+            continue
+        else:
+            regex.append(f"(?P<v{position}>{r'[0-9]+' if token.is_number else _WORD})")
+            text.append(str(token))
+        names.add(token.variable)
+        variables += 1 if not isinstance(token, Ref) or token.pick is Pick.SAME else 0
+        scope_end = len(text)
+    return Template(
+        text="".join(text) + ("?" if optional else ""),
+        family=family,
+        optional=optional,
+        tokens=tokens,
+        regex=re.compile("".join(regex)),
+        rank=(wildcards, variables),
+        variables=frozenset(names),
+        scope="".join(text[:scope_end]),
+    )
