@@ -8,6 +8,7 @@ just as good but not the same bytes.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class DigitsMlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc = nn.ModuleList(nn.Linear(n, m) for n, m in zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+        self.fc = nn.ModuleList(nn.Linear(n, m) for n, m in itertools.pairwise(WIDTHS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.fc[:-1]:
