@@ -1,1 +1,16 @@
-"""Finding the permutation: the assignment of one dim, and the descent over all of them."""
+"""Solvers: which unit of B belongs where. Pure over mappings of tensors; they know neither files nor terminals."""
+
+from rebasin_cli.matching.assignment import Assignment, solve_assignment
+from rebasin_cli.matching.measures import Distance, inner_product, measure_distance
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.weights import match_weights
+
+__all__ = [
+    "Assignment",
+    "Distance",
+    "MatchResult",
+    "inner_product",
+    "match_weights",
+    "measure_distance",
+    "solve_assignment",
+]

@@ -76,7 +76,8 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
 
     Of several lines the one with the fewest variables wins. Where two are equal, the one whose dims are named
     by some other, unambiguous tensor wins (in a VGG with BatchNorm `features.1.bias` can only be the
-    normalisation after convolution 0, because no weight makes 1 a convolution).
+    normalisation after convolution 0, because no weight makes 1 a convolution). Of those that are left, `{i}`
+    comes before `{i+1}`.
     """
     claims: dict[str, Claim] = {}
     open_: dict[str, list[Claim]] = {}
@@ -93,6 +94,8 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
     known = {instance for claim in claims.values() for instance in defined_by(claim)}
     for key, candidates in open_.items():
         fitting = [c for c in candidates if defined_by(c) <= known]
+        plain = min((_offsets(c) for c in fitting), default=0)
+        fitting = [c for c in fitting if _offsets(c) == plain]
         if len(fitting) == 1:
             claims[key] = fitting[0]
         else:
@@ -106,6 +109,10 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
                 )
             )
     return {key: claims[key] for key in shapes if key in claims}, problems
+
+
+def _offsets(claim: Claim) -> int:
+    return sum(isinstance(token, Ref) and token.offset != 0 for token in claim.line.template.tokens)
 
 
 def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Problem]:

@@ -1,0 +1,118 @@
+"""Permutations as files: a safetensors file with one int64 tensor a dim, and what it was made for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rebasin_cli.checkpoints import open_checkpoint, write_tensors
+from rebasin_cli.errors import ContentError
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.spec import Layout
+
+FORMAT = "rebasin.permutation/1"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPermutation:
+    """A permutation as it was read, with the spec and the checkpoints it was made for.
+
+    Attributes:
+        inputs: sha256 by role (`a`, `b`).
+        sizes: shape of every dim's array, for a check before anything is moved.
+    """
+
+    permutation: Permutation
+    spec_name: str
+    spec_sha256: str
+    inputs: Mapping[str, str]
+    path: Path
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every dim's array."""
+        return {dim: tuple(perm.shape) for dim, perm in self.permutation.items()}
+
+    def check_fits(self, layout: Layout) -> None:
+        """Refuse a checkpoint for which this permutation was not made.
+
+        Raises:
+            ContentError: another spec, another version of it, or dims of other sizes.
+        """
+        if self.spec_name != layout.spec.name or self.spec_sha256 != layout.spec.sha256:
+            raise ContentError(
+                f"the permutation was made with the spec `{self.spec_name}` ({self.spec_sha256[:12]}…), "
+                f"the checkpoint is `{layout.spec.name}` ({layout.spec.sha256[:12]}…)",
+                where=str(self.path),
+                remedy="align again with this spec, or name the one it was made with: --arch",
+            )
+        for dim, shape in self.sizes.items():
+            if dim not in layout.dims:
+                raise ContentError(
+                    f"the permutation moves dim {dim}, which this checkpoint does not have",
+                    where=str(self.path),
+                    remedy="apply it to a checkpoint of the same depth as the one it was made for",
+                )
+            here = (*layout.owner_sizes(dim), layout.dims[dim].size)
+            if shape != here:
+                raise ContentError(
+                    f"dim {dim} has shape {list(shape)} in the permutation and {list(here)} in the checkpoint",
+                    where=str(self.path),
+                    remedy="apply it to a checkpoint of the same width (and config.json) as the one it was made for",
+                )
+
+
+def save_permutation(
+    path: Path, permutation: Permutation, layout: Layout, *, inputs: Mapping[str, str], force: bool = False
+) -> None:
+    """Write a permutation file. `inputs` maps roles (`a`, `b`) to the sha256 of the checkpoints."""
+    metadata = {
+        "format": FORMAT,
+        "spec.name": layout.spec.name,
+        "spec.sha256": layout.spec.sha256,
+        "inputs": json.dumps(dict(inputs), sort_keys=True),
+        "convention": "aligned[i] = b[perm[i]]; within an owner: aligned[g, i] = b[P[g], p[g, i]]",
+    }
+    write_tensors(path, {dim: perm.contiguous() for dim, perm in permutation.items()}, metadata=metadata, force=force)
+
+
+def load_permutation(path: Path) -> SavedPermutation:
+    """Read a permutation file and check that every array is a permutation.
+
+    Raises:
+        ContentError: not a permutation file, or an array that is none.
+    """
+    checkpoint = open_checkpoint(path)
+    if checkpoint.metadata.get("format") != FORMAT:
+        raise ContentError(
+            f"{path} is not a permutation file",
+            where=f"its metadata has format {checkpoint.metadata.get('format')!r}, expected {FORMAT!r}",
+            remedy="`rebasin align A B` writes one beside the aligned checkpoint: NAME.permutation.safetensors",
+        )
+    indices = {dim: checkpoint[dim] for dim in checkpoint}
+    for dim, perm in indices.items():
+        wanted = torch.arange(perm.shape[-1] if perm.dim() else 0)
+        if perm.dtype != torch.int64 or not perm.dim() or not bool((perm.sort(dim=-1).values == wanted).all()):
+            raise ContentError(
+                f"{path}: the array of dim {dim} {list(perm.shape)} is not a permutation",
+                remedy="the file is damaged or was edited; align again",
+            )
+    return SavedPermutation(
+        Permutation(indices),
+        checkpoint.metadata.get("spec.name", ""),
+        checkpoint.metadata.get("spec.sha256", ""),
+        _inputs(checkpoint.metadata.get("inputs", "{}")),
+        path,
+    )
+
+
+def _inputs(text: str) -> Mapping[str, str]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}

@@ -1,0 +1,107 @@
+"""Permutations applied to tensors, piece by piece, whatever the element type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
+
+Read = Callable[[str], Tensor]
+
+
+def piece_view(tensor: Tensor, piece: Piece) -> Tensor:
+    """The piece of a contiguous tensor as a strided view, one axis a side."""
+    return tensor.as_strided(
+        [side.size for side in piece.sides],
+        [side.stride for side in piece.sides],
+        tensor.storage_offset() + piece.offset,
+    )
+
+
+def source_key(permutation: Mapping[str, Tensor], bound: BoundTensor) -> str:
+    """The key of B whose tensor comes to stand under `bound.key` (they differ where a dim acts on keys)."""
+    if bound.index_dim is None or bound.index_dim not in permutation:
+        return bound.key
+    return bound.siblings[int(permutation[bound.index_dim][bound.place])]
+
+
+def gather_piece(
+    view: Tensor, piece: Piece, permutation: Mapping[str, Tensor], place: int, *, skip: Collection[int] = ()
+) -> Tensor:
+    """Permute one piece.
+
+    Args:
+        view: the piece of B (of B's tensor at `source_key`); one axis a side.
+        place: place of the tensor among its siblings, for dims within a dim that acts on keys.
+        skip: positions of sides that stay as they are in B.
+
+    Owners are gathered before what is within them, so that the inner permutation is indexed by A's place.
+    """
+    order = sorted(range(len(piece.sides)), key=lambda at: len(owner_sides(piece, at)))
+    for at in order:
+        side = piece.sides[at]
+        if side.dim is None or at in skip or side.dim not in permutation:
+            continue
+        perm = permutation[side.dim].to(view.device)
+        owners = owner_sides(piece, at)
+        if INDEX_SIDE in owners:
+            perm = perm[place]
+            owners = owners[1:]
+        if not owners:
+            view = view.index_select(at, perm)
+            continue
+        # The permutation's axes, in the order in which they stand in the piece, ones elsewhere.  # (.., owner, .., n)
+        axes = [*owners, at]
+        perm = perm.permute(sorted(range(len(axes)), key=lambda k: axes[k]))
+        shape = [view.shape[k] if k in axes else 1 for k in range(view.dim())]
+        view = torch.take_along_dim(view, perm.reshape(shape), dim=at)
+    return view
+
+
+def permute_tensor(permutation: Mapping[str, Tensor], layout: Layout, key: str, read: Read) -> Tensor:
+    """The tensor that stands under `key` after permuting B.
+
+    Args:
+        read: gives B's tensor of a key in its full shape, in any element type that torch can copy.
+
+    Returns:
+        A new tensor, or the one `read` gave where nothing in it moves.
+    """
+    bound = layout.tensors[key]
+    source = read(source_key(permutation, bound)).contiguous()
+    if not any(dim in permutation for dim in bound.dims() if dim != bound.index_dim):
+        return source
+    result = torch.empty_like(source)
+    for piece in bound.pieces:
+        moved = gather_piece(piece_view(source, piece), piece, permutation, bound.place)
+        piece_view(result, piece).copy_(moved)
+    return result
+
+
+class permuted(Mapping[str, Tensor]):  # noqa: N801  (reads as a verb: permuted(...)[key])
+    """A lazy view of B's tensors with a permutation applied; each access reads and permutes anew."""
+
+    def __init__(self, permutation: Mapping[str, Tensor], layout: Layout, source: Mapping[str, Tensor]) -> None:
+        self._permutation = permutation
+        self._layout = layout
+        self._source = source
+
+    def __getitem__(self, key: str) -> Tensor:
+        return permute_tensor(self._permutation, self._layout, key, self._source.__getitem__)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+def owner_sides(piece: Piece, at: int) -> list[int]:
+    """Positions of the sides that carry the owners of the side at `at`, outermost first."""
+    owner = piece.sides[at].owner
+    if owner is None:
+        return []
+    return [INDEX_SIDE] if owner == INDEX_SIDE else [*owner_sides(piece, owner), owner]

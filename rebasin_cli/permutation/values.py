@@ -1,0 +1,112 @@
+"""Permutations as values: one index array a dim, one convention, and the algebra on them.
+
+The convention, here and everywhere: a permutation is a gather. A dim of its own has an array of shape (n,) with
+`aligned[i] = b[perm[i]]`. A dim within an owner has one of shape (*owner sizes, n), one permutation for every
+unit of the owner, indexed by the owner's place in A: `aligned[g, i] = b[P[g], p[g, i]]`. A dim without an array
+stays at identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.spec import Layout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Permutation(Mapping[str, Tensor]):
+    """Dim → int64 indices of shape (*owner sizes, n); dims that are absent stay at identity."""
+
+    indices: Mapping[str, Tensor]
+
+    def __getitem__(self, dim: str) -> Tensor:
+        return self.indices[dim]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def equals(self, other: Permutation) -> bool:
+        """Whether both move every unit alike."""
+        return all(torch.equal(_of(self, d, other[d]), other[d]) for d in other) and all(
+            torch.equal(self[d], _of(other, d, self[d])) for d in self
+        )
+
+    def replace(self, changed: Mapping[str, Tensor]) -> Permutation:
+        """A copy with the arrays of some dims exchanged."""
+        return Permutation({**self.indices, **changed})
+
+    @staticmethod
+    def identity(layout: Layout) -> Permutation:
+        """Every dim that may move, at identity."""
+        return Permutation({dim: _identity(layout, dim) for dim in layout.moving()})
+
+    @staticmethod
+    def random(layout: Layout, seed: int) -> Permutation:
+        """Every dim that may move, uniformly at random; the same seed gives the same arrays on every machine."""
+        generator = torch.Generator().manual_seed(seed)
+        indices: dict[str, Tensor] = {}
+        for dim in layout.moving():
+            flat = _identity(layout, dim).reshape(-1, layout.dims[dim].size)
+            rows = [torch.randperm(flat.shape[1], generator=generator) for _ in range(flat.shape[0])]
+            indices[dim] = torch.stack(rows).reshape(*layout.owner_sizes(dim), -1)
+        return Permutation(indices)
+
+    def inverse(self, layout: Layout) -> Permutation:
+        """The permutation that undoes this one."""
+        indices: dict[str, Tensor] = {}
+        for dim, perm in self.indices.items():
+            inner = torch.argsort(perm.reshape(-1, perm.shape[-1]), dim=1)
+            owner = layout.dims[dim].owner
+            if owner is not None:
+                moved = torch.empty_like(inner)
+                moved[self._places(layout, owner)] = inner
+                inner = moved
+            indices[dim] = inner.reshape(perm.shape)
+        return Permutation(indices)
+
+    def compose(self, after: Permutation, layout: Layout) -> Permutation:
+        """This one first, then `after`: applying the result equals applying both in turn."""
+        indices: dict[str, Tensor] = {}
+        for dim in {**self.indices, **after.indices}:
+            first = self.indices.get(dim, after.indices.get(dim))
+            assert first is not None
+            n = first.shape[-1]
+            one = _of(self, dim, first).reshape(-1, n)
+            two = _of(after, dim, first).reshape(-1, n)
+            owner = layout.dims[dim].owner
+            if owner is not None:
+                one = one[after._places(layout, owner)]
+            indices[dim] = one.gather(1, two).reshape(first.shape)
+        return Permutation(indices)
+
+    def fraction_moved(self, dim: str) -> float:
+        """Share of the units of `dim` that are not in their own place (0 to 1)."""
+        perm = self.indices.get(dim)
+        if perm is None:
+            return 0.0
+        return float((perm != torch.arange(perm.shape[-1])).double().mean())
+
+    def _places(self, layout: Layout, dim: str) -> Tensor:
+        """For every unit of `dim` in A (owners and units flattened), its flat place in B; shape (units,)."""
+        flat = _of(self, dim, _identity(layout, dim)).reshape(-1, layout.dims[dim].size)
+        owner = layout.dims[dim].owner
+        if owner is None:
+            return flat[0]
+        return (self._places(layout, owner)[:, None] * flat.shape[1] + flat).reshape(-1)
+
+
+def _identity(layout: Layout, dim: str) -> Tensor:
+    shape = (*layout.owner_sizes(dim), layout.dims[dim].size)
+    return torch.arange(shape[-1]).expand(shape).contiguous()
+
+
+def _of(permutation: Permutation, dim: str, like: Tensor) -> Tensor:
+    found = permutation.indices.get(dim)
+    return torch.arange(like.shape[-1]).expand(like.shape) if found is None else found
