@@ -1,0 +1,52 @@
+"""Files <-> tensors: every format opens as the same lazy `Checkpoint`, and is written back as safetensors.
+
+The rooms above never see a file: they get names, shapes and types from headers, tensors one at a time, and give
+tensors back one at a time.
+"""
+
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index, Shard
+from rebasin_cli.checkpoints.dtypes import (
+    BITS,
+    TORCH_DTYPES,
+    TensorInfo,
+    as_bytes,
+    as_elements,
+    as_tensor,
+    dtype_name,
+    is_floating,
+    tensor_bytes,
+    torch_dtype,
+)
+from rebasin_cli.checkpoints.failures import human_bytes, system_failure
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
+from rebasin_cli.checkpoints.scan import ScanResult, require_finite, scan
+from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, write_checkpoint, write_tensors
+
+__all__ = [
+    "BITS",
+    "TORCH_DTYPES",
+    "Checkpoint",
+    "Index",
+    "ScanResult",
+    "Shard",
+    "TensorInfo",
+    "as_bytes",
+    "as_elements",
+    "as_tensor",
+    "check_file_target",
+    "check_target",
+    "dtype_name",
+    "human_bytes",
+    "is_floating",
+    "open_checkpoint",
+    "replacing_file",
+    "require_finite",
+    "scan",
+    "stream_checkpoint",
+    "system_failure",
+    "tensor_bytes",
+    "torch_dtype",
+    "write_checkpoint",
+    "write_tensors",
+]

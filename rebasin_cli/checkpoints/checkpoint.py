@@ -1,0 +1,131 @@
+"""A checkpoint as a value: names, shapes and types known, tensors read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from rebasin_cli.checkpoints.dtypes import TensorInfo, as_tensor
+from rebasin_cli.checkpoints.reader import TensorFile
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of a checkpoint: the name under which it is written, relative to the folder, and its tensors."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The index of a sharded folder: the name it is written under, and the `metadata` in it."""
+
+    name: str
+    metadata: Mapping[str, Any]
+
+
+class Checkpoint(Mapping[str, torch.Tensor]):
+    """Tensors of one or several files, read-only and lazy; iteration follows the files.
+
+    Every `checkpoint[key]` reads the file anew into memory that belongs to the caller: nothing is cached, so
+    memory is bounded by what the caller keeps. Reading from several threads at once is fine.
+
+    Attributes:
+        path: what the user named.
+        infos: type and shape of every tensor, from the headers.
+        metadata: safetensors' `__metadata__` (of all shards; the first one wins); of torch's files, {"format": "pt"}.
+        config: the parsed config.json, or None.
+        shards: the files, in order of their names; one for a single file.
+        is_folder: whether it is a folder (or its index), and so is written as one.
+        index: the index of a folder's shards, None for a single file.
+        companions: small files of the folder that belong to the model (config, tokenizer, ...).
+        notes: what the user should know about how it was opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: Mapping[str, TensorFile],
+        *,
+        is_folder: bool = False,
+        index: Index | None = None,
+        config: Mapping[str, Any] | None = None,
+        companions: tuple[Path, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """`files`: the name that a shard is written under -> its file; no tensor may be in two of them."""
+        self._closed = False
+        self.path = path
+        self.is_folder = is_folder
+        self.index = index
+        self.config = config
+        self.companions = companions
+        self.notes = notes + tuple(note for file in files.values() for note in file.notes)
+        self._files: Mapping[str, TensorFile] = dict(files)
+        self._file_of = {key: file for file in files.values() for key in file.infos}
+        self.shards = tuple(Shard(name, tuple(file.infos)) for name, file in files.items())
+        self.infos: Mapping[str, TensorInfo] = MappingProxyType(
+            {key: info for file in files.values() for key, info in file.infos.items()}
+        )
+        merged: dict[str, str] = {}
+        for file in files.values():
+            merged = {**file.metadata, **merged}
+        self.metadata: Mapping[str, str] = MappingProxyType(merged)
+
+    @property
+    def files(self) -> Mapping[str, TensorFile]:
+        """The files behind the shards, under the shards' names."""
+        self._check_open()
+        return self._files
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together, without headers."""
+        return sum(info.nbytes for info in self.infos.values())
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        """Read a tensor now, in its own type; types that torch lacks are decoded to float32."""
+        return as_tensor(self.read_raw(key), self.infos[key])
+
+    def read_raw(self, key: str) -> torch.Tensor:
+        """The exact bytes of a tensor, 1-D uint8 of `infos[key].nbytes`."""
+        self._check_open()
+        return self._file_of[key].read_raw(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.infos  # Mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    # Mapping's own equality would read and compare every tensor, and is ambiguous for tensors anyway.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.nbytes} bytes)"
+
+    def close(self) -> None:
+        """Let go of the files (mapped ones, above all); what the headers said stays."""
+        self._closed = True
+        self._files = {}
+        self._file_of = {}
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self!r} has been closed")
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

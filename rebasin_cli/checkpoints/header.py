@@ -1,0 +1,224 @@
+"""The header of a safetensors file, parsed strictly and laid out anew.
+
+The format: a u64 (little endian) with the header's length, the header in JSON, then the tensors' bytes. A file is
+taken only if the header accounts for every byte exactly once: whatever a reader would have to guess about
+(duplicate names, holes, overlaps, bytes left over) is refused here, with both facts named. The format's own
+library refuses most of it too, but accepts duplicate names, of which the last one silently wins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
+from rebasin_cli.checkpoints.failures import human_bytes
+from rebasin_cli.errors import ContentError
+
+LENGTH_BYTES = 8
+MAX_HEADER = 100_000_000  # the limit of the format, against headers that only eat memory
+ALIGNMENT = 8  # the data starts at a multiple of the largest element, so that readers may map it
+METADATA = "__metadata__"
+
+_DAMAGED = "the file is damaged or was not written by a safetensors library: download or save it again"
+_FIELDS = {"dtype", "shape", "data_offsets"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a header; `begin` and `end` in bytes from the start of the data."""
+
+    info: TensorInfo
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header: entries in the order of their data, which starts `data_start` bytes into the file."""
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    data_start: int
+
+
+class _HeaderError(ValueError):
+    """A fault noticed inside the JSON decoder; `parse_header` adds where."""
+
+
+def header_length(first: bytes, size: int, where: str) -> int:
+    """The length that the first 8 bytes of a file of `size` bytes state, checked against the file.
+
+    Raises:
+        ContentError: empty or too short, larger than the format allows, or longer than the file.
+    """
+    if size < LENGTH_BYTES:
+        what = "the file is empty" if not size else f"a file of {size} bytes is too short for safetensors"
+        raise ContentError(what, where=where, remedy=_DAMAGED)
+    length = int.from_bytes(first[:LENGTH_BYTES], "little")
+    if length > MAX_HEADER:
+        raise ContentError(
+            f"this is not a safetensors file: its first 8 bytes state a header of {human_bytes(length)}, "
+            f"and {human_bytes(MAX_HEADER)} are allowed",
+            where=where,
+            remedy="checkpoints are read from safetensors files, or from torch's .pt, .pth, .bin and .ckpt",
+        )
+    if length > size - LENGTH_BYTES:
+        raise ContentError(
+            f"the file is truncated: its header should have {length} bytes, and {size - LENGTH_BYTES} are there",
+            where=where,
+            remedy=_DAMAGED,
+        )
+    return length
+
+
+def parse_header(text: bytes, data_length: int, where: str) -> Header:
+    """Check the JSON of a header against the bytes that follow it.
+
+    Args:
+        text: the JSON, without the length before it.
+        data_length: how many bytes the file has after the header.
+    Raises:
+        ContentError: with the tensor's name and both numbers, for every way in which the two disagree.
+    """
+    try:
+        table = _decode(text)
+        metadata = _metadata(table.pop(METADATA, None))
+        entries = {name: _entry(name, fields) for name, fields in table.items()}
+        # Empty tensors share an offset: a stable sort keeps them in the order of the header.
+        ordered = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
+        _check_cover(ordered, data_length)
+    except _HeaderError as error:
+        raise ContentError(str(error), where=where, remedy=_DAMAGED) from None
+    return Header(ordered, metadata, LENGTH_BYTES + len(text))
+
+
+def build_header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, tuple[str, ...]]:
+    """Lay out a file before any tensor is read: (length and JSON as bytes, the order of the tensors).
+
+    The order is that of `infos`, unless a tensor would then start at an offset that its elements cannot be
+    mapped at: larger elements come first in that case, otherwise in the same order.
+    """
+    order = tuple(infos)
+    if not _aligned(order, infos):
+        order = tuple(sorted(infos, key=lambda name: -BITS[infos[name].dtype]))
+    table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    begin = 0
+    for name in order:
+        info = infos[name]
+        end = begin + info.nbytes
+        table[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
+    if len(text) > MAX_HEADER:
+        raise ContentError(f"{len(order)} tensors need a header of {human_bytes(len(text))}; the format allows 100 MB")
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, order
+
+
+def _aligned(order: tuple[str, ...], infos: Mapping[str, TensorInfo]) -> bool:
+    begin = 0
+    for name in order:
+        if begin * 8 % BITS[infos[name].dtype] and BITS[infos[name].dtype] > 8:
+            return False
+        begin += infos[name].nbytes
+    return True
+
+
+def _decode(text: bytes) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise _HeaderError(f"this is not a safetensors file: its header begins with {text[:8]!r} instead of '{{'")
+    try:
+        table = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    except _HeaderError:
+        raise
+    except UnicodeDecodeError as error:
+        raise _HeaderError(f"the header is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise _HeaderError("the header is nested too deeply") from None
+    except ValueError as error:
+        raise _HeaderError(f"the header is not JSON: {error}") from None
+    assert isinstance(table, dict)  # it began with a brace
+    return table
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise _HeaderError(f"the header has the name {name!r} twice")
+        if not name.isascii():
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise _HeaderError(f"the header has a name that is not Unicode text: {name!r}") from None
+        table[name] = value
+    return table
+
+
+def _no_constant(name: str) -> None:
+    raise _HeaderError(f"the header is not JSON: {name}")
+
+
+def _metadata(value: Any) -> Mapping[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _HeaderError(f"{METADATA} should map text to text, and is a {type(value).__name__}")
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise _HeaderError(f"{METADATA} should map text to text, and {name!r} is a {type(text).__name__}")
+    return value
+
+
+def _entry(name: str, fields: Any) -> Entry:
+    if not isinstance(fields, dict) or set(fields) != _FIELDS:
+        found = ", ".join(map(repr, fields)) if isinstance(fields, dict) else type(fields).__name__
+        raise _HeaderError(
+            f"{name}: the header should give dtype, shape and data_offsets, and gives {found or 'nothing'}"
+        )
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise _HeaderError(f"{name}: unknown dtype {dtype!r}; the format has {', '.join(BITS)}")
+    if not _counts(shape):
+        raise _HeaderError(f"{name}: the shape should be a list of sizes, and is {shape!r}")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise _HeaderError(f"{name}: data_offsets should be two positions, and is {offsets!r}")
+    begin, end = offsets
+    info = TensorInfo(dtype, tuple(shape))
+    if math.prod(size for size in shape if size) * BITS[dtype] >= 2**63:
+        raise _HeaderError(f"{name}: the shape {shape} is larger than any memory")
+    if info.numel * BITS[dtype] % 8:
+        raise _HeaderError(
+            f"{name}: {info.numel} elements of {dtype} ({BITS[dtype]} bits each) do not end at a whole byte"
+        )
+    if end - begin != info.nbytes:
+        raise _HeaderError(
+            f"{name}: {dtype} {list(shape)} needs {info.nbytes} bytes, and the header gives it {end - begin}"
+        )
+    return Entry(info, begin, end)
+
+
+def _counts(value: Any) -> bool:
+    """Whether `value` is a list of integers that torch can hold as sizes (bool is an int in Python, not here)."""
+    return isinstance(value, list) and all(type(count) is int and 0 <= count < 2**63 for count in value)
+
+
+def _check_cover(entries: Mapping[str, Entry], data_length: int) -> None:
+    """Every byte of the data belongs to exactly one tensor; `entries` come in the order of their data."""
+    position, previous = 0, ""
+    for name, entry in entries.items():
+        if entry.begin > position:
+            raise _HeaderError(
+                f"{name}: starts at byte {entry.begin} and leaves a hole of {entry.begin - position} before it"
+            )
+        if entry.begin < position:
+            raise _HeaderError(f"{name}: starts at byte {entry.begin}, inside {previous}, which ends at {position}")
+        position, previous = entry.end, name
+    if position > data_length:
+        raise _HeaderError(f"the file is truncated: its tensors need {position} bytes, and {data_length} are there")
+    if position < data_length:
+        raise _HeaderError(f"the file has {data_length - position} bytes after its last tensor, which no tensor claims")

@@ -1,0 +1,97 @@
+"""What a file is, told from its first bytes and not from its name.
+
+Names lie: `.bin` holds pickles and safetensors alike, and a failed download leaves an HTML page or a git-lfs
+pointer under the right name. Those are recognised here, because "header too large" would help nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from rebasin_cli.checkpoints.failures import human_bytes, system_failure
+from rebasin_cli.checkpoints.header import LENGTH_BYTES, MAX_HEADER
+from rebasin_cli.errors import ContentError, SystemFailure
+
+Kind = Literal["safetensors", "zip", "pickle"]
+
+_HEAD = 512
+_READS = "checkpoints are read from safetensors files, or from torch's .pt, .pth, .bin and .ckpt"
+
+# (how the file begins, what it is, what to do)
+_FOREIGN = (
+    (
+        b"GGUF",
+        "a GGUF file, whose weights are packed for llama.cpp and cannot be permuted",
+        "use the model it was made of",
+    ),
+    (b"version https://git-lfs", "a git-lfs pointer and not the weights themselves", "fetch them: git lfs pull"),
+    (b"\x89HDF\r\n", "an HDF5 file (Keras)", _READS),
+    (b"\x93NUMPY", "a NumPy array", _READS),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"BZh", "a bzip2 archive", "unpack it first"),
+    (b"\xfd7zXZ", "an xz archive", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
+)
+_PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+
+
+def stat_file(path: Path) -> os.stat_result:
+    """`path`'s status, if it is a regular file.
+
+    Raises:
+        SystemFailure: absent, not permitted, or a pipe or device, which cannot be read twice.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise system_failure(error, path, "read") from error
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise SystemFailure(f"cannot read {path}: it is not a regular file", remedy="pass a pipe's contents with -")
+    return status
+
+
+def kind_of(path: Path) -> Kind:
+    """Which reader a file needs.
+
+    Raises:
+        SystemFailure: it cannot be read.
+        ContentError: it is recognisably something else.
+    """
+    size = stat_file(path).st_size
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise system_failure(error, path, "read") from error
+    # First: a header of 640 bytes starts with the two bytes that a pickle starts with.
+    if int.from_bytes(head[:LENGTH_BYTES], "little") <= MAX_HEADER and head[LENGTH_BYTES:][:1] == b"{":
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    _refuse_foreign(head, size, path)
+    return "safetensors"  # its parser says what is wrong
+
+
+def _refuse_foreign(head: bytes, size: int, path: Path) -> None:
+    for start, what, remedy in _FOREIGN:
+        if head.startswith(start):
+            raise ContentError(f"this is {what}", where=str(path), remedy=remedy)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(_PAGES):
+        raise ContentError(
+            f"this is an HTML page of {human_bytes(size)}, as a failed download leaves it, and not a checkpoint",
+            where=str(path),
+            remedy="download it again; a gated model needs a login",
+        )
+    if head.strip() and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
+        line = head[:40].decode("ascii").strip().splitlines()[0]
+        raise ContentError(
+            f"this is a text file and not a checkpoint; it begins with {line!r}",
+            where=str(path),
+            remedy=_READS,
+        )

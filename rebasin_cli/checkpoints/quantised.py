@@ -1,0 +1,46 @@
+"""Packed quantised weights, recognised by their tensors' names and refused before anything is read.
+
+Such formats keep several weights in one integer, or a scale for each block of them: a unit is no longer a row or
+a column, so that moving rows and columns would give another function without any error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.errors import ContentError
+
+# (format, a name that only it has, names that must be there besides); the first that fits is reported.
+_FORMATS: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
+    ("GPTQ", re.compile(r"(?:^|\.)g_idx$"), ("qweight",)),
+    ("AWQ or GPTQ", re.compile(r"(?:^|\.)qweight$"), ()),
+    ("bitsandbytes, 4 bits", re.compile(r"\.(?:quant_state\.bitsandbytes__\w+|quant_map|nested_absmax)$"), ()),
+    ("bitsandbytes", re.compile(r"\.absmax$"), ()),
+    ("bitsandbytes, 8 bits", re.compile(r"(?:^|\.)SCB$"), ()),
+    ("block-wise fp8", re.compile(r"(?:^|\.)weight_scale_inv$"), ()),
+    ("compressed-tensors", re.compile(r"(?:^|\.)weight_packed$"), ()),
+    ("MXFP4", re.compile(r"_blocks$"), ("_scales",)),
+    ("AQLM", re.compile(r"\.codebooks$"), ("codes",)),
+    ("HQQ", re.compile(r"\.W_q$"), ()),
+    ("QuIP#", re.compile(r"\.Qidxs$"), ()),
+)
+
+
+def refuse_quantised(infos: Mapping[str, TensorInfo], where: str) -> None:
+    """Stop at packed weights.
+
+    Raises:
+        ContentError: naming the format, the tensor that shows it and how many there are.
+    """
+    for name, pattern, besides in _FORMATS:
+        found = [key for key in infos if pattern.search(key)]
+        if found and all(any(key.endswith(suffix) for key in infos) for suffix in besides):
+            info = infos[found[0]]
+            raise ContentError(
+                f"{found[0]}: weights are packed ({name}) and do not survive a permutation; "
+                f"{len(found)} such tensors, this one {info.dtype} {list(info.shape)}",
+                where=where,
+                remedy="use the checkpoint that was quantised, and quantise the result again",
+            )

@@ -1,0 +1,172 @@
+"""Checkpoints to files: the header is laid out from the source's headers, then one tensor after the other follows.
+
+The format's own library writes a dict that is whole in memory, makes files of mode 0600 and replaces symbolic links.
+Here the keys, shapes, types and files of the source are known beforehand, so memory is bounded by one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
+from rebasin_cli.checkpoints.dtypes import TensorInfo, dtype_name, tensor_bytes, torch_dtype
+from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.checkpoints.header import build_header
+from rebasin_cli.checkpoints.reader import CHUNK
+from rebasin_cli.checkpoints.replacing import (
+    check_file_target,
+    check_folder_target,
+    check_space,
+    new_file,
+    replacing_file,
+    replacing_folder,
+)
+
+Read = Callable[[str], torch.Tensor]
+OnBytes = Callable[[int], None]
+
+_HEADER_ALLOWANCE = 256  # bytes of header for each tensor, when looking whether the disk has room
+
+
+def check_target(target: Path, source: Checkpoint, *, force: bool = False) -> None:
+    """Whether `write_checkpoint` could begin; commands ask before they work.
+
+    Raises:
+        UsageError: the target exists and `force` is not given, or is of the wrong kind.
+        SystemFailure: its folder is absent or not writable, or the disk has no room.
+    """
+    if source.is_folder:
+        check_folder_target(target, _names(source), force=force)
+    else:
+        check_file_target(target, force=force)
+    companions = sum(path.stat().st_size for path in source.companions) if source.is_folder else 0
+    check_space(target, source.nbytes + _HEADER_ALLOWANCE * len(source) + companions)
+
+
+def write_checkpoint(
+    target: Path,
+    source: Checkpoint,
+    read: Read,
+    *,
+    metadata: Mapping[str, str],
+    force: bool = False,
+    on_bytes: OnBytes | None = None,
+) -> tuple[Path, ...]:
+    """Write a checkpoint with `source`'s keys, shapes, types and files, and the values that `read` gives.
+
+    A file becomes a file. A folder becomes a folder: the same shards, an index if there was one, the companions.
+
+    Args:
+        read: key -> the tensor in the source's shape and type (on any device), or its raw bytes (1-D uint8); it is
+            called once for each key, in the order of writing, and its tensor is dropped before the next call.
+        metadata: `__metadata__` to add to what the source's files have.
+        on_bytes: called with the size of each stretch of tensors that is written; they add up to `source.nbytes`.
+    Returns:
+        The paths of the safetensors files.
+    Raises:
+        UsageError, SystemFailure: see `check_target`; also a disk that fills up meanwhile. No partial file is left.
+    """
+    check_target(target, source, force=force)
+    if not source.is_folder:
+        with replacing_file(target) as out:
+            _write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
+        return (target,)
+    with replacing_folder(target) as folder:
+        for companion in source.companions:
+            shutil.copyfile(companion, folder / companion.name)
+        for shard in source.shards:
+            (folder / shard.name).parent.mkdir(parents=True, exist_ok=True)
+            infos = {key: source.infos[key] for key in shard.keys}
+            with new_file(folder / shard.name) as out:
+                _write_file(out, infos, read, {**source.files[shard.name].metadata, **metadata}, on_bytes)
+        if source.index is not None:
+            with new_file(folder / source.index.name) as out:
+                _write_all(out, memoryview(_index_text(source, source.index)))
+    return tuple(target / shard.name for shard in source.shards)
+
+
+def stream_checkpoint(
+    out: BinaryIO, source: Checkpoint, read: Read, *, metadata: Mapping[str, str], on_bytes: OnBytes | None = None
+) -> None:
+    """Write all of `source`'s tensors as one safetensors file into a pipe; arguments as in `write_checkpoint`.
+
+    Raises:
+        BrokenPipeError: the reader went away; whether that matters is the caller's to say.
+        SystemFailure: any other error of writing.
+    """
+    try:
+        _write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise system_failure(error, Path("-"), "write") from error
+
+
+def write_tensors(
+    target: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str], force: bool = False
+) -> None:
+    """Write tensors that are in memory as one safetensors file.
+
+    Raises:
+        UsageError, SystemFailure: see `check_target`.
+        ValueError: a type that safetensors does not have.
+    """
+    infos = {}
+    for key, tensor in tensors.items():
+        name = dtype_name(tensor.dtype)
+        if name is None:
+            raise ValueError(f"{key}: safetensors has no {tensor.dtype}")
+        infos[key] = TensorInfo(name, tuple(tensor.shape))
+    check_file_target(target, force=force)
+    with replacing_file(target) as out:
+        _write_file(out, infos, tensors.__getitem__, metadata, None)
+
+
+def _write_file(
+    out: BinaryIO, infos: Mapping[str, TensorInfo], read: Read, metadata: Mapping[str, str], on_bytes: OnBytes | None
+) -> None:
+    header, order = build_header(infos, metadata)
+    _write_all(out, memoryview(header))
+    for key in order:
+        _write_tensor(out, _checked_bytes(key, read(key), infos[key]), on_bytes)
+
+
+def _write_tensor(out: BinaryIO, data: torch.Tensor, on_bytes: OnBytes | None) -> None:
+    """Write 1-D uint8; a function of its own, so that no name keeps the tensor while the next one is made."""
+    for start in range(0, data.numel(), CHUNK):
+        stretch = data[start : start + CHUNK]
+        _write_all(out, stretch.numpy().data)
+        if on_bytes is not None:
+            on_bytes(stretch.numel())
+
+
+def _write_all(out: BinaryIO, view: memoryview) -> None:
+    while view:  # an unbuffered file may take less than it is offered
+        view = view[out.write(view) :]
+
+
+def _checked_bytes(key: str, tensor: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """What `read` gave, as bytes; the header has been written, so that anything else would be a broken file."""
+    if tensor.dtype == torch.uint8 and tensor.dim() == 1 and tensor.numel() == info.nbytes:
+        return tensor_bytes(tensor)
+    if tensor.dtype != torch_dtype(info.dtype) or tuple(tensor.shape) != info.shape:
+        raise ValueError(f"{key}: {info} was promised, and {tensor.dtype} {tuple(tensor.shape)} came")
+    return tensor_bytes(tensor)
+
+
+def _names(source: Checkpoint) -> set[str]:
+    names = {shard.name for shard in source.shards} | {path.name for path in source.companions}
+    return names | {source.index.name} if source.index is not None else names
+
+
+def _index_text(source: Checkpoint, index: Index) -> bytes:
+    metadata = {**index.metadata, "total_size": source.nbytes}
+    weight_map = {key: shard.name for shard in source.shards for key in shard.keys}
+    return (json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, ensure_ascii=False) + "\n").encode()
