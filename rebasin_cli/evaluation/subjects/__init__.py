@@ -1,0 +1,24 @@
+"""The real networks on which every shipped spec is proved, by spec name; each is built only when it is asked for.
+
+One file a family; a file's `SUBJECTS` maps spec names to functions that make a `Subject`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects import convnets, decoders, diffusion, encoders, recurrent, vision_transformers
+
+Make = Callable[[], Subject]
+
+SUBJECTS: Mapping[str, tuple[Make, ...]] = {
+    **convnets.SUBJECTS,
+    **vision_transformers.SUBJECTS,
+    **decoders.SUBJECTS,
+    **encoders.SUBJECTS,
+    **diffusion.SUBJECTS,
+    **recurrent.SUBJECTS,
+}
+
+__all__ = ["SUBJECTS", "Make", "Subject"]

@@ -1,0 +1,9 @@
+"""Encoders and encoder-decoders: BERT and its kin, T5, Whisper, text towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rebasin_cli.evaluation.proving import Subject
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {}

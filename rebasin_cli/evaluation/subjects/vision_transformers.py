@@ -1,0 +1,9 @@
+"""Vision transformers of timm, torchvision and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rebasin_cli.evaluation.proving import Subject
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {}
