@@ -7,6 +7,7 @@ is opened for each read: a model of two hundred shards, times several models, mu
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, header_length, 
 from rebasin_cli.checkpoints.kinds import stat_file
 from rebasin_cli.errors import SystemFailure
 
-CHUNK = 16 << 20  # bytes in one block of a stream: large enough for the disk, small beside any budget
+CHUNK = 8 << 20  # bytes in one block of a stream: large enough for the disk, small beside any budget
+_MAPPED = 1 << 20  # bytes from which a buffer gets pages of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def read_stream(path: Path) -> Iterator[torch.Tensor]:
 
 
 def _read_exactly(descriptor: int, position: int, size: int, path: Path) -> torch.Tensor:
-    buffer = torch.empty(size, dtype=torch.uint8)
+    buffer = _buffer(size)
     view = buffer.numpy().data
     done = 0
     while done < size:  # Linux reads at most 2 GiB at once
@@ -131,3 +133,14 @@ def _read_exactly(descriptor: int, position: int, size: int, path: Path) -> torc
             )
         done += count
     return buffer
+
+
+def _buffer(size: int) -> torch.Tensor:
+    """Memory for `size` bytes, 1-D uint8; a large one goes back to the system as soon as it is dropped.
+
+    malloc keeps what was freed below 32 MiB in its heap, in pieces: reading a model of tensors of 20 MiB one by one
+    left up to five of them resident.
+    """
+    if size < _MAPPED:
+        return torch.empty(size, dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)

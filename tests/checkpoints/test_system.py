@@ -109,9 +109,10 @@ def test_an_interrupt_in_the_middle(sources: tuple[Path, Path], tmp_path: Path) 
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     code = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from rebasin_cli.checkpoints import open_checkpoint, write_checkpoint
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
 checkpoint = open_checkpoint(Path(sys.argv[1]))
 def read(key):
     if key == list(checkpoint)[-1]:
@@ -159,10 +160,11 @@ MEMORY = """
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_is_bounded_by_a_tensor(tmp_path: Path) -> None:
     """Measured by VmHWM of the process itself: getrusage's peak begins with that of the process that started it."""
-    largest = 20 << 20
+    largest = 40 << 20  # larger than anything that malloc keeps for itself when it is freed
     path = tmp_path / "big.safetensors"
-    save_file({f"w{i:02d}": torch.zeros(1024, largest // 4096) for i in range(16)}, path)  # 320 MiB
+    sizes = [largest] * 6 + [largest // 8] * 10  # 290 MiB
+    save_file({f"w{i:02d}": torch.zeros(1024, size // 4096) for i, size in enumerate(sizes)}, path)
     grown = int(run_python(MEMORY, path, tmp_path / "out.safetensors", "copy").stdout)
-    assert grown < 3.2 * largest
-    assert (tmp_path / "out.safetensors").stat().st_size >= 16 * largest
-    assert int(run_python(MEMORY, path, tmp_path / "x", "careless").stdout) > 15 * largest  # the measure measures
+    assert 2 * largest < grown < 2.6 * largest  # the tensor and its permuted copy
+    assert (tmp_path / "out.safetensors").stat().st_size >= sum(sizes)
+    assert int(run_python(MEMORY, path, tmp_path / "x", "careless").stdout) > 0.9 * sum(sizes)  # the measure measures

@@ -125,7 +125,7 @@ def test_a_tensor_that_was_not_promised_stops_the_writing(source: Path, tmp_path
     with open_checkpoint(source) as checkpoint:
         fine = dict(checkpoint)
         for wrong in (torch.zeros(2, 3), torch.zeros(3, 2).double(), torch.zeros(3, 2, dtype=torch.int32)):
-            with pytest.raises(ValueError, match="w: .* was promised"):
+            with pytest.raises(ValueError, match=r"w: .* was promised"):
                 write_checkpoint(
                     tmp_path / "out.safetensors", checkpoint, {**fine, "w": wrong}.__getitem__, metadata={}
                 )
