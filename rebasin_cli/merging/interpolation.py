@@ -1,0 +1,128 @@
+"""The straight line between two checkpoints, tensor by tensor.
+
+λ (`lam`) is the weight on B, from 0 (A) to 1 (B). The result is a checkpoint like A: its keys, shapes and
+dtypes. What has no midpoint is A's: integers, bools and the tensors that the spec says to ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.spec import Layout
+
+
+def check_lambda(lam: float) -> None:
+    """Refuse a λ outside 0–1.
+
+    Raises:
+        UsageError: `lam` is below 0, above 1 or not a number.
+    """
+    if not 0.0 <= lam <= 1.0:
+        raise UsageError(
+            f"λ is {lam:g}, but it is the weight on B and lies between 0 (A) and 1 (B)",
+            remedy="give a number from 0 to 1; 0.5 is the midpoint",
+        )
+
+
+def lambda_grid(steps: int) -> tuple[float, ...]:
+    """`steps` evenly spaced λ from 0 to 1, both ends included (25 points are 24 intervals).
+
+    Raises:
+        UsageError: fewer than two points, which would leave an end out.
+    """
+    if steps < 2:
+        raise UsageError(
+            f"a path of {steps} points cannot include both ends",
+            remedy="give at least 2 points; 25 is usual",
+        )
+    return tuple(i / (steps - 1) for i in range(steps))
+
+
+def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = False) -> Tensor:
+    """(1 − λ)·a + λ·b, of a's shape and dtype and on a's device; a itself where a holds integers or bools.
+
+    The arithmetic is in float32, in float64 where either is float64, and is rounded once. Where a equals b
+    the result is that value exactly; λ = 0 is `a` itself and λ = 1 is b in a's dtype, both exactly. The result
+    may share memory with `a` or `b`: copy it before writing into it. Not promised: that a value of b's fits
+    into a narrower dtype of a's, where it becomes infinite.
+
+    Args:
+        ignored: the spec leaves this tensor alone, so it is a's.
+
+    Raises:
+        UsageError: λ is outside 0–1.
+        ContentError: the shapes differ, or b is not the same kind of number as a.
+    """
+    check_lambda(lam)
+    if lam == 0.0 or ignored or not _is_mixable(a):
+        return a
+    if a.shape != b.shape:
+        raise ContentError(
+            f"A's tensor has shape {tuple(a.shape)} and B's {tuple(b.shape)}: nothing lies between them",
+            remedy="both checkpoints must have the same widths; compare them with `rebasin inspect`",
+        )
+    if not _is_mixable(b) or a.is_complex() != b.is_complex():
+        raise ContentError(
+            f"A's tensor is {_name(a)} and B's {_name(b)}: nothing lies between different kinds of numbers",
+            remedy="store both checkpoints with the same kinds of numbers",
+        )
+    if lam == 1.0:
+        return b.to(device=a.device, dtype=a.dtype)
+    work = _work_dtype(a, b)
+    # lerp rather than (1 − λ)a + λb: the latter is off by a rounding where a equals b
+    return torch.lerp(a.to(work), b.to(device=a.device, dtype=work), lam).to(a.dtype)
+
+
+def interpolated(layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float) -> Mapping[str, Tensor]:
+    """A lazy checkpoint at λ between `a` and `b`: each access reads both tensors and mixes them anew.
+
+    Its keys are a's, in a's order. `b` is not read where the result is a's alone.
+
+    Raises:
+        UsageError: λ is outside 0–1. On access, ContentError as `interpolate_tensor`, naming the tensor.
+    """
+    check_lambda(lam)
+    return _Interpolated(layout, a, b, lam)
+
+
+class _Interpolated(Mapping[str, Tensor]):
+    def __init__(self, layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float) -> None:
+        self._layout = layout
+        self._a = a
+        self._b = b
+        self._lam = lam
+
+    def __getitem__(self, key: str) -> Tensor:
+        a = self._a[key]
+        if self._lam == 0.0 or self._layout.tensors[key].section == "ignored" or not _is_mixable(a):
+            return a
+        try:
+            return interpolate_tensor(a, self._b[key], self._lam)
+        except ContentError as error:
+            raise ContentError(error.what, where=key, remedy=error.remedy) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._a)
+
+    def __len__(self) -> int:
+        return len(self._a)
+
+
+def _is_mixable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _work_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    wide = {torch.float64, torch.complex128}
+    is_wide = a.dtype in wide or b.dtype in wide
+    if a.is_complex():
+        return torch.complex128 if is_wide else torch.complex64
+    return torch.float64 if is_wide else torch.float32
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
