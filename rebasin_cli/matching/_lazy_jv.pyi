@@ -1,0 +1,7 @@
+from typing import Any
+
+from numpy import float64, int64
+from numpy.typing import NDArray
+
+def solve(matrix: NDArray[Any], prices: NDArray[float64], columns: NDArray[int64], /) -> dict[str, int]: ...
+def gap(matrix: NDArray[Any], prices: NDArray[float64], columns: NDArray[int64], /) -> float: ...

@@ -1,0 +1,112 @@
+/* The Python face: arguments checked, the interpreter released while the numbers are worked on. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "lazy_jv.h"
+
+#include <limits.h>
+#include <string.h>
+
+typedef struct {
+    Py_buffer matrix, prices, columns;
+    int held;
+    Matrix a;
+} Arguments;
+
+static void release(Arguments *args) {
+    Py_buffer *views[] = {&args->matrix, &args->prices, &args->columns};
+    while (args->held > 0) PyBuffer_Release(views[--args->held]);
+}
+
+static int hold(Arguments *args, PyObject *object, Py_buffer *view, int flags) {
+    if (PyObject_GetBuffer(object, view, flags | PyBUF_FORMAT) < 0) return 0;
+    args->held++;
+    return 1;
+}
+
+static int is_vector(const Py_buffer *view, const char *formats, Py_ssize_t n) {
+    return view->ndim == 1 && view->shape[0] == n && view->itemsize == 8 && view->format[1] == 0 &&
+           strchr(formats, view->format[0]) != NULL;
+}
+
+/* (matrix, prices, columns): float or double with contiguous rows; writable float64; writable int64. */
+static int take(Arguments *args, PyObject *tuple) {
+    PyObject *matrix, *prices, *columns;
+    memset(args, 0, sizeof *args);
+    if (!PyArg_ParseTuple(tuple, "OOO", &matrix, &prices, &columns)) return 0;
+    if (!hold(args, matrix, &args->matrix, PyBUF_STRIDES) ||
+        !hold(args, prices, &args->prices, PyBUF_ND | PyBUF_WRITABLE) ||
+        !hold(args, columns, &args->columns, PyBUF_ND | PyBUF_WRITABLE)) {
+        release(args);
+        return 0;
+    }
+    const Py_buffer *m = &args->matrix;
+    int is_double = strcmp(m->format, "d") == 0;
+    if (m->ndim != 2 || m->shape[0] != m->shape[1] || m->shape[0] < 2 || m->shape[0] > INT_MAX / 64 ||
+        (!is_double && strcmp(m->format, "f") != 0) || m->strides[1] != m->itemsize || m->strides[0] % m->itemsize ||
+        !is_vector(&args->prices, "d", m->shape[0]) || !is_vector(&args->columns, "lq", m->shape[0])) {
+        release(args);
+        PyErr_SetString(PyExc_TypeError, "needs an (n, n) float32 or float64 matrix with contiguous rows, n >= 2, "
+                                         "(n,) float64 prices and (n,) int64 columns");
+        return 0;
+    }
+    args->a = (Matrix){m->buf, is_double, m->strides[0] / m->itemsize, (int)m->shape[0]};
+    return 1;
+}
+
+static PyObject *solve(PyObject *module, PyObject *tuple) {
+    Arguments args;
+    Counts counts;
+    int status;
+    (void)module;
+    if (!take(&args, tuple)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = lazy_jv_solve(&args.a, args.prices.buf, args.columns.buf, &counts);
+    Py_END_ALLOW_THREADS;
+    release(&args);
+    if (status == LJV_NO_MEMORY) return PyErr_NoMemory();
+    if (status == LJV_NOT_FINITE) return PyErr_Format(PyExc_ValueError, "an entry is not finite");
+    if (status != LJV_OK) return PyErr_Format(PyExc_ArithmeticError, "no augmenting path was found");
+    return Py_BuildValue("{s:L,s:L,s:L,s:L}", "dense_rows", (long long)counts.dense_rows, "bids",
+                         (long long)counts.bids, "free_rows", (long long)counts.free_rows, "path_steps",
+                         (long long)counts.path_steps);
+}
+
+static PyObject *gap(PyObject *module, PyObject *tuple) {
+    Arguments args;
+    double result = 0;
+    (void)module;
+    if (!take(&args, tuple)) return NULL;
+    const int64_t *columns = args.columns.buf;
+    for (int i = 0; i < args.a.n; i++)
+        if (columns[i] < 0 || columns[i] >= args.a.n) {
+            release(&args);
+            return PyErr_Format(PyExc_IndexError, "column of row %d is out of range", i);
+        }
+    Py_BEGIN_ALLOW_THREADS;
+    result = duality_gap(&args.a, args.prices.buf, columns);
+    Py_END_ALLOW_THREADS;
+    release(&args);
+    return PyFloat_FromDouble(result);
+}
+
+static PyMethodDef methods[] = {
+    {"solve", solve, METH_VARARGS,
+     "solve(matrix, prices, columns) -> counts. Prices: the start in, the dual solution out; columns: out."},
+    {"gap", gap, METH_VARARGS, "gap(matrix, prices, columns) -> the dual bound minus the value of the columns."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_lazy_jv", "Exact linear assignment by a lazy Jonker-Volgenant method.", 0, methods, slots,
+    NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__lazy_jv(void) { return PyModuleDef_Init(&definition); }
