@@ -132,7 +132,9 @@ def _decode(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise _HeaderError(f"this is not a safetensors file: its header begins with {text[:8]!r} instead of '{{'")
     try:
-        table = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        table: dict[str, Any] = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
+        )
     except _HeaderError:
         raise
     except UnicodeDecodeError as error:
@@ -141,8 +143,7 @@ def _decode(text: bytes) -> dict[str, Any]:
         raise _HeaderError("the header is nested too deeply") from None
     except ValueError as error:
         raise _HeaderError(f"the header is not JSON: {error}") from None
-    assert isinstance(table, dict)  # it began with a brace
-    return table
+    return table  # it began with a brace
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
     shards: dict[str, set[str]] = {}
     for key, name in weight_map.items():
         shards.setdefault(_inside(key, name, path), set()).add(key)
-    files = {}
+    files: dict[str, TensorFile] = {}
     for name in sorted(shards):
         shard = path.parent / name
         if not os.path.exists(shard):  # Path.exists raises where it may not look
@@ -84,13 +84,19 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
             )  # fmt: skip
         file = open_file(shard)
         _check_shard(name, shards[name], file, path)
-        files[_written_name(name)] = file
+        written = _written_name(name)
+        if written in files:
+            raise ContentError(
+                f"two shards would be written as {written}; one of them is {name}", where=str(path),
+                remedy="rename one of them, in the index too",
+            )  # fmt: skip
+        files[written] = file
     metadata = index.get("metadata")
-    written = Index(
+    described = Index(
         _written_name(path.name.removesuffix(INDEX_SUFFIX)) + INDEX_SUFFIX,
         metadata if isinstance(metadata, Mapping) else {},
     )
-    return Checkpoint(named or path, files, is_folder=True, index=written, **_beside(path.parent))
+    return Checkpoint(named or path, files, is_folder=True, index=described, **_beside(path.parent))
 
 
 def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:

@@ -108,6 +108,15 @@ def test_an_index_that_disagrees_with_its_shards(
     assert caught.value.where == str(folder / INDEX)
 
 
+def test_shards_that_differ_only_in_their_format(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
+    torch.save({"b": torch.ones(1)}, tmp_path / "w.bin")
+    index = tmp_path / INDEX
+    index.write_text(json.dumps({"weight_map": {"a": "w.safetensors", "b": "w.bin"}}))
+    with pytest.raises(ContentError, match=r"two shards would be written as w\.safetensors"):
+        open_checkpoint(index)
+
+
 def test_a_shard_that_is_only_a_pointer(tmp_path: Path) -> None:
     folder = write_sharded(tmp_path / "m", two_shards())
     (folder / FIRST).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
