@@ -11,6 +11,8 @@ from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
 Read = Callable[[str], Tensor]
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def piece_view(tensor: Tensor, piece: Piece) -> Tensor:
     """The piece of a contiguous tensor as a strided view, one axis a side."""
@@ -74,11 +76,13 @@ def permute_tensor(permutation: Mapping[str, Tensor], layout: Layout, key: str, 
     source = read(source_key(permutation, bound)).contiguous()
     if not any(dim in permutation for dim in bound.dims() if dim != bound.index_dim):
         return source
-    result = torch.empty_like(source)
+    # As integers of the same width: torch cannot gather every element type, and copies of bits are exact.
+    bits = source.view(_BITS[source.element_size()]) if source.element_size() in _BITS else source
+    result = torch.empty_like(bits)
     for piece in bound.pieces:
-        moved = gather_piece(piece_view(source, piece), piece, permutation, bound.place)
+        moved = gather_piece(piece_view(bits, piece), piece, permutation, bound.place)
         piece_view(result, piece).copy_(moved)
-    return result
+    return result.view(source.dtype)
 
 
 class permuted(Mapping[str, Tensor]):  # noqa: N801  (reads as a verb: permuted(...)[key])

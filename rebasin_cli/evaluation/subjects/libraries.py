@@ -49,7 +49,7 @@ def _make_torchvision_importable() -> None:
     except (RuntimeError, OSError):
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        operators = torch.library.Library("torchvision", "DEF")
+        operators: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _KEPT.append(operators)

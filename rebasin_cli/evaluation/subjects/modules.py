@@ -20,10 +20,10 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     module.double().eval()
     with torch.no_grad():
-        for tensor in module.parameters():
-            scale = 0.3 if tensor.dim() < 2 else float(tensor.std()) if tensor.numel() > 1 else 0.3
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            tensor.add_((scale or 0.1) * noise)
+        for weight in module.parameters():
+            scale = 0.3 if weight.dim() < 2 else float(weight.std()) if weight.numel() > 1 else 0.3
+            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            weight.add_((scale or 0.1) * noise)
         for name, tensor in module.named_buffers():
             if name.endswith("running_var"):
                 tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64))
