@@ -60,15 +60,13 @@ class Matcher:
         best = min((c.line.template.rank for c in claims), default=(0, 0))
         return [c for c in claims if c.line.template.rank == best]
 
-    def covers(self, keys: Mapping[str, Shape]) -> bool:
-        """A quick screen: one key of every kind has a line, and every line that must match something could."""
+    def coverage(self, keys: Mapping[str, Shape]) -> float:
+        """A quick screen: the share of kinds of keys (numbers and lengths aside) of which some line speaks."""
         kinds: dict[tuple[str, int], str] = {}
         for key, shape in keys.items():
             kinds.setdefault((skeleton_of(key), len(shape)), key)
-        return all(self.candidates(key, axes) or self._picky(key) for (_, axes), key in kinds.items())
-
-    def _picky(self, key: str) -> bool:
-        return any(line.template.picks() and line.template.match(key) is not None for line in self.wild)
+        covered = sum(bool(self.candidates(key, axes)) for (_, axes), key in kinds.items())
+        return covered / len(kinds) if kinds else 0.0
 
 
 def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[str, Claim], list[Problem]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.binding import Mismatch, Request, attempt, matcher_for, prefix_candidates
+from rebasin_cli.spec.binding import Mismatch, Request, attempt, left_in, matcher_for
 from rebasin_cli.spec.claims import Shape
 from rebasin_cli.spec.language import PermutationSpec
 from rebasin_cli.spec.layout import Layout
+from rebasin_cli.spec.prefixes import prefix_candidates
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
-from rebasin_cli.spec.template import skeleton_of
 
 
 def detect(
@@ -34,40 +33,34 @@ def detect(
         raise ContentError("the checkpoint has no tensors", remedy="check the file with `rebasin inspect`")
     specs = [shipped_spec(name) for name in shipped_specs()]
     model_type = str((config or {}).get("model_type", ""))
-    screened = [spec for spec in specs if _screen(spec, shapes, ignore) == 1.0]
+    kept = left_in(shapes, ignore)
+    screens = {spec.name: _screen(spec, kept) for spec in specs}
+    screened = [spec for spec in specs if screens[spec.name] == 1.0]
     request = Request(config, None, (), ignore)
     results = [attempt(spec, shapes, request) for spec in screened]
     fitting = [r for r in results if isinstance(r, Layout)]
     named = [r for r in fitting if model_type and model_type in r.spec.model_types]
-    chosen = named if len(named) == 1 else fitting
+    chosen = named or fitting
     if len(chosen) == 1:
         if not (overrides or freeze):
             return chosen[0]
         result = attempt(chosen[0].spec, shapes, Request(config, overrides, freeze, ignore))
-        assert isinstance(result, Layout) or result.problems
         if isinstance(result, Layout):
             return result
         raise _nothing_fits([result])
     if len(chosen) > 1:
         raise _tie(chosen)
-    near = sorted(specs, key=lambda spec: -_screen(spec, shapes, ignore))[:3]
+    near = sorted(specs, key=lambda spec: -screens[spec.name])[:3]
     mismatches = [r for spec in near if isinstance(r := attempt(spec, shapes, request), Mismatch)]
     raise _nothing_fits(mismatches)
 
 
-def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape], ignore: Sequence[str]) -> float:
+def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> float:
     """The share of kinds of keys that the spec has a line for, under its best prefix."""
-    shapes = {k: s for k, s in shapes.items() if not any(fnmatchcase(k, p) for p in ignore)}
-    if not shapes:
-        return 0.0
     matcher = matcher_for(spec)
     best = 0.0
     for prefix in prefix_candidates(spec, list(shapes)):
-        kinds: dict[tuple[str, int], str] = {}
-        for key, shape in shapes.items():
-            kinds.setdefault((skeleton_of(key.removeprefix(prefix)), len(shape)), key.removeprefix(prefix))
-        covered = sum(bool(matcher.candidates(key, axes)) for (_, axes), key in kinds.items())
-        best = max(best, covered / len(kinds))
+        best = max(best, matcher.coverage({prefix.strip(key): shape for key, shape in shapes.items()}))
         if best == 1.0:
             break
     return best
