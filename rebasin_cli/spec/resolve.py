@@ -79,8 +79,12 @@ class Resolver:
             return ()
         return tuple(self._axis(axis, claim) for axis in claim.line.pattern.axes)
 
-    def rule_for(self, dim: str, instance: Instance) -> tuple[Rule, Bindings] | None:
-        """What the `dims` section says of one dim: the rule with the fewest variables that fits."""
+    def rule_for(self, instance: Instance) -> tuple[Rule, Bindings] | None:
+        """What the `dims` section says of one dim: the rule with the fewest variables that fits.
+
+        Raises:
+            ResolutionError: two rules with equally few variables say different things.
+        """
         fitting: list[tuple[int, Rule, Bindings]] = []
         for rule in self.spec.rules:
             bindings = self.unify(rule.name, instance)
@@ -90,7 +94,17 @@ class Resolver:
         if not fitting:
             return None
         fitting.sort(key=lambda item: item[0])
-        return fitting[0][1], fitting[0][2]
+        (rank, rule, bindings), *others = fitting
+        if others and others[0][0] == rank and not (rule.fixed and others[0][1].fixed):
+            raise ResolutionError(
+                Problem(
+                    f"dim {dim_text(instance)} falls under two rules alike: `{rule.name}` (line {rule.line}) "
+                    f"and `{others[0][1].name}` (line {others[0][1].line})",
+                    rule.line,
+                    "make one of them more specific: the rule with fewer variables wins",
+                )
+            )
+        return rule, bindings
 
     def unify(self, name: DimName, instance: Instance) -> Bindings | None:
         """The bindings under which `name` is `instance`, or None."""
@@ -103,6 +117,8 @@ class Resolver:
                     return None
             elif part.pick is Pick.SAME:
                 bound = value - part.offset if isinstance(value, int) else value
+                if isinstance(bound, int) and bound < 0:
+                    return None
                 if part.is_number != isinstance(value, int) or bindings.setdefault(part.variable, bound) != bound:
                     return None
         for position, part in enumerate(name.parts):
@@ -194,15 +210,26 @@ class Resolver:
             if instances is None:
                 return [self._open()]
             return [Leaf(f"dim:{name}", name) for name in map(self.name_of, instances)]
-        return [Times(tuple(self._axis(factor, claim) for factor in part.factors))]
+        factors: list[Plus] = []
+        for factor in (self._axis(factor, claim) for factor in part.factors):
+            if not (factors and _is_one_open(factor) and _is_one_open(factors[-1])):  # (c _ _) is (c _)
+                factors.append(factor)
+        return [Times(tuple(factors))]
 
     def name_of(self, instance: Instance) -> str:
-        """The dim's name, after `same as`."""
-        found = self.rule_for(dim_text(instance), instance)
-        if found is None or found[0].same_as is None:
-            return dim_text(instance)
-        target = self.instances(found[0].same_as, found[1], found[0].line)
-        return dim_text(target[0] if target else instance)
+        """The dim's name, after `same as` (which may be followed several times; before the first one it ends)."""
+        followed = [instance]
+        while (found := self.rule_for(followed[-1])) is not None and found[0].same_as is not None:
+            rule, bindings = found
+            assert rule.same_as is not None
+            target = self.instances(rule.same_as, bindings, rule.line)
+            if target is None:
+                break
+            if target[0] in followed:
+                ring = " same as ".join(map(dim_text, [*followed, target[0]]))
+                raise ResolutionError(Problem(f"dims are the same as one another: {ring}", rule.line))
+            followed.append(target[0])
+        return dim_text(followed[-1])
 
     def _open(self) -> Leaf:
         self._fresh += 1
@@ -211,6 +238,10 @@ class Resolver:
 
 def _is_open(part: Leaf | Times) -> bool:
     return isinstance(part, Leaf) and isinstance(part.size, str) and part.size.startswith("_:")
+
+
+def _is_one_open(axis: Plus) -> bool:
+    return len(axis.segments) == 1 and _is_open(axis.segments[0])
 
 
 def _order(value: Value) -> tuple[int, int, str]:
