@@ -1,0 +1,149 @@
+"""RunDocument ↔ JSON.
+
+The dataclasses are the one description: writing walks their fields, reading walks their annotations and refuses
+whatever they do not have, naming the place. A loss that is not finite is `null` in JSON, which has no NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, Union, cast
+
+from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.report.document import SCHEMA_VERSION, RunDocument
+
+T = TypeVar("T")
+
+_JSON_NAME = {"lam": "lambda"}  # `lambda` is a word of Python's own
+_OPTIONAL = ("tensors", "architectures", "checks", "plan")  # absent unless the command is about them
+SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
+
+
+def to_json(document: RunDocument) -> str:
+    """The document as JSON text, indented, with a newline at the end; the same document gives the same bytes."""
+    fields = _encode(document)
+    ordered = {"schema_version": fields.pop("schema_version")} | fields
+    for name in _OPTIONAL:
+        if ordered[name] is None:
+            del ordered[name]
+    return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str, source: str) -> RunDocument:
+    """Read a document; `source` says in messages where the text came from.
+
+    Raises:
+        ContentError: not JSON, not a run document, of another schema version, or with a field we do not know.
+    """
+    remedy = "give the JSON that `rebasin align` or `rebasin interpolate` prints into a pipe or writes to --report"
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ContentError(f"not a run document: {_not_json(text, error)}", where=source, remedy=remedy) from error
+    if not isinstance(value, dict) or "schema_version" not in value:
+        raise ContentError("not a run document: no `schema_version` in it", where=source, remedy=remedy)
+    version = value["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise ContentError(
+            f"the run document has schema_version {version!r}, this program reads {SCHEMA_VERSION}",
+            where=source,
+            remedy="make it again with this version of rebasin, or read it with the one that wrote it",
+        )
+    try:
+        return _decode(RunDocument, value, "")
+    except _MisfitError as misfit:
+        raise ContentError(f"not a run document: {misfit}", where=source, remedy=remedy) from misfit
+
+
+def read_document(path: Path) -> RunDocument:
+    """Read a document from a file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ContentError(
+            f"not a run document: byte {error.start} is not text",
+            where=str(path),
+            remedy="name the .rebasin.json file, not the checkpoint beside it",
+        ) from error
+    except OSError as error:
+        raise SystemFailure(
+            f"cannot read {path}: {error.strerror}", remedy="name a run document that `rebasin align` wrote"
+        ) from error
+    return from_json(text, str(path))
+
+
+class _MisfitError(Exception):
+    """A value that is not what the document has in that place."""
+
+
+def _not_json(text: str, error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        line = [*text.splitlines(), ""][error.lineno - 1]
+        return f"line {error.lineno} is not JSON: {line[:40]!r}"
+    return str(error)
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {_JSON_NAME.get(f.name, f.name): _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _decode(kind: type[T], value: Any, place: str) -> T:
+    """Turn a JSON value into `kind`, one of: a dataclass, int, float, str, bool, Mapping, tuple, or `kind | None`."""
+    return cast(T, _value(kind, value, place))
+
+
+def _value(kind: Any, value: Any, place: str) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _value(inner[0], value, place)
+    if dataclasses.is_dataclass(kind):
+        return _fields(kind, value, place)
+    if origin is tuple:
+        _expect(isinstance(value, list), place, "a list", value)
+        return tuple(_value(inner[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        _expect(isinstance(value, dict), place, "an object", value)
+        return {key: _value(inner[1], item, f"{place}.{key}") for key, item in value.items()}
+    if kind is float:
+        if value is None:
+            return math.nan
+        _expect(isinstance(value, int | float) and not isinstance(value, bool), place, "a number", value)
+        return float(value)
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    _expect(right, place, {int: "a whole number", str: "a text", bool: "true or false"}[kind], value)
+    return value
+
+
+def _fields(kind: Any, value: Any, place: str) -> Any:
+    _expect(isinstance(value, dict), place, "an object", value)
+    hints = typing.get_type_hints(kind)
+    names = {_JSON_NAME.get(f.name, f.name): f for f in dataclasses.fields(kind)}
+    for name in value:
+        if name not in names:
+            raise _MisfitError(f"unknown field `{place}.{name}`".replace("`.", "`"))
+    given: dict[str, Any] = {}
+    for name, field in names.items():
+        if name in value:
+            given[field.name] = _value(hints[field.name], value[name], f"{place}.{name}".lstrip("."))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise _MisfitError(f"no `{place}.{name}` in it".replace("`.", "`"))
+    return kind(**given)
+
+
+def _expect(right: bool, place: str, wanted: str, value: Any) -> None:
+    if not right:
+        raise _MisfitError(f"`{place}` is {json.dumps(value)[:40]}, not {wanted}")

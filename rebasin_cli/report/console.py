@@ -1,0 +1,65 @@
+"""The summary of a run on a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rebasin_cli.report.contents import Grid, facts, grids, headline, short_path
+from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.terminal_plot import loss_plot
+
+PLOT_WIDTH = 78
+"""A plot wider than this says no more, and 80 columns is what a terminal has at least."""
+
+
+def print_summary(console: Console, document: RunDocument, *, verbose: bool = False) -> None:
+    """Print headline, facts, tables and the plot; `verbose` shows every dim on a line of its own."""
+    unicode = console.encoding.lower().startswith("utf")
+    title = headline(document)
+    console.print(Text(_plain(title, unicode), style="bold"))
+    rows = facts(document)
+    margin = max((len(_plain(name, unicode)) for name, _ in rows), default=0)
+    for name, value in rows:
+        line = Text("  ")
+        line.append(f"{_plain(name, unicode):<{margin}}  ", "dim")
+        line.append(_plain(short_path(value), unicode))
+        console.print(line, soft_wrap=True)
+    for grid in grids(document, every_dim=verbose):
+        console.print()
+        console.print(_table(grid, unicode))
+    if document.barrier:
+        console.print()
+        plot = loss_plot(document.barrier, width=min(console.width, PLOT_WIDTH), unicode=unicode)
+        console.print(plot, no_wrap=True, crop=False)
+
+
+def _table(grid: Grid, unicode: bool) -> Table:
+    table = Table(
+        title=_plain(grid.title, unicode), title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD if unicode else box.ASCII2, pad_edge=False, padding=(0, 1), show_edge=False,
+    )  # fmt: skip
+    for index, column in enumerate(grid.columns):
+        words = index in grid.words
+        table.add_column(
+            _plain(column, unicode), justify="left" if words else "right", overflow="fold", no_wrap=not words
+        )
+    for row in grid.rows:
+        table.add_row(*(Text(_plain(cell, unicode)) for cell in row))
+    return table
+
+
+_ASCII = {
+    "λ": "lambda", "π": "pi", "‖": "|", "⟨": "<", "⟩": ">", "−": "-", "→": "->", "–": "-", "×": "x", "…": "...",
+}  # fmt: skip
+
+
+def _plain(text: str, unicode: bool) -> str:
+    """The text, spelled in ASCII where the terminal shows nothing else."""
+    if unicode:
+        return text
+    for sign, word in _ASCII.items():
+        text = text.replace(sign, word)
+    return text.encode("ascii", "replace").decode("ascii")

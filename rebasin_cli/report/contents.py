@@ -1,0 +1,246 @@
+"""What a report says, before it has a form: a headline, facts and grids of text.
+
+The terminal, Markdown and HTML show these same values, so that no figure is formatted in three places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.report.document import ArchitectureRecord, BarrierRecord, CurveRecord, DimRecord, RunDocument
+from rebasin_cli.report.figures import (
+    bytes_text,
+    count_text,
+    loss_text,
+    measure_text,
+    percent_text,
+    seconds_text,
+)
+
+MANY_DIMS = 16
+"""From this many dims on they are shown by family (`h.0 … h.31`): a screen holds about as many lines."""
+
+_PLACES = 4  # tensors named for one dim
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of text; every column but the first is figures unless named in `words`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: tuple[int, ...] = (0,)
+
+
+def headline(document: RunDocument) -> str:
+    """One sentence: the result."""
+    barrier = document.barrier
+    if barrier is not None:
+        parts = [
+            f"{name} barrier {loss_text(curve.barrier)}"
+            for name, curve in (("naive", barrier.naive), ("aligned", barrier.aligned))
+            if curve is not None
+        ]
+        return ", ".join(parts)
+    distance = document.distance
+    if distance is not None:
+        return f"B aligned onto A: distance {measure_text(distance.before)} → {measure_text(distance.after)}"
+    return f"rebasin {document.command}"
+
+
+def facts(document: RunDocument) -> list[tuple[str, str]]:
+    """Name and value of everything that is one line."""
+    rows = [(_role(role), entry.path) for role, entry in document.inputs.items()]
+    if document.architecture:
+        rows.append(("architecture", architecture_text(document.architecture)))
+    distance = document.distance
+    if distance:
+        rows.append(("‖A − B‖", f"{measure_text(distance.before)}, cosine {distance.cosine_before:.4f}"))
+        rows.append(("‖A − π(B)‖", f"{measure_text(distance.after)}, cosine {distance.cosine_after:.4f}"))
+    match = document.match
+    if match and match.objective:
+        rows.append(
+            (
+                "⟨A, π(B)⟩",
+                f"{measure_text(match.objective[0])} → {measure_text(match.objective[-1])} in "
+                f"{count_text(len(match.objective) - 1, 'sweep')} ({match.stop}), "
+                f"{count_text(match.solves, 'assignment')}, {seconds_text(sum(match.seconds.values()))}",
+            )
+        )
+    if document.barrier:
+        rows.append(("data", data_text(document.barrier)))
+    if document.plan:
+        rows += plan_facts(document)
+    rows += [(f"{name} →", path) for name, path in document.outputs.items()]
+    return rows
+
+
+def plan_facts(document: RunDocument) -> list[tuple[str, str]]:
+    """The lines of a dry run."""
+    plan = document.plan
+    if plan is None:
+        return []
+    rows = [
+        ("to read", bytes_text(plan.reads)),
+        ("to write", bytes_text(plan.writes)),
+        ("memory, about", bytes_text(plan.peak_memory_bytes)),
+        ("time, about", seconds_text(plan.seconds)),
+    ]
+    return rows + [(f"{name} would be", path) for name, path in plan.targets.items()]
+
+
+def architecture_text(architecture: ArchitectureRecord) -> str:
+    """`mlp (3 dims, 8 tensors), a spec of your own`."""
+    tensors = sum(architecture.sections.values())
+    parts = [count_text(len(architecture.dims), "dim")]
+    if architecture.fixed:
+        parts.append(f"{len(architecture.fixed)} of them fixed")
+    parts.append(count_text(tensors, "tensor"))
+    for name in ("buffers", "ignored"):
+        if architecture.sections.get(name):
+            parts.append(f"{architecture.sections[name]} {name}")
+    if architecture.prefix:
+        parts.append(f"prefix `{architecture.prefix}`")
+    own = "" if architecture.proved else f", a spec of your own ({architecture.file})"
+    return f"{architecture.name} ({', '.join(parts)}){own}"
+
+
+def data_text(barrier: BarrierRecord) -> str:
+    """`digits.npz, test split, 360 examples`."""
+    split = f", {barrier.split} split" if barrier.split else ""
+    return f"{barrier.data}{split}, {count_text(barrier.examples, 'example')}"
+
+
+def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
+    """Every table of the document."""
+    found = []
+    if document.architectures is not None:
+        found.append(_architectures_grid(document))
+    if document.tensors is not None:
+        found.append(_tensors_grid(document))
+    if document.architecture and document.architecture.dims:
+        found.append(dims_grid(document.architecture, every_dim=every_dim))
+    if document.architecture and document.architecture.stays and document.tensors is not None:
+        stays = tuple(document.architecture.stays.items())
+        found.append(Grid("Never moves", ("what", "why"), stays, words=(0, 1)))
+    if document.barrier:
+        found += [curve_grid(document.barrier), barrier_grid(document.barrier)]
+    if document.checks is not None:
+        rows = tuple((c.name, "passed" if c.passed else "FAILED", c.detail) for c in document.checks)
+        found.append(Grid("Checks", ("check", "", ""), rows, words=(0, 1, 2)))
+    return found
+
+
+def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool) -> Grid:
+    """Dims with size, fraction moved, gain; grouped by family when there are many."""
+    dims = architecture.dims
+    matched = any(dim.moved is not None for dim in dims.values())
+    families = _families(dims)
+    together = len(dims) > MANY_DIMS and not every_dim
+    groups = families if together else {name: [name] for name in dims}
+    rows = tuple(_dims_row(name, [dims[d] for d in members], matched) for name, members in groups.items())
+    columns = ("dim", "count", "units") if together else ("dim", "units")
+    if not together:
+        rows = tuple((row[0], *row[2:]) for row in rows)
+    if matched:
+        columns = (*columns, "moved", "gain", "distance left")
+    return Grid("Dims", (*columns, "note"), rows, words=(0, len(columns)))
+
+
+def curve_grid(barrier: BarrierRecord) -> Grid:
+    """Loss and accuracy at every λ."""
+    curves = _curves(barrier)
+    columns = ("λ", *(f"{name} {what}" for name, _ in curves for what in ("loss", "accuracy")))
+    rows = tuple(
+        (f"{lam:.4f}", *(t for _, c in curves for t in (loss_text(c.loss[i]), percent_text(c.accuracy[i]))))
+        for i, lam in enumerate(barrier.lam)
+    )
+    return Grid("Loss in nats per example, accuracy", columns, rows, words=())
+
+
+def barrier_grid(barrier: BarrierRecord) -> Grid:
+    """Both definitions of the barrier, named."""
+    curves = _curves(barrier)
+    rows = (
+        ("above the line between the ends (Entezari et al.)", *(loss_text(c.barrier) for _, c in curves)),
+        ("above the mean of the ends (Frankle et al.)", *(loss_text(c.barrier_to_mean) for _, c in curves)),
+    )
+    return Grid("Barrier, in nats", ("largest loss", *(name for name, _ in curves)), rows)
+
+
+def _curves(barrier: BarrierRecord) -> list[tuple[str, CurveRecord]]:
+    both = (("naive", barrier.naive), ("aligned", barrier.aligned))
+    return [(name, curve) for name, curve in both if curve is not None]
+
+
+def _families(dims: Mapping[str, DimRecord]) -> dict[str, list[str]]:
+    families: dict[str, list[str]] = {}
+    for name in dims:
+        stem, _, rest = name.partition(".")
+        families.setdefault(f"{stem}.*" if rest else stem, []).append(name)
+    return families
+
+
+def _dims_row(name: str, members: list[DimRecord], matched: bool) -> tuple[str, ...]:
+    sizes = sorted({dim.size for dim in members})
+    size = f"{sizes[0] or '–'}" if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]}"
+    owners = sorted({dim.owner.split(".")[0] if len(members) > 1 else dim.owner for dim in members if dim.owner})
+    reasons = sorted({dim.fixed for dim in members if dim.fixed})
+    notes = [f"for each {owner}" for owner in owners]
+    notes += [f"fixed: {reason}" if reason != "fixed" else reason for reason in reasons]
+    places = [place for dim in members for place in dim.tensors]
+    if places:
+        notes.append(
+            "in " + ", ".join(places[:_PLACES]) + (f" and {len(places) - _PLACES} more" * (len(places) > _PLACES))
+        )
+    figures: tuple[str, ...] = ()
+    if matched:
+        moved = [d.moved for d in members if d.moved is not None]
+        gains = [d.gain for d in members if d.gain is not None]
+        worst = max((d.relative for d in members if d.relative is not None), default=None)
+        figures = (
+            percent_text(sum(moved) / len(moved) if moved else None),
+            f"{sum(gains):+.4g}" if gains else "–",
+            percent_text(worst),
+        )
+    return (name, str(len(members)), size, *figures, "; ".join(notes))
+
+
+def _tensors_grid(document: RunDocument) -> Grid:
+    tensors = document.tensors or {}
+    if not any(t.dtype for t in tensors.values()):  # templates of a spec
+        lines = tuple((key, _reading(t.section, t.pattern), str(t.line)) for key, t in tensors.items())
+        return Grid("Tensors", ("template", "axes", "line"), lines, words=(0, 1))
+    rows = tuple(
+        (key, t.dtype, "×".join(map(str, t.shape)) or "scalar", _reading(t.section, t.pattern))
+        for key, t in tensors.items()
+    )
+    return Grid("Tensors", ("tensor", "dtype", "shape", "axes"), rows, words=(0, 1, 3))
+
+
+def _reading(section: str | None, pattern: str) -> str:
+    if section is None:
+        return "–"
+    if section == "ignored":
+        return "left alone"
+    return pattern + (" (buffer)" if section == "buffers" else "")
+
+
+def _architectures_grid(document: RunDocument) -> Grid:
+    rows = tuple((a.name, a.title, "" if a.shipped else a.file) for a in document.architectures or ())
+    return Grid("Architectures", ("name", "what it is", ""), rows, words=(0, 1, 2))
+
+
+def _role(role: str) -> str:
+    return role.upper() if role in ("a", "b") else role
+
+
+def short_path(path: str) -> str:
+    """The path as seen from the current folder, if it lies in it."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

@@ -1,0 +1,225 @@
+"""The run document: what went in, what was found and what was written, as one value.
+
+It is what a command prints into a pipe and what the next command works on. Its JSON form is described by
+`run-document.schema.json` beside this file; `codec.py` turns one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """A file that was read.
+
+    Attributes:
+        path: absolute, so that a document can be worked on from another folder.
+        sha256: as the scan of the whole file gave it; None if only the header was read.
+    """
+
+    path: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DimRecord:
+    """One dim: a set of units that move together.
+
+    Attributes:
+        size: number of units (for each unit of `owner`, if it has one).
+        moved: fraction of the units whose place changed, 0 to 1; None before a match.
+        gain: what this dim's solves added to the objective ⟨A, π(B)⟩; that of dims within it is in it.
+        relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which it stands; above 1 it is worse than before.
+        owner: the dim it lies within.
+        fixed: why it stays at identity; None if it may move.
+        tensors: where it stands: keys, or key templates without a checkpoint (`arch show` only).
+    """
+
+    size: int
+    moved: float | None = None
+    gain: float | None = None
+    relative: float | None = None
+    owner: str | None = None
+    fixed: str | None = None
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpecOptions:
+    """What the user said about the spec, so that a later command binds the same layout."""
+
+    set: Mapping[str, int] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureRecord:
+    """Which permutation spec was bound, and to what.
+
+    Attributes:
+        sha256: of the spec's canonical form.
+        file: where a spec that does not ship lies; None for a shipped one.
+        proved: whether it is a shipped spec, each of which the tests prove on the real network.
+        prefix: the wrapper in front of the keys (`module.`).
+        sizes: what shapes alone do not tell, as it was found.
+        sections: number of tensors by section: tensors, buffers, ignored.
+        stays: what never moves in this family, and why.
+    """
+
+    name: str
+    title: str
+    sha256: str
+    proved: bool
+    file: str | None = None
+    prefix: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    sections: Mapping[str, int] = field(default_factory=dict)
+    options: SpecOptions = SpecOptions()
+    dims: Mapping[str, DimRecord] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    stays: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRecord:
+    """How the permutation was found.
+
+    Attributes:
+        objective: ⟨A, π(B)⟩ at the start and after each sweep.
+        stop: "converged", "max-sweeps" or "nothing-to-move".
+        seconds: wall time by phase.
+        solves: number of linear assignments; solvers: by solver.
+        gap: the largest certified distance of one of them from its optimum, if the solver gives one.
+    """
+
+    method: str
+    seed: int
+    objective: tuple[float, ...]
+    stop: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    solves: int = 0
+    solvers: Mapping[str, int] = field(default_factory=dict)
+    gap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceRecord:
+    """Euclidean distance and cosine between A and B (before) and between A and π(B) (after)."""
+
+    before: float
+    after: float
+    cosine_before: float
+    cosine_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRecord:
+    """One path from A to B.
+
+    Attributes:
+        loss: nats per example at each λ.
+        accuracy: fraction right at each λ.
+        barrier: max over λ of the loss above the line between the ends (Entezari et al., arXiv:2110.06296).
+        barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
+    """
+
+    loss: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    barrier: float
+    barrier_to_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierRecord:
+    """Loss along the path between the two networks.
+
+    Attributes:
+        lam: λ, the weight on B; "lambda" in JSON.
+        naive: with B as it is; aligned: with π(B).
+        split: which part of the data; examples: how many.
+    """
+
+    lam: tuple[float, ...]
+    naive: CurveRecord | None
+    aligned: CurveRecord | None
+    data: str = ""
+    split: str | None = None
+    examples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One tensor of a checkpoint: what it is, and how the spec reads it (section None: no spec claims it)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    section: str | None = None
+    pattern: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedArchitecture:
+    """One line of `rebasin arch list`."""
+
+    name: str
+    title: str
+    sha256: str
+    file: str
+    shipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRecord:
+    """The outcome of one check the user asked for (`arch check`, `arch prove`)."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """What a run would do (`--dry-run`); memory and time are estimates, good to a factor of three."""
+
+    reads: int
+    writes: int
+    targets: Mapping[str, str]
+    peak_memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunDocument:
+    """Everything one run has to say.
+
+    Attributes:
+        command: the last command that worked on it.
+        inputs: by role: a, b, data, permutation, checkpoint.
+        outputs: paths by role: aligned, permutation, merged, points, applied, plot.
+        warnings: what a reader of the figures must know.
+        device: where the similarities were computed.
+        peak_memory_bytes: largest resident memory of the process.
+    """
+
+    command: str
+    inputs: Mapping[str, InputRecord] = field(default_factory=dict)
+    architecture: ArchitectureRecord | None = None
+    match: MatchRecord | None = None
+    distance: DistanceRecord | None = None
+    barrier: BarrierRecord | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    peak_memory_bytes: int = 0
+    tensors: Mapping[str, TensorRecord] | None = None
+    architectures: tuple[ListedArchitecture, ...] | None = None
+    checks: tuple[CheckRecord, ...] | None = None
+    plan: PlanRecord | None = None
+    schema_version: int = SCHEMA_VERSION

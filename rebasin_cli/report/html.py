@@ -1,0 +1,80 @@
+"""A run document as one HTML file that needs nothing else: no script, no font, no address to fetch from."""
+
+from __future__ import annotations
+
+from html import escape
+
+from rebasin_cli.report.contents import Grid, facts, grids, headline
+from rebasin_cli.report.document import BarrierRecord, RunDocument
+from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.svg import curve_svg
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2733; --soft: #66727f; --line: #dfe4ea; --page: #fff; --note: #fff6e0;
+        --naive: #d1495b; --aligned: #1a7f5a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --soft: #94a1ae; --line: #333e49; --page: #14191f;
+        --note: #3a3116; --naive: #f07f8c; --aligned: #55c596; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1180px;
+       margin: 2rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .8rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; } figure { flex: 1 1 420px; margin: 0; }
+figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
+svg text { fill: var(--soft); font-size: 12px; } .grid { stroke: var(--line); } .axis { stroke: var(--soft); }
+path { fill: none; stroke-width: 2; } path.naive { stroke: var(--naive); stroke-dasharray: 5 4; }
+path.aligned { stroke: var(--aligned); } circle.naive { fill: var(--naive); } circle.aligned { fill: var(--aligned); }
+.key b { font-weight: 600; } .key .naive { color: var(--naive); } .key .aligned { color: var(--aligned); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; } .words { text-align: left; overflow-wrap: anywhere; }
+.note { background: var(--note); padding: .5rem .8rem; border-radius: 4px; }
+.scroll { overflow-x: auto; } footer { color: var(--soft); margin-top: 2rem; font-size: .85rem; }
+"""
+
+
+def to_html(document: RunDocument) -> str:
+    """The whole page."""
+    title = escape(headline(document))
+    body = [f"<h1>{title}</h1>"]
+    body += [f'<p class="note">{escape(warning)}</p>' for warning in document.warnings]
+    if document.barrier:
+        body.append(_charts(document.barrier))
+    body.append(_table(Grid("", (), tuple(facts(document)), words=(0, 1))))
+    for grid in grids(document, every_dim=True):
+        body.append(f"<h2>{escape(grid.title)}</h2>")
+        body.append(_table(grid))
+    versions = ", ".join(f"{name} {version}" for name, version in document.versions.items())
+    body.append(f"<footer>rebasin {escape(document.command)} · {escape(versions)} · {escape(document.device)}</footer>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+    )
+
+
+def _charts(barrier: BarrierRecord) -> str:
+    curves = {n: c for n, c in (("naive", barrier.naive), ("aligned", barrier.aligned)) if c is not None}
+    key = " &nbsp; ".join(
+        f'<span class="{name}">●</span> {name}, barrier <b>{loss_text(curve.barrier)}</b>'
+        for name, curve in curves.items()
+    )
+    charts = (
+        ("Loss (nats per example)", {name: curve.loss for name, curve in curves.items()}, "nats"),
+        ("Accuracy (fraction right)", {name: curve.accuracy for name, curve in curves.items()}, ""),
+    )
+    figures = "\n".join(
+        f"<figure><figcaption>{escape(title)}</figcaption>{curve_svg(title, barrier.lam, values, unit)}</figure>"
+        for title, values, unit in charts
+    )
+    return f'<p class="key">{key}</p>\n<div class="charts">\n{figures}\n</div>'
+
+
+def _table(grid: Grid) -> str:
+    def cells(row: tuple[str, ...], tag: str) -> str:
+        return "".join(
+            f'<{tag} class="words">{escape(cell)}</{tag}>' if i in grid.words else f"<{tag}>{escape(cell)}</{tag}>"
+            for i, cell in enumerate(row)
+        )
+
+    head = f"<thead><tr>{cells(grid.columns, 'th')}</tr></thead>\n" if grid.columns else ""
+    rows = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in grid.rows)
+    return f'<div class="scroll"><table>\n{head}<tbody>\n{rows}\n</tbody></table></div>'

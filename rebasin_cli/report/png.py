@@ -1,0 +1,71 @@
+"""The loss along λ as a PNG, through matplotlib (the extra `plot`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+from typing import Any
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.report.document import BarrierRecord, CurveRecord
+from rebasin_cli.report.figures import loss_text
+
+_COLOURS = {"naive": "#d1495b", "aligned": "#1a7f5a"}
+
+
+def require_matplotlib() -> None:
+    """Refuse at once, before any work, if the extra is not installed.
+
+    Raises:
+        UsageError: with the command that installs it.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(
+            "a PNG needs matplotlib, which is not installed",
+            remedy="pip install 'rebasin-cli[plot]'; or take --html of `rebasin report`, which needs nothing",
+        )
+
+
+def to_png(barrier: BarrierRecord) -> bytes:
+    """The figure as the bytes of a file: loss on the left with both barriers marked, accuracy on the right."""
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    curves = {n: c for n, c in (("naive", barrier.naive), ("aligned", barrier.aligned)) if c is not None}
+    for name, curve in curves.items():
+        style: dict[str, Any] = {"color": _COLOURS[name], "linestyle": "--" if name == "naive" else "-"}
+        label = f"{name}, barrier {loss_text(curve.barrier)}"
+        loss.plot(barrier.lam, curve.loss, marker="o", markersize=3, label=label, **style)
+        accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=name, **style)
+        _mark_barrier(loss, barrier.lam, curve, _COLOURS[name])
+    loss.set_ylabel("loss, nats per example")
+    accuracy.set_ylabel("accuracy")
+    for axes in (loss, accuracy):
+        axes.set_xlabel("λ, the weight on B")
+        axes.set_xlim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": "rebasin"})
+    return buffer.getvalue()
+
+
+def _mark_barrier(axes: Any, lam: tuple[float, ...], curve: CurveRecord, colour: str) -> None:
+    """An arrow from the line between the ends up to the loss, where it is highest above it."""
+    first, last = curve.loss[0], curve.loss[-1]
+    heights = [v - ((1 - x) * first + x * last) for x, v in zip(lam, curve.loss, strict=True)]
+    if not all(map(math.isfinite, heights)):
+        return
+    axes.plot((0, 1), (first, last), color=colour, linewidth=0.8, linestyle=":", alpha=0.8)
+    at = heights.index(max(heights))
+    low, high = axes.get_ylim()
+    if heights[at] > 0.03 * (high - low):  # a shorter arrow would be all head
+        foot = curve.loss[at] - heights[at]
+        arrow = {"arrowstyle": "<->", "color": colour, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (lam[at], curve.loss[at]), (lam[at], foot), arrowprops=arrow)
