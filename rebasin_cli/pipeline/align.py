@@ -1,0 +1,169 @@
+"""`rebasin align`: B permuted onto A."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from rebasin_cli.checkpoints import Checkpoint, check_target
+from rebasin_cli.errors import UsageError
+from rebasin_cli.matching import measure_distance
+from rebasin_cli.permutation import save_permutation
+from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.record import (
+    architecture_record,
+    distance_record,
+    input_record,
+    match_record,
+    output_metadata,
+    peak_memory,
+    versions,
+)
+from rebasin_cli.pipeline.targets import (
+    base_of,
+    beside,
+    check_apart,
+    check_files,
+    check_weights_name,
+    output_base,
+    write_text,
+)
+from rebasin_cli.pipeline.work import (
+    Source,
+    exact_reader,
+    match,
+    open_source,
+    resolve_device,
+    scan_sources,
+    write_weights,
+)
+from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.document import RunDocument
+
+
+@dataclass(frozen=True, slots=True)
+class AlignRequest:
+    """What the user asked for.
+
+    Attributes:
+        output: where the aligned B goes: a path, a pipe, or None for a name beside B.
+        permutation, report: paths, or None for names beside the output.
+    """
+
+    a: Source
+    b: Source
+    spec: SpecChoice = field(default_factory=SpecChoice)
+    output: Path | BinaryIO | None = None
+    permutation: Path | None = None
+    report: Path | None = None
+    seed: int = 0
+    max_sweeps: int = 100
+    device: str = "auto"
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    aligned: Path | BinaryIO
+    permutation: Path | None
+    report: Path | None
+
+    def paths(self) -> dict[str, Path]:
+        """Role → path of everything that becomes a file."""
+        named = (("aligned", self.aligned), ("permutation", self.permutation), ("report", self.report))
+        return {role: path for role, path in named if isinstance(path, Path)}
+
+
+def align(request: AlignRequest, listener: Listener) -> RunDocument:
+    """Match B to A, write B aligned, the permutation and the run document.
+
+    Raises:
+        RebasinError: in the order headers, spec, targets, contents; before matching starts, unless a disk fills up.
+    """
+    device = resolve_device(request.device)
+    with open_source(request.a, listener) as a, open_source(request.b, listener) as b:
+        pair = bind_pair(a, b, request.spec)
+        targets = _targets(request, b)
+        _check(request, pair, targets)
+        tell_layout(pair.layout, listener)
+        if request.dry_run:
+            return _plan(request, pair, targets, listener)
+        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener)
+        result = match(pair, seed=request.seed, max_sweeps=request.max_sweeps, device=device, listener=listener)
+        with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
+            distance = measure_distance(pair.layout, a, b, result.permutation, lambda _: advance(1))
+        metadata = output_metadata(
+            "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed
+        )  # fmt: skip
+        write_weights(
+            targets.aligned, b, exact_reader(result.permutation, pair.layout, b),
+            metadata=metadata, force=request.force, listener=listener,
+        )  # fmt: skip
+        if targets.permutation:
+            hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
+            save_permutation(
+                targets.permutation, result.permutation, pair.layout, inputs=hashes, force=request.force
+            )  # fmt: skip
+        document = RunDocument(
+            command="align",
+            inputs=inputs,
+            architecture=architecture_record(pair.layout, request.spec, distance, result.gains),
+            match=match_record(result),
+            distance=distance_record(distance),
+            outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
+            warnings=tuple(listener.warnings),
+            versions=versions(),
+            device=device,
+            peak_memory_bytes=peak_memory(),
+        )
+    if targets.report:
+        write_text(targets.report, to_json(document))
+    return document
+
+
+def _targets(request: AlignRequest, b: Checkpoint) -> _Targets:
+    """Names for everything, from `-o` or from B's own name."""
+    output = request.output
+    if output is not None and not isinstance(output, Path):
+        return _Targets(output, _absolute(request.permutation), _absolute(request.report))
+    if output is None:
+        if str(request.b.shown) == "-":
+            raise UsageError("B comes from a pipe, so that outputs have no name to follow", remedy="name one with -o")
+        base = base_of(request.b.path, is_folder=b.is_folder)
+        output = beside(base, ".aligned" if b.is_folder else ".aligned.safetensors")
+    else:
+        base = output_base(output)
+        output = output.absolute()
+    return _Targets(
+        output,
+        _absolute(request.permutation) or beside(base, ".permutation.safetensors"),
+        _absolute(request.report) or beside(base, ".rebasin.json"),
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _check(request: AlignRequest, pair: Pair, targets: _Targets) -> None:
+    check_apart((pair.a, pair.b), targets.paths())
+    if isinstance(targets.aligned, Path):
+        check_weights_name(targets.aligned, is_folder=pair.b.is_folder)
+        check_target(targets.aligned, pair.b, force=request.force)
+    check_files((targets.permutation, targets.report), force=request.force)
+
+
+def _plan(request: AlignRequest, pair: Pair, targets: _Targets, listener: Listener) -> RunDocument:
+    shown = {role: str(path) for role, path in targets.paths().items()}
+    return RunDocument(
+        command="align",
+        inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
+        architecture=architecture_record(pair.layout, request.spec),
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        plan=estimate(pair, writes=pair.b.nbytes, targets=shown, matched=True, passes=3),
+    )

@@ -1,0 +1,122 @@
+"""`rebasin apply`: a saved permutation on another checkpoint of the same architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from rebasin_cli.checkpoints import Checkpoint, check_target
+from rebasin_cli.errors import ContentError
+from rebasin_cli.permutation import SavedPermutation, load_permutation
+from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.targets import (
+    beside,
+    check_apart,
+    check_files,
+    check_weights_name,
+    output_base,
+    write_text,
+)
+from rebasin_cli.pipeline.work import Source, exact_reader, open_source, scan_sources, tell_identity, write_weights
+from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.document import PlanRecord, RunDocument
+from rebasin_cli.spec import Layout, shipped_specs
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRequest:
+    """What the user asked for; `inverse` undoes the permutation instead."""
+
+    permutation: Path
+    checkpoint: Source
+    output: Path | BinaryIO
+    spec: SpecChoice = field(default_factory=SpecChoice)
+    report: Path | None = None
+    inverse: bool = False
+    force: bool = False
+    dry_run: bool = False
+
+
+def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
+    """Permute a checkpoint, bit-exactly, and write it.
+
+    Raises:
+        RebasinError: it is not the checkpoint's spec, hash or sizes; an output that cannot be written.
+    """
+    saved = load_permutation(request.permutation)
+    with open_source(request.checkpoint, listener) as checkpoint:
+        layout = _layout(saved, checkpoint, request.spec)
+        saved.check_fits(layout)
+        output = request.output.absolute() if isinstance(request.output, Path) else request.output
+        report = request.report
+        if isinstance(output, Path):
+            report = report or beside(output_base(output), ".rebasin.json")
+        _check(request, checkpoint, output, report)
+        tell_layout(layout, listener)
+        targets = {} if not isinstance(output, Path) else {"applied": str(output)}
+        permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
+        architecture = architecture_record(layout, request.spec)
+        moved = {
+            name: replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()
+        }  # fmt: skip
+        document = RunDocument(
+            command="apply",
+            inputs={
+                "permutation": input_record(request.permutation, None),
+                "checkpoint": input_record(request.checkpoint.shown, None),
+            },
+            architecture=replace(architecture, dims=moved),
+            warnings=tuple(listener.warnings),
+            versions=versions(),
+        )
+        if request.dry_run:
+            plan = PlanRecord(checkpoint.nbytes * 2, checkpoint.nbytes, targets, peak_memory(), checkpoint.nbytes / 3e8)
+            return replace(document, plan=plan)
+        tell_identity(permutation, listener)
+        inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, listener)
+        metadata = output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse)
+        write_weights(
+            output, checkpoint, exact_reader(permutation, layout, checkpoint),
+            metadata=metadata, force=request.force, listener=listener,
+        )  # fmt: skip
+        document = replace(
+            document,
+            inputs={**document.inputs, **inputs},
+            outputs=targets,
+            warnings=tuple(listener.warnings),
+            peak_memory_bytes=peak_memory(),
+        )
+    if report:
+        write_text(report, to_json(document))
+    return document
+
+
+def _layout(saved: SavedPermutation, checkpoint: Checkpoint, choice: SpecChoice) -> Layout:
+    """Bind the spec of the permutation; sizes that shapes do not tell are the permutation's own."""
+    if choice.arch is None:
+        if saved.spec_name not in shipped_specs():
+            raise ContentError(
+                f"the permutation was made with the spec `{saved.spec_name}`, which does not ship",
+                where=str(saved.path),
+                remedy="name its file: --arch FILE.yaml",
+            )
+        choice = replace(choice, arch=saved.spec_name)
+    layout = bind_one(checkpoint, choice)
+    unknown = {
+        name: shape[-1]
+        for name, shape in saved.sizes.items()
+        if name in layout.dims and layout.dims[name].fixed is not None and layout.dims[name].size == 0
+    }
+    return bind_one(checkpoint, replace(choice, sizes={**choice.sizes, **unknown})) if unknown else layout
+
+
+def _check(request: ApplyRequest, checkpoint: Checkpoint, output: Path | BinaryIO, report: Path | None) -> None:
+    named = {"applied": output if isinstance(output, Path) else None, "report": report}
+    check_apart([checkpoint, request.permutation], named)
+    if isinstance(output, Path):
+        check_weights_name(output, is_folder=checkpoint.is_folder)
+        check_target(output, checkpoint, force=request.force)
+    check_files((report,), force=request.force)

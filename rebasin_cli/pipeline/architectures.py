@@ -1,0 +1,189 @@
+"""`rebasin arch`: list the specs, show one, check one against a checkpoint, prove one on a real network."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
+from rebasin_cli.pipeline.inspect import tensor_records
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import architecture_record, input_record, versions
+from rebasin_cli.pipeline.work import Source, open_source
+from rebasin_cli.report.document import (
+    ArchitectureRecord,
+    CheckRecord,
+    DimRecord,
+    ListedArchitecture,
+    RunDocument,
+    TensorRecord,
+)
+from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
+
+
+def list_architectures() -> RunDocument:
+    """Every shipped spec, by name."""
+    listed = []
+    for name in shipped_specs():
+        spec = shipped_spec(name)
+        listed.append(ListedArchitecture(name, spec.title, spec.sha256, os.path.abspath(spec.path), shipped=True))
+    return RunDocument(command="arch list", architectures=tuple(listed), versions=versions())
+
+
+def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, listener: Listener) -> RunDocument:
+    """A spec's dims and tensors; with a checkpoint, the ones it has there and their sizes."""
+    spec = find_spec(name)
+    if checkpoint is None:
+        return RunDocument(
+            command="arch show", architecture=_unbound_record(spec), tensors=_templates(spec), versions=versions()
+        )
+    with open_source(checkpoint, listener) as opened:
+        layout = bind_one(opened, replace(choice, arch=name))
+        tell_layout(layout, listener)
+        architecture = architecture_record(layout, choice)
+        dims = {
+            dim: replace(record, tensors=tuple(layout.users.get(dim, ()))) for dim, record in architecture.dims.items()
+        }
+        return RunDocument(
+            command="arch show",
+            inputs={"checkpoint": input_record(checkpoint.shown, None)},
+            architecture=replace(architecture, dims=dims),
+            warnings=tuple(listener.warnings),
+            versions=versions(),
+            tensors=tensor_records(opened, layout),
+        )
+
+
+def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listener: Listener) -> RunDocument:
+    """Whether a spec covers a checkpoint, both ways. A malformed spec is an error, one that misfits a finding."""
+    spec = find_spec(name)
+    layout: Layout | None = None
+    with open_source(checkpoint, listener) as opened:
+        try:
+            layout = bind_one(opened, replace(choice, arch=name))
+            outcome = CheckRecord("covers the checkpoint", True, f"all {len(opened)} tensors")
+        except ContentError as error:
+            outcome = CheckRecord("covers the checkpoint", False, str(error))
+    checks = [outcome]
+    if layout is not None:
+        moving = len(layout.moving())
+        checks.append(CheckRecord("moves something", moving > 0, f"{moving} of {len(layout.dims)} dims"))
+        tell_layout(layout, listener)
+    return RunDocument(
+        command="arch check",
+        inputs={"checkpoint": input_record(checkpoint.shown, None)},
+        architecture=architecture_record(layout, choice) if layout else _unbound_record(spec),
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        checks=tuple(checks),
+    )
+
+
+def prove_architecture(name: str, network: str | None, seed: int, listener: Listener) -> RunDocument:
+    """Permute real networks at random, at float64, and compare their outputs.
+
+    Args:
+        network: `module:factory` of the user's own; None takes the ones that the spec's name stands for.
+    """
+    from rebasin_cli.evaluation.proving import prove
+
+    spec = find_spec(name)
+    checks = []
+    for make in _subjects(spec, network):
+        subject = make()
+        with listener.phase(f"proving on {subject.name}"):
+            proof = prove(spec, subject, seed)
+        checks.append(CheckRecord(proof.subject, proof.holds, proof.describe()))
+    return RunDocument(
+        command="arch prove",
+        architecture=_unbound_record(spec),
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        checks=tuple(checks),
+    )
+
+
+def _subjects(spec: PermutationSpec, network: str | None) -> tuple[Callable[[], Any], ...]:
+    from rebasin_cli.evaluation.subjects import SUBJECTS
+
+    if network is not None:
+        return (lambda: _own_subject(network),)
+    if spec.name not in SUBJECTS:
+        raise UsageError(
+            f"no network is known for the spec `{spec.name}`",
+            where=str(spec.path),
+            remedy="name a function that builds yours: --network my_module:build, returning (module, inputs)",
+        )
+    return SUBJECTS[spec.name]
+
+
+def _own_subject(network: str) -> Any:
+    """Call the user's `module:factory`, which gives a torch module and its example inputs, or a Subject."""
+    from rebasin_cli.evaluation.proving import Subject
+    from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+
+    module_name, _, factory_name = network.partition(":")
+    if not factory_name:
+        raise UsageError(f"--network {network} is not module:function", remedy="for example --network my_model:build")
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"--network {network} cannot be imported: {error}", remedy="run it from the folder of the module"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    made = factory()
+    if isinstance(made, Subject):
+        return made
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise UsageError(
+            f"--network {network} returned {type(made).__name__}",
+            remedy="return (module, inputs): a torch module and a tuple or mapping of arguments, in float64",
+        )
+    module, inputs = made
+    return module_subject(network, randomise(module), inputs)
+
+
+def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
+    """The spec alone: dims with the templates in which they stand, sizes unknown (0)."""
+    places: dict[str, list[str]] = {}
+    for line in spec.lines:
+        for dim in line.pattern.dim_names() if line.pattern else ():
+            found = places.setdefault(str(dim), [])
+            if line.template.text not in found:
+                found.append(line.template.text)
+    rules = {str(rule.name): rule for rule in spec.rules}
+    dims = {}
+    for name, templates in places.items():
+        rule = rules.get(name)
+        owner = str(rule.owner) if rule and rule.owner else None
+        fixed = (rule.fixed or None) if rule else None
+        dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates))
+    return ArchitectureRecord(
+        name=spec.name,
+        title=spec.title,
+        sha256=spec.sha256,
+        proved=spec.shipped,
+        file=None if spec.shipped else os.path.abspath(spec.path),
+        dims=dims,
+        fixed=tuple(name for name, dim in dims.items() if dim.fixed),
+        stays=dict(spec.stays),
+    )
+
+
+def _templates(spec: PermutationSpec) -> dict[str, TensorRecord]:
+    """Every key template with its pattern; one that stands for several ranks is shown with each of them."""
+    found: dict[str, TensorRecord] = {}
+    for line in spec.lines:
+        key, pattern = line.template.text + ("?" if line.template.optional else ""), str(line.pattern or "")
+        if key in found:
+            pattern = f"{found[key].pattern}  or  {pattern}"
+        found[key] = TensorRecord("", (), line.section, pattern, line.line)
+    return found

@@ -1,0 +1,55 @@
+"""`rebasin inspect`: what is in a checkpoint, and how it would be read. Headers only."""
+
+from __future__ import annotations
+
+from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.errors import ContentError
+from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import architecture_record, input_record, versions
+from rebasin_cli.pipeline.work import Source, open_source
+from rebasin_cli.report.document import RunDocument, TensorRecord
+from rebasin_cli.spec import Layout
+
+
+def inspect(source: Source, spec: SpecChoice, listener: Listener) -> RunDocument:
+    """Tensors, the architecture and why, dims with their sizes, what stays fixed and why.
+
+    A checkpoint of no known architecture is shown all the same, with the nearest specs as a warning.
+
+    Raises:
+        RebasinError: it cannot be opened, or does not fit the spec that was named.
+    """
+    with open_source(source, listener) as checkpoint:
+        layout = None
+        try:
+            layout = bind_one(checkpoint, spec)
+        except ContentError as error:
+            if spec.arch is not None:
+                raise
+            listener.warn(str(error))
+        if layout is not None:
+            tell_layout(layout, listener)
+        return RunDocument(
+            command="inspect",
+            inputs={"checkpoint": input_record(source.shown, None)},
+            architecture=architecture_record(layout, spec) if layout else None,
+            warnings=tuple(listener.warnings),
+            versions=versions(),
+            tensors=tensor_records(checkpoint, layout),
+        )
+
+
+def tensor_records(checkpoint: Checkpoint, layout: Layout | None) -> dict[str, TensorRecord]:
+    """Every tensor in the order of the file, with what the spec says of its axes."""
+    records = {}
+    for key, info in checkpoint.infos.items():
+        bound = layout.tensors[key] if layout else None
+        records[key] = TensorRecord(
+            dtype=info.dtype,
+            shape=info.shape,
+            section=bound.section if bound else None,
+            pattern=bound.pattern if bound else "",
+            line=bound.line if bound else 0,
+        )
+    return records

@@ -1,0 +1,294 @@
+"""`rebasin interpolate`: the path from A to B, its loss, and checkpoints along it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.matching import MatchResult, measure_distance
+from rebasin_cli.merging import check_lambda, lambda_grid
+from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, save_permutation
+from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.curves import DataRequest, measure_barrier, prepare_judge
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, write_path
+from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.record import (
+    architecture_record,
+    distance_record,
+    input_record,
+    match_record,
+    peak_memory,
+    versions,
+)
+from rebasin_cli.pipeline.targets import write_bytes, write_text
+from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity
+from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.document import InputRecord, RunDocument
+
+
+@dataclass(frozen=True, slots=True)
+class InterpolateRequest:
+    """What the user asked for.
+
+    Attributes:
+        document: what the command before the pipe did; its inputs are a and b, and nothing is matched again.
+        align: False leaves B as it is (`--no-align`).
+        permutation: a permutation file to take instead of matching.
+        at: the one λ to write; None writes every point of the grid, if there is an output.
+        output: a checkpoint (with `at`), a folder of checkpoints (without), or a pipe.
+    """
+
+    a: Source
+    b: Source
+    spec: SpecChoice = field(default_factory=SpecChoice)
+    document: RunDocument | None = None
+    align: bool = True
+    permutation: Path | None = None
+    steps: int = 25
+    at: float | None = None
+    data: DataRequest | None = None
+    output: Path | BinaryIO | None = None
+    save_permutation: Path | None = None
+    plot: Path | None = None
+    report: Path | None = None
+    seed: int = 0
+    max_sweeps: int = 100
+    device: str = "auto"
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Alignment:
+    """π and how it was come by; all None if B is left as it is."""
+
+    permutation: Permutation | None = None
+    result: MatchResult | None = None
+    saved: SavedPermutation | None = None
+
+
+def from_document(document: RunDocument) -> tuple[Source, Source, SpecChoice, Path | None]:
+    """Inputs, spec and permutation of an earlier run, to be worked on.
+
+    Raises:
+        ContentError: it names no two checkpoints, or one that was read from a pipe and is gone.
+    """
+    paths = []
+    for role in ("a", "b"):
+        entry = document.inputs.get(role)
+        if entry is None or entry.path == "-":
+            how = "names no checkpoint" if entry is None else "read its checkpoint from a pipe, for"
+            raise ContentError(
+                f"the run document of `rebasin {document.command}` {how} {role.upper()}",
+                where="stdin",
+                remedy="name both checkpoints: rebasin interpolate A B",
+            )
+        paths.append(Source.file(Path(entry.path)))
+    if document.architecture is None:
+        raise ContentError(
+            f"the run document of `rebasin {document.command}` has no architecture",
+            where="stdin",
+            remedy="pipe the document of `rebasin align`, or name both checkpoints",
+        )
+    permutation = document.outputs.get("permutation")
+    named = Path(permutation) if permutation else None
+    return paths[0], paths[1], SpecChoice.of_record(document.architecture), named
+
+
+def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
+    """Measure and write the path.
+
+    Raises:
+        RebasinError: in the order usage, headers, spec, data, targets, contents.
+    """
+    grid = _checked_grid(request)
+    device = resolve_device(request.device)
+    with ExitStack() as files:
+        a = files.enter_context(open_source(request.a, listener))
+        b = files.enter_context(open_source(request.b, listener))
+        pair = bind_pair(a, b, request.spec)
+        _check_same_spec(request.document, pair)
+        saved = load_permutation(request.permutation) if request.permutation and request.align else None
+        if saved:
+            saved.check_fits(pair.layout)
+        targets = path_targets(request.output, request.at, request.plot, request.save_permutation, request.report, pair)
+        check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force)
+        judge = prepare_judge(request.data, pair, listener) if request.data else None
+        if request.document is None:
+            tell_layout(pair.layout, listener)
+        if request.dry_run:
+            return _plan(request, pair, targets, grid, len(judge.dataset) if judge else 0, listener)
+        known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
+        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
+        alignment = _alignment(request, pair, saved, inputs, device, listener)
+        permutation = alignment.permutation
+        distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
+        barrier = None
+        if judge:
+            barrier = measure_barrier(judge, pair, permutation, grid, device=device, listener=listener)
+        else:
+            listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
+        written = write_path(
+            targets, pair, permutation, grid, request.spec, inputs,
+            method=alignment.result.method if alignment.result else None, seed=request.seed,
+            force=request.force, listener=listener,
+        )  # fmt: skip
+        if targets.permutation and permutation is not None:
+            hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
+            save_permutation(targets.permutation, permutation, pair.layout, inputs=hashes, force=request.force)
+            written["permutation"] = str(targets.permutation)
+        document = RunDocument(
+            command="interpolate",
+            inputs=_all_inputs(request, inputs),
+            architecture=architecture_record(
+                pair.layout, request.spec, distance, alignment.result.gains if alignment.result else None
+            ),
+            match=match_record(alignment.result) if alignment.result else None,
+            distance=distance_record(distance),
+            barrier=barrier,
+            outputs=written,
+            warnings=tuple(listener.warnings),
+            versions=versions(),
+            device=device,
+            peak_memory_bytes=peak_memory(),
+        )
+    document = _continued(request.document, document)
+    _write_reports(document, targets)
+    return document
+
+
+def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
+    """The λ of the path, after every combination of options that cannot be carried out was refused."""
+    if request.at is not None:
+        check_lambda(request.at)
+        if request.output is None:
+            raise UsageError("--at names a point to write, and there is no output", remedy="add -o FILE.safetensors")
+    elif request.output is not None and not isinstance(request.output, Path):
+        raise UsageError("-o - streams one checkpoint", remedy="say which: --at 0.5 -o -")
+    if request.plot and not request.data:
+        raise UsageError("--plot draws losses, and without data there are none", remedy="add --data FILE")
+    if request.permutation and not request.align and request.document is None:
+        raise UsageError("--permutation and --no-align contradict each other", remedy="leave one of them away")
+    if request.save_permutation and not request.align:
+        raise UsageError("--save-permutation: with --no-align there is none", remedy="leave one of them away")
+    if request.plot:
+        from rebasin_cli.report.png import require_matplotlib
+
+        require_matplotlib()
+    return lambda_grid(request.steps)
+
+
+def _check_same_spec(document: RunDocument | None, pair: Pair) -> None:
+    architecture = document.architecture if document else None
+    spec = pair.layout.spec
+    if architecture and architecture.sha256 != spec.sha256:
+        raise ContentError(
+            f"the spec `{spec.name}` has changed since the run document was made: "
+            f"its hash is {spec.sha256[:12]}…, the document says {architecture.sha256[:12]}…",
+            where=str(spec.path),
+            remedy="run `rebasin align` again",
+        )
+
+
+def _alignment(
+    request: InterpolateRequest,
+    pair: Pair,
+    saved: SavedPermutation | None,
+    inputs: Mapping[str, InputRecord],
+    device: str,
+    listener: Listener,
+) -> _Alignment:
+    """Take the permutation that is there, or match."""
+    if not request.align:
+        return _Alignment()
+    if saved is not None:
+        others = [role for role, entry in inputs.items() if saved.inputs.get(role) not in (None, entry.sha256)]
+        which = " and ".join(role.upper() for role in others)
+        if others and request.document is not None:
+            raise ContentError(
+                f"{saved.path} was replaced since the run document was made: it is for another {which}",
+                remedy="run `rebasin align` again, or name the file with --permutation",
+            )
+        if others:
+            listener.warn(f"{saved.path.name} was made for another {which}: it need not be an optimum for these two")
+        tell_identity(saved.permutation, listener)
+        return _Alignment(saved.permutation, saved=saved)
+    if request.document is not None:
+        listener.warn("the piped run has no permutation file, so that only the naive path is measured")
+        return _Alignment()
+    result = match(pair, seed=request.seed, max_sweeps=request.max_sweeps, device=device, listener=listener)
+    return _Alignment(result.permutation, result)
+
+
+def _other_inputs(request: InterpolateRequest) -> list[Path]:
+    data = [request.data.path] if request.data else []
+    return data + ([request.permutation] if request.permutation else [])
+
+
+def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) -> dict[str, InputRecord]:
+    found = dict(inputs)
+    if request.permutation and request.align:
+        found["permutation"] = input_record(request.permutation, None)
+    if request.data:
+        found["data"] = input_record(request.data.path, None)
+    return found
+
+
+def _continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
+    """What the earlier command found stays, unless it was found anew."""
+    if before is None:
+        return now
+    architecture = now.architecture
+    if architecture and before.architecture:
+        gains = before.architecture.dims
+        dims = {
+            name: replace(dim, gain=gains[name].gain) if name in gains else dim
+            for name, dim in architecture.dims.items()
+        }
+        architecture = replace(architecture, dims=dims)
+    return replace(
+        now,
+        inputs={**before.inputs, **{r: e for r, e in now.inputs.items() if r != "permutation"}},
+        architecture=architecture,
+        match=now.match or before.match,
+        outputs={**before.outputs, **now.outputs},
+        warnings=tuple(dict.fromkeys((*before.warnings, *now.warnings))),
+        peak_memory_bytes=max(before.peak_memory_bytes, now.peak_memory_bytes),
+    )
+
+
+def _write_reports(document: RunDocument, targets: PathTargets) -> None:
+    if targets.plot and document.barrier:
+        from rebasin_cli.report.png import to_png
+
+        write_bytes(targets.plot, to_png(document.barrier))
+    if targets.report:
+        write_text(targets.report, to_json(document))
+
+
+def _plan(
+    request: InterpolateRequest,
+    pair: Pair,
+    targets: PathTargets,
+    grid: Sequence[float],
+    examples: int,
+    listener: Listener,
+) -> RunDocument:
+    points = 0 if targets.weights is None else 1 if request.at is not None else len(grid)
+    matched = request.align and request.permutation is None and request.document is None
+    return RunDocument(
+        command="interpolate",
+        inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
+        architecture=architecture_record(pair.layout, request.spec),
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        plan=estimate(
+            pair, writes=points * pair.a.nbytes, targets={r: str(p) for r, p in targets.paths().items()},
+            matched=matched, passes=2 + points, examples=examples, points=2 * len(grid) if examples else 0,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""Checkpoints along the path: where they go, and writing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from rebasin_cli.checkpoints import check_target, torch_dtype
+from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.merging import interpolated
+from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.pipeline.binding import Pair, SpecChoice
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import output_metadata
+from rebasin_cli.pipeline.targets import beside, check_apart, check_files, check_weights_name, output_base
+from rebasin_cli.pipeline.work import write_weights
+from rebasin_cli.report.document import InputRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PathTargets:
+    """Outputs of `rebasin interpolate`. `at`: the λ of `weights`; None if that is a folder of points."""
+
+    weights: Path | BinaryIO | None
+    at: float | None
+    plot: Path | None
+    permutation: Path | None
+    report: Path | None
+
+    def paths(self) -> dict[str, Path]:
+        """Role → path of everything that becomes a file or a folder."""
+        named = {"plot": self.plot, "permutation": self.permutation, "report": self.report}
+        named["merged" if self.at is not None else "points"] = self.weights if isinstance(self.weights, Path) else None
+        return {role: path for role, path in named.items() if path is not None}
+
+    def points(self, grid: Sequence[float], *, is_folder: bool) -> dict[float, Path]:
+        """λ → path of every checkpoint that becomes a file."""
+        if not isinstance(self.weights, Path):
+            return {}
+        if self.at is not None:
+            return {self.at: self.weights}
+        ending = "" if is_folder else ".safetensors"
+        return {lam: self.weights / f"lam-{lam:.4f}{ending}" for lam in grid}
+
+
+def path_targets(
+    output: Path | BinaryIO | None,
+    at: float | None,
+    plot: Path | None,
+    permutation: Path | None,
+    report: Path | None,
+    pair: Pair,
+) -> PathTargets:
+    """Name every output; the document lies beside the checkpoints unless it is named."""
+    if isinstance(output, Path):
+        output = output.absolute()
+        report = report or beside(output_base(output), ".rebasin.json")
+    absolute = [path.absolute() if path else None for path in (plot, permutation, report)]
+    return PathTargets(output, at, *absolute)
+
+
+def check_path_targets(
+    targets: PathTargets, grid: Sequence[float], pair: Pair, inputs: Sequence[Path], *, force: bool
+) -> None:
+    """Every collision among the outputs, and what no output could hold.
+
+    Raises:
+        UsageError, SystemFailure: see `check_target`.
+        ContentError: A has a dtype to which nothing can be rounded.
+    """
+    points = targets.points(grid, is_folder=pair.a.is_folder)
+    check_apart(
+        [pair.a, pair.b, *inputs], {**targets.paths(), **{f"λ = {lam:.4f}": path for lam, path in points.items()}}
+        if targets.at is None else targets.paths(),
+    )  # fmt: skip
+    check_files((targets.plot, targets.permutation, targets.report), force=force)
+    if targets.weights is None:
+        return
+    _check_dtypes(pair)
+    if not isinstance(targets.weights, Path):
+        return
+    if targets.at is not None:
+        check_weights_name(targets.weights, is_folder=pair.a.is_folder)
+        check_target(targets.weights, pair.a, force=force)
+        return
+    if targets.weights.is_file() or targets.weights.suffix == ".safetensors":
+        raise UsageError(
+            f"{targets.weights} names a file, and a path of {len(grid)} points is a folder of files",
+            remedy="say which point it is with --at LAM, or name a folder",
+        )
+    for path in points.values():
+        if targets.weights.is_dir():
+            check_target(path, pair.a, force=force)
+    if not targets.weights.is_dir():
+        check_files((targets.weights,), force=force)
+
+
+def write_path(
+    targets: PathTargets,
+    pair: Pair,
+    permutation: Permutation | None,
+    grid: Sequence[float],
+    spec: SpecChoice,
+    inputs: Mapping[str, InputRecord],
+    *,
+    method: str | None,
+    seed: int,
+    force: bool,
+    listener: Listener,
+) -> dict[str, str]:
+    """Write the point `at`, or all of the grid. Returns role → path."""
+    if targets.weights is None:
+        return {}
+    _tell_kept(pair, listener)
+    b = permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
+    points: dict[float, Path | BinaryIO] = {**targets.points(grid, is_folder=pair.a.is_folder)}
+    if not isinstance(targets.weights, Path):
+        assert targets.at is not None
+        points = {targets.at: targets.weights}
+    elif targets.at is None:
+        try:
+            targets.weights.mkdir(exist_ok=True)
+        except OSError as error:
+            raise system_failure(error, targets.weights, "write") from error
+    for lam, target in points.items():
+        state = interpolated(pair.layout_a, pair.a, b, lam)
+        recipe: dict[str, object] = {"lambda": lam, "aligned": permutation is not None}
+        if method:
+            recipe |= {"method": method, "seed": seed}
+
+        def read(key: str, state: Mapping[str, torch.Tensor] = state) -> torch.Tensor:
+            return pair.a.read_raw(key) if _is_as(pair, key) else state[key]
+
+        write_weights(
+            target, pair.a, read, metadata=output_metadata("interpolate", pair.layout_a, spec, inputs, **recipe),
+            force=force, listener=listener,
+        )  # fmt: skip
+    return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
+
+
+def _is_as(pair: Pair, key: str) -> bool:
+    """Whether the tensor is A's whatever λ is: ignored by the spec, or of integers."""
+    info = pair.a.infos[key]
+    dtype = torch_dtype(info.dtype)
+    if pair.layout_a.tensors[key].section == "ignored":
+        return True
+    return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
+
+
+def _check_dtypes(pair: Pair) -> None:
+    for key, info in pair.a.infos.items():
+        if pair.layout_a.tensors[key].section != "ignored" and torch_dtype(info.dtype) is None:
+            raise ContentError(
+                f"{key} is of type {info.dtype}, to which nothing between A and B can be rounded",
+                where=str(pair.a.path),
+                remedy="convert both checkpoints to bfloat16 first, or leave it alone with --ignore",
+            )
+
+
+def _tell_kept(pair: Pair, listener: Listener) -> None:
+    """Say which tensors and dtypes are A's."""
+    kept = [key for key in pair.a if _is_as(pair, key)]
+    if kept:
+        shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
+        listener.remark(f"{len(kept)} tensors are A's at every λ, being integers or ignored by the spec: {shown}")
+    other = {
+        (pair.a.infos[key].dtype, pair.b.infos[key].dtype)
+        for key in pair.a
+        if key in pair.b and pair.a.infos[key].dtype != pair.b.infos[key].dtype
+    }
+    for mine, theirs in sorted(other):
+        listener.remark(f"B's {theirs} tensors are mixed into A's {mine}: the result has A's dtypes")

@@ -1,0 +1,116 @@
+"""From what the solvers return to what the run document keeps."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import rebasin_cli
+from rebasin_cli.matching import Distance, MatchResult
+from rebasin_cli.pipeline.binding import SpecChoice
+from rebasin_cli.report.document import (
+    ArchitectureRecord,
+    DimRecord,
+    DistanceRecord,
+    InputRecord,
+    MatchRecord,
+    SpecOptions,
+)
+from rebasin_cli.spec import Layout
+
+
+def input_record(path: Path, sha256: str | None) -> InputRecord:
+    """A file by its absolute path; `-` stays what it is."""
+    return InputRecord(str(path) if str(path) == "-" else os.path.abspath(path), sha256)
+
+
+def architecture_record(
+    layout: Layout, choice: SpecChoice, distance: Distance | None = None, gains: Mapping[str, float] | None = None
+) -> ArchitectureRecord:
+    """The spec and its dims, with what the match did to each if there was one."""
+    dims = {
+        name: DimRecord(
+            size=dim.size,
+            moved=distance.moved.get(name) if distance else None,
+            gain=gains.get(name) if gains else None,
+            relative=distance.relative.get(name) if distance else None,
+            owner=dim.owner,
+            fixed=dim.fixed,
+        )
+        for name, dim in layout.dims.items()
+    }
+    sections = {"tensors": 0, "buffers": 0, "ignored": 0}
+    for bound in layout.tensors.values():
+        sections[bound.section] += 1
+    spec = layout.spec
+    return ArchitectureRecord(
+        name=spec.name,
+        title=spec.title,
+        sha256=spec.sha256,
+        proved=spec.shipped,
+        file=None if spec.shipped else os.path.abspath(spec.path),
+        prefix=layout.prefix,
+        sizes=dict(layout.sizes),
+        sections=sections,
+        options=SpecOptions(dict(choice.sizes), choice.freeze, choice.ignore),
+        dims=dims,
+        fixed=tuple(name for name, dim in layout.dims.items() if dim.fixed is not None),
+        stays=dict(spec.stays),
+    )
+
+
+def match_record(result: MatchResult) -> MatchRecord:
+    """How the permutation was found."""
+    return MatchRecord(
+        method=result.method,
+        seed=result.seed,
+        objective=tuple(map(float, result.objective)),
+        stop=result.stop,
+        seconds={name: round(float(value), 4) for name, value in result.seconds.items()},
+        solves=result.solves,
+        solvers=dict(result.solvers),
+        gap=result.gap,
+    )
+
+
+def distance_record(distance: Distance) -> DistanceRecord:
+    """Distance and cosine, before and after."""
+    return DistanceRecord(distance.before, distance.after, distance.cosine_before, distance.cosine_after)
+
+
+def output_metadata(
+    command: str, layout: Layout, choice: SpecChoice, inputs: Mapping[str, InputRecord], **more: object
+) -> dict[str, str]:
+    """The recipe that goes into an output's `__metadata__`, every key under `rebasin.`."""
+    recipe: dict[str, object] = {
+        "version": rebasin_cli.__version__,
+        "command": command,
+        **{f"inputs.{role}": entry.sha256 for role, entry in inputs.items() if entry.sha256},
+        "spec.name": layout.spec.name,
+        "spec.sha256": layout.spec.sha256,
+        **more,
+    }
+    options = {"set": dict(choice.sizes), "freeze": list(choice.freeze), "ignore": list(choice.ignore)}
+    if any(options.values()):
+        recipe["options"] = json.dumps(options, sort_keys=True)
+    return {f"rebasin.{name}": str(value) for name, value in recipe.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of the program and of what its figures depend on."""
+    found = {"rebasin": rebasin_cli.__version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "scipy", "safetensors"):
+        found[package] = importlib.metadata.version(package)
+    return found
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes (Linux counts in kB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

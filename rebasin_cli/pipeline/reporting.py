@@ -1,0 +1,79 @@
+"""`rebasin report`: a run document as a page or a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.report.document import RunDocument
+
+_STDOUT = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """The document's file (None: a pipe) and where each form of it goes; `-` is stdout."""
+
+    run: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+    png: Path | None = None
+    force: bool = False
+
+
+def render(request: ReportRequest, document: RunDocument) -> str | None:
+    """Write what was asked for; what goes to stdout is returned.
+
+    Raises:
+        RebasinError: outputs that collide, exist or cannot be written; a PNG of a document without losses.
+    """
+    named = {"html": request.html, "markdown": request.markdown, "png": request.png}
+    files = {role: path for role, path in named.items() if path is not None and path != _STDOUT}
+    if files:
+        _check(request, files, document)
+    printed = None
+    for role, path in named.items():
+        if path is None:
+            continue
+        content = _rendered(role, document)
+        if path == _STDOUT and isinstance(content, str):
+            printed = content
+            continue
+        from rebasin_cli.pipeline.targets import write_bytes
+
+        write_bytes(path, content.encode() if isinstance(content, str) else content)
+    return printed
+
+
+def _check(request: ReportRequest, files: dict[str, Path], document: RunDocument) -> None:
+    from rebasin_cli.pipeline.targets import check_apart, check_files
+
+    if "png" in files:
+        from rebasin_cli.report.png import require_matplotlib
+
+        require_matplotlib()
+        if document.barrier is None:
+            raise ContentError(
+                f"the run document of `rebasin {document.command}` has no losses to draw",
+                where=str(request.run or "stdin"),
+                remedy="make one with `rebasin interpolate A B --data FILE`",
+            )
+    check_apart([request.run] if request.run else [], dict(files))
+    check_files(files.values(), force=request.force)
+
+
+def _rendered(role: str, document: RunDocument) -> str | bytes:
+    """Each form is imported when it is wanted: matplotlib takes its time."""
+    if role == "html":
+        from rebasin_cli.report.html import to_html
+
+        return to_html(document)
+    if role == "markdown":
+        from rebasin_cli.report.markdown import to_markdown
+
+        return to_markdown(document)
+    from rebasin_cli.report.png import to_png
+
+    assert document.barrier is not None
+    return to_png(document.barrier)

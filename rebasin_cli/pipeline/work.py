@@ -1,0 +1,160 @@
+"""The steps that several commands share: open, scan, match, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from rebasin_cli.checkpoints import (
+    Checkpoint,
+    as_bytes,
+    as_elements,
+    open_checkpoint,
+    require_finite,
+    scan,
+    stream_checkpoint,
+    write_checkpoint,
+)
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.matching import MatchResult, match_weights
+from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import input_record
+from rebasin_cli.report.document import InputRecord
+from rebasin_cli.spec import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input as the user named it (`-` for a pipe), and the file that holds it."""
+
+    path: Path
+    shown: Path
+
+    @staticmethod
+    def file(path: Path) -> Source:
+        """A file that is read where it lies."""
+        return Source(path, path)
+
+
+def open_source(source: Source, listener: Listener) -> Checkpoint:
+    """Open a checkpoint and pass on what the reader has to say about it."""
+    checkpoint = open_checkpoint(source.path)
+    for note in checkpoint.notes:
+        listener.remark(note)
+    return checkpoint
+
+
+def scan_sources(
+    opened: Mapping[str, tuple[Source, Checkpoint]],
+    listener: Listener,
+    expected: Mapping[str, str | None] | None = None,
+) -> dict[str, InputRecord]:
+    """Read each checkpoint once: finite values, sha256.
+
+    Args:
+        expected: sha256 by role that an earlier command saw.
+
+    Raises:
+        ContentError: a value that is not finite, or a file that has changed since.
+    """
+    records = {}
+    for role, (source, checkpoint) in opened.items():
+        with listener.phase(f"checking {source.shown.name}", checkpoint.nbytes, "bytes") as advance:
+            result = scan(checkpoint, advance)
+        require_finite(checkpoint, result)
+        known = (expected or {}).get(role)
+        if known is not None and known != result.sha256:
+            raise ContentError(
+                f"{source.shown} has changed since the run document was made: "
+                f"its sha256 is {result.sha256[:12]}…, the document says {known[:12]}…",
+                remedy="run `rebasin align` again on the files as they are now",
+            )
+        records[role] = input_record(source.shown, result.sha256)
+    return records
+
+
+def match(pair: Pair, *, seed: int, max_sweeps: int, device: str, listener: Listener) -> MatchResult:
+    """Weight matching of B onto A, with progress and what its outcome means."""
+    steps = 0
+
+    def on_step(sweep: int, step: int, of: int, objective: float) -> None:
+        nonlocal steps
+        steps += 1
+        advance(1)
+        if step == of:
+            listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
+
+    with listener.phase("matching", None, "steps") as advance:
+        result = match_weights(
+            pair.layout, pair.a, pair.b, seed=seed, max_sweeps=max_sweeps, device=device, on_step=on_step
+        )
+    if result.stop == "max-sweeps":
+        listener.warn(
+            f"stopped after {max_sweeps} sweeps, before the objective came to rest; a larger --max-sweeps goes on"
+        )
+    if result.stop == "nothing-to-move":
+        listener.warn("no dim may move, so that B stays as it is")
+    else:
+        tell_identity(result.permutation, listener)
+    return result
+
+
+def tell_identity(permutation: Permutation, listener: Listener) -> None:
+    """Say so if nothing moves."""
+    if permutation and not any(permutation.fraction_moved(dim) for dim in permutation):
+        listener.warn(
+            "the identity is the optimum that was found: B's units already lie in A's order "
+            "(fine-tunes of one network, or aligned before), and aligning changes nothing"
+        )
+
+
+def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -> Callable[[str], torch.Tensor]:
+    """Key → the bytes of the permuted tensor; bit-exact for every dtype, as no value is ever decoded."""
+
+    def elements(key: str) -> torch.Tensor:
+        return as_elements(source.read_raw(key), source.infos[key])
+
+    def read(key: str) -> torch.Tensor:
+        if layout.tensors[key].section == "ignored":
+            return source.read_raw(key)
+        return as_bytes(permute_tensor(permutation, layout, key, elements), source.infos[key])
+
+    return read
+
+
+def write_weights(
+    target: Path | BinaryIO,
+    source: Checkpoint,
+    read: Callable[[str], torch.Tensor],
+    *,
+    metadata: Mapping[str, str],
+    force: bool,
+    listener: Listener,
+) -> None:
+    """Write a checkpoint like `source` to a path, or as one file into a pipe."""
+    name = target.name if isinstance(target, Path) else "to stdout"
+    with listener.phase(f"writing {name}", source.nbytes, "bytes") as advance:
+        if isinstance(target, Path):
+            write_checkpoint(target, source, read, metadata=metadata, force=force, on_bytes=advance)
+        else:
+            stream_checkpoint(target, source, read, metadata=metadata, on_bytes=advance)
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is CUDA where there is some.
+
+    Raises:
+        UsageError: `cuda` was asked for and is not there.
+    """
+    if name == "cpu":
+        return name
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("--device cuda: torch sees no CUDA device", remedy="leave --device away, or use --device cpu")
+    return "cuda" if available else "cpu"
