@@ -1,0 +1,8 @@
+"""`python -m rebasin_cli` is `rebasin`."""
+
+import sys
+
+from rebasin_cli.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""`rebasin align A B`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.streams import PIPE, output_of, sources
+
+
+def command(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint that stays: file, folder, index; - is stdin.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint whose units are permuted.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="B aligned; - streams it.", rich_help_panel="Output"),
+    ] = None,
+    save_permutation: o.SavePermutation = None,
+    report: o.Report = None,
+    force: o.Force = False,
+    arch: o.Arch = None,
+    sizes: o.Set = None,
+    freeze: o.Freeze = None,
+    ignore: o.Ignore = None,
+    seed: o.Seed = 0,
+    max_sweeps: o.MaxSweeps = 100,
+    device: o.DeviceName = o.Device.AUTO,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Permute B's units onto A's.
+
+    Writes B aligned, the permutation and a run document beside B, and prints the document into a pipe.
+    """
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.align import AlignRequest, align
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    with ExitStack() as cleanup:
+        target = output_of(output, json)
+        one, two = sources([a, b], cleanup)
+        request = AlignRequest(
+            one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
+            seed=seed, max_sweeps=max_sweeps, device=device.value, force=force, dry_run=dry_run,
+        )  # fmt: skip
+        document = align(request, session)
+    session.finish(document, payload=output != PIPE)

@@ -1,0 +1,114 @@
+"""`rebasin arch list | show | check | prove`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.streams import sources
+from rebasin_cli.errors import GateError
+
+if TYPE_CHECKING:
+    from rebasin_cli.report.document import RunDocument
+
+app = typer.Typer(help="Permutation specs: list, show, check and prove them.", invoke_without_command=True)
+
+
+@app.callback()
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("list")
+def list_command(json: o.Json = False, quiet: o.Quiet = False, debug: o.Debug = False) -> None:
+    """List the shipped architectures."""
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.architectures import list_architectures
+
+    Session(json=json, quiet=quiet).finish(list_architectures())
+
+
+@app.command("show")
+def show_command(
+    spec: o.SpecName,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="CKPT", help="Show its tensors and sizes instead of templates.")
+    ] = None,
+    sizes: o.Set = None,
+    freeze: o.Freeze = None,
+    ignore: o.Ignore = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show a spec: its dims, the tensors they stand in, and with a checkpoint their sizes."""
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.architectures import show_architecture
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    with ExitStack() as cleanup:
+        source = sources([checkpoint], cleanup)[0] if checkpoint else None
+        document = show_architecture(spec, source, o.spec_choice(None, sizes, freeze, ignore), session)
+    session.finish(document)
+
+
+@app.command("check")
+def check_command(
+    spec: o.SpecName,
+    checkpoint: o.CheckpointPath,
+    sizes: o.Set = None,
+    freeze: o.Freeze = None,
+    ignore: o.Ignore = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Check a spec against a checkpoint: every tensor covered, every dim of one size. Exit code 1 if not."""
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.architectures import check_architecture
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    with ExitStack() as cleanup:
+        (source,) = sources([checkpoint], cleanup)
+        document = check_architecture(spec, source, o.spec_choice(None, sizes, freeze, ignore), session)
+    session.finish(document)
+    _require_passed(document)
+
+
+@app.command("prove")
+def prove_command(
+    spec: o.SpecName,
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="Builds the network: returns a torch module and its inputs."),
+    ] = None,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Prove a spec: permute the real network at random; its outputs must not change. Exit code 1 if they do."""
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.architectures import prove_architecture
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    document = prove_architecture(spec, network, seed, session)
+    session.finish(document)
+    _require_passed(document)
+
+
+def _require_passed(document: RunDocument) -> None:
+    failed = [check for check in document.checks or () if not check.passed]
+    if failed:
+        raise GateError(
+            f"{len(failed)} of {len(document.checks or ())} checks failed: {failed[0].name}: {failed[0].detail}",
+            remedy="architectures/README.md shows how a spec is written and repaired",
+        )

@@ -1,0 +1,117 @@
+"""`rebasin interpolate [A B]`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources
+from rebasin_cli.errors import UsageError
+
+_DATA, _OUTPUT, _PATH = "Data", "Output", "Path"
+_USAGE = "rebasin interpolate A B, or rebasin align A B | rebasin interpolate"
+
+
+def command(
+    a: Annotated[Path | None, typer.Argument(metavar="A", help="The checkpoint at λ = 0; none: from the pipe.")] = None,
+    b: Annotated[Path | None, typer.Argument(metavar="B", help="The checkpoint at λ = 1.")] = None,
+    steps: Annotated[int, typer.Option(help="Points from 0 to 1, both ends included.", rich_help_panel=_PATH)] = 25,
+    at: Annotated[
+        float | None, typer.Option(metavar="LAM", help="The one point that -o writes.", rich_help_panel=_PATH)
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align/--no-align", help="Align B first, or take it as it is.", rich_help_panel=_PATH)
+    ] = True,
+    permutation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PATH),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help=".npz, .safetensors or a folder of idx files.", rich_help_panel=_DATA),
+    ] = None,
+    split: Annotated[
+        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=_DATA)
+    ] = o.SplitName.TEST,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=_DATA)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.", rich_help_panel=_DATA)] = 512,
+    network_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=_DATA),
+    ] = None,
+    max_barrier: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Exit with 1 if the aligned barrier is higher.", rich_help_panel=_DATA),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="PATH", help="With --at a checkpoint (- streams it), otherwise a folder of them.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A PNG of the losses.", rich_help_panel=_OUTPUT)
+    ] = None,
+    save_permutation: o.SavePermutation = None,
+    report: o.Report = None,
+    force: o.Force = False,
+    arch: o.Arch = None,
+    sizes: o.Set = None,
+    freeze: o.Freeze = None,
+    ignore: o.Ignore = None,
+    seed: o.Seed = 0,
+    max_sweeps: o.MaxSweeps = 100,
+    device: o.DeviceName = o.Device.AUTO,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:  # fmt: skip
+    """Walk the line from A to B, naive and aligned: its loss, its barrier, checkpoints along it.
+
+    In a pipe after `rebasin align`, the alignment that was found there is used.
+    """
+    if (a is None) != (b is None):
+        raise UsageError("a path needs two checkpoints, and one is named", remedy=_USAGE)
+    if max_barrier is not None and data is None:
+        raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.curves import DataRequest, check_gate
+    from rebasin_cli.pipeline.interpolate import InterpolateRequest, from_document, interpolate
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    choice = o.spec_choice(arch, sizes, freeze, ignore)
+    judged = None
+    if data is not None:
+        judged = DataRequest(data, split.value, limit, batch_size, o.pairs("--network-option", network_option))
+    with ExitStack() as cleanup:
+        target = output_of(output, json)
+        before = None
+        if a is not None and b is not None:
+            one, two = sources([a, b], cleanup)
+        else:
+            before = read_piped_document(_USAGE)
+            if choice != type(choice)():
+                raise UsageError(
+                    "--arch, --set, --freeze and --ignore were settled when the piped run aligned",
+                    remedy="give them to `rebasin align`",
+                )
+            one, two, choice, found = from_document(before)
+            permutation = permutation or found
+        request = InterpolateRequest(
+            one, two, choice, before, align=align, permutation=permutation, steps=steps, at=at, data=judged,
+            output=target, save_permutation=save_permutation, plot=plot, report=report,
+            seed=seed, max_sweeps=max_sweeps, device=device.value, force=force, dry_run=dry_run,
+        )  # fmt: skip
+        document = interpolate(request, session)
+    session.finish(document, payload=output != PIPE)
+    if max_barrier is not None and not dry_run:
+        check_gate(document, max_barrier)

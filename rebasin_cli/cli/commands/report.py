@@ -1,0 +1,41 @@
+"""`rebasin report [RUN.json]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.streams import PIPE, print_payload, read_piped_document
+from rebasin_cli.errors import UsageError
+
+_USAGE = "rebasin report RUN.json, or … | rebasin report"
+
+
+def command(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN.json", help="A run document; none: from the pipe.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="One self-contained page; - prints it.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Markdown; - prints it.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="The plot.")] = None,
+    force: o.Force = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show a run document: on the terminal, as HTML, Markdown or PNG."""
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.reporting import ReportRequest, render
+    from rebasin_cli.report.codec import read_document
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    to_stdout = [option for option in (html, markdown) if option == PIPE]
+    if len(to_stdout) + json > 1:
+        raise UsageError("only one thing can go to stdout", remedy="name files for the others")
+    document = read_piped_document(_USAGE) if run is None or run == PIPE else read_document(run)
+    printed = render(ReportRequest(run, html, markdown, png, force), document)
+    if printed is not None:
+        print_payload(printed)
+    session.finish(document, payload=printed is None)

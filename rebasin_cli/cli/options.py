@@ -1,0 +1,119 @@
+"""Every option that more than one command has, defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rebasin_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rebasin_cli.pipeline.binding import SpecChoice
+
+_SPEC, _RUN, _OUTPUT, _TALK = "Architecture", "Run", "Output", "Messages"
+
+
+class Device(StrEnum):
+    """Where similarities and losses are computed."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class SplitName(StrEnum):
+    """Which half of the data."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+def _complete_arch(incomplete: str) -> list[str]:
+    from rebasin_cli.spec import shipped_specs
+
+    return [name for name in shipped_specs() if name.startswith(incomplete)]
+
+
+CheckpointPath = Annotated[
+    Path, typer.Argument(metavar="CKPT", help="A checkpoint: file, folder or index; - is stdin.")
+]
+SpecName = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A shipped spec or a .yaml file.", autocompletion=_complete_arch)
+]
+
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="The spec, instead of finding it.",
+        autocompletion=_complete_arch,
+        rich_help_panel=_SPEC,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=N", help="A size shapes do not tell: n_heads=12.", rich_help_panel=_SPEC),
+]
+Freeze = Annotated[list[str] | None, typer.Option(metavar="DIM", help="Keep a dim at identity.", rich_help_panel=_SPEC)]
+Ignore = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Leave tensors alone: 'ema.*'.", rich_help_panel=_SPEC)
+]
+
+DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
+Seed = Annotated[int, typer.Option(help="Order of the steps; the same seed, the same bytes.", rich_help_panel=_RUN)]
+MaxSweeps = Annotated[int, typer.Option(min=1, help="Stop matching after so many sweeps.", rich_help_panel=_RUN)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.", rich_help_panel=_RUN)]
+
+Report = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where the run document is written.", rich_help_panel=_OUTPUT)
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.", rich_help_panel=_OUTPUT)]
+SavePermutation = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where the permutation is written.", rich_help_panel=_OUTPUT)
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print the run document, on a terminal too.", rich_help_panel=_TALK)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, warnings or notes on stderr.", rich_help_panel=_TALK)
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every dim, every sweep.", rich_help_panel=_TALK)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_TALK)]
+
+
+def spec_choice(
+    arch: str | None, sizes: Sequence[str] | None, freeze: Sequence[str] | None, ignore: Sequence[str] | None
+) -> SpecChoice:
+    """The four architecture options as one value.
+
+    Raises:
+        UsageError: a `--set` that is not NAME=N.
+    """
+    from rebasin_cli.pipeline.binding import SpecChoice
+
+    parsed = {}
+    for name, value in pairs("--set", sizes).items():
+        if not value.isdecimal() or int(value) < 1:
+            raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy=f"--set {name}=12")
+        parsed[name] = int(value)
+    return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))
+
+
+def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
+    """`["a=1", "b=x"]` as a dict.
+
+    Raises:
+        UsageError: one without `=`, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in values or ():
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise UsageError(f"{option} {text}: expected NAME=VALUE", remedy=f"for example {option} name=value")
+        if name in found:
+            raise UsageError(f"{option} {name} is given twice: {found[name]} and {value}", remedy="keep one of the two")
+        found[name] = value
+    return found

@@ -1,0 +1,74 @@
+"""What a user sees of a run: progress and warnings meanwhile, the summary or the document at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rebasin_cli.cli.messages import print_note, print_warning
+from rebasin_cli.cli.streams import print_payload
+from rebasin_cli.pipeline.listener import Advance, Listener
+from rebasin_cli.report.document import RunDocument
+
+
+class Session(Listener):
+    """The listener of the command line."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        super().__init__()
+        self.json, self.quiet, self.verbose = json, quiet, verbose
+
+    def show_warning(self, text: str) -> None:
+        if not self.quiet:
+            print_warning(text)
+
+    def remark(self, text: str) -> None:
+        if not self.quiet:
+            print_note(text)
+
+    def detail(self, text: str) -> None:
+        if self.verbose and not self.quiet:
+            print_note(text)
+
+    @contextmanager
+    def phase(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        """A progress bar with the time left, on a terminal only."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda amount: None
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=24)]
+        if total is not None:
+            columns += [DownloadColumn() if unit == "bytes" else MofNCompleteColumn(), TimeRemainingColumn()]
+        else:
+            columns += [TextColumn("{task.completed:.0f} " + unit), TimeElapsedColumn()]
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda amount: progress.advance(task, amount)
+
+    def finish(self, document: RunDocument, *, payload: bool = True) -> None:
+        """Print the result: a summary on a terminal, the document in a pipe; nothing if stdout is taken."""
+        if not payload:
+            return
+        if self.json or not sys.stdout.isatty():
+            from rebasin_cli.report.codec import to_json
+
+            print_payload(to_json(document))
+            return
+        from rich.console import Console
+
+        from rebasin_cli.report.console import print_summary
+
+        print_summary(Console(), document, verbose=self.verbose)

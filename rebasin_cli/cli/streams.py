@@ -1,0 +1,121 @@
+"""stdin and stdout: documents and checkpoints that come and go through pipes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from rebasin_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rebasin_cli.pipeline.work import Source
+    from rebasin_cli.report.document import RunDocument
+
+PIPE = Path("-")
+
+
+class ClosedPipe(BaseException):
+    """The reader of our stdout went away."""
+
+
+class _Pipe:
+    """stdout for bytes, telling a reader that went away from an error of the disk."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._stream.write(data)
+        except BrokenPipeError:
+            raise ClosedPipe from None
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            raise ClosedPipe from None
+
+
+def print_payload(text: str) -> None:
+    """Write to stdout all of it, or raise ClosedPipe."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except UnicodeEncodeError:  # a locale without UTF-8: JSON and HTML have escapes for it, and these bytes are UTF-8
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.flush()
+
+
+def binary_stdout(json: bool) -> BinaryIO:
+    """stdout as the place for a safetensors file (`-o -`).
+
+    Raises:
+        UsageError: it is a terminal, or taken by `--json`.
+    """
+    if json:
+        raise UsageError(
+            "--json and -o - both write to stdout",
+            remedy="name a file for the document: --report FILE instead of --json",
+        )
+    if sys.stdout.isatty():
+        raise UsageError("-o - would write a checkpoint to the terminal", remedy="pipe it on, or name a file with -o")
+    return cast(BinaryIO, _Pipe(sys.stdout.buffer))
+
+
+def output_of(output: Path | None, json: bool) -> Path | BinaryIO | None:
+    """What `-o` names."""
+    return binary_stdout(json) if output == PIPE else output
+
+
+def read_piped_document(usage: str) -> RunDocument:
+    """The run document that the command before the pipe printed.
+
+    Raises:
+        UsageError: stdin is a terminal or empty.
+        ContentError: what comes is no run document.
+    """
+    from rebasin_cli.report.codec import from_json
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("no checkpoints are named, and nothing is piped in", remedy=usage)
+    data = sys.stdin.buffer.read()
+    if not data.strip():
+        raise UsageError(
+            "nothing came through the pipe: the command before the pipe failed",
+            remedy=f"see its message above; or name the files: {usage}",
+        )
+    return from_json(data.decode("utf-8", "replace"), "stdin")
+
+
+def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
+    """Inputs that can be opened; `-` is spooled to a temporary file that goes when `cleanup` closes.
+
+    Raises:
+        UsageError: two inputs are stdin, or nothing comes through it.
+    """
+    from rebasin_cli.pipeline.work import Source
+
+    if sum(path == PIPE for path in paths) > 1:
+        raise UsageError("only one input can be `-`", remedy="name a file for the other")
+    return [Source(_spool(cleanup), PIPE) if path == PIPE else Source.file(path) for path in paths]
+
+
+def _spool(cleanup: ExitStack) -> Path:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("`-` reads a checkpoint from stdin, and nothing is piped in", remedy="name a file")
+    folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-"))
+    spooled = Path(folder) / "stdin.safetensors"  # what a file is, its contents say
+    with spooled.open("wb") as out:
+        shutil.copyfileobj(sys.stdin.buffer, out, 1 << 20)
+    if spooled.stat().st_size == 0:
+        raise UsageError(
+            "nothing came through the pipe: the command before the pipe failed", remedy="see its message above"
+        )
+    return spooled
