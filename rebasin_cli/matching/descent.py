@@ -1,0 +1,212 @@
+"""One step of coordinate descent at a time: the present permutations, and what is known about each block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment import Assignment, solve_assignment
+from rebasin_cli.matching.blocks import Tree, solve_block
+from rebasin_cli.matching.coupled import Quadratic, improve
+from rebasin_cli.matching.forms import forms_of
+from rebasin_cli.matching.measures import inner_product
+from rebasin_cli.matching.similarity import Similarities
+from rebasin_cli.matching.terms import Block, Term, block_keys, block_terms, blocks, selections, two_sided_terms
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import Layout
+
+RELATIVE_GAIN = 1e-7
+"""A step counts as progress if it raises a block's value by more than this share of it: in float32 the sums of
+one step repeat themselves to about 1e-7, and smaller gains would let it cycle between equal solutions."""
+
+
+@dataclass(slots=True)
+class Descent:
+    """The present permutations and the blocks that may still gain something.
+
+    Attributes:
+        open: roots of blocks to be solved: never visited yet, or a neighbour changed since.
+        seconds, gains, solvers, gap: what `MatchResult` reports.
+    """
+
+    layout: Layout
+    a: Mapping[str, Tensor]
+    b: Mapping[str, Tensor]
+    device: torch.device
+    dtype: torch.dtype
+    permutation: Permutation
+    budget: int
+    seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0})
+    gains: dict[str, float] = field(default_factory=dict)
+    solvers: dict[str, int] = field(default_factory=dict)
+    gap: float | None = None
+    blocks: tuple[Block, ...] = field(init=False)
+    open: set[str] = field(init=False)
+    _neighbours: dict[str, set[str]] = field(init=False)
+    _quadratic: set[str] = field(init=False)
+    _similarities: Similarities = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.blocks = blocks(self.layout)
+        self.open = {block.root for block in self.blocks}
+        self._neighbours = _neighbours(self.layout, self.blocks)
+        self._quadratic = {block.root for block in self.blocks if _stands_twice(self.layout, block)}
+        self._similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
+
+    def visit(self, block: Block) -> float:
+        """Solve one block if it is open, keep the result if it is better; the gain (0.0 if there was none)."""
+        if block.root not in self.open:
+            return 0.0
+        self.open.discard(block.root)
+        if block.root not in self._quadratic:
+            gain = self._plain_step(block) if len(block.dims) == 1 else self._nested_step(block)
+        else:
+            gain = self._quadratic_step(block) if len(block.dims) == 1 else self._checked_step(block)
+        if gain > 0.0:
+            self.open |= self._neighbours[block.root]
+            if len(block.dims) > 1 or block.root in self._quadratic:
+                self.open.add(block.root)  # a local solution: from where it is now it may find more
+        self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
+        return gain
+
+    def anchor(self) -> None:
+        """A first pass outwards from the sides that never move.
+
+        The next block is always the one of whose work the largest share is already aligned, and it is solved with
+        that share alone: what is not aligned yet says nothing. Blocks with insides and quadratic ones are solved
+        as they are when their turn comes.
+        """
+        waiting = {block.root: block for block in self.blocks}
+        done: set[str] = set()
+        while waiting:
+            share = {root: self._aligned_share(block, done) for root, block in waiting.items()}
+            root = max(waiting, key=lambda r: share[r])
+            block = waiting.pop(root)
+            done.update(block.dims)
+            if len(block.dims) > 1 or root in self._quadratic:
+                self.visit(block)
+                continue
+            plans = [p for p in self._similarities.plans(block) if done.issuperset(p.neighbours)]
+            if plans:
+                began = perf_counter()
+                matrix = self._similarities.fresh(block, self.permutation, plans)
+                middle = perf_counter()
+                self.permutation = self.permutation.replace({root: self._assign(matrix)})
+                self.seconds["similarity"] += middle - began
+                self.seconds["assignment"] += perf_counter() - middle
+        self.open = {block.root for block in self.blocks}
+
+    def _aligned_share(self, block: Block, done: set[str]) -> float:
+        plans = self._similarities.plans(block) if len(block.dims) == 1 else []
+        whole = sum(plan.work for plan in plans)
+        return sum(plan.work for plan in plans if done.issuperset(plan.neighbours)) / whole if whole else 0.0
+
+    def _plain_step(self, block: Block) -> float:
+        root = block.root
+        began = perf_counter()
+        matrix = self._similarities.matrix(block, self.permutation)
+        middle = perf_counter()
+        found = self._assign(matrix)
+        rows = torch.arange(len(found), device=matrix.device)
+        before, after = (
+            float(matrix[rows, perm.to(matrix.device)].double().sum()) for perm in (self.permutation[root], found)
+        )
+        self.seconds["similarity"] += middle - began
+        self.seconds["assignment"] += perf_counter() - middle
+        return self._keep(before, after, {root: found})
+
+    def _nested_step(self, block: Block) -> float:
+        found, before, after = self._solve(block)
+        return self._keep(before, after, found)
+
+    def _quadratic_step(self, block: Block) -> float:
+        root = block.root
+        n = self.layout.dims[root].size
+        linear = torch.zeros(n, n, dtype=torch.float64)
+        for term in self._terms(block):  # what is held comes again below, as a quadratic
+            if not term.held:
+                linear += (term.a @ term.b.T).double().cpu()
+        pairs = list(two_sided_terms(self.layout, block, self.a, self.b, self.permutation))
+        quadratic = Quadratic(linear, torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
+        began = perf_counter()
+        found, gain = improve(quadratic, self.permutation[root], self._assign)
+        self.seconds["assignment"] += perf_counter() - began
+        after = quadratic.value(found)
+        return self._keep(after - gain, after, {root: found})
+
+    def _checked_step(self, block: Block) -> float:
+        """Owners on two sides of a tensor: what the linear solution promises is kept only if it comes true."""
+        keys = {key for dim in block.dims for key in self.layout.users[dim]}
+        before = inner_product(self.layout, self.a, self.b, self.permutation, keys)
+        found, _, _ = self._solve(block)
+        after = inner_product(self.layout, self.a, self.b, self.permutation.replace(found), keys)
+        return self._keep(before, after, found)
+
+    def _keep(self, before: float, after: float, found: Mapping[str, Tensor]) -> float:
+        if after - before <= RELATIVE_GAIN * max(abs(before), abs(after)):
+            return 0.0
+        self.permutation = self.permutation.replace(found)
+        return after - before
+
+    def _solve(self, block: Block) -> tuple[dict[str, Tensor], float, float]:
+        began = perf_counter()
+        forms = forms_of(self._terms(block))
+        middle = perf_counter()
+        layout = self.layout
+        moving = set(layout.moving())
+        kept = [dim for dim in block.dims if layout.dims[dim].size > 1]
+        tree = Tree(
+            {dim: tuple(c for c in layout.children(dim) if c in kept) for dim in kept},
+            frozenset(dim for dim in kept if dim not in moving),
+            self._solve_one,
+        )
+        present = {dim: self._present(dim) for dim in kept}
+        found, before, after = solve_block(tree, block.root, forms, present)
+        self.seconds["similarity"] += middle - began
+        self.seconds["assignment"] += perf_counter() - middle
+        return {dim: perm for dim, perm in found.items() if dim in moving}, before, after
+
+    def _terms(self, block: Block) -> Iterator[Term]:
+        return block_terms(self.layout, block, self.a, self.b, self.permutation, dtype=self.dtype, device=self.device)
+
+    def _present(self, dim: str) -> Tensor:
+        found = self.permutation.get(dim)
+        if found is not None:
+            return found
+        shape = (*self.layout.owner_sizes(dim), self.layout.dims[dim].size)
+        return torch.arange(shape[-1]).expand(shape)
+
+    def _assign(self, matrix: Tensor) -> Tensor:
+        return torch.from_numpy(self._solve_one(matrix).columns)
+
+    def _solve_one(self, matrix: Tensor) -> Assignment:
+        found = solve_assignment(matrix)
+        self.solvers[found.solver] = self.solvers.get(found.solver, 0) + 1
+        if found.gap is not None:
+            self.gap = max(self.gap or 0.0, found.gap)
+        return found
+
+
+def _neighbours(layout: Layout, found: tuple[Block, ...]) -> dict[str, set[str]]:
+    """For each block the others that share a tensor of the objective with it."""
+    roots = {dim: block.root for block in found for dim in block.dims}
+    neighbours: dict[str, set[str]] = {block.root: set() for block in found}
+    for bound in layout.tensors.values():
+        if bound.section == "tensors":
+            here = {roots[dim] for dim in bound.dims() if dim in roots}
+            for root in here:
+                neighbours[root] |= here - {root}
+    return neighbours
+
+
+def _stands_twice(layout: Layout, block: Block) -> bool:
+    return any(
+        held
+        for key in block_keys(layout, block)
+        for piece in layout.tensors[key].pieces
+        for _, held in selections(piece, block)
+    )

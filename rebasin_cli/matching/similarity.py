@@ -1,0 +1,218 @@
+"""Similarity matrices of single dims, kept between visits and mended where their neighbours moved.
+
+S[i, j] = Σ over pieces ⟨A's unit i, B's unit j with everything else aligned⟩ (Git Re-Basin, arXiv:2209.04836, §3.2).
+Between two visits to a dim only some units of its neighbours have moved, and S changes only through them:
+S += A[:, moved] · (B[:, new places] − B[:, old places])ᵀ. What has no moving neighbour is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.terms import Block, block_keys
+from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
+from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
+
+MENDED_SHARE = 0.3
+"""Above this share of moved units a fresh product is cheaper than two gathers and a mend."""
+
+MENDS = 12
+"""Mends in a row before a matrix is made anew, so that float32 rounding does not pile up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one piece contributes: the side to solve for, the sides that move with other dims, and the rest.
+
+    Attributes:
+        others: positions of the sides that move with other dims, and of their owners, in order.
+        frame: the piece made of `others` alone, row-major: what gathers their flat places.
+    """
+
+    bound: BoundTensor
+    piece: Piece
+    solved: int
+    others: tuple[int, ...]
+    frame: Piece
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """The other dims that it depends on."""
+        dims = [str(self.piece.sides[at].dim) for at in self.others]
+        return (*dims, self.bound.index_dim) if self.bound.index_dim else tuple(dims)
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds for each entry of S."""
+        return prod(s.size for at, s in enumerate(self.piece.sides) if at != self.solved)
+
+
+def plans_of(layout: Layout, block: Block, moving: Collection[str]) -> list[Plan]:
+    """The plans of a block of one dim."""
+    plans: list[Plan] = []
+    for key in block_keys(layout, block):
+        bound = layout.tensors[key]
+        for piece in bound.pieces:
+            for solved in [at for at, side in enumerate(piece.sides) if side.dim == block.root]:
+                others = _moving_sides(piece, solved, moving)
+                plans.append(Plan(bound, piece, solved, others, _frame(piece, others)))
+    return plans
+
+
+def _moving_sides(piece: Piece, solved: int, moving: Collection[str]) -> tuple[int, ...]:
+    """Sides of other moving dims, and of their owners, whose units say which inner permutation holds."""
+    found = {at for at, side in enumerate(piece.sides) if at != solved and side.dim in moving}
+    found |= {owner for at in found for owner in owner_sides(piece, at) if owner != INDEX_SIDE}
+    return tuple(sorted(found))
+
+
+def _frame(piece: Piece, others: tuple[int, ...]) -> Piece:
+    sides: list[Side] = []
+    stride = prod(piece.sides[at].size for at in others)
+    for at in others:
+        side = piece.sides[at]
+        stride //= side.size
+        owner = side.owner
+        if owner is not None and owner != INDEX_SIDE:
+            owner = others.index(owner)
+        sides.append(Side(side.dim, side.size, stride, owner))
+    return Piece(0, tuple(sides))
+
+
+@dataclass(slots=True)
+class _Kept:
+    matrix: Tensor
+    at: dict[str, Tensor]
+    mends: int = 0
+
+
+@dataclass(slots=True)
+class Similarities:
+    """The similarity matrices of all blocks of one dim.
+
+    Attributes:
+        budget: bytes of matrices to keep; those that do not fit are made anew at every visit.
+        products, mends: how many matrices were made anew and how many mended.
+    """
+
+    layout: Layout
+    a: Mapping[str, Tensor]
+    b: Mapping[str, Tensor]
+    dtype: torch.dtype
+    device: torch.device
+    budget: int
+    products: int = 0
+    mends: int = 0
+    _plans: dict[str, list[Plan]] = field(default_factory=dict)
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _still: dict[str, Tensor] = field(default_factory=dict)
+
+    def plans(self, block: Block) -> list[Plan]:
+        """The plans of a block, made once."""
+        if block.root not in self._plans:
+            self._plans[block.root] = plans_of(self.layout, block, frozenset(self.layout.moving()))
+        return self._plans[block.root]
+
+    def matrix(self, block: Block, permutation: Mapping[str, Tensor]) -> Tensor:
+        """S (n, n) of a block at the present permutations of all others. Not to be modified."""
+        plans = self.plans(block)
+        neighbours = {dim for plan in plans for dim in plan.neighbours if dim in permutation}
+        now = {dim: permutation[dim] for dim in neighbours}
+        kept = self._kept.get(block.root)
+        if kept is not None and kept.mends < MENDS and self._mend(plans, kept, now):
+            return kept.matrix
+        matrix = self.fresh(block, permutation, plans)
+        if kept is not None or self._take(matrix.numel() * matrix.element_size()):
+            self._kept[block.root] = _Kept(matrix, now)
+        return matrix
+
+    def fresh(self, block: Block, permutation: Mapping[str, Tensor], plans: Collection[Plan]) -> Tensor:
+        """S from the plans given, which may be some of them (the first pass of an anchored start)."""
+        n = self.layout.dims[block.root].size
+        matrix = torch.zeros(n, n, dtype=self.dtype, device=self.device)
+        moving = [plan for plan in plans if plan.neighbours]
+        still = [plan for plan in plans if not plan.neighbours]
+        if still:
+            matrix += self._still_part(block.root, still, matrix)
+        for plan in moving:
+            a, b = self._operands(plan, permutation)
+            flat = _places(plan, permutation)
+            moved = b if flat is None else b.index_select(1, flat.to(b.device))
+            matrix.addmm_(a.flatten(1), moved.flatten(1).T)
+        self.products += 1
+        return matrix
+
+    def _still_part(self, root: str, plans: Collection[Plan], like: Tensor) -> Tensor:
+        found = self._still.get(root)
+        if found is not None:
+            return found
+        total = torch.zeros_like(like)
+        for plan in plans:
+            a, b = self._operands(plan, {})
+            total.addmm_(a.flatten(1), b.flatten(1).T)
+        if self._take(total.numel() * total.element_size()):
+            self._still[root] = total
+        return total
+
+    def _mend(self, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor]) -> bool:
+        """Bring a kept matrix up to date; False where making it anew is cheaper."""
+        changed = {dim for dim, perm in now.items() if not torch.equal(perm, kept.at[dim])}
+        if not changed:
+            return True
+        todo: list[tuple[Plan, Tensor, Tensor, Tensor]] = []
+        whole = moved = 0
+        for plan in plans:
+            whole += plan.work
+            if changed.isdisjoint(plan.neighbours):
+                continue
+            if plan.bound.index_dim in changed:
+                return False
+            old, new = _places(plan, kept.at), _places(plan, now)
+            assert old is not None
+            assert new is not None
+            where = torch.nonzero(old != new).flatten()
+            todo.append((plan, where, old[where], new[where]))
+            moved += 2 * plan.work * len(where) // len(new)
+        if moved > 2 * MENDED_SHARE * whole:
+            return False
+        for plan, where, old, new in todo:
+            a, b = self._operands(plan, now)
+            where, old, new = where.to(a.device), old.to(a.device), new.to(a.device)
+            difference = b.index_select(1, new) - b.index_select(1, old)
+            kept.matrix.addmm_(a.index_select(1, where).flatten(1), difference.flatten(1).T)
+        kept.at = now
+        kept.mends += 1
+        self.mends += 1
+        return True
+
+    def _operands(self, plan: Plan, permutation: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A's and B's piece, shape (n, places of the other moving sides, rest); B's not gathered yet."""
+        key = source_key(permutation, plan.bound)
+        return self._operand(self.a[plan.bound.key], plan), self._operand(self.b[key], plan)
+
+    def _operand(self, tensor: Tensor, plan: Plan) -> Tensor:
+        view = piece_view(tensor.contiguous(), plan.piece)
+        rest = [at for at in range(view.dim()) if at != plan.solved and at not in plan.others]
+        n, places = plan.piece.sides[plan.solved].size, prod(plan.piece.sides[at].size for at in plan.others)
+        view = view.permute(plan.solved, *plan.others, *rest).to(device=self.device, dtype=self.dtype)
+        return view.reshape(n, places, -1)  # (n, places, rest)
+
+    def _take(self, size: int) -> bool:
+        if size > self.budget:
+            return False
+        self.budget -= size
+        return True
+
+
+def _places(plan: Plan, permutation: Mapping[str, Tensor]) -> Tensor | None:
+    """For every flat place of the other moving sides in A, its place in B; None if there are none."""
+    if not plan.others:
+        return None
+    sizes = [side.size for side in plan.frame.sides]
+    flat = torch.arange(prod(sizes)).reshape(sizes)
+    return gather_piece(flat, plan.frame, permutation, plan.bound.place).reshape(-1)
