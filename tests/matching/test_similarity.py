@@ -1,0 +1,87 @@
+"""Kept similarity matrices against ones made from the definition, while neighbours move a little or a lot."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.similarity import Similarities
+from rebasin_cli.matching.terms import Block, block_terms, blocks
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import Layout, bind, load_spec
+from tests.networks import TINY, tiny_layout, tiny_state
+
+WIDE = """
+dims:
+  h.{last i}: fixed
+tensors:
+  "{i}.weight": h.{i} h.{prev i}
+  "{i}.bias": h.{i}
+"""
+WIDE_SHAPES = {"0.weight": (40, 9), "0.bias": (40,), "1.weight": (30, 40), "1.bias": (30,), "2.weight": (4, 30),
+               "2.bias": (4,)}  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def wide_layout(folder: Path) -> Layout:
+    path = folder / "wide.yaml"
+    path.write_text(WIDE)
+    return bind(load_spec(path), WIDE_SHAPES)
+
+
+def wide_state(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {k: torch.randn(s, generator=generator, dtype=torch.float64) for k, s in WIDE_SHAPES.items()}
+
+
+def by_definition(layout: Layout, block: Block, a: dict, b: dict, permutation: Permutation) -> torch.Tensor:  # type: ignore[type-arg]
+    terms = block_terms(layout, block, a, b, permutation, dtype=torch.float64, device=CPU)
+    return sum((term.a @ term.b.T for term in terms), start=torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_matrices_are_what_the_definition_says(name: str, tmp_path: Path) -> None:
+    layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
+    kept = Similarities(layout, a, b, torch.float64, CPU, 1 << 20)
+    for seed in range(3):
+        permutation = Permutation.random(layout, seed)
+        for block in (block for block in blocks(layout) if len(block.dims) == 1 and name != "recurrent"):
+            expected = by_definition(layout, block, a, b, permutation)
+            torch.testing.assert_close(kept.matrix(block, permutation), expected)
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_a_few_moved_units_are_mended_and_many_are_not(budget: int, tmp_path: Path) -> None:
+    layout, a, b = wide_layout(tmp_path), wide_state(1), wide_state(2)
+    kept = Similarities(layout, a, b, torch.float64, CPU, budget)
+    block = next(block for block in blocks(layout) if block.root == "h.0")
+    permutation = Permutation.identity(layout)
+    kept.matrix(block, permutation)
+    few = permutation["h.1"].clone()
+    few[[0, 1, 2]] = few[[1, 2, 0]]
+    for moved in (few, torch.arange(30).flip(0)):
+        permutation = permutation.replace({"h.1": moved})
+        torch.testing.assert_close(kept.matrix(block, permutation), by_definition(layout, block, a, b, permutation))
+    assert (kept.products, kept.mends) == ((2, 1) if budget else (3, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_keeping_matrices_changes_nothing(seed: int, tmp_path: Path) -> None:
+    layout, a, b = wide_layout(tmp_path), wide_state(1), wide_state(2)
+    kept = match_weights(layout, a, b, seed=seed)
+    anew = match_weights(layout, a, b, seed=seed, budget=0)
+    assert kept.permutation.equals(anew.permutation)
+    assert kept.objective == pytest.approx(anew.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_an_anchored_start_is_a_start_like_any_other(name: str, tmp_path: Path) -> None:
+    layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
+    result = match_weights(layout, a, b, start="anchored", order="forward")
+    assert all(after >= before for before, after in itertools.pairwise(result.objective[1:]))
+    assert result.stop == "converged"
+    assert match_weights(layout, a, b, start=result.permutation).permutation.equals(result.permutation)
