@@ -83,22 +83,32 @@ def parse_yaml(text: str, file: str) -> Table:
         ) from error
     except yaml.YAMLError as error:
         raise ContentError(f"not valid YAML: {error}", where=file) from error
+    except RecursionError as error:
+        raise ContentError("nested too deep to be a permutation spec", where=file) from error
     if not isinstance(node, yaml.MappingNode):
         raise ContentError(
             "a permutation spec is a mapping with `name`, `dims`, `tensors` …", where=f"{file}:1",
             remedy="see architectures/README.md for the shape of a spec",
         )  # fmt: skip
-    table = _convert(node, file)
+    table = _convert(node, file, set())
     assert isinstance(table, Table)
     return table
 
 
-def _convert(node: yaml.Node, file: str) -> Node:
+def _convert(node: yaml.Node, file: str, seen_nodes: set[int]) -> Node:
+    """`seen_nodes` refuses `*alias`: a node that comes twice (or holds itself) has no one line of its own."""
     line = node.start_mark.line + 1
+    if id(node) in seen_nodes:
+        raise ContentError(
+            "anchors and aliases (`&name`, `*name`) are not part of the spec language",
+            where=f"{file}:{line}",
+            remedy="write it out; put quotes around a key or template that starts with '*' or '&'",
+        )
+    seen_nodes.add(id(node))
     if isinstance(node, yaml.ScalarNode):
         return Scalar(str(node.value), line)
     if isinstance(node, yaml.SequenceNode):
-        return Items(tuple(_convert(item, file) for item in node.value), line)
+        return Items(tuple(_convert(item, file, seen_nodes) for item in node.value), line)
     assert isinstance(node, yaml.MappingNode)
     entries: list[tuple[Scalar, Node]] = []
     seen: dict[str, int] = {}
@@ -118,5 +128,5 @@ def _convert(node: yaml.Node, file: str) -> Node:
                 remedy="keep one of the two",
             )
         seen[key] = key_line
-        entries.append((Scalar(key, key_line), _convert(value_node, file)))
+        entries.append((Scalar(key, key_line), _convert(value_node, file, seen_nodes)))
     return Table(tuple(entries), line)
