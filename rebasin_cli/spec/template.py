@@ -16,6 +16,7 @@ from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value, parse_ref
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
 _NUMBER = re.compile(r"\d+")
+_NUMBERS = re.compile(r"[\d#]+")
 _WORD = r"[^.]+?"
 
 
@@ -99,7 +100,7 @@ class Template:
                 parts.append("#")
             else:
                 return None
-        return _NUMBER.sub("#", "".join(parts))
+        return _NUMBERS.sub("#", "".join(parts))
 
 
 def skeleton_of(key: str) -> str:
@@ -126,7 +127,10 @@ def parse_templates(text: str) -> tuple[Template, ...]:
         elif match["glob"]:
             pieces.append(((GLOB, "*"),))
         else:
-            pieces.append(_brace(match["brace"]))
+            try:
+                pieces.append(_brace(match["brace"]))
+            except ValueError as error:
+                raise ValueError(f"`{text}`: {error}, at character {match.start() + 1}") from error
     return tuple(
         _build(tuple(token for token, _ in choice), "".join(shown for _, shown in choice), optional)
         for choice in product(*pieces)
