@@ -7,8 +7,10 @@ Read with Python's own parser and walked node by node: nothing is ever evaluated
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 _Lookup = Callable[[str], int | None]
@@ -21,6 +23,9 @@ class Expression:
     text: str
     tree: ast.expr
 
+    def __str__(self) -> str:
+        return ast.unparse(self.tree)
+
     @property
     def names(self) -> frozenset[str]:
         """The names it uses, `config` aside."""
@@ -29,12 +34,12 @@ class Expression:
     @property
     def uses_config(self) -> bool:
         """Whether it looks anything up in config.json."""
-        return any(isinstance(n, ast.Name) and n.id == "config" for n in ast.walk(self.tree))
+        return any(_is_config(node) for node in ast.walk(self.tree))
 
     def evaluate(self, config: Mapping[str, Any] | None, lookup: _Lookup) -> int | None:
         """Its value, or None where something it needs is absent, null or not a whole number."""
-        value = _evaluate(self.tree, config, lookup)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+        value = _number(_evaluate(self.tree, config, lookup))
+        return int(value) if value is not None and value.denominator == 1 and value >= 0 else None
 
 
 def parse_expression(text: str) -> Expression:
@@ -45,12 +50,19 @@ def parse_expression(text: str) -> Expression:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f"`{text}` is not a size expression") from error
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and type(node.value) is not int):
             raise ValueError(f"`{text}`: a size has only whole numbers, names, config.…, + - * / and brackets")
+        inner = node.value if isinstance(node, ast.Attribute | ast.Subscript) else None
+        if inner is not None and not (isinstance(inner, ast.Attribute | ast.Subscript) or _is_config(inner)):
+            raise ValueError(f"`{text}`: only `config` has a `.` or a `[ ]` after it")
     return Expression(text.strip(), tree)
+
+
+def _is_config(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "config"
 
 
 _ALLOWED = (
@@ -70,16 +82,24 @@ def _evaluate(node: ast.expr, config: Any, lookup: _Lookup) -> Any:
             found = _evaluate(inner, config, lookup)
             return found.get(attr) if isinstance(found, Mapping) else None
         case ast.Subscript(value=inner, slice=index):
-            found, at = _evaluate(inner, config, lookup), _evaluate(index, config, lookup)
-            inside = isinstance(found, Sequence) and isinstance(at, int) and 0 <= at < len(found)
-            return found[at] if inside else None
+            found, at = _evaluate(inner, config, lookup), _number(_evaluate(index, config, lookup))
+            inside = isinstance(found, Sequence) and at is not None and at.denominator == 1 and 0 <= at < len(found)
+            return found[int(at)] if inside and at is not None else None
         case ast.BinOp(left=left, op=op, right=right):
             return _arithmetic(op, _evaluate(left, config, lookup), _evaluate(right, config, lookup))
     return None
 
 
-def _arithmetic(op: ast.operator, x: Any, y: Any) -> int | None:
-    if not (isinstance(x, int) and isinstance(y, int)):
+def _number(value: Any) -> Fraction | None:
+    """A number exactly as it is written: config.json's 0.1 is a tenth, not the nearest binary fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
+        return None
+    return Fraction(str(value)) if math.isfinite(value) else None
+
+
+def _arithmetic(op: ast.operator, left: Any, right: Any) -> Fraction | None:
+    x, y = _number(left), _number(right)
+    if x is None or y is None:
         return None
     match op:
         case ast.Add():
@@ -89,4 +109,4 @@ def _arithmetic(op: ast.operator, x: Any, y: Any) -> int | None:
         case ast.Mult():
             return x * y
         case _:
-            return x // y if y and x % y == 0 else None
+            return x / y if y else None

@@ -54,7 +54,8 @@ def _strips(axis: Plus, size_of: _SizeOf, moves: Callable[[str], bool]) -> tuple
             if size is None:
                 return None
             dim = segment.dim if segment.dim is not None and moves(segment.dim) else None
-            strips.append((start, (Side(dim, size, 1),)))
+            if size:
+                strips.append((start, (Side(dim, size, 1),)))
             start += size
             continue
         inner = _product(segment, size_of, moves)

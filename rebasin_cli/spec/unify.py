@@ -102,7 +102,8 @@ class Sizes:
             return
         ((symbol, factor),) = coefficients.items()
         rest = equation.length - constant
-        if rest <= 0 or rest % factor:
+        nothing_left = rest < 0 or (rest == 0 and constant == 0)  # a segment may be empty, an axis may not
+        if nothing_left or rest % factor:
             self.problems.append(
                 Problem(
                     f"{equation.where} has {equation.length} units, which is not {_term(constant, factor)}"
@@ -166,7 +167,7 @@ class Sizes:
                 return None
             c, k = (product, linear) if product[1] else (linear, product)
             # c may hold an unknown, k is a plain number
-            product = (c[0] * k[0], {symbol: factor * k[0] for symbol, factor in c[1].items()})
+            product = (c[0] * k[0], {symbol: factor * k[0] for symbol, factor in c[1].items() if k[0]})
         return product
 
 
