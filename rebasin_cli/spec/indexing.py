@@ -64,6 +64,15 @@ def _groups(rule: Rule, resolver: Resolver, claims: Mapping[str, Claim]) -> tupl
         if not dims or not isinstance(place, int) or variable not in claim.bindings:
             problems.append(Problem(f"{key}: the line that claims it has no `{{{variable}}}`", rule.line))
             continue
+        names = claim.line.pattern.dim_names() if claim.line.pattern else ()
+        for name in (name for name in names if variable in name.variables):
+            problems.append(
+                Problem(
+                    f"{key}: dim `{name}` has `{{{variable}}}` in its name, and `{rule.name}` moves `{{{variable}}}`",
+                    claim.line.line,
+                    f"name it without, and say in `dims` that it is `within {rule.name}`",
+                )
+            )
         own = {**claim.bindings, variable: -1}
         group = f"{claim.line.template.text} {sorted((k, str(v)) for k, v in own.items())}"
         groups.setdefault((resolver.name_of(dims[0]), group), {})[place] = key

@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rebasin_cli.spec.variables import Ref, parse_ref
+from rebasin_cli.spec.variables import Pick, Ref, parse_ref
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"
-    r"|(?P<anonymous>_(?![\w.{])(?::(?P<size>\w+))?)"
+    r"|(?P<anonymous>_(?![\w.{])(?::(?P<size>\d+(?!\w)|[A-Za-z]\w*))?)"
     r"|(?P<number>\d+)(?![\w.{])"
     r"|(?P<dim>[A-Za-z](?:[\w.]|\{[^{}]*\})*))"
 )
@@ -43,6 +43,11 @@ class DimName:
 
     def __str__(self) -> str:
         return ".".join(map(str, self.parts))
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables of its references (`{*}` has none)."""
+        return frozenset(p.variable for p in self.parts if isinstance(p, Ref) and p.pick is not Pick.ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +187,23 @@ class _Reader:
     def part(self) -> Part:
         kind, token, size = self.kind, self.token, self.size
         if kind == "open":
+            opened = self.position
             self.advance()
             factors = self.axes()
             if self.kind != "close":
-                raise ValueError(f"`{self.text}`: a `(` is not closed")
+                raise ValueError(f"`{self.text}`: the `(` at character {opened} is not closed")
             if not factors:
                 raise self.error("an empty `()`")
             self.advance()
             return Product(factors)
         if kind in (None, "plus", "close"):
             raise self.error(f"a part is missing before `{token}`" if token else "a part is missing")
+        number = token if kind == "number" else size if size is not None and size.isdigit() else None
+        if number is not None and int(number) < 1:
+            raise self.error(f"a side of size {number}")
+        try:
+            part = Anonymous(size if number is None else int(number)) if kind != "dim" else _dim_name(token)
+        except ValueError as error:
+            raise self.error(f"{error}, which stands") from error
         self.advance()
-        if kind == "dim":
-            return _dim_name(token)
-        if kind == "number":
-            if int(token) < 1:
-                raise ValueError(f"`{self.text}`: a side of size {token}")
-            return Anonymous(int(token))
-        if size is not None and size.isdigit():
-            return Anonymous(int(size))
-        return Anonymous(size)
+        return part

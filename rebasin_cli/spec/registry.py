@@ -9,7 +9,8 @@ from pathlib import Path
 import rebasin_cli
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language import PermutationSpec, load_spec
+from rebasin_cli.spec.language import PermutationSpec
+from rebasin_cli.spec.loading import load_spec
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,149 @@
+"""What can be wrong with a spec as a whole: names that nothing defines, variables that nothing binds, lines twice.
+
+A misspelt dim would otherwise be a side that silently never moves, and a misspelt rule one that never applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.spec.language import Line, Rule, SizeRule
+from rebasin_cli.spec.pattern import DimName
+from rebasin_cli.spec.variables import Pick, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a spec, where, and what to do about it."""
+
+    what: str
+    line: int
+    remedy: str = ""
+
+
+def faults(lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
+    """Everything wrong with a spec, in the order in which it is best mended."""
+    yield from _lines_twice(lines)
+    for line in lines:
+        yield from _unbound_in_line(line)
+    yield from _never_defined(lines)
+    for rule in rules:
+        yield from _wrong_rule(rule, lines)
+    yield from _wrong_sizes(lines, sizes)
+
+
+def _lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
+    seen: dict[tuple[str, int | None], Line] = {}
+    for line in lines:
+        axes = len(line.pattern.axes) if line.pattern else None
+        first = seen.setdefault((line.template.text.rstrip("?"), axes), line)
+        if first is not line:
+            lines_ = f"lines {first.line} and {line.line}" if first.line != line.line else f"line {line.line} twice"
+            yield Fault(f"the template `{line.template.text}` stands on {lines_}", line.line, "keep one of the two")
+
+
+def _unbound_in_line(line: Line) -> Iterator[Fault]:
+    for name in _names(line):
+        for variable in _unbound(name, line.template.variables):
+            yield Fault(
+                f"dim `{name}` uses `{{{variable}}}`, which the key `{line.template.text}` does not have",
+                line.line,
+                did_you_mean(variable, sorted(line.template.variables))
+                or "put the variable into the key template, or name the dim without it",
+            )
+
+
+def _never_defined(lines: Sequence[Line]) -> Iterator[Fault]:
+    """Dims that are only ever looked back at (`{prev c}`, `{i-1}`, `{*}`): nothing brings them into being."""
+    names = [(line, name) for line in lines for name in _names(line)]
+    defined = {_family(name): name for _, name in names if not any(_looks_elsewhere(part) for part in name.parts)}
+    for line, name in names:
+        if _family(name) not in defined:
+            yield Fault(
+                f"dim `{name}` is used, but no line names it plainly, so no tensor brings it into being",
+                line.line,
+                did_you_mean(str(name), map(str, defined.values())) or "name it plainly where it is made: `conv.{c}`",
+            )
+
+
+def _wrong_rule(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
+    standing = {_family(name): name for line in lines for name in _names(line)}
+    for name in (rule.name, rule.owner, rule.same_as):
+        if name is not None and _family(name) not in standing:
+            near = did_you_mean(str(name), sorted({str(found) for found in standing.values()}))
+            yield Fault(f"dim `{name}` stands in no pattern", rule.line, near)
+    bound = rule.name.variables
+    for name in (rule.owner, rule.same_as):
+        for variable in _unbound(name, bound) if name is not None else ():
+            yield Fault(
+                f"dim `{rule.name}`: `{name}` uses `{{{variable}}}`, which `{rule.name}` does not have",
+                rule.line,
+                did_you_mean(variable, sorted(bound)) or "use the variables of the dim itself",
+            )
+        if name is not None and any(isinstance(part, Ref) and part.is_range for part in name.parts):
+            yield Fault(f"dim `{rule.name}`: `{name}` stands for several dims, and one is needed", rule.line)
+    if not _plain_enough(rule.name):
+        yield Fault(f"dim `{rule.name}`: a rule's name has {{i}}, {{first i}} or {{last i}} only", rule.line)
+    if rule.index is not None:
+        variable, template = rule.index
+        for missing in _unbound(rule.name, template.variables - {variable}):
+            yield Fault(
+                f"dim `{rule.name}` uses `{{{missing}}}`, which the keys `{template.text}` do not have", rule.line
+            )
+
+
+def _wrong_sizes(lines: Sequence[Line], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
+    declared = {str(rule.name): rule for rule in sizes}
+    used = {size for line in lines if line.pattern for size in line.pattern.size_names()}
+    used |= {name for rule in sizes for choice in rule.choices for name in choice.names}
+    families = {_family(name) for line in lines for name in _names(line)}
+    for line in lines:
+        for size in line.pattern.size_names() if line.pattern else ():
+            if size not in declared:
+                yield Fault(
+                    f"`_:{size}` names a size that `sizes` does not have",
+                    line.line,
+                    did_you_mean(size, sorted(declared)) or f"add `{size}:` to `sizes` (nothing after it will do)",
+                )
+    words = {str(word) for word, parts in families if parts == 1}
+    for rule in sizes:
+        if not _plain_enough(rule.name):
+            yield Fault(f"size `{rule.name}`: its name has {{i}}, {{first i}} or {{last i}} only", rule.line)
+        if _family(rule.name) not in families and str(rule.name) not in used:
+            near = did_you_mean(str(rule.name), sorted(used | {str(n) for line in lines for n in _names(line)}))
+            yield Fault(f"size `{rule.name}` is used nowhere", rule.line, near)
+        for choice in rule.choices:
+            known = sorted({*declared, *words, *rule.name.variables} - {str(rule.name)})
+            for name in sorted(choice.names.difference(known)):
+                yield Fault(
+                    f"`{choice.text}` uses `{name}`, which is no size, dim or variable here",
+                    rule.line,
+                    did_you_mean(name, ["config", *known]) or f"it can use {', '.join(['config', *known])}",
+                )
+
+
+def _names(line: Line) -> Iterable[DimName]:
+    return line.pattern.dim_names() if line.pattern else ()
+
+
+def _family(name: DimName) -> tuple[str | Ref, int]:
+    """Dims of one family share their first word and their number of parts."""
+    return name.parts[0], len(name.parts)
+
+
+def _looks_elsewhere(part: str | Ref) -> bool:
+    return isinstance(part, Ref) and (part.pick is not Pick.SAME or part.offset < 0)
+
+
+def _unbound(name: DimName, bound: Collection[str]) -> Iterator[str]:
+    """Variables of `name` whose value it needs and that `bound` does not have."""
+    for part in name.parts:
+        if isinstance(part, Ref) and part.pick not in (Pick.ALL, Pick.FIRST, Pick.LAST) and part.variable not in bound:
+            yield part.variable
+
+
+def _plain_enough(name: DimName) -> bool:
+    plain = (Pick.SAME, Pick.FIRST, Pick.LAST)
+    return all(isinstance(part, str) or part.pick in plain for part in name.parts)

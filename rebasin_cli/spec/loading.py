@@ -1,0 +1,165 @@
+"""From a YAML file to a `PermutationSpec`: everything that can be wrong with a spec by itself is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.checks import faults
+from rebasin_cli.spec.expressions import parse_expression
+from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.spec.language import Line, PermutationSpec, Rule, Section, SizeRule, canonical_hash
+from rebasin_cli.spec.nodes import Items, Node, Scalar, Table, read_yaml
+from rebasin_cli.spec.pattern import DimName, Pattern, parse_dim_name, parse_pattern
+from rebasin_cli.spec.template import Template, parse_templates
+
+T = TypeVar("T")
+
+_KEYS = ("name", "title", "model_types", "prefixes", "sizes", "dims", "stays", "tensors", "buffers", "ignored")
+
+
+def load_spec(path: Path, *, shipped: bool = False) -> PermutationSpec:
+    """Read and check one spec file.
+
+    Raises:
+        ContentError: with file and line, for anything the language does not have.
+    """
+    return _Parser(path, shipped).parse(read_yaml(path))
+
+
+@lru_cache(maxsize=65536)
+def _pattern(text: str) -> Pattern:
+    return parse_pattern(text)
+
+
+class _Parser:
+    def __init__(self, path: Path, shipped: bool) -> None:
+        self.path = path
+        self.shipped = shipped
+
+    def parse(self, table: Table) -> PermutationSpec:
+        sections = self._sections(table)
+        if not self._table(sections.get("tensors")):
+            raise ContentError(
+                "a spec needs a `tensors` section", where=f"{self.path.name}:{table.line}",
+                remedy="list each tensor's key template with one pattern per axis; see architectures/README.md",
+            )  # fmt: skip
+        lines = [
+            *self._lines(sections.get("tensors"), "tensors"),
+            *self._lines(sections.get("buffers"), "buffers"),
+            *self._ignored(sections.get("ignored")),
+        ]
+        rules = tuple(self._rule(key, value) for key, value in self._table(sections.get("dims")))
+        sizes = tuple(self._size(key, value) for key, value in self._table(sections.get("sizes")))
+        for fault in faults(lines, rules, sizes):
+            raise self.error(fault.what, fault.line, fault.remedy)
+        return PermutationSpec(
+            name=self._text(sections["name"]) if "name" in sections else self.path.stem,
+            title=self._text(sections["title"]) if "title" in sections else "",
+            path=self.path,
+            shipped=self.shipped,
+            sha256=canonical_hash(lines, rules, sizes),
+            lines=tuple(lines),
+            rules=rules,
+            sizes=sizes,
+            prefixes=tuple(self._words(sections.get("prefixes"))),
+            model_types=tuple(self._words(sections.get("model_types"))),
+            stays=tuple((k.text, self._text(v)) for k, v in self._table(sections.get("stays"))),
+        )
+
+    def error(self, what: str, line: int, remedy: str = "") -> ContentError:
+        return ContentError(what, where=f"{self.path.name}:{line}", remedy=remedy)
+
+    def _sections(self, table: Table) -> dict[str, Node]:
+        sections: dict[str, Node] = {}
+        for key, value in table:
+            if key.text not in _KEYS:
+                raise self.error(
+                    f"unknown key `{key.text}`", key.line,
+                    did_you_mean(key.text, _KEYS) or f"the keys of a spec are {', '.join(_KEYS)}",
+                )  # fmt: skip
+            sections[key.text] = value
+        return sections
+
+    def _lines(self, node: Node | None, section: Section) -> list[Line]:
+        lines: list[Line] = []
+        for key, value in self._table(node):
+            pattern = self._parsed(_pattern, self._text(value), value.line)
+            templates = self._parsed(parse_templates, key.text, key.line)
+            lines += [Line(template, pattern, section, key.line) for template in templates]
+        return lines
+
+    def _ignored(self, node: Node | None) -> list[Line]:
+        return [
+            Line(template, None, "ignored", item.line)
+            for item in self._items(node)
+            for template in self._parsed(parse_templates, item.text, item.line)
+        ]
+
+    def _rule(self, key: Scalar, value: Node) -> Rule:
+        name = self._parsed(parse_dim_name, key.text, key.line)
+        text = " ".join(self._text(value).split())
+        if text == "fixed" or text.startswith("fixed because "):
+            return Rule(name, key.line, fixed=text.removeprefix("fixed because "))
+        if text.startswith("same as "):
+            return Rule(name, key.line, same_as=self._parsed(parse_dim_name, text[8:], value.line))
+        within, _, index = text.partition("index ")
+        owner = None
+        if within.startswith("within "):
+            owner = self._parsed(parse_dim_name, within.removeprefix("within "), value.line)
+        elif within or not index:
+            raise self.error(
+                f"dim `{name}`: `{text}` is none of `within OWNER`, `index e in KEYS`, `same as DIM`, `fixed`",
+                value.line, did_you_mean(text.partition(" ")[0], ("within", "index", "same", "fixed")),
+            )  # fmt: skip
+        return Rule(name, key.line, owner=owner, index=self._index(name, index, value.line) if index else None)
+
+    def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:
+        variable, _, keys = text.partition(" in ")
+        templates = self._parsed(parse_templates, keys.strip(), line) if keys.strip() else ()
+        if len(templates) != 1 or variable.strip() not in templates[0].variables:
+            raise self.error(
+                f"dim `{name}`: `index {text}` should read `index e in some.{{e}}.key.*`", line,
+                "name the variable of the keys on which the permutation acts, and one template that has it",
+            )  # fmt: skip
+        return variable.strip(), templates[0]
+
+    def _size(self, key: Scalar, value: Node) -> SizeRule:
+        name = self._parsed(parse_dim_name, key.text, key.line)
+        choices = tuple(self._parsed(parse_expression, item.text, item.line) for item in self._items(value))
+        return SizeRule(name, choices, key.line)
+
+    def _parsed(self, parse: Callable[[str], T], text: str, line: int) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise self.error(str(error), line, "architectures/README.md has the grammar on one page") from error
+        except RecursionError as error:
+            raise self.error(f"`{text[:40]}…` is nested too deep to read", line) from error
+
+    def _table(self, node: Node | None) -> tuple[tuple[Scalar, Node], ...]:
+        if node is None or (isinstance(node, Scalar) and not node.text):
+            return ()
+        if not isinstance(node, Table):
+            raise self.error("expected `key: value` lines here", node.line)
+        return node.entries
+
+    def _items(self, node: Node | None) -> list[Scalar]:
+        if node is None or (isinstance(node, Scalar) and not node.text):
+            return []
+        if isinstance(node, Scalar):
+            return [node]
+        if not isinstance(node, Items):
+            raise self.error("expected a list here, one item a line", node.line)
+        return [Scalar(self._text(item), item.line) for item in node.items]
+
+    def _words(self, node: Node | None) -> list[str]:
+        return [item.text for item in self._items(node)]
+
+    def _text(self, node: Node) -> str:
+        if not isinstance(node, Scalar):
+            raise self.error("expected a single line of text here", node.line)
+        return node.text
