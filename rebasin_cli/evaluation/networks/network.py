@@ -1,0 +1,69 @@
+"""A network as a value: a pure function of a state dict and inputs, and what it expects of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+Forward = Callable[[Params, Tensor], Tensor]
+
+
+class HasShape(Protocol):
+    """What a builder needs to know of a tensor, such as `TensorInfo`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network without weights, for evaluation: dropout is off, BatchNorm uses its running statistics.
+
+    Attributes:
+        family: name of the spec it was built for.
+        shapes: the tensors it reads, by the names it knows them under (without a wrapper's prefix).
+        prefix: what stands before those names in the state dicts it is given.
+        forward: (parameters by those names, inputs) → logits (N, classes).
+        reads: "vectors" (N, features) or "images" (N, channels, height, width).
+        width: number of features or channels of one input.
+        classes: number of logits.
+        assumptions: what shapes cannot tell and was taken for granted, with the option that says otherwise.
+    """
+
+    family: str
+    shapes: Mapping[str, tuple[int, ...]]
+    prefix: str
+    forward: Forward
+    reads: Literal["vectors", "images"]
+    width: int
+    classes: int
+    assumptions: tuple[str, ...] = ()
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The tensors it reads, on `device`, all in one dtype: float64 where any is float64, else float32.
+
+        Half precision is a way to store weights: evaluating in it would measure its rounding instead.
+        """
+        params = {name: state[self.prefix + name].to(device) for name in self.shapes}
+        wide = any(tensor.dtype == torch.float64 for tensor in params.values())
+        return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
+
+    def logits(self, params: Params, inputs: Tensor) -> Tensor:
+        """Logits (N, classes) of `inputs` (N, …), given tensors from `load`; in their dtype and on their device."""
+        first = next(iter(params.values()))
+        return self.forward(params, self.shape_inputs(inputs).to(device=first.device, dtype=first.dtype))
+
+    def __call__(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits of `inputs` under a state dict with the keys and dtypes of a checkpoint."""
+        return self.logits(self.load(state), inputs)
+
+    def shape_inputs(self, inputs: Tensor) -> Tensor:
+        """A view of `inputs` as the network reads them: flattened, or with the one channel of grey images."""
+        if self.reads == "vectors":
+            return inputs.flatten(1)  # (N, features)
+        return inputs.unsqueeze(1) if inputs.ndim == 3 and self.width == 1 else inputs  # (N, C, H, W)

@@ -1,0 +1,76 @@
+"""Measure a path: the loss and accuracy of a network at every λ of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rebasin_cli.evaluation.barrier import Curve
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.networks import Network
+
+DEFAULT_BATCH_SIZE = 512
+
+
+def sweep(
+    network: Network,
+    states: Callable[[float], Mapping[str, Tensor]],
+    grid: Sequence[float],
+    dataset: Dataset,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int], None] | None = None,
+) -> Curve:
+    """Loss and accuracy at every λ of `grid`.
+
+    Args:
+        states: the state dict at a λ, with the keys of a checkpoint; may be lazy, and each tensor is read once.
+        on_step: called with (points done, points) after each point.
+
+    Returns:
+        Losses are means over all examples, accumulated in float64, so that they hardly depend on `batch_size`.
+        A loss that is not finite is returned as it is.
+    """
+    losses, accuracies = [], []
+    for done, lam in enumerate(grid, 1):
+        loss, accuracy = evaluate(network, states(lam), dataset, batch_size=batch_size, device=device)
+        losses.append(loss)
+        accuracies.append(accuracy)
+        if on_step:
+            on_step(done, len(grid))
+    return Curve(tuple(grid), tuple(losses), tuple(accuracies))
+
+
+def evaluate(
+    network: Network,
+    state: Mapping[str, Tensor],
+    dataset: Dataset,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    device: torch.device | str = "cpu",
+) -> tuple[float, float]:
+    """Mean cross-entropy in nats per example, and accuracy from 0 to 1, of one network on a dataset."""
+    with torch.inference_mode(), _full_precision():
+        params = network.load(state, device)
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        for start in range(0, len(dataset), batch_size):
+            targets = dataset.targets[start : start + batch_size].to(device)
+            logits = network.logits(params, dataset.inputs[start : start + batch_size]).double()  # (batch, classes)
+            loss += F.cross_entropy(logits, targets, reduction="sum")
+            # argmax takes a NaN for the largest: such an example would count as right by its place
+            correct += ((logits.argmax(1) == targets) & ~logits.isnan().any(1)).sum()
+        return loss.item() / len(dataset), correct.item() / len(dataset)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions on a GPU in float32 proper: the default there is TF32, whose losses differ from the CPU's."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=True, allow_tf32=False):
+        yield
