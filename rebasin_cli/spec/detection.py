@@ -21,17 +21,21 @@ def detect(
     overrides: Mapping[str, int] | None = None,
     freeze: Sequence[str] = (),
     ignore: Sequence[str] = (),
+    specs: Sequence[PermutationSpec] | None = None,
 ) -> Layout:
-    """Find the one shipped spec that covers every tensor, and bind it.
+    """Find the one spec that covers every tensor, and bind it.
 
     `config.json`'s `model_type` decides between specs that fit equally; it never overrules the shapes.
+
+    Args:
+        specs: those to choose from; the shipped ones if not given.
 
     Raises:
         ContentError: none fits (the three nearest are shown with their first differences), or several do.
     """
     if not shapes:
         raise ContentError("the checkpoint has no tensors", remedy="check the file with `rebasin inspect`")
-    specs = [shipped_spec(name) for name in shipped_specs()]
+    specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
     model_type = str((config or {}).get("model_type", ""))
     kept = left_in(shapes, ignore)
     screens = {spec.name: _screen(spec, kept) for spec in specs}
@@ -83,7 +87,7 @@ def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
         rows.append(f"  - {mismatch.spec.name}: {len(mismatch.problems)} differences, first of them")
         rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.problems[:3]]
     return ContentError(
-        "no shipped architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
+        "no architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
         remedy="name one with --arch, leave odd tensors alone with --ignore PATTERN, or write a spec: "
         "architectures/README.md shows how in ten minutes",
     )

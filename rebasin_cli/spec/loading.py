@@ -12,7 +12,7 @@ from rebasin_cli.spec.checks import faults
 from rebasin_cli.spec.expressions import parse_expression
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language import Line, PermutationSpec, Rule, Section, SizeRule, canonical_hash
-from rebasin_cli.spec.nodes import Items, Node, Scalar, Table, read_yaml
+from rebasin_cli.spec.nodes import Items, Node, Scalar, Table, parse_yaml, read_yaml
 from rebasin_cli.spec.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.template import Template, parse_templates
 
@@ -28,6 +28,15 @@ def load_spec(path: Path, *, shipped: bool = False) -> PermutationSpec:
         ContentError: with file and line, for anything the language does not have.
     """
     return _Parser(path, shipped).parse(read_yaml(path))
+
+
+def parse_spec(text: str, file: str = "spec.yaml") -> PermutationSpec:
+    """Check a spec that is at hand as text; `file` names it in messages and, without its ending, by default.
+
+    Raises:
+        ContentError: as `load_spec` does.
+    """
+    return _Parser(Path(file), shipped=False).parse(parse_yaml(text, file))
 
 
 @lru_cache(maxsize=65536)

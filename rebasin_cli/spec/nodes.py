@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> Table:
 def parse_yaml(text: str, file: str) -> Table:
     """Parse `text`; `file` is only used in error messages."""
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        return _table(yaml.compose(text, Loader=_Loader), file)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
@@ -85,6 +85,9 @@ def parse_yaml(text: str, file: str) -> Table:
         raise ContentError(f"not valid YAML: {error}", where=file) from error
     except RecursionError as error:
         raise ContentError("nested too deep to be a permutation spec", where=file) from error
+
+
+def _table(node: yaml.Node | None, file: str) -> Table:
     if not isinstance(node, yaml.MappingNode):
         raise ContentError(
             "a permutation spec is a mapping with `name`, `dims`, `tensors` …", where=f"{file}:1",

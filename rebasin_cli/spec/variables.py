@@ -77,7 +77,7 @@ def parse_ref(body: str) -> Ref:
         ValueError: not one of the forms, with a text that says which there are.
     """
     match = _REF.fullmatch(body.strip())
-    if match is None:
+    if match is None or match["name"] in ("prev", "next", "first", "last"):
         raise ValueError(
             f"`{{{body}}}` is none of {{i}}, {{i+1}}, {{i-1}}, {{prev i}}, {{next i}}, {{first i}}, {{last i}}, "
             "{<i}, {*}"
