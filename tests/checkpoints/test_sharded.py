@@ -75,7 +75,7 @@ def test_a_folder_of_pickles_is_written_as_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../other.safetensors", "a/../../x", "/etc/passwd", "C:\\x", "..\\x", "\\\\host\\x", "a\0b"]
+    "name", ["../other.safetensors", "a/../../x", "/etc/passwd", "C:\\x", "C:x", "..\\x", "\\\\host\\x", "a\0b"]
 )
 def test_an_index_that_points_elsewhere(name: str, tmp_path: Path) -> None:
     folder = write_sharded(tmp_path / "m", two_shards())

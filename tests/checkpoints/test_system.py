@@ -20,8 +20,13 @@ from rebasin_cli.errors import SystemFailure
 from tests.checkpoints.building import run_python, write_sharded
 
 COPY = """
-    from rebasin_cli.checkpoints import open_checkpoint, write_checkpoint
+    from rebasin_cli.checkpoints import check_target, open_checkpoint, write_checkpoint
     from rebasin_cli.errors import SystemFailure
+    def check(source, target):
+        try:
+            check_target(Path(target), open_checkpoint(Path(source)), force=True)
+        except SystemFailure as error:
+            print(error)
     def copy(source, target):
         checkpoint = open_checkpoint(Path(source))
         try:
@@ -60,7 +65,7 @@ def test_a_file_size_limit(sources: tuple[Path, Path], tmp_path: Path) -> None:
     assert (outputs / "0").read_text() == "mine"
 
 
-def test_a_folder_of_someone_else(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_of_someone_else_is_noticed_beforehand(sources: tuple[Path, Path], tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     for folder in (outputs, outputs / "in"):
         folder.mkdir()
@@ -70,7 +75,7 @@ def test_a_folder_of_someone_else(sources: tuple[Path, Path], tmp_path: Path) ->
         folder.chmod(0o555)
     for source, name in ((sources[0], "out.safetensors"), (sources[1], "out"), (sources[1], "in")):
         done = run_python(
-            COPY + "    become_nobody_in(sys.argv[1])\n    copy(*sys.argv[2:])",
+            COPY + "    become_nobody_in(sys.argv[1])\n    check(*sys.argv[2:])",
             tmp_path,
             source.relative_to(tmp_path),
             f"outputs/{name}",

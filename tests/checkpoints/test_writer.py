@@ -124,7 +124,12 @@ def test_keys_order_types_and_metadata_are_the_sources(source: Path, tmp_path: P
 def test_a_tensor_that_was_not_promised_stops_the_writing(source: Path, tmp_path: Path) -> None:
     with open_checkpoint(source) as checkpoint:
         fine = dict(checkpoint)
-        for wrong in (torch.zeros(2, 3), torch.zeros(3, 2).double(), torch.zeros(3, 2, dtype=torch.int32)):
+        for wrong in (
+            torch.zeros(2, 3),
+            torch.zeros(3, 2).double(),
+            torch.zeros(3, 2, dtype=torch.int32),
+            torch.zeros(4, 6, dtype=torch.uint8),
+        ):
             with pytest.raises(ValueError, match=r"w: .* was promised"):
                 write_checkpoint(
                     tmp_path / "out.safetensors", checkpoint, {**fine, "w": wrong}.__getitem__, metadata={}
