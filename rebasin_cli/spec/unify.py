@@ -65,6 +65,21 @@ class Sizes:
                 progress = True
                 self._solve(equation, *linear)
             self._open = remaining
+        self._compare_open()
+
+    def _compare_open(self) -> None:
+        """Equal products of unknowns have equal lengths, whatever the factors are."""
+        first: dict[Plus, Equation] = {}
+        for equation in self._open if not self.problems else ():
+            other = first.setdefault(equation.axis, equation)
+            if other.length != equation.length:
+                self.problems.append(
+                    Problem(
+                        f"{equation.where} has {equation.length} units, but {other.where}, which consists of the same "
+                        f"dims, has {other.length}",
+                        equation.line,
+                    )
+                )
 
     def unknown(self) -> Iterator[str]:
         """Symbols of the equations that are still open."""
