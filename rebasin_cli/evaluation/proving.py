@@ -7,14 +7,14 @@ tensor of a dim alone changes the outputs, so that an unchanged output means som
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation import Permutation, permute_tensor, permuted
+from rebasin_cli.permutation import Permutation, gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.spec import Layout, PermutationSpec, bind
 
 Trace = list[tuple[str, Tensor]]
@@ -188,13 +188,30 @@ def _unmoved(layout: Layout, subject: Subject, permutation: Permutation) -> tupl
 def _untold(
     layout: Layout, subject: Subject, permutation: Permutation, reference: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
-    """Families of which one tensor alone can be permuted without the outputs changing."""
-    found = []
-    for family, dims in families(layout).items():
-        key = layout.users[dims[0]][0]
-        alone = Permutation({dims[0]: permutation[dims[0]]})
-        broken = dict(subject.state)
-        broken[key] = permute_tensor(alone, layout, key, subject.state.__getitem__)
-        if _change(reference, subject.run(broken, None)) <= 100 * subject.tolerance:
-            found.append(family)
-    return tuple(found)
+    """Families of which any one part of a tensor alone can be permuted without the outputs changing."""
+    return tuple(
+        family
+        for family, dims in families(layout).items()
+        if not any(
+            _change(reference, subject.run(broken, None)) > 100 * subject.tolerance
+            for broken in _broken_states(layout, subject, permutation, dims[0])
+        )
+    )
+
+
+def _broken_states(
+    layout: Layout, subject: Subject, permutation: Permutation, dim: str
+) -> Iterator[Mapping[str, Tensor]]:
+    """States in which `dim` is permuted in one place only: one key, or one piece of one tensor.
+
+    One piece, because in a fused tensor all that a dim does may happen in that tensor.
+    """
+    alone = {dim: permutation[dim]}
+    for key in layout.users[dim]:
+        bound, tensor = layout.tensors[key], subject.state[key].contiguous()
+        if bound.index_dim == dim:
+            yield {**subject.state, key: subject.state[source_key(alone, bound)].clone()}
+        for piece in (piece for piece in bound.pieces if any(side.dim == dim for side in piece.sides)):
+            moved = tensor.clone()
+            piece_view(moved, piece).copy_(gather_piece(piece_view(tensor, piece), piece, alone, bound.place))
+            yield {**subject.state, key: moved}
