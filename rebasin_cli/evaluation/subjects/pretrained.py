@@ -29,11 +29,15 @@ def pretrained_subject(
     tolerance: float = 1e-9,
     file: str = "model.safetensors",
     seed: int = 0,
+    load: Mapping[str, Any] | None = None,
 ) -> Subject:
     """A subject from a model with `save_pretrained` and `from_pretrained`.
 
     Every run writes the permuted state to a folder and loads it as a user would, in float64. Keys that recent
     versions rename in memory are thus proved under the names they have in files.
+
+    Args:
+        load: further arguments of `from_pretrained` (kernels that know float64).
     """
     randomise(model, seed)
     if hasattr(model, "tie_weights"):
@@ -47,7 +51,7 @@ def pretrained_subject(
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(config_text)
             save_file({k: v.contiguous() for k, v in tensors.items()}, str(Path(folder) / file), {"format": "pt"})
-            network = type(model).from_pretrained(folder, torch_dtype=torch.float64)
+            network = type(model).from_pretrained(folder, torch_dtype=torch.float64, **(load or {}))
         network.double().eval()
         return run_module(network, inputs, trace)
 
@@ -55,7 +59,14 @@ def pretrained_subject(
 
 
 def transformers_subject(
-    name: str, config_class: str, model_class: str, *, tolerance: float = 1e-9, tokens: int = 12, **config: Any
+    name: str,
+    config_class: str,
+    model_class: str,
+    *,
+    tolerance: float = 1e-9,
+    tokens: int = 12,
+    load: Mapping[str, Any] | None = None,
+    **config: Any,
 ) -> Subject:
     """A model of transformers from its configuration, run on random tokens of a vocabulary of 50."""
     transformers = library("transformers")
@@ -65,4 +76,4 @@ def transformers_subject(
     made._attn_implementation = "eager"
     model = getattr(transformers, model_class)(made)
     ids = torch.randint(3, 50, (2, tokens), generator=torch.Generator().manual_seed(1))
-    return pretrained_subject(name, model, {"input_ids": ids}, tolerance=tolerance)
+    return pretrained_subject(name, model, {"input_ids": ids}, tolerance=tolerance, load=load)
