@@ -1,0 +1,89 @@
+"""LLaMA and the many that are built like it, with and without experts, at toy sizes.
+
+Every width is a different number, so that a pattern with two of them exchanged cannot fit by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, transformers_subject
+from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+
+_SIZES: Mapping[str, Any] = {
+    "hidden_size": 48,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.2,  # the usual 0.02 makes attention and routing so even that hardly anything changes them
+}
+_IN_FLOAT64 = {"experts_implementation": "eager"}
+
+
+def grouped_subject(config_class: str, model_class: str, *, note: str = "", **config: Any) -> Subject:
+    """A model with 6 query heads on 2 key/value heads; `note` says what is special about it."""
+    return transformers_subject(
+        f"transformers {model_class} (6 heads, 2 key/value heads{note})", config_class, model_class,
+        tolerance=RMS_TOLERANCE, **{**_SIZES, **config},
+    )  # fmt: skip
+
+
+def old_llama() -> Subject:
+    """LLaMA as older releases wrote it: with the rotary frequencies of every layer in the file."""
+    frequencies = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4).double() for i in range(2)}
+    subject = grouped_subject("LlamaConfig", "LlamaForCausalLM")
+    return with_extra(subject, "LlamaForCausalLM with rotary frequencies in its file", frequencies)
+
+
+def without_prefix() -> Subject:
+    """A tied LLaMA whose keys do not begin with `model.`."""
+    subject = llama(tie_word_embeddings=True)
+    return under_other_keys(subject, "LlamaForCausalLM without `model.`", lambda key: key.removeprefix("model."))
+
+
+llama = partial(grouped_subject, "LlamaConfig", "LlamaForCausalLM")
+qwen3 = partial(grouped_subject, "Qwen3Config", "Qwen3ForCausalLM", head_dim=10)
+gemma2 = partial(grouped_subject, "Gemma2Config", "Gemma2ForCausalLM", head_dim=10, tie_word_embeddings=True)
+gemma3 = partial(grouped_subject, "Gemma3TextConfig", "Gemma3ForCausalLM", head_dim=10, tie_word_embeddings=True)
+phi3 = partial(grouped_subject, "Phi3Config", "Phi3ForCausalLM")
+partly_rotated_phi3 = partial(phi3, note=", half of each rotated", partial_rotary_factor=0.5)
+olmo2 = partial(grouped_subject, "Olmo2Config", "Olmo2ForCausalLM")
+olmo3 = partial(grouped_subject, "Olmo3Config", "Olmo3ForCausalLM")
+mixtral = partial(
+    grouped_subject, "MixtralConfig", "MixtralForCausalLM", note=", 5 experts", num_local_experts=5, load=_IN_FLOAT64
+)
+_many = partial(
+    grouped_subject, note=", 5 experts", num_experts=5, num_experts_per_tok=2, moe_intermediate_size=14,
+    shared_expert_intermediate_size=18, load=_IN_FLOAT64,
+)  # fmt: skip
+qwen2_moe = partial(_many, "Qwen2MoeConfig", "Qwen2MoeForCausalLM")
+qwen3_moe = partial(_many, "Qwen3MoeConfig", "Qwen3MoeForCausalLM", head_dim=10)
+olmoe = partial(_many, "OlmoeConfig", "OlmoeForCausalLM")
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    "llama": (
+        llama,
+        partial(llama, note=", biases everywhere, tied", attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+        partial(llama, note=", one key/value head", num_key_value_heads=1),
+        without_prefix,
+        partial(grouped_subject, "LlamaConfig", "LlamaForSequenceClassification", num_labels=7),
+        old_llama,
+        partial(grouped_subject, "MistralConfig", "MistralForCausalLM", head_dim=10),
+        partial(grouped_subject, "Qwen2Config", "Qwen2ForCausalLM", tie_word_embeddings=True),
+        partial(grouped_subject, "GemmaConfig", "GemmaForCausalLM", head_dim=10, tie_word_embeddings=True),
+    ),
+    "qwen3": (qwen3, partial(qwen3, note=", biases, tied", attention_bias=True, tie_word_embeddings=True)),
+    "gemma": (gemma2, gemma3),
+    "phi3": (phi3, partly_rotated_phi3),
+    "olmo2": (olmo2, olmo3),
+    "mixtral": (mixtral,),
+    "qwen-moe": (qwen2_moe, qwen3_moe),
+    "olmoe": (olmoe,),
+}

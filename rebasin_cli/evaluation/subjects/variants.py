@@ -1,0 +1,30 @@
+"""The same network as other files have it: under other keys, with extra tensors, or with a tensor left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from rebasin_cli.evaluation.proving import Subject, Trace
+
+
+def under_other_keys(subject: Subject, name: str, rename: Callable[[str], str]) -> Subject:
+    """The subject with every key renamed (published files drop `transformer.`, older releases had other names)."""
+    original = {rename(key): key for key in subject.state}
+    assert len(original) == len(subject.state)
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return subject.run({original[key]: tensor for key, tensor in tensors.items()}, trace)
+
+    return replace(subject, name=name, state={rename(k): v for k, v in subject.state.items()}, run=run)
+
+
+def with_extra(subject: Subject, name: str, extra: Mapping[str, Tensor]) -> Subject:
+    """The subject with tensors that files hold and the network does not read (masks, rotary frequencies)."""
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return subject.run({key: tensor for key, tensor in tensors.items() if key not in extra}, trace)
+
+    return replace(subject, name=name, state={**subject.state, **extra}, run=run)
