@@ -169,6 +169,8 @@ class _Binder:
         problems += sizes.problems
         if problems:
             return self._mismatch(problems)
+        if resolver.join({name: known.value for name in instances if (known := sizes.known.get(f"dim:{name}"))}):
+            return self._bind(claims, resolver)
         every_axis = (axis for found in axes.values() for axis in found)
         unknown, notes = unknown_dims(self.spec, every_axis, sizes, owners)
         frozen = frozen_dims(self.spec, list(instances), self.request.freeze)

@@ -34,6 +34,7 @@ class Rule:
         owner: the dim it is within.
         index: (variable, template): it acts on that variable of the keys.
         same_as: the dim it is another name of.
+        if_equal: it is so only in checkpoints in which both have as many units.
         fixed: why it never moves; empty where it may.
     """
 
@@ -42,6 +43,7 @@ class Rule:
     owner: DimName | None = None
     index: tuple[str, Template] | None = None
     same_as: DimName | None = None
+    if_equal: bool = False
     fixed: str = ""
 
 
@@ -92,7 +94,7 @@ def canonical_hash(lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence
             [
                 str(r.name),
                 str(r.owner),
-                str(r.same_as),
+                f"{r.same_as}{' if equal' if r.if_equal else ''}",
                 bool(r.fixed),
                 str(r.index and (r.index[0], r.index[1].text)),
             ]

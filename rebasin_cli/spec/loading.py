@@ -114,14 +114,17 @@ class _Parser:
         if text == "fixed" or text.startswith("fixed because "):
             return Rule(name, key.line, fixed=text.removeprefix("fixed because "))
         if text.startswith("same as "):
-            return Rule(name, key.line, same_as=self._parsed(parse_dim_name, text[8:], value.line))
+            target = text.removeprefix("same as ").removesuffix(" if equal")
+            same_as = self._parsed(parse_dim_name, target, value.line)
+            return Rule(name, key.line, same_as=same_as, if_equal=text.endswith(" if equal"))
         within, _, index = text.partition("index ")
         owner = None
         if within.startswith("within "):
             owner = self._parsed(parse_dim_name, within.removeprefix("within "), value.line)
         elif within or not index:
             raise self.error(
-                f"dim `{name}`: `{text}` is none of `within OWNER`, `index e in KEYS`, `same as DIM`, `fixed`",
+                f"dim `{name}`: `{text}` is none of `within OWNER`, `index e in KEYS`, `same as DIM` (`if equal`), "
+                "`fixed`",
                 value.line, did_you_mean(text.partition(" ")[0], ("within", "index", "same", "fixed")),
             )  # fmt: skip
         return Rule(name, key.line, owner=owner, index=self._index(name, index, value.line) if index else None)

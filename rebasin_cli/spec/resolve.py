@@ -68,6 +68,7 @@ class Resolver:
             for instance in defined_by(claim):
                 self.families.setdefault((instance[0], len(instance)), set()).add(instance)
         self._fresh = 0
+        self._joined: set[Instance] | None = None
 
     def axes(self, claim: Claim) -> tuple[Plus, ...]:
         """The axes of a claimed tensor with every name resolved.
@@ -216,10 +217,30 @@ class Resolver:
                 factors.append(factor)
         return [Times(tuple(factors))]
 
+    def join(self, sizes: Mapping[str, int]) -> bool:
+        """Let `same as … if equal` hold for dims of equal `sizes`; whether that changes what names mean.
+
+        A block adds its input to its output only if both are as wide, and keys do not tell which blocks do.
+        """
+        if self._joined is not None:
+            return False
+        found: set[Instance] = set()
+        for instance in (i for family in self.families.values() for i in family):
+            rule, bindings = self.rule_for(instance) or (None, {})
+            if rule is None or rule.same_as is None or not rule.if_equal:
+                continue
+            for target in self.instances(rule.same_as, bindings, rule.line) or ():
+                if sizes.get(self.name_of(instance)) == sizes.get(self.name_of(target)):
+                    found.add(instance)
+        self._joined = found
+        return bool(found)
+
     def name_of(self, instance: Instance) -> str:
         """The dim's name, after `same as` (which may be followed several times; before the first one it ends)."""
         followed = [instance]
         while (found := self.rule_for(followed[-1])) is not None and found[0].same_as is not None:
+            if found[0].if_equal and followed[-1] not in (self._joined or ()):
+                break
             rule, bindings = found
             assert rule.same_as is not None
             target = self.instances(rule.same_as, bindings, rule.line)
