@@ -63,6 +63,34 @@ def resnet(name: str, block: str, layers: tuple[int, int, int, int], **options: 
     return _on_images(f"torchvision {name}", module, 32)
 
 
+def mobilenetv2() -> Subject:
+    """torchvision's MobileNetV2 at half its width, with fewer blocks."""
+    library("torchvision")
+    from torchvision.models import mobilenetv2 as made
+
+    torch.manual_seed(0)
+    setting = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 40, 2, 2], [6, 64, 3, 1], [6, 80, 1, 2]]
+    return _on_images("torchvision MobileNetV2", made.MobileNetV2(7, 0.5, setting), 32)
+
+
+def efficientnet(version: int) -> Subject:
+    """torchvision's EfficientNet, version 1 or 2, with fewer and narrower stages."""
+    library("torchvision")
+    from torchvision.models import efficientnet as made
+
+    torch.manual_seed(0)
+    block, fused = made.MBConvConfig, made.FusedMBConvConfig
+    if version == 1:
+        stages = [block(1, 3, 1, 24, 16, 2), block(6, 3, 2, 16, 32, 2), block(4, 5, 1, 32, 40, 1)]
+    else:
+        stages = [
+            fused(1, 3, 1, 24, 24, 2), fused(4, 3, 2, 24, 32, 2), fused(4, 3, 2, 32, 40, 1),
+            block(4, 3, 2, 40, 48, 2), block(6, 3, 1, 48, 56, 1),
+        ]  # fmt: skip
+    module = made.EfficientNet(stages, 0.0, num_classes=7, last_channel=72)
+    return _on_images(f"torchvision EfficientNet, version {version}", module, 32)
+
+
 def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
     """Three narrow linear layers under the numbers that the real ones have."""
     layers: list[nn.Module] = [nn.ReLU() for _ in range(places[-1] + 1)]
@@ -90,4 +118,10 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(resnet, "ResNeXt 32x4d", "Bottleneck", (1, 2, 1, 1), groups=32, width_per_group=4),
         partial(resnet, "Wide ResNet", "Bottleneck", (2, 1, 1, 1), width_per_group=88),
     ),
+    "mobilenetv2": (mobilenetv2,),
+    "mobilenetv3": (
+        partial(torchvision_subject, "mobilenet_v3_small"),
+        partial(torchvision_subject, "mobilenet_v3_large"),
+    ),
+    "efficientnet": (partial(efficientnet, 1),),
 }
