@@ -17,6 +17,7 @@ from rebasin_cli.spec.owners import build_dims, find_owners, point_at_owners
 from rebasin_cli.spec.pieces import cut
 from rebasin_cli.spec.prefixes import Prefix, prefix_candidates
 from rebasin_cli.spec.resolve import Plus, ResolutionError, Resolver, dim_instances
+from rebasin_cli.spec.shorthands import spell_out
 from rebasin_cli.spec.sizing import SizeSources
 from rebasin_cli.spec.stillness import fixed_dims, frozen_dims, unknown_dims
 from rebasin_cli.spec.unify import Equation, Sizes
@@ -143,10 +144,12 @@ class _Binder:
         claims, problems = claim_tensors(matcher_for(self.spec), self.shapes)
         present = {*self.shapes, *map(self.prefix.strip, self.all_shapes)}
         problems += missing_tensors(self.spec, claims, present)
+        spelled, unsaid = spell_out(self.spec.shorthands, claims)
+        problems += unsaid
         if problems:
             return self._mismatch(problems)
         try:
-            return self._bind(claims, Resolver(self.spec, claims.values()))
+            return self._bind(spelled, Resolver(self.spec, spelled.values()))
         except ResolutionError as error:
             return self._mismatch([error.problem])
 

@@ -5,11 +5,11 @@ A misspelt dim would otherwise be a side that silently never moves, and a misspe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language import Line, Rule, SizeRule
+from rebasin_cli.spec.language import Line, Rule, Shorthand, SizeRule
 from rebasin_cli.spec.pattern import DimName
 from rebasin_cli.spec.variables import Pick, Ref
 
@@ -23,15 +23,38 @@ class Fault:
     remedy: str = ""
 
 
-def faults(lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The dims and sizes that a line, or what a shorthand stands for, names."""
+
+    line: int
+    names: tuple[DimName, ...]
+    sizes: tuple[str, ...]
+
+
+def faults(
+    lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
+) -> Iterator[Fault]:
     """Everything wrong with a spec, in the order in which it is best mended."""
     yield from _lines_twice(lines)
     for line in lines:
         yield from _unbound_in_line(line)
-    yield from _never_defined(lines)
+    yield from _wrong_shorthands(shorthands, lines)
+    short = {shorthand.name.parts[0] for shorthand in shorthands}
+    spoken = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
+    said = [
+        _Said(
+            number,
+            tuple(name for name in pattern.dim_names() if name.parts[0] not in short),
+            tuple(pattern.size_names()),
+        )
+        for pattern, number in spoken
+        if pattern is not None
+    ]
+    yield from _never_defined(said)
     for rule in rules:
-        yield from _wrong_rule(rule, lines)
-    yield from _wrong_sizes(lines, sizes)
+        yield from _wrong_rule(rule, said)
+    yield from _wrong_sizes(said, sizes)
 
 
 def _lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
@@ -45,7 +68,7 @@ def _lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
 
 
 def _unbound_in_line(line: Line) -> Iterator[Fault]:
-    for name in _names(line):
+    for name in line.pattern.dim_names() if line.pattern else ():
         for variable in _unbound(name, line.template.variables):
             yield Fault(
                 f"dim `{name}` uses `{{{variable}}}`, which the key `{line.template.text}` does not have",
@@ -55,9 +78,46 @@ def _unbound_in_line(line: Line) -> Iterator[Fault]:
             )
 
 
-def _never_defined(lines: Sequence[Line]) -> Iterator[Fault]:
+def _wrong_shorthands(shorthands: Sequence[Shorthand], lines: Sequence[Line]) -> Iterator[Fault]:
+    """Names of axes that are given twice, need a variable that they lack, or stand for themselves."""
+    seen: dict[str, Shorthand] = {}
+    leads: dict[str | Ref, set[str | Ref]] = {shorthand.name.parts[0]: set() for shorthand in shorthands}
+    for shorthand in shorthands:
+        name, line = shorthand.name, shorthand.line
+        first = seen.setdefault(str(name), shorthand)
+        if first is not shorthand:
+            yield Fault(f"`{name}` stands on lines {first.line} and {line}", line, "keep one of the two")
+        if any(isinstance(part, Ref) and (part.pick is not Pick.SAME or part.offset) for part in name.parts):
+            yield Fault(f"`{name}`: a name in `axes` has words, numbers and plain {{i}} only", line)
+        for used in shorthand.pattern.dim_names():
+            leads[name.parts[0]].add(used.parts[0])
+            for variable in _unbound(used, name.variables):
+                yield Fault(f"`{used}` uses `{{{variable}}}`, which `{name}` does not have", line)
+    for shorthand in shorthands:
+        if shorthand.name.parts[0] in _reached(leads, shorthand.name.parts[0]):
+            yield Fault(f"`{shorthand.name}` stands for itself in the end", shorthand.line, "name a dim instead")
+    spoken = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
+    for pattern, number in spoken:
+        for used in pattern.dim_names() if pattern else ():
+            if used.parts[0] in leads and any(isinstance(p, Ref) and p.pick is not Pick.SAME for p in used.parts):
+                yield Fault(f"`{used}` is a name of `axes`, which stands plainly or with an offset", number)
+
+
+def _reached(leads: Mapping[str | Ref, Collection[str | Ref]], start: str | Ref) -> set[str | Ref]:
+    """The words that what `start` stands for leads to."""
+    found: set[str | Ref] = set()
+    todo = [*leads[start]]
+    while todo:
+        word = todo.pop()
+        if word not in found:
+            found.add(word)
+            todo += leads.get(word, ())
+    return found
+
+
+def _never_defined(said: Sequence[_Said]) -> Iterator[Fault]:
     """Dims that are only ever looked back at (`{prev c}`, `{i-1}`, `{*}`): nothing brings them into being."""
-    names = [(line, name) for line in lines for name in _names(line)]
+    names = [(line, name) for line in said for name in line.names]
     defined = {_family(name): name for _, name in names if not any(_looks_elsewhere(part) for part in name.parts)}
     for line, name in names:
         if _family(name) not in defined:
@@ -68,8 +128,8 @@ def _never_defined(lines: Sequence[Line]) -> Iterator[Fault]:
             )
 
 
-def _wrong_rule(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
-    standing = {_family(name): name for line in lines for name in _names(line)}
+def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
+    standing = {_family(name): name for line in said for name in line.names}
     for name in (rule.name, rule.owner, rule.same_as):
         if name is not None and _family(name) not in standing:
             near = did_you_mean(str(name), sorted({str(found) for found in standing.values()}))
@@ -94,13 +154,13 @@ def _wrong_rule(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
             )
 
 
-def _wrong_sizes(lines: Sequence[Line], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
+def _wrong_sizes(said: Sequence[_Said], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
     declared = {str(rule.name): rule for rule in sizes}
-    used = {size for line in lines if line.pattern for size in line.pattern.size_names()}
+    used = {size for line in said for size in line.sizes}
     used |= {name for rule in sizes for choice in rule.choices for name in choice.names}
-    families = {_family(name) for line in lines for name in _names(line)}
-    for line in lines:
-        for size in line.pattern.size_names() if line.pattern else ():
+    families = {_family(name) for line in said for name in line.names}
+    for line in said:
+        for size in line.sizes:
             if size not in declared:
                 yield Fault(
                     f"`_:{size}` names a size that `sizes` does not have",
@@ -112,7 +172,7 @@ def _wrong_sizes(lines: Sequence[Line], sizes: Sequence[SizeRule]) -> Iterator[F
         if not _plain_enough(rule.name):
             yield Fault(f"size `{rule.name}`: its name has {{i}}, {{first i}} or {{last i}} only", rule.line)
         if _family(rule.name) not in families and str(rule.name) not in used:
-            near = did_you_mean(str(rule.name), sorted(used | {str(n) for line in lines for n in _names(line)}))
+            near = did_you_mean(str(rule.name), sorted(used | {str(n) for line in said for n in line.names}))
             yield Fault(f"size `{rule.name}` is used nowhere", rule.line, near)
         for choice in rule.choices:
             known = sorted({*declared, *words, *rule.name.variables} - {str(rule.name)})
@@ -122,10 +182,6 @@ def _wrong_sizes(lines: Sequence[Line], sizes: Sequence[SizeRule]) -> Iterator[F
                     rule.line,
                     did_you_mean(name, ["config", *known]) or f"it can use {', '.join(['config', *known])}",
                 )
-
-
-def _names(line: Line) -> Iterable[DimName]:
-    return line.pattern.dim_names() if line.pattern else ()
 
 
 def _family(name: DimName) -> tuple[str | Ref, int]:

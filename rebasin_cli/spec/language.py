@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rebasin_cli.spec.expressions import Expression
 from rebasin_cli.spec.pattern import DimName, Pattern
@@ -56,6 +56,15 @@ class SizeRule:
     line: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shorthand:
+    """What the `axes` section says of a name: the one axis that it stands for."""
+
+    name: DimName
+    pattern: Pattern
+    line: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PermutationSpec:
     """A permutation spec, parsed: which axes of which tensors of an architecture move together.
@@ -77,15 +86,18 @@ class PermutationSpec:
     prefixes: tuple[str, ...]
     model_types: tuple[str, ...]
     stays: tuple[tuple[str, str], ...]
+    shorthands: tuple[Shorthand, ...] = ()
 
     def at(self, line: int) -> str:
         """`file.yaml:12`, for messages."""
         return f"{self.path.name}:{line}"
 
 
-def canonical_hash(lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule]) -> str:
+def canonical_hash(
+    lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
+) -> str:
     """The SHA-256 of what a spec says: comments, spacing, order and wording for people do not change it."""
-    form = {
+    form: dict[str, Any] = {
         "lines": sorted(
             [ln.section, ln.template.text, ln.template.family, "" if ln.pattern is None else str(ln.pattern)]
             for ln in lines
@@ -102,4 +114,6 @@ def canonical_hash(lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence
         ),
         "sizes": sorted([str(s.name), [str(e) for e in s.choices]] for s in sizes),
     }
+    if shorthands:
+        form["axes"] = sorted([str(s.name), str(s.pattern)] for s in shorthands)
     return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()

@@ -11,14 +11,14 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.checks import faults
 from rebasin_cli.spec.expressions import parse_expression
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language import Line, PermutationSpec, Rule, Section, SizeRule, canonical_hash
+from rebasin_cli.spec.language import Line, PermutationSpec, Rule, Section, Shorthand, SizeRule, canonical_hash
 from rebasin_cli.spec.nodes import Items, Node, Scalar, Table, parse_yaml, read_yaml
 from rebasin_cli.spec.pattern import DimName, Pattern, parse_dim_name, parse_pattern
-from rebasin_cli.spec.template import Template, parse_templates
+from rebasin_cli.spec.template import Template, alternatives, parse_templates
 
 T = TypeVar("T")
 
-_KEYS = ("name", "title", "model_types", "prefixes", "sizes", "dims", "stays", "tensors", "buffers", "ignored")
+_KEYS = ("name", "title", "model_types", "prefixes", "sizes", "axes", "dims", "stays", "tensors", "buffers", "ignored")
 
 
 def load_spec(path: Path, *, shipped: bool = False) -> PermutationSpec:
@@ -63,20 +63,22 @@ class _Parser:
         ]
         rules = tuple(self._rule(key, value) for key, value in self._table(sections.get("dims")))
         sizes = tuple(self._size(key, value) for key, value in self._table(sections.get("sizes")))
-        for fault in faults(lines, rules, sizes):
+        shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
+        for fault in faults(lines, rules, sizes, shorthands):
             raise self.error(fault.what, fault.line, fault.remedy)
         return PermutationSpec(
             name=self._text(sections["name"]) if "name" in sections else self.path.stem,
             title=self._text(sections["title"]) if "title" in sections else "",
             path=self.path,
             shipped=self.shipped,
-            sha256=canonical_hash(lines, rules, sizes),
+            sha256=canonical_hash(lines, rules, sizes, shorthands),
             lines=tuple(lines),
             rules=rules,
             sizes=sizes,
             prefixes=tuple(self._words(sections.get("prefixes"))),
             model_types=tuple(self._words(sections.get("model_types"))),
             stays=tuple((k.text, self._text(v)) for k, v in self._table(sections.get("stays"))),
+            shorthands=shorthands,
         )
 
     def error(self, what: str, line: int, remedy: str = "") -> ContentError:
@@ -93,11 +95,16 @@ class _Parser:
             sections[key.text] = value
         return sections
 
-    def _lines(self, node: Node | None, section: Section) -> list[Line]:
+    def _lines(self, node: Node | None, section: Section, prefix: str = "") -> list[Line]:
+        """The lines of a section; a key that holds a table is what all the table's keys begin with."""
         lines: list[Line] = []
         for key, value in self._table(node):
+            if isinstance(value, Table):
+                for start in key.text.split():
+                    lines += self._lines(value, section, prefix + start)
+                continue
             pattern = self._parsed(_pattern, self._text(value), value.line)
-            templates = self._parsed(parse_templates, key.text, key.line)
+            templates = self._parsed(parse_templates, prefix + key.text, key.line)
             lines += [Line(template, pattern, section, key.line) for template in templates]
         return lines
 
@@ -138,6 +145,16 @@ class _Parser:
                 "name the variable of the keys on which the permutation acts, and one template that has it",
             )  # fmt: skip
         return variable.strip(), templates[0]
+
+    def _shorthands(self, key: Scalar, value: Node) -> list[Shorthand]:
+        pattern = self._parsed(_pattern, self._text(value), value.line)
+        if len(pattern.axes) != 1:
+            raise self.error(
+                f"`{key.text}` stands for one axis, and `{pattern}` is {len(pattern.axes)}", value.line,
+                "put spaces only inside brackets and around `+`",
+            )  # fmt: skip
+        names = self._parsed(alternatives, key.text, key.line)
+        return [Shorthand(self._parsed(parse_dim_name, name, key.line), pattern, key.line) for name in names]
 
     def _size(self, key: Scalar, value: Node) -> SizeRule:
         name = self._parsed(parse_dim_name, key.text, key.line)

@@ -137,6 +137,13 @@ def parse_templates(text: str) -> tuple[Template, ...]:
     )
 
 
+def alternatives(text: str) -> tuple[str, ...]:
+    """`in.{1,2}` as `in.1` and `in.2`; other braces stay as they are."""
+    pieces = re.split(r"(\{[^{}]*\})", text)
+    choices = [p[1:-1].split(",") if p.startswith("{") and "," in p else [p] for p in pieces]
+    return tuple("".join(choice) for choice in product(*choices))
+
+
 def _brace(body: str) -> tuple[tuple[Token, str], ...]:
     """The tokens that a brace may stand for, each with how the family's name shows it."""
     name, colon, words = body.partition(":")
