@@ -30,13 +30,13 @@ int row_is_constant(const Matrix *a, int row);
 /* Marks in `constant` (n flags) the columns whose entries are all equal; scratch: n ints. */
 void constant_columns(const Matrix *a, unsigned char *constant, int *scratch);
 
-/* Values of one row in blocks of 64 columns. groups[8 * s + l] is the largest of v[64 * s + 8 * k + l], k = 0..7.
- * Both arrays reach to the end of the last block; what lies past column n - 1 is -infinity. */
-enum { BLOCK = 64, LANES = 8 };
+/* Values of one row, and the largest of every group. A block is 512 columns; of block s, group 64 * s + l has columns
+ * 512 * s + l, that + 64, that + 128 and so on. A group without columns has -infinity. */
+enum { BLOCK = 512, LANES = 64 };
 void row_values(const Matrix *a, int row, const double *prices, double *v, double *groups);
 
 /* into[t] becomes the larger of both, t < n. */
-void largest_of_both(double *into, const double *other, int n);
+void largest_of_both(double *into, const double *other, ptrdiff_t n);
 
 /* Sum over rows of max_j (a_ij - p_j) minus the value of the assigned column: the duality gap. */
 double duality_gap(const Matrix *a, const double *prices, const int64_t *columns);

@@ -82,8 +82,8 @@ void make_list(Search *s, int i) {
     for (int t = 0; t < groups; t++) {
         int group = start + t < groups ? start + t : start + t - groups;
         if (s->groups[group] < threshold || s->groups[group] == -INFINITY) continue;
-        int first = group / LANES * BLOCK + group % LANES;
-        for (int j = first; j < first + BLOCK; j += LANES) {
+        int block = group / LANES * BLOCK, first = block + group % LANES, end = block_end(s, block);
+        for (int j = first; j < end; j += LANES) {
             double value = s->v[j];
             if (value < threshold || value == -INFINITY || (value == threshold && m > 4 * s->room)) continue;
             s->picked[m++] = (Entry){value, j};

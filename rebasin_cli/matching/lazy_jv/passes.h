@@ -1,48 +1,44 @@
 /* The inner loops over one row, included once for each type: ENTRY is float or double, NAME(x) adds a suffix.
- * Written for the compiler's vectoriser: fixed lanes, and nothing whose result depends on the order. */
+ * Written for the compiler's vectoriser: fixed lanes, nothing whose result depends on the order, and indices as wide as
+ * pointers (Python's own compiler flags let an int wrap, and a[k + l] is then no run of neighbours to the compiler). */
 
 /* x - x is 0 for a finite x and NaN for every other. */
-PER_MACHINE static int NAME(finite)(const ENTRY *restrict a, int n) {
-    ENTRY sum[BLOCK] = {0};
-    int j = 0, good = 1;
-    for (; j + BLOCK <= n; j += BLOCK)
-        for (int l = 0; l < BLOCK; l++) sum[l] += a[j + l] - a[j + l];
+PER_MACHINE static int NAME(finite)(const ENTRY *restrict a, ptrdiff_t n) {
+    ENTRY sum[LANES] = {0};
+    ptrdiff_t j = 0;
+    int good = 1;
+    for (; j + LANES <= n; j += LANES)
+        for (ptrdiff_t l = 0; l < LANES; l++) sum[l] += a[j + l] - a[j + l];
     for (; j < n; j++) sum[0] += a[j] - a[j];
-    for (int l = 0; l < BLOCK; l++) good &= sum[l] == 0;
+    for (ptrdiff_t l = 0; l < LANES; l++) good &= sum[l] == 0;
     return good;
 }
 
 PER_MACHINE static void NAME(values)(const ENTRY *restrict a, const double *restrict p, double *restrict v,
-                                     double *restrict groups, int n) {
-    int s = 0;
-    for (; s + BLOCK <= n; s += BLOCK) {
-        double top[LANES];
-        for (int l = 0; l < LANES; l++) top[l] = v[s + l] = (double)a[s + l] - p[s + l];
-        for (int k = LANES; k < BLOCK; k += LANES)
-            for (int l = 0; l < LANES; l++) {
-                double value = (double)a[s + k + l] - p[s + k + l];
-                v[s + k + l] = value;
-                top[l] = value > top[l] ? value : top[l];
+                                     double *restrict groups, ptrdiff_t n) {
+    for (ptrdiff_t s = 0; s < n; s += BLOCK, groups += LANES) {
+        for (ptrdiff_t l = 0; l < LANES; l++) groups[l] = -INFINITY;
+        ptrdiff_t end = n - s < BLOCK ? n : s + BLOCK, whole = s + (end - s) / LANES * LANES;
+        for (ptrdiff_t k = s; k < whole; k += LANES)
+            for (ptrdiff_t l = 0; l < LANES; l++) {
+                double value = (double)a[k + l] - p[k + l];
+                v[k + l] = value;
+                groups[l] = value > groups[l] ? value : groups[l];
             }
-        for (int l = 0; l < LANES; l++) groups[s / BLOCK * LANES + l] = top[l];
-    }
-    if (s < n) {
-        double *tail = groups + s / BLOCK * LANES;
-        for (int l = 0; l < LANES; l++) tail[l] = -INFINITY;
-        for (int j = s; j < s + BLOCK; j++) {
-            v[j] = j < n ? (double)a[j] - p[j] : -INFINITY;
-            if (v[j] > tail[j % LANES]) tail[j % LANES] = v[j];
+        for (ptrdiff_t l = 0; l < end - whole; l++) {
+            double value = (double)a[whole + l] - p[whole + l];
+            v[whole + l] = value;
+            groups[l] = value > groups[l] ? value : groups[l];
         }
     }
 }
 
-PER_MACHINE static double NAME(best)(const ENTRY *restrict a, const double *restrict p, int n) {
-    enum { WIDTH = 32 };
-    double top[WIDTH];
-    int j = 0;
-    for (int l = 0; l < WIDTH; l++) top[l] = -INFINITY;
-    for (; j + WIDTH <= n; j += WIDTH)
-        for (int l = 0; l < WIDTH; l++) {
+PER_MACHINE static double NAME(best)(const ENTRY *restrict a, const double *restrict p, ptrdiff_t n) {
+    double top[LANES];
+    ptrdiff_t j = 0;
+    for (ptrdiff_t l = 0; l < LANES; l++) top[l] = -INFINITY;
+    for (; j + LANES <= n; j += LANES)
+        for (ptrdiff_t l = 0; l < LANES; l++) {
             double value = (double)a[j + l] - p[j + l];
             top[l] = value > top[l] ? value : top[l];
         }
@@ -50,7 +46,7 @@ PER_MACHINE static double NAME(best)(const ENTRY *restrict a, const double *rest
         double value = (double)a[j] - p[j];
         top[0] = value > top[0] ? value : top[0];
     }
-    for (int l = 1; l < WIDTH; l++) top[0] = top[l] > top[0] ? top[l] : top[0];
+    for (ptrdiff_t l = 1; l < LANES; l++) top[0] = top[l] > top[0] ? top[l] : top[0];
     return top[0];
 }
 

@@ -115,9 +115,9 @@ static void expand_dense(Search *s, int i, double least) {
     int groups = group_count(s);
     for (int group = 0; group < groups; group++) {
         if (!(base - s->groups[group] < s->reach)) continue;
-        int first = group / LANES * BLOCK + group % LANES;
-        for (int j = first; j < first + BLOCK; j += LANES)
-            if (base - s->v[j] < s->reach && j < s->n) relax(s, i, j, base - s->v[j], least);
+        int block = group / LANES * BLOCK, first = block + group % LANES, end = block_end(s, block);
+        for (int j = first; j < end; j += LANES)
+            if (base - s->v[j] < s->reach) relax(s, i, j, base - s->v[j], least);
     }
     make_list(s, i);
 }

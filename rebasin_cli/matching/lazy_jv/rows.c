@@ -38,8 +38,8 @@ void row_values(const Matrix *a, int row, const double *prices, double *v, doubl
         values_f32(row_f32(a, row), prices, v, groups, a->n);
 }
 
-PER_MACHINE void largest_of_both(double *restrict into, const double *restrict other, int n) {
-    for (int t = 0; t < n; t++) into[t] = other[t] > into[t] ? other[t] : into[t];
+PER_MACHINE void largest_of_both(double *restrict into, const double *restrict other, ptrdiff_t n) {
+    for (ptrdiff_t t = 0; t < n; t++) into[t] = other[t] > into[t] ? other[t] : into[t];
 }
 
 int row_is_constant(const Matrix *a, int row) {

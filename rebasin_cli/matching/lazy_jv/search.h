@@ -67,6 +67,7 @@ typedef struct {
 static inline int is_fixed(const Search *s, int j) { return s->p[j] == INFINITY; }
 static inline double price(const Search *s, int j) { return is_fixed(s, j) ? s->q[j] + s->offset[j] : s->p[j]; }
 static inline int group_count(const Search *s) { return (s->n + BLOCK - 1) / BLOCK * LANES; }
+static inline int block_end(const Search *s, int block) { return block + BLOCK < s->n ? block + BLOCK : s->n; }
 static inline Candidate *list_of(const Search *s, int i) { return s->lists + (ptrdiff_t)i * s->room; }
 
 static inline void raise_price(Search *s, int j, double by) {

@@ -38,7 +38,7 @@ static int first_lists(Search *s, double *spread) {
         make_list(s, i);
         if (s->list_size[i] == 0) continue;
         double least = INFINITY;
-        for (int g = 0; g < s->n / BLOCK * LANES; g++)
+        for (int g = 0; g < group_count(s); g++)
             if (s->groups[g] > -INFINITY && s->groups[g] < least) least = s->groups[g];
         const Candidate *list = list_of(s, i);
         if (least == INFINITY) least = list[s->list_size[i] - 1].then;
