@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.proving import Subject, Trace
 from rebasin_cli.evaluation.subjects import paper, perceptrons
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+
+
+NARROW = {"depths": (1, 2, 3, 1), "dims": (12, 20, 28, 36)}
 
 
 def torchvision_subject(model: str, side: int = 32, **options: object) -> Subject:
@@ -63,6 +68,45 @@ def resnet(name: str, block: str, layers: tuple[int, int, int, int], **options: 
     return _on_images(f"torchvision {name}", module, 32)
 
 
+def timm_subject(model: str, side: int = 32, **options: object) -> Subject:
+    """`timm.create_model(MODEL, num_classes=7, …)` on two random images of `side` × `side`."""
+    made = library("timm").create_model
+    torch.manual_seed(0)
+    return _on_images(f"timm {model}", made(model, num_classes=7, **options), side)
+
+
+def regnet(squeeze: float | None) -> Subject:
+    """torchvision's RegNet of three stages, in groups of 8, 8 and 12 channels."""
+    library("torchvision")
+    from torchvision.models import regnet as made
+
+    torch.manual_seed(0)
+    options = made.BlockParams([1, 3, 2], [24, 40, 60], [8, 8, 12], [1.0, 1.0, 1.0], [2, 2, 2], squeeze)
+    return _on_images(f"torchvision RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, 7, stem_width=16), 32)
+
+
+def densenet(published: bool) -> Subject:
+    """torchvision's DenseNet of three blocks; `published`: with `norm.1` for `norm1`, as its files have it."""
+    library("torchvision")
+    from torchvision.models import DenseNet
+
+    torch.manual_seed(0)
+    module = DenseNet(growth_rate=6, block_config=(3, 2, 4), num_init_features=10, bn_size=3, num_classes=7)
+    subject = _on_images("torchvision DenseNet", module, 32)
+    return renamed(subject, r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2") if published else subject
+
+
+def convnext() -> Subject:
+    """torchvision's ConvNeXt, narrow."""
+    library("torchvision")
+    from torchvision.models import convnext as made
+
+    torch.manual_seed(0)
+    widths = [12, 20, 28, 36]
+    blocks = [made.CNBlockConfig(*c) for c in zip(widths, [*widths[1:], None], [1, 2, 3, 1], strict=True)]
+    return _on_images("torchvision ConvNeXt", made.ConvNeXt(blocks, layer_scale=0.5, num_classes=7), 64)
+
+
 def mobilenetv2() -> Subject:
     """torchvision's MobileNetV2 at half its width, with fewer blocks."""
     library("torchvision")
@@ -89,6 +133,17 @@ def efficientnet(version: int) -> Subject:
         ]  # fmt: skip
     module = made.EfficientNet(stages, 0.0, num_classes=7, last_channel=72)
     return _on_images(f"torchvision EfficientNet, version {version}", module, 32)
+
+
+def renamed(subject: Subject, pattern: str, replacement: str) -> Subject:
+    """The same network under other keys: every `pattern` in them replaced, on disk only."""
+    names = {re.sub(pattern, replacement, key): key for key in subject.state}
+
+    def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return subject.run({names[key]: tensor for key, tensor in state.items()}, trace)
+
+    state = {name: subject.state[key] for name, key in names.items()}
+    return replace(subject, name=f"{subject.name}, keys as published", state=state, run=run)
 
 
 def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
@@ -124,4 +179,27 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(torchvision_subject, "mobilenet_v3_large"),
     ),
     "efficientnet": (partial(efficientnet, 1),),
+    "efficientnet-v2": (partial(efficientnet, 2),),
+    "efficientnet-timm": (
+        partial(timm_subject, "efficientnet_b0"),
+        partial(timm_subject, "efficientnet_b1"),
+        partial(timm_subject, "mobilenetv2_050"),
+    ),
+    "efficientnet-v2-timm": (
+        partial(timm_subject, "tf_efficientnetv2_b0"),
+        partial(timm_subject, "efficientnetv2_rw_t"),
+    ),
+    "mobilenetv3-timm": (
+        partial(timm_subject, "mobilenetv3_small_050"),
+        partial(timm_subject, "mobilenetv3_large_100"),
+    ),
+    "regnet": (partial(regnet, None), partial(regnet, 0.25)),
+    "regnet-timm": (partial(timm_subject, "regnetx_002"), partial(timm_subject, "regnety_002")),
+    "densenet": (partial(densenet, False), partial(densenet, True)),
+    "convnext-torchvision": (convnext,),
+    "convnext": (
+        partial(timm_subject, "convnext_tiny", 64, **NARROW, ls_init_value=0.5),
+        partial(timm_subject, "convnextv2_tiny", 64, **NARROW),
+        partial(timm_subject, "convnextv2_atto", 64, **NARROW),
+    ),
 }
