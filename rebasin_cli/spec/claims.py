@@ -91,7 +91,8 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
             problems.append(_unclaimed(matcher, key, shape))
     known = {instance for claim in claims.values() for instance in defined_by(claim)}
     for key, candidates in open_.items():
-        fitting = [c for c in candidates if defined_by(c) <= known]
+        speaking = all(defined_by(c) for c in candidates)  # a line without dims is told by nothing
+        fitting = [c for c in candidates if speaking and defined_by(c) <= known]
         plain = min((_offsets(c) for c in fitting), default=0)
         fitting = [c for c in fitting if _offsets(c) == plain]
         if len(fitting) == 1:
