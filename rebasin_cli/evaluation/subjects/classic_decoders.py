@@ -3,17 +3,147 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.pretrained import transformers_subject
+from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, transformers_subject
+from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+
+_LAYERS = 2
+_SIZES: Mapping[str, Any] = {
+    "hidden_size": 48,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "num_hidden_layers": _LAYERS,
+    "initializer_range": 0.2,  # the usual 0.02 makes attention so even that hardly anything changes it
+}
+_GPT_SIZES: Mapping[str, Any] = {
+    "n_embd": 48, "n_head": 4, "n_layer": _LAYERS, "n_inner": 40, "n_positions": 16, "initializer_range": 0.2,
+}  # fmt: skip
 
 
-def gpt2() -> Subject:
+def gpt2(model_class: str = "GPT2LMHeadModel", **config: Any) -> Subject:
     """GPT-2 with 4 heads and a tied head."""
     return transformers_subject(
-        "transformers GPT2LMHeadModel (4 heads)", "GPT2Config", "GPT2LMHeadModel",
-        n_embd=48, n_head=4, n_layer=2, n_positions=16,
+        f"transformers {model_class} (4 heads)", "GPT2Config", model_class, **{**_GPT_SIZES, **config}
+    )
+
+
+def published_gpt2() -> Subject:
+    """GPT-2 as it was published: keys without `transformer.`, and the causal masks in the file."""
+    masks = _buffers("h.{i}.attn.bias", torch.ones(1, 1, 16, 16).tril())
+    masks |= _buffers("h.{i}.attn.masked_bias", torch.tensor(-1e4))
+    name = "GPT2LMHeadModel without `transformer.`, with masks"
+    return with_extra(under_other_keys(gpt2(), name, lambda key: key.removeprefix("transformer.")), name, masks)
+
+
+def neox(note: str = "a quarter of each rotated", **config: Any) -> Subject:
+    """GPT-NeoX with 4 heads."""
+    return transformers_subject(
+        f"transformers GPTNeoXForCausalLM (4 heads, {note})", "GPTNeoXConfig", "GPTNeoXForCausalLM",
+        **{**_SIZES, "hidden_size": 64, "rotary_pct": 0.25, **config},
     )  # fmt: skip
 
 
-SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {"gpt2": (gpt2,)}
+def published_pythia() -> Subject:
+    """Pythia as it was published: with masks and rotary frequencies in the file."""
+    attention = "gpt_neox.layers.{i}.attention."
+    masks = _buffers(attention + "bias", torch.ones(1, 1, 16, 16).tril().bool())
+    masks |= _buffers(attention + "masked_bias", torch.tensor(-1e9))
+    masks |= _buffers(attention + "rotary_emb.inv_freq", torch.ones(2))
+    return with_extra(neox(), "GPTNeoXForCausalLM with masks and rotary frequencies", masks)
+
+
+def gptj(**config: Any) -> Subject:
+    """GPT-J with 4 heads, a third of each rotated; its attention is in float32 whatever it is given."""
+    return transformers_subject(
+        "transformers GPTJForCausalLM (4 heads)", "GPTJConfig", "GPTJForCausalLM", tolerance=RMS_TOLERANCE,
+        **{**_GPT_SIZES, "rotary_dim": 4, **config},
+    )  # fmt: skip
+
+
+def bloom() -> Subject:
+    """BLOOM with 4 heads and a tied head."""
+    return transformers_subject(
+        "transformers BloomForCausalLM (4 heads)", "BloomConfig", "BloomForCausalLM",
+        hidden_size=48, n_head=4, n_layer=_LAYERS, initializer_range=0.2,
+    )  # fmt: skip
+
+
+def published_bloom() -> Subject:
+    """BLOOM as it was published: keys without `transformer.`."""
+    return under_other_keys(
+        bloom(), "BloomForCausalLM without `transformer.`", lambda key: key.removeprefix("transformer.")
+    )
+
+
+def mpt() -> Subject:
+    """MPT with 4 heads and a tied head."""
+    return transformers_subject(
+        "transformers MptForCausalLM (4 heads)", "MptConfig", "MptForCausalLM",
+        d_model=48, n_heads=4, n_layers=_LAYERS, expansion_ratio=2, max_seq_len=32, initializer_range=0.2,
+    )  # fmt: skip
+
+
+def mamba(model_class: str = "Mamba", **config: Any) -> Subject:
+    """Mamba with 96 channels, 6 states and time steps of rank 5."""
+    return transformers_subject(
+        f"transformers {model_class}ForCausalLM", f"{model_class}Config", f"{model_class}ForCausalLM",
+        tolerance=RMS_TOLERANCE, hidden_size=48, state_size=6, num_hidden_layers=_LAYERS, time_step_rank=5,
+        initializer_range=0.2, **config,
+    )  # fmt: skip
+
+
+def published_mamba() -> Subject:
+    """Mamba as its authors published it: `embedding` for `embeddings`."""
+    return under_other_keys(
+        mamba(), "MambaForCausalLM with `embedding`", lambda key: key.replace(".embeddings.", ".embedding.")
+    )
+
+
+def opt() -> Subject:
+    """OPT with 4 heads and a tied head."""
+    return transformers_subject(
+        "transformers OPTForCausalLM (4 heads)", "OPTConfig", "OPTForCausalLM", hidden_size=48, num_attention_heads=4,
+        ffn_dim=40, num_hidden_layers=_LAYERS, max_position_embeddings=20, word_embed_proj_dim=48, init_std=0.2,
+    )  # fmt: skip
+
+
+def published_opt() -> Subject:
+    """OPT as it was published: keys that begin with `decoder.`."""
+    return under_other_keys(opt(), "OPTForCausalLM without `model.`", lambda key: key.removeprefix("model."))
+
+
+def phi(**config: Any) -> Subject:
+    """Phi-2 with 6 query heads, half of each rotated, on 2 key/value heads."""
+    return transformers_subject(
+        "transformers PhiForCausalLM (6 heads, 2 key/value heads, half of each rotated)", "PhiConfig",
+        "PhiForCausalLM", **{**_SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, **config},
+        partial_rotary_factor=0.5,
+    )  # fmt: skip
+
+
+def _buffers(key: str, value: Tensor) -> dict[str, Tensor]:
+    return {key.format(i=i): value for i in range(_LAYERS)}
+
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    "gpt2": (gpt2, partial(gpt2, tie_word_embeddings=False), partial(gpt2, "GPT2DoubleHeadsModel"), published_gpt2),
+    "gpt-neox": (
+        neox,
+        partial(neox, "one after the other", use_parallel_residual=False),
+        partial(neox, "rotated as a whole", rotary_pct=1.0),
+        partial(neox, "no biases in attention", attention_bias=False, tie_word_embeddings=True),
+        published_pythia,
+    ),
+    "gpt-j": (gptj,),
+    "bloom": (bloom, published_bloom),
+    "mpt": (mpt,),
+    "mamba": (mamba, partial(mamba, use_bias=True), partial(mamba, "FalconMamba"), published_mamba),
+    "opt": (opt, published_opt),
+    "phi": (phi,),
+}
