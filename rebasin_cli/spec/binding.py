@@ -177,7 +177,7 @@ class _Binder:
         every_axis = (axis for found in axes.values() for axis in found)
         unknown, notes = unknown_dims(self.spec, every_axis, sizes, owners)
         frozen = frozen_dims(self.spec, list(instances), self.request.freeze)
-        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | unknown)
+        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules, claims) | unknown)
         tensors, problems = self._tensors(claims, axes, sizes, dims, slabs)
         if problems:
             return self._mismatch(problems)

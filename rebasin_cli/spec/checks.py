@@ -54,6 +54,7 @@ def faults(
     yield from _never_defined(said)
     for rule in rules:
         yield from _wrong_rule(rule, said)
+        yield from _wrong_condition(rule, lines)
     yield from _wrong_sizes(said, sizes)
 
 
@@ -151,6 +152,18 @@ def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
         for missing in _unbound(rule.name, template.variables - {variable}):
             yield Fault(
                 f"dim `{rule.name}` uses `{{{missing}}}`, which the keys `{template.text}` do not have", rule.line
+            )
+
+
+def _wrong_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
+    """Keys of `fixed without KEYS` that no line speaks of: the dim would never move."""
+    known = [line.template.text.rstrip("?") for line in lines]
+    for template in rule.without:
+        if not any(template.text == text or template.regex.fullmatch(text) for text in known):
+            yield Fault(
+                f"dim `{rule.name}` is fixed without `{template.text}`, and no line has that key",
+                rule.line,
+                did_you_mean(template.text, known) or "write it as a line of the spec does",
             )
 
 

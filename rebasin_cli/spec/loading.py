@@ -118,8 +118,13 @@ class _Parser:
     def _rule(self, key: Scalar, value: Node) -> Rule:
         name = self._parsed(parse_dim_name, key.text, key.line)
         text = " ".join(self._text(value).split())
-        if text == "fixed" or text.startswith("fixed because "):
-            return Rule(name, key.line, fixed=text.removeprefix("fixed because "))
+        stays, _, why = text.partition(" because ")
+        if stays == "fixed":
+            return Rule(name, key.line, fixed=why or "fixed")
+        if stays.startswith("fixed without "):
+            keys = stays.removeprefix("fixed without ").split(" or ")
+            without = (template for each in keys for template in self._parsed(parse_templates, each, value.line))
+            return Rule(name, key.line, fixed=why or "fixed", without=tuple(without))
         if text.startswith("same as "):
             target = text.removeprefix("same as ").removesuffix(" if equal")
             same_as = self._parsed(parse_dim_name, target, value.line)
@@ -131,7 +136,7 @@ class _Parser:
         elif within or not index:
             raise self.error(
                 f"dim `{name}`: `{text}` is none of `within OWNER`, `index e in KEYS`, `same as DIM` (`if equal`), "
-                "`fixed`",
+                "`fixed` (`without KEYS`)",
                 value.line, did_you_mean(text.partition(" ")[0], ("within", "index", "same", "fixed")),
             )  # fmt: skip
         return Rule(name, key.line, owner=owner, index=self._index(name, index, value.line) if index else None)
