@@ -3,7 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
 
 from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
 
-SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {}
+GROUPS, CELL = 14, 2
+"""As SD's 32 groups of 10 channels: straddling groups cut the streams in the same way if the groups are 2 modulo 3,
+and an even number of them lets every skip be halved."""
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Normal float64 numbers, always the same for a seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unet(name: str, groups: int, cell: int, heads: int) -> nn.Module:
+    """Stable Diffusion 1.5's or XL's UNet, `groups · cell` channels wide where the real one has 32 · 10.
+
+    Args:
+        heads: for sd15 their number; for sdxl the size of each.
+    """
+    torch.manual_seed(0)
+    width = groups * cell
+    options: dict[str, Any] = {
+        "block_out_channels": (width, 2 * width, 4 * width, 4 * width),
+        "attention_head_dim": heads,
+    }
+    if name == "sdxl":
+        options = {
+            "block_out_channels": (width, 2 * width, 4 * width),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 3),
+            "attention_head_dim": tuple(max(1, width * times // heads) for times in (1, 2, 4)),
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 6,
+            "projection_class_embeddings_input_dim": 6 * 6 + 10,
+        }
+    made: nn.Module = library("diffusers").UNet2DConditionModel(
+        layers_per_block=2, norm_num_groups=groups, cross_attention_dim=20, sample_size=8, **options
+    )
+    return made
+
+
+def unet_inputs(name: str) -> dict[str, Any]:
+    """Latents, a time step and text features, as the pipelines give them."""
+    inputs: dict[str, Any] = {
+        "sample": random(1, 4, 8, 8),
+        "timestep": torch.tensor([321]),
+        "encoder_hidden_states": random(1, 5, 20, seed=2),
+    }
+    if name == "sdxl":
+        inputs["added_cond_kwargs"] = {"text_embeds": random(1, 10, seed=3), "time_ids": torch.tensor([[8.0] * 6])}
+    return inputs
+
+
+def diffusers_unet(name: str, heads: int) -> Subject:
+    """In diffusers' layout, through its files."""
+    return pretrained_subject(
+        f"diffusers UNet2DConditionModel as {name} ({GROUPS} groups of {CELL})",
+        unet(name, GROUPS, CELL, heads),
+        unet_inputs(name),
+        file="diffusion_pytorch_model.safetensors",
+    )
+
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    "sd15-unet": (partial(diffusers_unet, "sd15", 4),),
+    "sdxl-unet": (partial(diffusers_unet, "sdxl", 8),),
+}
