@@ -199,7 +199,7 @@ class Resolver:
                 both_open = _is_open(leaf) and isinstance(before, Leaf) and _is_open(before)
                 if not both_open:
                     segments.append(leaf)
-        return Plus(tuple(segments))
+        return Plus(tuple(segments or [self._open()]))  # a list of nothing (`{*}`) is a side that never moves
 
     def _part(self, part: Part, claim: Claim) -> list[Leaf | Times]:
         if isinstance(part, Anonymous):
