@@ -1,0 +1,41 @@
+"""Hiding a permutation in a network's own weights, and looking for it."""
+
+from __future__ import annotations
+
+import torch
+
+from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.matching.measures import inner_product
+from rebasin_cli.matching.weights import match_weights
+from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.spec import bind, find_spec
+
+NOISE = 1e-3
+"""Of each tensor's own scale."""
+
+
+def shortfall(name: str, subject: Subject, seeds: int = 1) -> tuple[float, int]:
+    """How far matching stays below the planted permutation, as a share of its objective, and the seeds it took.
+
+    B is the network permuted at random, plus noise; the planted solution is the inverse of what was done to it.
+    Starts from identity with one seed after another until the planted objective is reached.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
+    layout = bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides)
+    planted = Permutation.random(layout, 1)
+    generator = torch.Generator().manual_seed(2)
+    b = {}
+    for key, tensor in permuted(planted, layout, subject.state).items():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+            tensor = tensor + NOISE * float(tensor.double().square().mean().sqrt()) * noise
+        b[key] = tensor
+    goal = inner_product(layout, subject.state, b, planted.inverse(layout))
+    best = float("inf")
+    for seed in range(seeds):
+        result = match_weights(layout, subject.state, b, seed=seed)
+        reached = inner_product(layout, subject.state, b, result.permutation)
+        best = min(best, (goal - reached) / abs(goal))
+        if best <= 1e-9:
+            return best, seed + 1
+    return best, seeds
