@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, transformers_subject
-from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, pretrained_subject, transformers_subject
+from rebasin_cli.evaluation.subjects.variants import judged_by, under_other_keys, with_extra
 
 _SIZES: Mapping[str, Any] = {
     "hidden_size": 48,
@@ -48,6 +49,31 @@ def without_prefix() -> Subject:
     return under_other_keys(subject, "LlamaForCausalLM without `model.`", lambda key: key.removeprefix("model."))
 
 
+def gemma3_with_images() -> Subject:
+    """Gemma 3 as most of its files are: with an image tower, whose output enters the stream of the text."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    text = {**_SIZES, "vocab_size": 50, "head_dim": 10, "tie_word_embeddings": True}
+    tower = {
+        "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 3,
+        "image_size": 8, "patch_size": 2,
+    }  # fmt: skip
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=tower, mm_tokens_per_image=4, image_token_index=49, boi_token_index=48,
+        eoi_token_index=47,
+    )  # fmt: skip
+    ids = torch.randint(3, 45, (2, 12), generator=torch.Generator().manual_seed(1))
+    ids[:, 3:7] = 49
+    inputs = {
+        "input_ids": ids,
+        "token_type_ids": (ids == 49).long(),
+        "pixel_values": torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double(),
+    }
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    name = "transformers Gemma3ForConditionalGeneration (text and images)"
+    return judged_by(pretrained_subject(name, model, inputs, tolerance=RMS_TOLERANCE), "output.logits")
+
+
 llama = partial(grouped_subject, "LlamaConfig", "LlamaForCausalLM")
 qwen3 = partial(grouped_subject, "Qwen3Config", "Qwen3ForCausalLM", head_dim=10)
 gemma2 = partial(grouped_subject, "Gemma2Config", "Gemma2ForCausalLM", head_dim=10, tie_word_embeddings=True)
@@ -80,7 +106,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(grouped_subject, "GemmaConfig", "GemmaForCausalLM", head_dim=10, tie_word_embeddings=True),
     ),
     "qwen3": (qwen3, partial(qwen3, note=", biases, tied", attention_bias=True, tie_word_embeddings=True)),
-    "gemma": (gemma2, gemma3),
+    "gemma": (gemma2, gemma3, gemma3_with_images),
     "phi3": (phi3, partly_rotated_phi3),
     "olmo2": (olmo2, olmo3),
     "mixtral": (mixtral,),

@@ -28,3 +28,13 @@ def with_extra(subject: Subject, name: str, extra: Mapping[str, Tensor]) -> Subj
         return subject.run({key: tensor for key, tensor in tensors.items() if key not in extra}, trace)
 
     return replace(subject, name=name, state={**subject.state, **extra}, run=run)
+
+
+def judged_by(subject: Subject, *outputs: str) -> Subject:
+    """The subject without the other outputs, which show the inside of the network in its own order."""
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        found = subject.run(tensors, trace)
+        return {name: found[name] for name in outputs}
+
+    return replace(subject, run=run)
