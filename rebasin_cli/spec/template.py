@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from itertools import product
 
-from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value, parse_ref
+from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
 _NUMBER = re.compile(r"\d+")
@@ -22,7 +22,7 @@ _WORD = r"[^.]+?"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`{side:input_blocks,output_blocks}`: one of some words, and which one is bound."""
+    """`{side:input_blocks,output_blocks}` or `{n:0,2}`: one of some words or numbers, and which one is bound."""
 
     variable: str
     words: tuple[str, ...]
@@ -63,8 +63,8 @@ class Template:
                 continue
             text = found[f"v{position}"]
             value: Value = text
-            if isinstance(token, Ref) and token.is_number:
-                value = int(text) - token.offset
+            if binds_number(token.variable):
+                value = int(text) - (token.offset if isinstance(token, Ref) else 0)
                 if value < 0:
                     return None
             if bindings.setdefault(token.variable, value) != value:
@@ -150,6 +150,8 @@ def _brace(body: str) -> tuple[tuple[Token, str], ...]:
     if colon:
         if not re.fullmatch(r"[A-Za-z]\w*", name) or not all(words.split(",")):
             raise ValueError(f"`{{{body}}}` should read {{name:one,two}}")
+        if binds_number(name) and not all(word.isdigit() for word in words.split(",")):
+            raise ValueError(f"`{{{body}}}`: `{name}` is one letter, so it binds numbers, as in {{{name}:0,2}}")
         return ((Choice(name, tuple(words.split(","))), f"{{{body}}}"),)
     if "|" in body:
         return tuple((word, f"{{{body}}}") for word in body.split("|"))

@@ -124,3 +124,12 @@ def test_bad_templates_are_shown_with_the_character(text: str, message: str) -> 
     if "{" in text:
         assert f"`{text}`" in str(caught.value)
         assert "at character" in str(caught.value)
+
+
+def test_a_choice_of_one_letter_binds_numbers() -> None:
+    (template,) = parse_templates("middle.{n:0,2}.weight")
+    assert template.match("middle.2.weight") == {"n": 2}
+    assert template.match("middle.1.weight") is None
+    assert template.key({"n": 0}) == "middle.0.weight"
+    with pytest.raises(ValueError, match="binds numbers, as in {n:0,2}"):
+        parse_templates("middle.{n:a,b}.weight")
