@@ -105,12 +105,23 @@ def published_mamba() -> Subject:
     )
 
 
-def opt() -> Subject:
+def opt(note: str = "", **config: Any) -> Subject:
     """OPT with 4 heads and a tied head."""
+    sizes = {
+        "hidden_size": 48, "num_attention_heads": 4, "ffn_dim": 40, "num_hidden_layers": _LAYERS,
+        "max_position_embeddings": 20, "word_embed_proj_dim": 48, "init_std": 0.2,
+    }  # fmt: skip
     return transformers_subject(
-        "transformers OPTForCausalLM (4 heads)", "OPTConfig", "OPTForCausalLM", hidden_size=48, num_attention_heads=4,
-        ffn_dim=40, num_hidden_layers=_LAYERS, max_position_embeddings=20, word_embed_proj_dim=48, init_std=0.2,
-    )  # fmt: skip
+        f"transformers OPTForCausalLM (4 heads{note})", "OPTConfig", "OPTForCausalLM", **{**sizes, **config}
+    )
+
+
+def falcon(note: str, **config: Any) -> Subject:
+    """Falcon with 6 query heads, all of one group or of two."""
+    sizes = {**_SIZES, "num_attention_heads": 6, "ffn_hidden_size": 40}
+    return transformers_subject(
+        f"transformers FalconForCausalLM (6 heads, {note})", "FalconConfig", "FalconForCausalLM", **{**sizes, **config}
+    )
 
 
 def published_opt() -> Subject:
@@ -144,6 +155,23 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "bloom": (bloom, published_bloom),
     "mpt": (mpt,),
     "mamba": (mamba, partial(mamba, use_bias=True), partial(mamba, "FalconMamba"), published_mamba),
-    "opt": (opt, published_opt),
+    "opt": (
+        opt,
+        published_opt,
+        partial(opt, ", narrower embedding, norms after", word_embed_proj_dim=20, do_layer_norm_before=False),
+    ),
+    "falcon": (
+        partial(falcon, "2 key/value heads", new_decoder_architecture=True, num_kv_heads=2),
+        partial(
+            falcon,
+            "2 key/value heads, one norm",
+            new_decoder_architecture=True,
+            num_kv_heads=2,
+            num_ln_in_parallel_attn=1,
+            bias=True,
+            tie_word_embeddings=False,
+        ),
+    ),
+    "falcon-7b": (partial(falcon, "one key/value head", multi_query=True),),
     "phi": (phi,),
 }
