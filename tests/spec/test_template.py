@@ -131,5 +131,5 @@ def test_a_choice_of_one_letter_binds_numbers() -> None:
     assert template.match("middle.2.weight") == {"n": 2}
     assert template.match("middle.1.weight") is None
     assert template.key({"n": 0}) == "middle.0.weight"
-    with pytest.raises(ValueError, match="binds numbers, as in {n:0,2}"):
+    with pytest.raises(ValueError, match=r"binds numbers, as in \{n:0,2\}"):
         parse_templates("middle.{n:a,b}.weight")
