@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects import convnets, decoders, diffusion, encoders, recurrent, vision_transformers
+from rebasin_cli.evaluation.subjects import (
+    convnets,
+    decoders,
+    diffusion,
+    encoders,
+    recurrent,
+    stable_diffusion,
+    vision_transformers,
+)
 
 Make = Callable[[], Subject]
 
@@ -18,6 +26,7 @@ SUBJECTS: Mapping[str, tuple[Make, ...]] = {
     **decoders.SUBJECTS,
     **encoders.SUBJECTS,
     **diffusion.SUBJECTS,
+    **stable_diffusion.SUBJECTS,
     **recurrent.SUBJECTS,
 }
 

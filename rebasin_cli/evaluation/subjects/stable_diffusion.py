@@ -1,0 +1,105 @@
+"""Stable Diffusion's networks under the keys of the original checkpoints.
+
+Their code is not a library, but diffusers loads their checkpoints: every run converts the keys with diffusers' own
+converter, so a state under original keys is proved on the network that users run it in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.evaluation.proving import Subject, Trace
+from rebasin_cli.evaluation.subjects.diffusion import unet, unet_inputs
+from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.subjects.modules import randomise, run_module
+
+UNET = "model.diffusion_model."
+PER_LEVEL = 3
+"""Blocks of a level in the original numbering: two residual ones, then the change of resolution."""
+
+_OUTSIDE = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def original_unet_key(key: str, with_transformer: Callable[[int], bool]) -> str:
+    """The original name of a UNet tensor of diffusers.
+
+    Args:
+        with_transformer: whether an upsampling level has transformers, after which the upsampler is numbered.
+    """
+    for ours, theirs in _OUTSIDE.items():
+        if key.startswith(ours + "."):
+            return theirs + key.removeprefix(ours)
+    found = re.match(
+        r"(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key
+    )
+    assert found is not None, key
+    side, level, kind, index, rest = found[1], int(found[2] or 0), found[3], int(found[4]), found[5]
+    if kind == "resnets":
+        word, dot, ending = rest.partition(".")
+        rest = _RESNET[word] + dot + ending
+    if side == "mid":
+        return f"middle_block.{1 if kind == 'attentions' else 2 * index}.{rest}"
+    if kind == "downsamplers":
+        return f"input_blocks.{PER_LEVEL * (level + 1)}.0.op.{rest.removeprefix('conv.')}"
+    if kind == "upsamplers":
+        return f"output_blocks.{PER_LEVEL * level + 2}.{2 if with_transformer(level) else 1}.{rest}"
+    number = PER_LEVEL * level + index + (side == "down")
+    return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{'01'[kind == 'attentions']}.{rest}"
+
+
+def original_unet_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a UNet of diffusers under its original keys."""
+    state = network.state_dict()
+
+    def with_transformer(level: int) -> bool:
+        return any(key.startswith(f"up_blocks.{level}.attentions.") for key in state)
+
+    return {UNET + original_unet_key(key, with_transformer): tensor.clone() for key, tensor in state.items()}
+
+
+def load_original_unet(network: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Load tensors under original keys into a UNet of diffusers, by diffusers' own conversion."""
+    single_file = library("diffusers.loaders.single_file_utils")
+    converted = single_file.convert_ldm_unet_checkpoint(dict(tensors), network.config)
+    network.load_state_dict({k: v for k, v in converted.items() if v is not None}, assign=True)
+    loaded: nn.Module = network
+    return loaded
+
+
+def original_unet(name: str, heads: int, groups: int = 32, cell: int = 1) -> Subject:
+    """A UNet with the 32 groups, and the heads, that original checkpoints always have."""
+    network = randomise(unet(name, groups, cell, heads))
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return run_module(load_original_unet(network, tensors), unet_inputs(name), trace)
+
+    title = f"diffusers UNet2DConditionModel as {name} in its original layout ({groups} groups of {cell})"
+    return Subject(title, original_unet_state(network), run)
+
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    "sd15-unet-original": (partial(original_unet, "sd15", 8),),
+    "sdxl-unet-original": (partial(original_unet, "sdxl", 64),),
+}
