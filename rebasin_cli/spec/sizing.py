@@ -52,6 +52,8 @@ class SizeSources:
 
     def _apply_overrides(self, sizes: Sizes) -> None:
         for name, value in self.overrides.items():
+            if value < 1:
+                raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy="give a larger one")
             targets = [f"size:{name}"] if any(str(r.name) == name for r in self.spec.sizes) else []
             targets += [f"dim:{d}" for d in self.instances if name in (d, d.split(".")[0])]
             if not targets:
