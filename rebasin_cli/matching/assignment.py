@@ -72,8 +72,8 @@ def solve_assignment(
 
     Args:
         similarity: (n, n), any strides, float16, bfloat16, float32 or float64; on any device. It is not changed.
-        prices: (n,) finite numbers to start from, as of an earlier ``Assignment`` of a similar matrix; they may change
-            the time taken and the choice among optimal permutations, never the value.
+        prices: (n,) finite numbers to start from, as of an earlier ``Assignment`` of a similar matrix. They can save
+            most of the time, and may change the choice among optimal permutations, never the value. scipy ignores them.
         backend: "auto" takes the compiled solver if there is one; "lazy-jv" insists on it.
 
     Raises:

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Where the loader can choose a function by the machine it runs on, each pass is compiled for three instruction sets. */
+/* Where the loader can choose a function by the machine it runs on, each pass is compiled for three of them. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
 #define PER_MACHINE __attribute__((target_clones("avx512f", "avx2", "default")))
 #else

@@ -12,9 +12,9 @@
  * auction, a warm start) the path corrects it. Either way all n rows end up assigned under feasible duals with
  * equality on every pair, which is optimality (complementary slackness); nothing is assumed about the prices' start.
  *
- * Within one search all constant rows see the same columns at a common offset, and all constant columns are seen by
- * every row at a common offset: only the first row to reach them by a shorter way can improve them (`row_reach`,
- * `column_reach`), so thousands of dead units cost one pass and not thousands.
+ * Within one search all constant rows see the columns at a common offset, and every row sees all constant columns at a
+ * common offset. So a row can only improve them if it is reached by a shorter way than any before it (`row_reach`,
+ * `column_reach`), and thousands of dead units cost one pass and not thousands.
  */
 #include "search.h"
 
@@ -24,7 +24,7 @@
 /* The auction runs if more than n / 16 rows stay free, and a few: from there on, paths cost more than starting over. */
 enum { AUCTION_SHARE = 16, FEW_ROWS = 8 };
 
-/* Candidates a row keeps. Measured: short lists are made faster and serve small matrices, 12 to 24 do as well at 4096. */
+/* Candidates a row keeps. Measured: short lists are made faster and serve small matrices; at 4096, 12 to 24 are equal. */
 static int list_room(int n) { return n < 2560 ? 6 + n / 256 : 16; }
 
 /* The first reading of every row. Spread: the mean over rows of the largest value minus (nearly) the least. */
@@ -100,7 +100,8 @@ typedef struct {
 } Memory;
 
 static int allocate(Search *s, Memory *memory) {
-    double **reals[] = {&s->p, &s->q, &s->offset, &s->paired, &s->bound, &s->v, &s->groups, &s->scratch, &s->d, &s->base};
+    double **reals[] = {&s->p, &s->q, &s->offset, &s->paired, &s->bound, &s->v, &s->groups,
+                        &s->scratch, &s->d, &s->base};
     int **ints[] = {&s->x, &s->y, &s->list_size, &s->open, &s->open_at, &s->pred, &s->touched, &s->settled};
     enum { REALS = sizeof reals / sizeof *reals, INTS = sizeof ints / sizeof *ints };
     size_t n = (size_t)s->n, padded = (n + BLOCK - 1) / BLOCK * BLOCK, room = (size_t)s->room;
