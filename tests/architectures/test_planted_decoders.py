@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import decoders
+from rebasin_cli.evaluation.subjects import Make, decoders
 from tests.architectures.planting import shortfall
 
-FAMILIES = [pytest.param(name, make[0], id=name) for name, make in decoders.SUBJECTS.items()]
+CASES = [
+    pytest.param(name, make, id=f"{name}-{at}")
+    for name, makes in decoders.SUBJECTS.items()
+    for at, make in enumerate(makes)
+]
 
 
-@pytest.mark.parametrize(("name", "make"), FAMILIES)
-def test_a_planted_permutation_is_found(name, make) -> None:
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_a_planted_permutation_is_found(name: str, make: Make) -> None:
     assert shortfall(name, make())[0] <= 1e-9

@@ -49,6 +49,36 @@ def without_prefix() -> Subject:
     return under_other_keys(subject, "LlamaForCausalLM without `model.`", lambda key: key.removeprefix("model."))
 
 
+_THEIR_NAMES = {
+    "model.": "",
+    "embed_tokens": "tok_embeddings",
+    "lm_head": "output",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn": "attention",
+    "q_proj": "wq",
+    "k_proj": "wk",
+    "v_proj": "wv",
+    "o_proj": "wo",
+    "mlp": "feed_forward",
+    "gate_proj": "w1",
+    "up_proj": "w3",
+    "down_proj": "w2",
+}
+
+
+def consolidated_llama() -> Subject:
+    """LLaMA under its authors' names. Their rotary pairs lie side by side, which is all the same to fixed dims."""
+
+    def rename(key: str) -> str:
+        for ours, theirs in _THEIR_NAMES.items():
+            key = key.replace(ours, theirs)
+        return key
+
+    name = "LlamaForCausalLM under its authors' names"
+    return with_extra(under_other_keys(llama(), name, rename), name, {"rope.freqs": torch.ones(4).double()})
+
+
 def gemma3_with_images() -> Subject:
     """Gemma 3 as most of its files are: with an image tower, whose output enters the stream of the text."""
     transformers = library("transformers")
@@ -105,6 +135,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(grouped_subject, "Qwen2Config", "Qwen2ForCausalLM", tie_word_embeddings=True),
         partial(grouped_subject, "GemmaConfig", "GemmaForCausalLM", head_dim=10, tie_word_embeddings=True),
     ),
+    "llama-consolidated": (consolidated_llama,),
     "qwen3": (qwen3, partial(qwen3, note=", biases, tied", attention_bias=True, tie_word_embeddings=True)),
     "gemma": (gemma2, gemma3, gemma3_with_images),
     "phi3": (phi3, partly_rotated_phi3),
