@@ -75,7 +75,31 @@ def diffusers_unet(name: str, heads: int) -> Subject:
     )
 
 
+def autoencoder(groups: int, cell: int) -> nn.Module:
+    """Stable Diffusion's autoencoder, `groups · cell` channels wide where the real one has 32 · 4."""
+    torch.manual_seed(0)
+    width = groups * cell
+    made: nn.Module = library("diffusers").AutoencoderKL(
+        block_out_channels=(width, 2 * width, 4 * width, 4 * width), layers_per_block=2, norm_num_groups=groups,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4, sample_size=16,
+    )  # fmt: skip
+    return made
+
+
+def autoencoder_inputs() -> dict[str, Any]:
+    """An image; what comes out went through the mean of the latents, not a sample of them."""
+    return {"sample": random(1, 3, 16, 16), "sample_posterior": False}
+
+
+def diffusers_autoencoder() -> Subject:
+    """In diffusers' layout, through its files."""
+    name = "diffusers AutoencoderKL (5 groups of 3)"
+    return pretrained_subject(name, autoencoder(5, 3), autoencoder_inputs(), file="diffusion_pytorch_model.safetensors")
+
+
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15-unet": (partial(diffusers_unet, "sd15", 4),),
+    "sd-vae": (diffusers_autoencoder,),
     "sdxl-unet": (partial(diffusers_unet, "sdxl", 8),),
 }

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.diffusion import unet, unet_inputs
+from rebasin_cli.evaluation.subjects.diffusion import autoencoder, autoencoder_inputs, unet, unet_inputs
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import randomise, run_module
 
 UNET = "model.diffusion_model."
+AUTOENCODER = "first_stage_model."
 PER_LEVEL = 3
 """Blocks of a level in the original numbering: two residual ones, then the change of resolution."""
 
@@ -99,7 +99,51 @@ def original_unet(name: str, heads: int, groups: int = 32, cell: int = 1) -> Sub
     return Subject(title, original_unet_state(network), run)
 
 
+def original_autoencoder_key(key: str) -> str:
+    """The original name of a tensor of diffusers' autoencoder."""
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    key = key.replace("mid_block.attentions.0.", "mid.attn_1.").replace("group_norm.", "norm.")
+    key = re.sub(r"attn_1\.to_([qkv])\.", r"attn_1.\1.", key).replace("to_out.0.", "proj_out.")
+    key = re.sub(r"down_blocks\.(\d)\.", r"down.\1.", key)
+    key = re.sub(r"up_blocks\.(\d)\.", lambda m: f"up.{3 - int(m[1])}.", key)
+    for ours, theirs in (
+        ("resnets.", "block."), ("samplers.0.conv", "sample.conv"), ("conv_shortcut", "nin_shortcut"),
+        ("conv_norm_out", "norm_out"),
+    ):  # fmt: skip
+        key = key.replace(ours, theirs)
+    return key
+
+
+def original_autoencoder_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state of diffusers' autoencoder under its original keys; attention was written as convolutions of 1 × 1."""
+    state = {}
+    for key, tensor in network.state_dict().items():
+        is_linear = "attentions" in key and tensor.dim() == 2
+        state[AUTOENCODER + original_autoencoder_key(key)] = (tensor[:, :, None, None] if is_linear else tensor).clone()
+    return state
+
+
+def load_original_autoencoder(network: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Load tensors under original keys into diffusers' autoencoder, by diffusers' own conversion."""
+    single_file = library("diffusers.loaders.single_file_utils")
+    network.load_state_dict(single_file.convert_ldm_vae_checkpoint(dict(tensors), network.config), assign=True)
+    loaded: nn.Module = network
+    return loaded
+
+
+def original_autoencoder() -> Subject:
+    """An autoencoder with the 32 groups that original checkpoints always have."""
+    network = randomise(autoencoder(32, 1))
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return run_module(load_original_autoencoder(network, tensors), autoencoder_inputs(), trace)
+
+    title = "diffusers AutoencoderKL in its original layout (32 groups of 1)"
+    return Subject(title, original_autoencoder_state(network), run)
+
+
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15-unet-original": (partial(original_unet, "sd15", 8),),
+    "sd-vae-original": (original_autoencoder,),
     "sdxl-unet-original": (partial(original_unet, "sdxl", 64),),
 }
