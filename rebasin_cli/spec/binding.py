@@ -72,7 +72,8 @@ def bind(
 def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
     """The error for a spec that does not fit, with its first differences."""
     spec, problems = mismatch.spec, mismatch.problems
-    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({len(problems)} differences)"]
+    count = f"{len(problems)} difference{'s' if len(problems) != 1 else ''}"
+    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({count})"]
     for problem in problems[:shown]:
         lines.append(f"  - {problem.what}{f'; {problem.remedy}' if problem.remedy else ''}")
     if len(problems) > shown:
@@ -177,7 +178,7 @@ class _Binder:
         every_axis = (axis for found in axes.values() for axis in found)
         unknown, notes = unknown_dims(self.spec, every_axis, sizes, owners)
         frozen = frozen_dims(self.spec, list(instances), self.request.freeze)
-        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules, claims) | unknown)
+        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | unknown)
         tensors, problems = self._tensors(claims, axes, sizes, dims, slabs)
         if problems:
             return self._mismatch(problems)

@@ -156,12 +156,12 @@ def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
 
 
 def _wrong_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
-    """Keys of `fixed without KEYS` that no line speaks of: the dim would never move."""
+    """Keys of `without KEYS` that no line speaks of: the rule would always hold."""
     known = [line.template.text.rstrip("?") for line in lines]
     for template in rule.without:
         if not any(template.text == text or template.regex.fullmatch(text) for text in known):
             yield Fault(
-                f"dim `{rule.name}` is fixed without `{template.text}`, and no line has that key",
+                f"dim `{rule.name}` has a rule without `{template.text}`, and no line has that key",
                 rule.line,
                 did_you_mean(template.text, known) or "write it as a line of the spec does",
             )

@@ -36,7 +36,7 @@ class Rule:
         same_as: the dim it is another name of.
         if_equal: it is so only in checkpoints in which both have as many units.
         fixed: why it never moves; empty where it may.
-        without: it is fixed only in checkpoints in which no key fits one of these.
+        without: the rule holds only in checkpoints in which no key fits one of these.
     """
 
     name: DimName
@@ -109,8 +109,9 @@ def canonical_hash(
                 str(r.name),
                 str(r.owner),
                 f"{r.same_as}{' if equal' if r.if_equal else ''}",
-                sorted(t.text for t in r.without) or bool(r.fixed),
+                bool(r.fixed),
                 str(r.index and (r.index[0], r.index[1].text)),
+                *sorted(t.text for t in r.without),
             ]
             for r in rules
         ),

@@ -119,16 +119,18 @@ class _Parser:
         name = self._parsed(parse_dim_name, key.text, key.line)
         text = " ".join(self._text(value).split())
         stays, _, why = text.partition(" because ")
-        if stays == "fixed":
-            return Rule(name, key.line, fixed=why or "fixed")
-        if stays.startswith("fixed without "):
-            keys = stays.removeprefix("fixed without ").split(" or ")
-            without = (template for each in keys for template in self._parsed(parse_templates, each, value.line))
-            return Rule(name, key.line, fixed=why or "fixed", without=tuple(without))
-        if text.startswith("same as "):
-            target = text.removeprefix("same as ").removesuffix(" if equal")
+        kind, conditional, keys = stays.partition(" without ")
+        without = tuple(
+            template
+            for each in (keys.split(" or ") if conditional else ())
+            for template in self._parsed(parse_templates, each, value.line)
+        )
+        if kind == "fixed":
+            return Rule(name, key.line, fixed=why or "fixed", without=without)
+        if kind.startswith("same as "):
+            target = kind.removeprefix("same as ").removesuffix(" if equal")
             same_as = self._parsed(parse_dim_name, target, value.line)
-            return Rule(name, key.line, same_as=same_as, if_equal=text.endswith(" if equal"))
+            return Rule(name, key.line, same_as=same_as, if_equal=kind.endswith(" if equal"), without=without)
         within, _, index = text.partition("index ")
         owner = None
         if within.startswith("within "):
@@ -136,7 +138,7 @@ class _Parser:
         elif within or not index:
             raise self.error(
                 f"dim `{name}`: `{text}` is none of `within OWNER`, `index e in KEYS`, `same as DIM` (`if equal`), "
-                "`fixed` (`without KEYS`)",
+                "`fixed`, the last two perhaps `without KEYS`",
                 value.line, did_you_mean(text.partition(" ")[0], ("within", "index", "same", "fixed")),
             )  # fmt: skip
         return Rule(name, key.line, owner=owner, index=self._index(name, index, value.line) if index else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.spec.claims import Claim, Instance, Problem, defined_by
+from rebasin_cli.spec.claims import Claim, Instance, Problem, defined_by, instance_of
 from rebasin_cli.spec.language import PermutationSpec, Rule
 from rebasin_cli.spec.pattern import Anonymous, Axis, DimName, Part
 from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value
@@ -64,6 +64,8 @@ class Resolver:
     def __init__(self, spec: PermutationSpec, claims: Iterable[Claim]) -> None:
         self.spec = spec
         self.families: dict[tuple[Value, int], set[Instance]] = {}
+        claims = list(claims)
+        self.rules = [rule for rule in spec.rules if not _lifted(rule, claims)]
         for claim in claims:
             for instance in defined_by(claim):
                 self.families.setdefault((instance[0], len(instance)), set()).add(instance)
@@ -87,7 +89,7 @@ class Resolver:
             ResolutionError: two rules with equally few variables say different things.
         """
         fitting: list[tuple[int, Rule, Bindings]] = []
-        for rule in self.spec.rules:
+        for rule in self.rules:
             bindings = self.unify(rule.name, instance)
             if bindings is not None:
                 plain = sum(isinstance(p, Ref) and p.pick is Pick.SAME for p in rule.name.parts)
@@ -133,6 +135,9 @@ class Resolver:
     def instances(self, name: DimName, bindings: Bindings, line: int) -> list[Instance] | None:
         """What `name` stands for: one instance, a list for `{<l}` and `{*}`, None for “before the first one”."""
         family = self.families.get((name.parts[0] if isinstance(name.parts[0], str) else "", len(name.parts)), set())
+        plain = instance_of(name, bindings)
+        if plain in family:  # nothing to choose: most names of a checkpoint with thousands of tensors
+            return [plain]
         matching = [i for i in family if self._fits_plainly(name, i, bindings)]
         for position, part in enumerate(name.parts):
             if not isinstance(part, Ref) or (part.pick is Pick.SAME and part.offset >= 0):
@@ -255,6 +260,11 @@ class Resolver:
     def _open(self) -> Leaf:
         self._fresh += 1
         return Leaf(f"_:{self._fresh}")
+
+
+def _lifted(rule: Rule, claims: Iterable[Claim]) -> bool:
+    """Whether a key is there without which alone the rule holds."""
+    return any(template.match(claim.key) is not None for template in rule.without for claim in claims)
 
 
 def _is_open(part: Leaf | Times) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from rebasin_cli.errors import UsageError
@@ -49,13 +49,9 @@ def unknown_dims(
     return reasons, (note,)
 
 
-def fixed_dims(rules: Mapping[str, tuple[Rule, Bindings]], keys: Collection[str]) -> dict[str, str]:
-    """Dims that the spec keeps at identity in a checkpoint of these `keys`, and why it says so."""
-    return {
-        name: rule.fixed
-        for name, (rule, _) in rules.items()
-        if rule.fixed and not any(template.match(key) is not None for template in rule.without for key in keys)
-    }
+def fixed_dims(rules: Mapping[str, tuple[Rule, Bindings]]) -> dict[str, str]:
+    """Dims that the spec keeps at identity, and why it says so."""
+    return {name: rule.fixed for name, (rule, _) in rules.items() if rule.fixed}
 
 
 def frozen_dims(spec: PermutationSpec, names: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""`fixed without KEYS`: a dim that reaches the outputs only where nothing in the checkpoint reads it."""
+"""Rules that hold only without certain keys: a dim reaches the outputs only where nothing else reads it."""
 
 from __future__ import annotations
 
 import pytest
 
 from rebasin_cli.errors import ContentError
-from tests.spec.building import bound, spec_of, still
+from tests.spec.building import bound, sizes, spec_of, still
 
 ENCODER = """
 dims:
@@ -38,6 +38,13 @@ def test_the_hash_sees_the_keys() -> None:
 
 def test_a_key_that_no_line_has_is_refused() -> None:
     with pytest.raises(
-        ContentError, match=r"fixed without `haed.weight`, and no line has that key[\s\S]*`head.weight`"
+        ContentError, match=r"a rule without `haed.weight`, and no line has that key[\s\S]*`head.weight`"
     ):
         spec_of(ENCODER.replace("{head,neck}.weight or", "haed.weight or"))
+
+
+def test_a_dim_may_be_another_only_without_a_key() -> None:
+    spec = "dims:\n  t: same as s without p.weight\ntensors:\n  e: _ t\n  h: _ s\n  p.weight?: s t\n"
+    assert sizes(bound(spec, {"e": (5, 4), "h": (6, 4)})) == {"s": 4}
+    assert sizes(bound(spec, {"e": (5, 4), "h": (6, 3), "p.weight": (3, 4)})) == {"t": 4, "s": 3}
+    assert spec_of(spec).sha256 != spec_of(spec.replace(" without p.weight", "")).sha256
