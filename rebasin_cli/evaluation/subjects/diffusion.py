@@ -75,14 +75,14 @@ def diffusers_unet(name: str, heads: int) -> Subject:
     )
 
 
-def autoencoder(groups: int, cell: int) -> nn.Module:
+def autoencoder(groups: int, cell: int, **options: Any) -> nn.Module:
     """Stable Diffusion's autoencoder, `groups · cell` channels wide where the real one has 32 · 4."""
     torch.manual_seed(0)
     width = groups * cell
     made: nn.Module = library("diffusers").AutoencoderKL(
         block_out_channels=(width, 2 * width, 4 * width, 4 * width), layers_per_block=2, norm_num_groups=groups,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4, sample_size=16,
+        latent_channels=4, sample_size=16, **options,
     )  # fmt: skip
     return made
 
@@ -92,14 +92,47 @@ def autoencoder_inputs() -> dict[str, Any]:
     return {"sample": random(1, 3, 16, 16), "sample_posterior": False}
 
 
-def diffusers_autoencoder() -> Subject:
+def diffusers_autoencoder(**options: Any) -> Subject:
     """In diffusers' layout, through its files."""
-    name = "diffusers AutoencoderKL (5 groups of 3)"
-    return pretrained_subject(name, autoencoder(5, 3), autoencoder_inputs(), file="diffusion_pytorch_model.safetensors")
+    name = f"diffusers AutoencoderKL (5 groups of 3{', without quant_conv' if options else ''})"
+    return pretrained_subject(
+        name, autoencoder(5, 3, **options), autoencoder_inputs(), file="diffusion_pytorch_model.safetensors"
+    )
+
+
+def text_encoder(heads: int, head_dim: int) -> nn.Module:
+    """A CLIP text encoder with its projection."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(
+        vocab_size=50, hidden_size=heads * head_dim, num_attention_heads=heads, intermediate_size=56,
+        num_hidden_layers=3, max_position_embeddings=16, projection_dim=heads * head_dim,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    made: nn.Module = transformers.CLIPTextModelWithProjection(config)
+    return made
+
+
+def text_inputs() -> dict[str, Any]:
+    """Tokens; all hidden states come out, for a UNet may read any."""
+    ids = torch.randint(3, 49, (2, 9), generator=torch.Generator().manual_seed(1))
+    ids[:, -1] = 49
+    return {"input_ids": ids, "output_hidden_states": True}
+
+
+def transformers_text_encoder() -> Subject:
+    """In transformers' layout, through its files."""
+    name = "transformers CLIPTextModelWithProjection (5 heads of 8)"
+    return pretrained_subject(name, text_encoder(5, 8), text_inputs())
 
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15-unet": (partial(diffusers_unet, "sd15", 4),),
-    "sd-vae": (diffusers_autoencoder,),
+    "sd-vae": (
+        diffusers_autoencoder,
+        partial(diffusers_autoencoder, use_quant_conv=False, use_post_quant_conv=False),
+    ),
+    "sd-text-encoder": (transformers_text_encoder,),
     "sdxl-unet": (partial(diffusers_unet, "sdxl", 8),),
 }

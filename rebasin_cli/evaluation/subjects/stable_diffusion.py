@@ -11,15 +11,24 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.diffusion import autoencoder, autoencoder_inputs, unet, unet_inputs
+from rebasin_cli.evaluation.subjects.diffusion import (
+    autoencoder,
+    autoencoder_inputs,
+    text_encoder,
+    text_inputs,
+    unet,
+    unet_inputs,
+)
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import randomise, run_module
 
 UNET = "model.diffusion_model."
 AUTOENCODER = "first_stage_model."
+OPENCLIP = "conditioner.embedders.1.model."
 PER_LEVEL = 3
 """Blocks of a level in the original numbering: two residual ones, then the change of resolution."""
 
@@ -142,8 +151,64 @@ def original_autoencoder() -> Subject:
     return Subject(title, original_autoencoder_state(network), run)
 
 
+_OPENCLIP = {
+    "text_projection.weight": "text_projection",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.embeddings.token_embedding.": "token_embedding.",
+    "text_model.final_layer_norm.": "ln_final.",
+    "text_model.encoder.layers.": "transformer.resblocks.",
+    ".layer_norm": ".ln_",
+    ".mlp.fc1.": ".mlp.c_fc.",
+    ".mlp.fc2.": ".mlp.c_proj.",
+    ".self_attn.": ".attn.",
+}
+
+
+def openclip_state(network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The state of a CLIP text encoder of transformers under OpenCLIP's keys."""
+    state: dict[str, Tensor] = {}
+    for key, tensor in network.state_dict().items():
+        for ours, theirs in _OPENCLIP.items():
+            key = key.replace(ours, theirs)
+        if key == "text_projection":
+            tensor = tensor.T
+        if ".attn.k_proj." in key or ".attn.v_proj." in key or key.endswith("position_ids"):
+            continue
+        if ".attn.q_proj." in key:
+            others = [network.state_dict()[_transformers_key(key, letter)] for letter in "qkv"]
+            key, tensor = key.replace("q_proj.", "in_proj_"), torch.cat(others)
+        state[prefix + key] = tensor.clone().contiguous()
+    return {**state, prefix + "logit_scale": torch.tensor(4.6, dtype=torch.float64)}
+
+
+def _transformers_key(key: str, letter: str) -> str:
+    key = key.replace("transformer.resblocks.", "text_model.encoder.layers.").replace(".attn.", ".self_attn.")
+    return key.replace("q_proj.", f"{letter}_proj.")
+
+
+def load_openclip(network: Any, tensors: Mapping[str, Tensor], prefix: str) -> nn.Module:
+    """Load tensors under OpenCLIP's keys into a text encoder of transformers, by diffusers' own conversion."""
+    single_file = library("diffusers.loaders.single_file_utils")
+    converted = single_file.convert_open_clip_checkpoint(network, dict(tensors), prefix=prefix)
+    network.load_state_dict(converted, assign=True)
+    loaded: nn.Module = network
+    return loaded
+
+
+def openclip_text_encoder() -> Subject:
+    """A text encoder with the heads of 64 that CLIP always has."""
+    network = randomise(text_encoder(3, 64))
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return run_module(load_openclip(network, tensors, OPENCLIP), text_inputs(), trace)
+
+    title = "transformers CLIPTextModelWithProjection in OpenCLIP's layout (3 heads of 64)"
+    return Subject(title, openclip_state(network, OPENCLIP), run)
+
+
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15-unet-original": (partial(original_unet, "sd15", 8),),
     "sd-vae-original": (original_autoencoder,),
+    "sd-text-encoder-openclip": (openclip_text_encoder,),
     "sdxl-unet-original": (partial(original_unet, "sdxl", 64),),
 }
