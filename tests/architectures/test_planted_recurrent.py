@@ -1,4 +1,4 @@
-"""A permutation planted in a real recurrent network is found again, though every dim stands on two sides of a tensor."""
+"""A permutation planted in a real recurrent network is found again, with every dim on two sides of one tensor."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from rebasin_cli.evaluation.subjects import paper, perceptrons
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
 
-
 NARROW = {"depths": (1, 2, 3, 1), "dims": (12, 20, 28, 36)}
 
 
@@ -83,6 +82,16 @@ def regnet(squeeze: float | None) -> Subject:
     torch.manual_seed(0)
     options = made.BlockParams([1, 3, 2], [24, 40, 60], [8, 8, 12], [1.0, 1.0, 1.0], [2, 2, 2], squeeze)
     return _on_images(f"torchvision RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, 7, stem_width=16), 32)
+
+
+def timm_regnet(squeeze: float) -> Subject:
+    """timm's RegNet of six blocks in groups of 8 channels."""
+    library("timm")
+    from timm.models import regnet as made
+
+    torch.manual_seed(0)
+    options = made.RegNetCfg(w0=16, wa=12.0, wm=1.6, group_size=8, depth=6, stem_width=12, se_ratio=squeeze)
+    return _on_images(f"timm RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, num_classes=7), 32)
 
 
 def densenet(published: bool) -> Subject:
@@ -171,6 +180,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "resnet-bottleneck": (
         partial(torchvision_subject, "resnet50"),  # the paper's
         partial(resnet, "ResNeXt 32x4d", "Bottleneck", (1, 2, 1, 1), groups=32, width_per_group=4),
+        partial(resnet, "ResNeXt 8x6d", "Bottleneck", (1, 2, 1, 1), groups=8, width_per_group=6),
         partial(resnet, "Wide ResNet", "Bottleneck", (2, 1, 1, 1), width_per_group=88),
     ),
     "mobilenetv2": (mobilenetv2,),
@@ -194,7 +204,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(timm_subject, "mobilenetv3_large_100"),
     ),
     "regnet": (partial(regnet, None), partial(regnet, 0.25)),
-    "regnet-timm": (partial(timm_subject, "regnetx_002"), partial(timm_subject, "regnety_002")),
+    "regnet-timm": (partial(timm_regnet, 0.0), partial(timm_regnet, 0.25)),
     "densenet": (partial(densenet, False), partial(densenet, True)),
     "convnext-torchvision": (convnext,),
     "convnext": (
