@@ -182,7 +182,7 @@ def _templates(spec: PermutationSpec) -> dict[str, TensorRecord]:
     """Every key template with its pattern; one that stands for several ranks is shown with each of them."""
     found: dict[str, TensorRecord] = {}
     for line in spec.lines:
-        key, pattern = line.template.text + ("?" if line.template.optional else ""), str(line.pattern or "")
+        key, pattern = line.template.text, str(line.pattern or "")
         if key in found:
             pattern = f"{found[key].pattern}  or  {pattern}"
         found[key] = TensorRecord("", (), line.section, pattern, line.line)

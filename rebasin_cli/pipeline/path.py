@@ -75,7 +75,7 @@ def check_path_targets(
     """
     points = targets.points(grid, is_folder=pair.a.is_folder)
     check_apart(
-        [pair.a, pair.b, *inputs], {**targets.paths(), **{f"λ = {lam:.4f}": path for lam, path in points.items()}}
+        [pair.a, pair.b, *inputs], {**targets.paths(), **{f"λ = {lam:g}": path for lam, path in points.items()}}
         if targets.at is None else targets.paths(),
     )  # fmt: skip
     check_files((targets.plot, targets.permutation, targets.report), force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +24,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, match_weights
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
@@ -81,16 +82,19 @@ def scan_sources(
 
 def match(pair: Pair, *, seed: int, max_sweeps: int, device: str, listener: Listener) -> MatchResult:
     """Weight matching of B onto A, with progress and what its outcome means."""
-    steps = 0
+    with ExitStack() as bar:
+        advance: Advance = bar.enter_context(listener.phase("reading for the match"))
 
-    def on_step(sweep: int, step: int, of: int, objective: float) -> None:
-        nonlocal steps
-        steps += 1
-        advance(1)
-        if step == of:
-            listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
+        def on_step(sweep: int, step: int, of: int, objective: float) -> None:
+            """How many sweeps there will be nobody knows, so that every sweep has a bar of its own."""
+            nonlocal advance
+            if step == 1:
+                bar.close()
+                advance = bar.enter_context(listener.phase(f"matching, sweep {sweep + 1}", of, "steps"))
+            advance(1)
+            if step == of:
+                listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
 
-    with listener.phase("matching", None, "steps") as advance:
         result = match_weights(
             pair.layout, pair.a, pair.b, seed=seed, max_sweeps=max_sweeps, device=device, on_step=on_step
         )

@@ -37,6 +37,8 @@ class Grid:
 
 def headline(document: RunDocument) -> str:
     """One sentence: the result."""
+    if document.plan is not None:
+        return f"Plan of `rebasin {document.command}`; nothing is written"
     barrier = document.barrier
     if barrier is not None:
         parts = [
@@ -48,6 +50,17 @@ def headline(document: RunDocument) -> str:
     distance = document.distance
     if distance is not None:
         return f"B aligned onto A: distance {measure_text(distance.before)} → {measure_text(distance.after)}"
+    architecture = document.architecture
+    if document.architectures is not None:
+        return count_text(len(document.architectures), "shipped architecture")
+    if document.checks is not None:
+        passed = sum(check.passed for check in document.checks)
+        return f"{passed} of {count_text(len(document.checks), 'check')} passed"
+    if document.tensors is not None and document.inputs:
+        found = architecture.name if architecture else "no known architecture"
+        return f"{count_text(len(document.tensors), 'tensor')}, {found}"
+    if document.tensors is not None and architecture:
+        return f"{architecture.name}: {architecture.title}"
     return f"rebasin {document.command}"
 
 
@@ -98,7 +111,8 @@ def architecture_text(architecture: ArchitectureRecord) -> str:
     parts = [count_text(len(architecture.dims), "dim")]
     if architecture.fixed:
         parts.append(f"{len(architecture.fixed)} of them fixed")
-    parts.append(count_text(tensors, "tensor"))
+    if tensors:
+        parts.append(count_text(tensors, "tensor"))
     for name in ("buffers", "ignored"):
         if architecture.sections.get(name):
             parts.append(f"{architecture.sections[name]} {name}")

@@ -1,0 +1,56 @@
+"""The program in this process: `main()` with captured streams, for everything that needs no pipe or signal."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebasin_cli.cli import main
+from tests.small import save_pair
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Rebasin = Callable[..., Outcome]
+
+
+class _Stdin(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def rebasin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rebasin:
+    """Call `rebasin ARGUMENTS`; stdout is a pipe, so that it carries the document."""
+
+    def call(*arguments: object, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr("sys.stdin", _Stdin(io.BytesIO(stdin)))
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the current one, with a.safetensors, b.safetensors (A shuffled) and data.npz."""
+    save_pair(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,80 @@
+"""`rebasin apply`: a saved permutation reused, undone, and refused where it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Rebasin
+from tests.small import WIDTHS, mlp_state, save
+
+
+@pytest.fixture
+def aligned(rebasin: Rebasin, pair: Path) -> Path:
+    assert rebasin("align", "a.safetensors", "b.safetensors").code == 0
+    return pair
+
+
+def test_apply_does_what_align_did(rebasin: Rebasin, aligned: Path) -> None:
+    done = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "x.safetensors")
+    assert done.code == 0
+    one, two = load_file("x.safetensors"), load_file("b.aligned.safetensors")
+    assert all(torch.equal(one[key], two[key]) for key in two)
+    assert done.document["outputs"]["applied"] == str(aligned / "x.safetensors")
+    assert Path("x.rebasin.json").read_text() == done.out
+
+
+def test_inverse_undoes_it(rebasin: Rebasin, aligned: Path) -> None:
+    arguments = ("apply", "b.permutation.safetensors", "b.aligned.safetensors", "--inverse", "-o", "x.safetensors")
+    done = rebasin(*arguments)
+    assert done.code == 0
+    one, two = load_file("x.safetensors"), load_file("b.safetensors")
+    assert all(torch.equal(one[key], two[key]) for key in two)
+    assert done.document["architecture"]["dims"]["h.0"]["moved"] > 0
+
+
+def test_another_checkpoint_of_the_same_shape(rebasin: Rebasin, aligned: Path) -> None:
+    save(aligned / "other.safetensors", mlp_state(77))
+    done = rebasin("apply", "b.permutation.safetensors", "other.safetensors", "-o", "x.safetensors")
+    assert done.code == 0
+    permutation, other = load_file("b.permutation.safetensors"), load_file("other.safetensors")
+    assert torch.equal(load_file("x.safetensors")["fc.0.bias"], other["fc.0.bias"][permutation["h.0"]])
+
+
+def test_dry_run_writes_nothing(rebasin: Rebasin, aligned: Path) -> None:
+    before = sorted(aligned.iterdir())
+    done = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "x.safetensors", "--dry-run")
+    assert done.code == 0
+    assert done.document["plan"]["writes"] > 0
+    assert sorted(aligned.iterdir()) == before
+
+
+def test_other_widths_are_refused(rebasin: Rebasin, aligned: Path) -> None:
+    save(aligned / "wide.safetensors", mlp_state(0, (WIDTHS[0], 12, 8, WIDTHS[-1])))
+    done = rebasin("apply", "b.permutation.safetensors", "wide.safetensors", "-o", "x.safetensors")
+    assert done.code == 3
+    assert "[8] in the permutation and [12] in the checkpoint" in done.err
+    assert not Path("x.safetensors").exists()
+
+
+def test_another_depth_is_refused(rebasin: Rebasin, aligned: Path) -> None:
+    save(aligned / "short.safetensors", mlp_state(0, (WIDTHS[0], 8, WIDTHS[-1])))
+    done = rebasin("apply", "b.permutation.safetensors", "short.safetensors", "-o", "x.safetensors")
+    assert done.code == 3
+
+
+def test_a_changed_spec_is_refused(rebasin: Rebasin, aligned: Path) -> None:
+    Path("mlp.yaml").write_text("name: mlp\ntensors:\n  fc.{i}.weight: h.{i} h.{prev i}\n  fc.{i}.bias: h.{i}\n")
+    arguments = ("apply", "b.permutation.safetensors", "b.safetensors", "-o", "x.safetensors", "--arch", "mlp.yaml")
+    done = rebasin(*arguments)
+    assert done.code == 3
+    assert "was made with the spec `mlp`" in done.err
+
+
+def test_a_checkpoint_is_no_permutation(rebasin: Rebasin, aligned: Path) -> None:
+    done = rebasin("apply", "a.safetensors", "b.safetensors", "-o", "x.safetensors")
+    assert done.code == 3
+    assert "is not a permutation file" in done.err

@@ -1,0 +1,239 @@
+"""`rebasin interpolate`: curves, barrier, gate, and checkpoints along the path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from rebasin_cli.report.codec import from_json
+from tests.cli.conftest import Rebasin
+from tests.small import mlp_state, save
+
+
+def test_naive_and_aligned_curves(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 5, "--data", "data.npz")
+    assert done.code == 0, done.err
+    barrier = done.document["barrier"]
+    assert barrier["lambda"] == [0, 0.25, 0.5, 0.75, 1]
+    assert barrier["examples"] == 60
+    naive, aligned = barrier["naive"], barrier["aligned"]
+    assert naive["barrier"] > 0.05
+    # B is A shuffled, so that the aligned path stays where it is: the labels are A's own answers.
+    assert aligned["barrier"] == pytest.approx(0, abs=1e-6)
+    assert aligned["accuracy"] == [1.0] * 5
+    assert naive["loss"][0] == aligned["loss"][0]
+    assert naive["loss"][-1] == pytest.approx(aligned["loss"][-1], abs=1e-6)
+
+
+def test_without_data_there_is_no_barrier_and_a_note_says_so(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin("interpolate", "a.safetensors", "b.safetensors")
+    assert done.code == 0
+    assert done.document["barrier"] is None
+    assert done.document["distance"]["after"] == 0
+    assert "--data" in done.err
+    assert sorted(path.name for path in pair.iterdir()) == ["a.safetensors", "b.safetensors", "data.npz"]
+
+
+def test_no_align_is_the_naive_path_alone(rebasin: Rebasin, pair: Path) -> None:
+    arguments = ("interpolate", "a.safetensors", "b.safetensors", "--no-align", "--data", "data.npz", "--steps", 3)
+    document = rebasin(*arguments).document
+    assert document["barrier"]["aligned"] is None
+    assert document["match"] is None
+    assert document["distance"]["after"] == document["distance"]["before"]
+
+
+def test_a_given_permutation_is_taken_and_nothing_matched(rebasin: Rebasin, pair: Path) -> None:
+    rebasin("align", "a.safetensors", "b.safetensors")
+    arguments = ("interpolate", "a.safetensors", "b.safetensors", "--permutation", "b.permutation.safetensors")
+    done = rebasin(*arguments, "--data", "data.npz", "--steps", 3)
+    assert done.code == 0
+    assert done.document["match"] is None
+    assert done.document["barrier"]["aligned"]["accuracy"] == [1.0, 1.0, 1.0]
+    assert "permutation" in done.document["inputs"]
+
+
+def test_a_permutation_of_other_checkpoints_is_told(rebasin: Rebasin, pair: Path) -> None:
+    rebasin("align", "a.safetensors", "b.safetensors")
+    save(pair / "c.safetensors", mlp_state(4))
+    done = rebasin("interpolate", "a.safetensors", "c.safetensors", "--permutation", "b.permutation.safetensors")
+    assert done.code == 0
+    assert "another B" in done.err
+
+
+def test_one_point_as_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
+    save(pair / "c.safetensors", mlp_state(4))
+    arguments = ("interpolate", "a.safetensors", "c.safetensors", "--no-align", "--at", 0.25, "-o", "m.safetensors")
+    done = rebasin(*arguments)
+    assert done.code == 0, done.err
+    a, c, merged = (load_file(name) for name in ("a.safetensors", "c.safetensors", "m.safetensors"))
+    for key, tensor in merged.items():
+        torch.testing.assert_close(tensor, 0.75 * a[key] + 0.25 * c[key])
+    assert done.document["outputs"]["merged"] == str(pair / "m.safetensors")
+    assert Path("m.rebasin.json").read_text() == done.out
+    with safe_open("m.safetensors", "pt") as opened:
+        assert opened.metadata()["rebasin.lambda"] == "0.25"
+
+
+def test_every_point_as_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 3, "-o", "points")
+    assert done.code == 0, done.err
+    names = [f"lam-{lam}.safetensors" for lam in ("0.0000", "0.5000", "1.0000")]
+    assert sorted(path.name for path in (pair / "points").iterdir()) == names
+    a = load_file("a.safetensors")
+    for name in names:  # B is A shuffled: every point of the aligned path is A
+        for key, tensor in load_file(f"points/{name}").items():
+            torch.testing.assert_close(tensor, a[key])
+    assert Path("points.rebasin.json").is_file()
+
+
+def test_integers_and_dtypes_are_as_and_it_says_so(rebasin: Rebasin, pair: Path) -> None:
+    a = {key: tensor.half() for key, tensor in load_file("a.safetensors").items()}
+    save(pair / "a16.safetensors", {**a, "steps": torch.tensor([3])})
+    save(pair / "b32.safetensors", {**load_file("b.safetensors"), "steps": torch.tensor([5])})
+    arguments = (
+        "interpolate",
+        "a16.safetensors",
+        "b32.safetensors",
+        "--ignore",
+        "steps",
+        "--at",
+        0.5,
+        "-o",
+        "m.safetensors",
+    )
+    done = rebasin(*arguments)
+    assert done.code == 0, done.err
+    merged = load_file("m.safetensors")
+    assert merged["steps"].tolist() == [3]
+    assert merged["fc.0.weight"].dtype == torch.float16
+    assert "steps" in done.err
+    assert "F16" in done.err
+
+
+def test_the_gate_fails_after_everything_is_written(rebasin: Rebasin, pair: Path) -> None:
+    arguments = (
+        "interpolate",
+        "a.safetensors",
+        "b.safetensors",
+        "--data",
+        "data.npz",
+        "--steps",
+        5,
+        "--report",
+        "r.json",
+    )
+    failed = rebasin(*arguments, "--no-align", "--max-barrier", 0.01)
+    assert failed.code == 1
+    assert "--max-barrier 0.01" in failed.err
+    assert Path("r.json").read_text() == failed.out
+    assert from_json(failed.out, "stdout").barrier is not None
+    passed = rebasin(*arguments, "--force", "--max-barrier", 0.01)
+    assert passed.code == 0
+
+
+def test_ends_near_chance_are_told(rebasin: Rebasin, pair: Path) -> None:
+    state = {key: torch.zeros_like(tensor) for key, tensor in mlp_state(0).items()}
+    save(pair / "z.safetensors", state)
+    done = rebasin("interpolate", "a.safetensors", "z.safetensors", "--data", "data.npz", "--steps", 3)
+    assert done.code == 0, done.err
+    assert "B is right on" in done.err
+    assert "A is right on" not in done.err
+
+
+def test_the_plot_is_a_png(rebasin: Rebasin, pair: Path) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ("interpolate", "a.safetensors", "b.safetensors", "--data", "data.npz", "--steps", 3, "--plot", "p.png")
+    assert rebasin(*arguments).code == 0
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_save_permutation_makes_it_reusable(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin("interpolate", "a.safetensors", "b.safetensors", "--save-permutation", "p.safetensors")
+    assert done.document["outputs"]["permutation"] == str(pair / "p.safetensors")
+    assert rebasin("apply", "p.safetensors", "b.safetensors", "-o", "x.safetensors").code == 0
+    assert torch.equal(load_file("x.safetensors")["fc.1.weight"], load_file("a.safetensors")["fc.1.weight"])
+
+
+# -- a document that comes through the pipe ----------------------------------------------------------------
+
+
+def test_a_piped_document_is_worked_on_and_nothing_matched_again(rebasin: Rebasin, pair: Path) -> None:
+    before = rebasin("align", "a.safetensors", "b.safetensors")
+    elsewhere = pair / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.MonkeyPatch.context() as moved:
+        moved.chdir(elsewhere)
+        done = rebasin("interpolate", "--steps", 3, "--data", "../data.npz", stdin=before.out.encode())
+    assert done.code == 0, done.err
+    old, new = before.document, done.document
+    assert new["command"] == "interpolate"
+    assert new["match"] == old["match"]
+    assert new["outputs"] == old["outputs"]
+    assert {role: new["inputs"][role] for role in ("a", "b")} == old["inputs"]
+    assert new["architecture"] == old["architecture"]
+    assert new["barrier"]["aligned"]["accuracy"] == [1.0, 1.0, 1.0]
+
+
+def test_a_piped_document_takes_the_permutation_as_it_is(rebasin: Rebasin, pair: Path) -> None:
+    """Even a bad one: proof that nothing is matched anew."""
+    before = rebasin("align", "a.safetensors", "b.safetensors", "--max-sweeps", 1, "--freeze", "h.1")
+    done = rebasin("interpolate", "--steps", 3, "--data", "data.npz", stdin=before.out.encode())
+    assert done.code == 0, done.err
+    assert done.document["distance"] == before.document["distance"]
+    assert done.document["barrier"]["aligned"]["barrier"] > 0.01
+
+
+def test_explicit_checkpoints_win_over_the_pipe(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin("interpolate", "a.safetensors", "a.safetensors", "--no-align", stdin=b"no document at all")
+    assert done.code == 0
+
+
+def test_a_file_that_changed_since_is_refused(rebasin: Rebasin, pair: Path) -> None:
+    before = rebasin("align", "a.safetensors", "b.safetensors")
+    save(pair / "b.safetensors", mlp_state(8))
+    done = rebasin("interpolate", "--steps", 3, stdin=before.out.encode())
+    assert done.code == 3
+    assert "b.safetensors has changed" in done.err
+
+
+def test_a_permutation_that_was_replaced_is_refused(rebasin: Rebasin, pair: Path) -> None:
+    before = rebasin("align", "a.safetensors", "b.safetensors")
+    save(pair / "c.safetensors", mlp_state(8))
+    rebasin("align", "a.safetensors", "c.safetensors")
+    Path("c.permutation.safetensors").replace("b.permutation.safetensors")
+    done = rebasin("interpolate", stdin=before.out.encode())
+    assert done.code == 3
+    assert "was replaced" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        (b"", 2, "the command before the pipe failed"),
+        (b"\n", 2, "the command before the pipe failed"),
+        (b"hello", 3, "not a run document"),
+        (b"[]", 3, "not a run document"),
+        (b'{"schema_version": 2}', 3, "schema_version 2"),
+        (b'{"schema_version": 1, "command": "align", "wings": 2}', 3, "unknown field `wings`"),
+        (b'{"schema_version": 1, "command": "align"}', 3, "names no checkpoint A"),
+        (b'{"schema_version": 1, "command": 7}', 3, "`command` is 7, not a text"),
+    ],
+)
+def test_what_is_no_document_is_refused(rebasin: Rebasin, pair: Path, text: bytes, code: int, says: str) -> None:
+    done = rebasin("interpolate", stdin=text)
+    assert done.code == code
+    assert says in done.err
+    assert done.out == ""
+
+
+def test_a_document_without_an_architecture_is_refused(rebasin: Rebasin, pair: Path) -> None:
+    entry = {"path": str(pair / "a.safetensors"), "sha256": None}
+    text = json.dumps({"schema_version": 1, "command": "x", "inputs": {"a": entry, "b": entry}})
+    done = rebasin("interpolate", stdin=text.encode())
+    assert done.code == 3
+    assert "no architecture" in done.err

@@ -1,0 +1,158 @@
+"""`rebasin inspect`, `arch` and `report`: commands that only show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import Rebasin
+from tests.small import mlp_state, save
+
+_OWN = "name: own\ntensors:\n  fc.{i}.weight: h.{i} h.{prev i}\n  fc.{i}.bias: h.{i}\n"
+
+
+def test_inspect_shows_tensors_and_dims(rebasin: Rebasin, pair: Path) -> None:
+    document = rebasin("inspect", "b.safetensors").document
+    assert document["architecture"]["name"] == "mlp"
+    assert document["architecture"]["dims"]["h.1"]["size"] == 8
+    assert document["tensors"]["fc.0.weight"] == {
+        "dtype": "F32", "shape": [8, 32], "section": "tensors", "pattern": "h.{i} h.{prev i}", "line": 7,
+    } | {"line": document["tensors"]["fc.0.weight"]["line"]}  # fmt: skip
+    assert document["inputs"]["checkpoint"]["sha256"] is None  # headers only
+
+
+def test_inspect_shows_an_unknown_architecture_too(rebasin: Rebasin, tmp_path: Path) -> None:
+    path = save(tmp_path / "odd.safetensors", {"wings.left": torch.zeros(3, 4, 5)})
+    done = rebasin("inspect", path)
+    assert done.code == 0
+    assert done.document["architecture"] is None
+    assert "fits this checkpoint" in done.err
+    assert rebasin("inspect", path, "--arch", "mlp").code == 3
+
+
+def test_arch_list(rebasin: Rebasin) -> None:
+    done = rebasin("arch", "list")
+    assert done.code == 0
+    listed = {entry["name"]: entry for entry in done.document["architectures"]}
+    assert {"mlp", "llama", "gpt2"} <= set(listed)
+    assert all(entry["title"] and len(entry["sha256"]) == 64 for entry in listed.values())
+
+
+def test_arch_show_without_and_with_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
+    document = rebasin("arch", "show", "llama").document
+    (embedding,) = [key for key in document["tensors"] if key.endswith("embed_tokens.weight")]
+    assert document["tensors"][embedding]["pattern"] == "_ embed"
+    assert embedding in document["architecture"]["dims"]["embed"]["tensors"]
+    assert document["architecture"]["dims"]["q.{i}"]["owner"] == "kv.{i}"
+    document = rebasin("arch", "show", "mlp", "a.safetensors").document
+    assert document["architecture"]["dims"]["h.0"]["size"] == 8
+    assert document["architecture"]["dims"]["h.0"]["tensors"] == ["fc.0.bias", "fc.0.weight", "fc.1.weight"]
+
+
+def test_arch_check_is_a_gate(rebasin: Rebasin, pair: Path) -> None:
+    good = rebasin("arch", "check", "mlp", "a.safetensors")
+    assert good.code == 0
+    assert [check["passed"] for check in good.document["checks"]] == [True, True]
+    bad = rebasin("arch", "check", "llama", "a.safetensors")
+    assert bad.code == 1
+    assert bad.document["checks"][0]["passed"] is False
+    assert "error: 1 of 1 checks failed" in bad.err
+
+
+def test_a_malformed_spec_is_an_error_of_its_own(rebasin: Rebasin, pair: Path) -> None:
+    Path("own.yaml").write_text(_OWN.replace("tensors:", "tensros:"))
+    done = rebasin("arch", "check", "own.yaml", "a.safetensors")
+    assert done.code == 3
+    assert "own.yaml:2" in done.err
+
+
+def test_arch_prove_on_a_network_of_ones_own(rebasin: Rebasin, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_network_of_tests.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.ModuleList([nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 3)])\n"
+        "    def forward(self, x):\n"
+        "        for layer in self.fc[:-1]:\n"
+        "            x = layer(x).relu()\n"
+        "        return self.fc[-1](x)\n\n"
+        "def build():\n"
+        "    return Net(), (torch.randn(4, 5, dtype=torch.float64),)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    good = _OWN + "dims:\n  h.{last i}: fixed\n"
+    Path("good.yaml").write_text(good)
+    done = rebasin("arch", "prove", "good.yaml", "--network", "my_network_of_tests:build")
+    assert done.code == 0, done.err
+    assert "outputs unchanged" in done.document["checks"][0]["detail"]
+    Path("wrong.yaml").write_text(_OWN)  # it permutes the outputs
+    done = rebasin("arch", "prove", "wrong.yaml", "--network", "my_network_of_tests:build")
+    assert done.code == 1
+    assert "outputs change by" in done.err
+
+
+@pytest.mark.parametrize("network", ["nowhere_at_all:build", "no_colon", "json:no_such_function", "os:getcwd"])
+def test_a_network_that_cannot_be_had(rebasin: Rebasin, network: str) -> None:
+    done = rebasin("arch", "prove", "mlp", "--network", network)
+    assert done.code == 2
+    assert network in done.err
+
+
+def test_unknown_architecture_gets_a_suggestion(rebasin: Rebasin) -> None:
+    done = rebasin("arch", "show", "lama")
+    assert done.code == 3
+    assert "did you mean `llama`?" in done.err
+
+
+# -- report ------------------------------------------------------------------------------------------------
+
+
+def test_report_in_every_form(rebasin: Rebasin, pair: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 5, "--data", "data.npz").out
+    Path("run.json").write_text(run)
+    done = rebasin("report", "run.json", "--html", "r.html", "--markdown", "r.md", "--png", "r.png")
+    assert done.code == 0
+    assert done.out == run  # passed on, for the next command
+    assert Path("r.html").read_text().startswith("<!doctype html>")
+    assert Path("r.md").read_text().startswith("# naive barrier")
+    assert Path("r.png").read_bytes().startswith(b"\x89PNG")
+    again = rebasin("report", "run.json", "--html", "r.html")
+    assert again.code == 2
+    assert "r.html exists already" in again.err
+    assert rebasin("report", "run.json", "--html", "r.html", "--force").code == 0
+
+
+def test_report_from_the_pipe_to_stdout(rebasin: Rebasin, pair: Path) -> None:
+    run = rebasin("align", "a.safetensors", "b.safetensors").out
+    done = rebasin("report", "--markdown", "-", stdin=run.encode())
+    assert done.code == 0
+    assert done.out.startswith("# B aligned onto A")
+
+
+def test_report_refusals(rebasin: Rebasin, pair: Path) -> None:
+    run = rebasin("align", "a.safetensors", "b.safetensors").out
+    Path("run.json").write_text(run)
+    assert rebasin("report", "run.json", "--png", "r.png").code == 3  # no losses
+    assert rebasin("report", "a.safetensors").code == 3
+    assert rebasin("report", "absent.json").code == 4
+    assert rebasin("report", "run.json", "--html", "run.json", "--force").code == 2
+    assert rebasin("report", "run.json", "--html", "x", "--markdown", "x").code == 2
+    assert rebasin("report", "run.json", "--html", "-", "--json").code == 2
+    assert rebasin("report", stdin=b"").code == 2
+    assert not Path("r.png").exists()
+
+
+def test_names_from_files_are_no_markup(rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a<script>.safetensors", mlp_state(0))
+    save(tmp_path / "[b]|c.safetensors", mlp_state(1))
+    run = rebasin("align", "a<script>.safetensors", "[b]|c.safetensors").out
+    page = rebasin("report", "--html", "-", stdin=run.encode()).out
+    assert "a&lt;script&gt;" in page
+    assert "<script" not in page
+    assert r"\[b]\|c.safetensors" in rebasin("report", "--markdown", "-", stdin=run.encode()).out

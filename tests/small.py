@@ -1,0 +1,93 @@
+"""Small networks and data on disk, and the program as a process: what the tests of the front rooms share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+WIDTHS = (32, 8, 8, 16)  # wide ends: matching then finds a planted permutation from any start
+
+
+def mlp_state(seed: int, widths: Sequence[int] = WIDTHS, prefix: str = "fc.") -> dict[str, Tensor]:
+    """Random weights of a perceptron under the keys `fc.0.weight`, `fc.0.bias`, …"""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for layer, (before, after) in enumerate(pairwise(widths)):
+        state[f"{prefix}{layer}.weight"] = torch.randn(after, before, generator=generator)
+        state[f"{prefix}{layer}.bias"] = torch.randn(after, generator=generator)
+    return state
+
+
+def shuffled(state: Mapping[str, Tensor], seed: int, layers: int = 3, prefix: str = "fc.") -> dict[str, Tensor]:
+    """The same function with the hidden units in another order, written without any of our code."""
+    generator = torch.Generator().manual_seed(seed)
+    result = dict(state)
+    for layer in range(layers - 1):
+        order = torch.randperm(len(result[f"{prefix}{layer}.bias"]), generator=generator)
+        result[f"{prefix}{layer}.weight"] = result[f"{prefix}{layer}.weight"][order].contiguous()
+        result[f"{prefix}{layer}.bias"] = result[f"{prefix}{layer}.bias"][order].contiguous()
+        after = f"{prefix}{layer + 1}.weight"
+        result[after] = result[after][:, order].contiguous()
+    return result
+
+
+def save(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write a safetensors file with the format's own library."""
+    save_file(dict(state), path, dict(metadata) if metadata else None)
+    return path
+
+
+def save_data(path: Path, examples: int = 40, features: int = WIDTHS[0], classes: int = WIDTHS[-1]) -> Path:
+    """Random inputs and labels, every class about equally often."""
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((examples, features)).astype(np.float32)
+    np.savez(path, inputs=inputs, targets=np.arange(examples) % classes)
+    return path
+
+
+def save_pair(folder: Path) -> tuple[Path, Path, Path]:
+    """A, a shuffled A as B (metadata included), and data whose labels are A's own answers."""
+    state = mlp_state(0)
+    a = save(folder / "a.safetensors", state)
+    b = save(folder / "b.safetensors", shuffled(state, 1), {"note": "B's own"})
+    inputs = np.random.default_rng(0).standard_normal((60, WIDTHS[0])).astype(np.float32)
+    hidden = torch.from_numpy(inputs)
+    for layer in range(3):
+        hidden = hidden @ state[f"fc.{layer}.weight"].T + state[f"fc.{layer}.bias"]
+        hidden = hidden.relu() if layer < 2 else hidden
+    np.savez(folder / "data.npz", inputs=inputs, targets=hidden.argmax(1).numpy())
+    return a, b, folder / "data.npz"
+
+
+def command(*arguments: object) -> list[str]:
+    """The program's command line."""
+    return [sys.executable, "-m", "rebasin_cli", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The surroundings of a process of ours: the source tree, one thread."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def run(*arguments: object, cwd: Path, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the program as a process of its own, to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        env=environment(**more),
+        timeout=300,
+        check=False,
+    )
