@@ -92,7 +92,7 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
     known = {instance for claim in claims.values() for instance in defined_by(claim)}
     for key, candidates in open_.items():
         speaking = all(defined_by(c) for c in candidates)  # a line without dims is told by nothing
-        fitting = [c for c in candidates if speaking and defined_by(c) <= known]
+        fitting = [c for c in candidates if speaking and known.issuperset(defined_by(c))]
         plain = min((_offsets(c) for c in fitting), default=0)
         fitting = [c for c in fitting if _offsets(c) == plain]
         if len(fitting) == 1:
@@ -158,15 +158,15 @@ def instance_of(name: DimName, bindings: Bindings) -> Instance | None:
     return tuple(parts)
 
 
-def defined_by(claim: Claim) -> set[Instance]:
-    """The dims that a claim brings into being: those it names plainly or looking forward."""
-    found: set[Instance] = set()
+def defined_by(claim: Claim) -> Collection[Instance]:
+    """The dims that a claim brings into being, in order: those it names plainly or looking forward."""
+    found: dict[Instance, None] = {}  # not a set, whose order would differ from run to run
     for name in claim.line.pattern.dim_names() if claim.line.pattern else ():
         if any(isinstance(part, Ref) and part.offset < 0 for part in name.parts):
             continue
         instance = instance_of(name, claim.bindings)
         if instance is not None:
-            found.add(instance)
+            found[instance] = None
     return found
 
 
