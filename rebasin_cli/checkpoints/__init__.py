@@ -18,6 +18,7 @@ from rebasin_cli.checkpoints.dtypes import (
     torch_dtype,
 )
 from rebasin_cli.checkpoints.failures import human_bytes, system_failure
+from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
 from rebasin_cli.checkpoints.scan import ScanResult, require_finite, scan
@@ -37,6 +38,7 @@ __all__ = [
     "check_file_target",
     "check_target",
     "dtype_name",
+    "give_freed_memory_back",
     "human_bytes",
     "is_floating",
     "open_checkpoint",

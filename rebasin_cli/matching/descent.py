@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
@@ -40,7 +42,7 @@ class Descent:
     dtype: torch.dtype
     permutation: Permutation
     budget: int
-    seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0, "objective": 0.0})
     gains: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, int] = field(default_factory=dict)
     gap: float | None = None
@@ -49,6 +51,7 @@ class Descent:
     _neighbours: dict[str, set[str]] = field(init=False)
     _quadratic: set[str] = field(init=False)
     _similarities: Similarities = field(init=False)
+    _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.blocks = blocks(self.layout)
@@ -56,6 +59,13 @@ class Descent:
         self._neighbours = _neighbours(self.layout, self.blocks)
         self._quadratic = {block.root for block in self.blocks if _stands_twice(self.layout, block)}
         self._similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
+
+    def objective(self) -> float:
+        """⟨A, π(B)⟩ at the present permutations, from the tensors."""
+        began = perf_counter()
+        value = inner_product(self.layout, self.a, self.b, self.permutation)
+        self.seconds["objective"] += perf_counter() - began
+        return value
 
     def visit(self, block: Block) -> float:
         """Solve one block if it is open, keep the result if it is better; the gain (0.0 if there was none)."""
@@ -93,9 +103,9 @@ class Descent:
             plans = [p for p in self._similarities.plans(block) if done.issuperset(p.neighbours)]
             if plans:
                 began = perf_counter()
-                matrix = self._similarities.fresh(block, self.permutation, plans)
+                matrix = self._similarities.partial(block, self.permutation, plans)
                 middle = perf_counter()
-                self.permutation = self.permutation.replace({root: self._assign(matrix)})
+                self.permutation = self.permutation.replace({root: self._assign_warm(root, matrix)})
                 self.seconds["similarity"] += middle - began
                 self.seconds["assignment"] += perf_counter() - middle
         self.open = {block.root for block in self.blocks}
@@ -110,7 +120,7 @@ class Descent:
         began = perf_counter()
         matrix = self._similarities.matrix(block, self.permutation)
         middle = perf_counter()
-        found = self._assign(matrix)
+        found = self._assign_warm(root, matrix)
         rows = torch.arange(len(found), device=matrix.device)
         before, after = (
             float(matrix[rows, perm.to(matrix.device)].double().sum()) for perm in (self.permutation[root], found)
@@ -183,8 +193,15 @@ class Descent:
     def _assign(self, matrix: Tensor) -> Tensor:
         return torch.from_numpy(self._solve_one(matrix).columns)
 
-    def _solve_one(self, matrix: Tensor) -> Assignment:
-        found = solve_assignment(matrix)
+    def _assign_warm(self, root: str, matrix: Tensor) -> Tensor:
+        """Start from the prices of the block's last assignment: its matrix has changed little since."""
+        found = self._solve_one(matrix, self._prices.get(root))
+        if found.prices is not None:
+            self._prices[root] = found.prices
+        return torch.from_numpy(found.columns)
+
+    def _solve_one(self, matrix: Tensor, prices: NDArray[np.float64] | None = None) -> Assignment:
+        found = solve_assignment(matrix, prices=prices)
         self.solvers[found.solver] = self.solvers.get(found.solver, 0) + 1
         if found.gap is not None:
             self.gap = max(self.gap or 0.0, found.gap)

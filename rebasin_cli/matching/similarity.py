@@ -25,7 +25,7 @@ MENDS = 12
 """Mends in a row before a matrix is made anew, so that float32 rounding does not pile up."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How one piece contributes: the side to solve for, the sides that move with other dims, and the rest.
 
@@ -86,8 +86,11 @@ def _frame(piece: Piece, others: tuple[int, ...]) -> Piece:
 
 @dataclass(slots=True)
 class _Kept:
+    """A matrix, the permutations of the neighbours at which it is right, and the plans it does not hold yet."""
+
     matrix: Tensor
     at: dict[str, Tensor]
+    missing: list[Plan] = field(default_factory=list)
     mends: int = 0
 
 
@@ -121,31 +124,41 @@ class Similarities:
     def matrix(self, block: Block, permutation: Mapping[str, Tensor]) -> Tensor:
         """S (n, n) of a block at the present permutations of all others. Not to be modified."""
         plans = self.plans(block)
-        neighbours = {dim for plan in plans for dim in plan.neighbours if dim in permutation}
-        now = {dim: permutation[dim] for dim in neighbours}
+        now = _neighbours(plans, permutation)
         kept = self._kept.get(block.root)
-        if kept is not None and kept.mends < MENDS and self._mend(plans, kept, now):
-            return kept.matrix
-        matrix = self.fresh(block, permutation, plans)
-        if kept is not None or self._take(matrix.numel() * matrix.element_size()):
-            self._kept[block.root] = _Kept(matrix, now)
+        if kept is not None and kept.mends < MENDS:
+            held = [plan for plan in plans if plan not in kept.missing]
+            if self._mend(held, kept, now):
+                self._add(kept.matrix, block.root, kept.missing, permutation)
+                kept.missing = []
+                return kept.matrix
+        return self._fresh(block.root, plans, [], permutation)
+
+    def partial(self, block: Block, permutation: Mapping[str, Tensor], plans: list[Plan]) -> Tensor:
+        """S from some of the plans only; the next call of `matrix` adds the others."""
+        missing = [plan for plan in self.plans(block) if plan not in plans]
+        return self._fresh(block.root, plans, missing, permutation)
+
+    def _fresh(self, root: str, plans: list[Plan], missing: list[Plan], permutation: Mapping[str, Tensor]) -> Tensor:
+        kept = self._kept.pop(root, None)
+        n = self.layout.dims[root].size
+        matrix = torch.zeros(n, n, dtype=self.dtype, device=self.device) if kept is None else kept.matrix.zero_()
+        self._add(matrix, root, plans, permutation)
+        self.products += 1
+        if kept is not None or self._take(matrix):
+            self._kept[root] = _Kept(matrix, _neighbours([*plans, *missing], permutation), missing)
         return matrix
 
-    def fresh(self, block: Block, permutation: Mapping[str, Tensor], plans: Collection[Plan]) -> Tensor:
-        """S from the plans given, which may be some of them (the first pass of an anchored start)."""
-        n = self.layout.dims[block.root].size
-        matrix = torch.zeros(n, n, dtype=self.dtype, device=self.device)
-        moving = [plan for plan in plans if plan.neighbours]
+    def _add(self, matrix: Tensor, root: str, plans: list[Plan], permutation: Mapping[str, Tensor]) -> None:
         still = [plan for plan in plans if not plan.neighbours]
         if still:
-            matrix += self._still_part(block.root, still, matrix)
-        for plan in moving:
-            a, b = self._operands(plan, permutation)
-            flat = _places(plan, permutation)
-            moved = b if flat is None else b.index_select(1, flat.to(b.device))
-            matrix.addmm_(a.flatten(1), moved.flatten(1).T)
-        self.products += 1
-        return matrix
+            matrix += self._still_part(root, still, matrix)
+        for plan in plans:
+            if plan.neighbours:
+                a, b = self._operands(plan, permutation)
+                flat = _places(plan, permutation)
+                moved = b if flat is None else b.index_select(1, flat.to(b.device))
+                matrix.addmm_(a.flatten(1), moved.flatten(1).T)
 
     def _still_part(self, root: str, plans: Collection[Plan], like: Tensor) -> Tensor:
         found = self._still.get(root)
@@ -155,7 +168,7 @@ class Similarities:
         for plan in plans:
             a, b = self._operands(plan, {})
             total.addmm_(a.flatten(1), b.flatten(1).T)
-        if self._take(total.numel() * total.element_size()):
+        if self._take(total):
             self._still[root] = total
         return total
 
@@ -202,11 +215,16 @@ class Similarities:
         view = view.permute(plan.solved, *plan.others, *rest).to(device=self.device, dtype=self.dtype)
         return view.reshape(n, places, -1)  # (n, places, rest)
 
-    def _take(self, size: int) -> bool:
+    def _take(self, matrix: Tensor) -> bool:
+        size = matrix.numel() * matrix.element_size()
         if size > self.budget:
             return False
         self.budget -= size
         return True
+
+
+def _neighbours(plans: Collection[Plan], permutation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {dim: permutation[dim] for plan in plans for dim in plan.neighbours if dim in permutation}
 
 
 def _places(plan: Plan, permutation: Mapping[str, Tensor]) -> Tensor | None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from time import perf_counter
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.result import MatchResult, Stop
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
@@ -39,8 +37,8 @@ def match_weights(
     *,
     seed: int = 0,
     max_sweeps: int = 100,
-    start: Start | Permutation = "identity",
-    order: Order = "random",
+    start: Start | Permutation = "anchored",
+    order: Order = "forward",
     device: str = "cpu",
     budget: int = BUDGET,
     on_step: OnStep | None = None,
@@ -50,9 +48,9 @@ def match_weights(
     Args:
         layout: the spec bound to the shapes of both.
         a, b: tensors by key; may be lazy, are read as often as needed and never modified.
-        start: `identity`, as in Algorithm 1; `anchored`, a first pass outwards from the sides that never move,
-            each block solved with only what is already aligned; or a permutation to improve.
-        order: `random` visits the blocks of a sweep as Algorithm 1 does, `forward` in the spec's order.
+        start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
+            is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
+        order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
         budget: bytes of similarity matrices to keep between visits.
         on_step: called after each step with sweep, step, steps in a sweep, and the objective.
 
@@ -62,12 +60,10 @@ def match_weights(
     begin = start if isinstance(start, Permutation) else Permutation.identity(layout)
     descent = Descent(layout, a, b, torch.device(device), _dtype(layout, a), begin, budget)
     generator = torch.Generator().manual_seed(seed)
-    began = perf_counter()
-    objective = [inner_product(layout, a, b, begin)]
-    if start == "anchored":
+    objective = [descent.objective()]
+    if start == "anchored" and descent.blocks:
         descent.anchor()
-        objective.append(inner_product(layout, a, b, descent.permutation))
-    descent.seconds["objective"] = perf_counter() - began
+        objective.append(descent.objective())
     todo = descent.blocks
     stop: Stop = "converged" if todo else "nothing-to-move"
     for sweep in range(max_sweeps if todo else 0):

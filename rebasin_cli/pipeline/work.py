@@ -14,6 +14,7 @@ from rebasin_cli.checkpoints import (
     Checkpoint,
     as_bytes,
     as_elements,
+    give_freed_memory_back,
     open_checkpoint,
     require_finite,
     scan,
@@ -45,6 +46,7 @@ class Source:
 
 def open_source(source: Source, listener: Listener) -> Checkpoint:
     """Open a checkpoint and pass on what the reader has to say about it."""
+    give_freed_memory_back()
     checkpoint = open_checkpoint(source.path)
     for note in checkpoint.notes:
         listener.remark(note)
