@@ -94,6 +94,21 @@ def timm_regnet(squeeze: float) -> Subject:
     return _on_images(f"timm RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, num_classes=7), 32)
 
 
+def timm_efficientnet() -> Subject:
+    """timm's EfficientNetV2, narrow, with a first stage as wide as the stem: its first block adds its input too."""
+    library("timm")
+    from timm.models import efficientnet as made
+
+    torch.manual_seed(0)
+    stages = [
+        ["cn_r2_k3_s1_e1_c24_skip"], ["er_r2_k3_s2_e4_c32"], ["er_r1_k3_s2_e4_c40"],
+        ["ir_r2_k3_s2_e4_c48_se0.25"], ["ir_r1_k3_s1_e6_c56_se0.25"],
+    ]  # fmt: skip
+    decoded = library("timm.models._efficientnet_builder").decode_arch_def(stages)
+    module = made.EfficientNet(decoded, num_classes=7, num_features=44, stem_size=24)
+    return _on_images("timm EfficientNetV2, narrow", module, 32)
+
+
 def densenet(published: bool) -> Subject:
     """torchvision's DenseNet of three blocks; `published`: with `norm.1` for `norm1`, as its files have it."""
     library("torchvision")
@@ -197,14 +212,14 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     ),
     "efficientnet-v2-timm": (
         partial(timm_subject, "tf_efficientnetv2_b0"),
-        partial(timm_subject, "efficientnetv2_rw_t"),
+        timm_efficientnet,
     ),
     "mobilenetv3-timm": (
         partial(timm_subject, "mobilenetv3_small_050"),
         partial(timm_subject, "mobilenetv3_large_100"),
     ),
     "regnet": (partial(regnet, None), partial(regnet, 0.25)),
-    "regnet-timm": (partial(timm_regnet, 0.0), partial(timm_regnet, 0.25)),
+    "regnet-timm": (partial(timm_regnet, 0.0), partial(timm_regnet, 0.75)),
     "densenet": (partial(densenet, False), partial(densenet, True)),
     "convnext-torchvision": (convnext,),
     "convnext": (
