@@ -41,6 +41,11 @@ class Mismatch:
     prefix: str
     problems: tuple[Problem, ...]
 
+    @property
+    def counted(self) -> str:
+        """`3 differences`."""
+        return f"{len(self.problems)} difference{'s' if len(self.problems) != 1 else ''}"
+
 
 @lru_cache(maxsize=512)
 def matcher_for(spec: PermutationSpec) -> Matcher:
@@ -72,8 +77,7 @@ def bind(
 def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
     """The error for a spec that does not fit, with its first differences."""
     spec, problems = mismatch.spec, mismatch.problems
-    count = f"{len(problems)} difference{'s' if len(problems) != 1 else ''}"
-    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({count})"]
+    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({mismatch.counted})"]
     for problem in problems[:shown]:
         lines.append(f"  - {problem.what}{f'; {problem.remedy}' if problem.remedy else ''}")
     if len(problems) > shown:

@@ -12,6 +12,7 @@ from rebasin_cli.spec.language import PermutationSpec
 from rebasin_cli.spec.layout import Layout
 from rebasin_cli.spec.prefixes import prefix_candidates
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
+from rebasin_cli.spec.template import skeleton_of
 
 
 def detect(
@@ -37,8 +38,8 @@ def detect(
         raise ContentError("the checkpoint has no tensors", remedy="check the file with `rebasin inspect`")
     specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
     model_type = str((config or {}).get("model_type", ""))
-    kept = left_in(shapes, ignore)
-    screens = {spec.name: _screen(spec, kept) for spec in specs}
+    kinds = _one_of_a_kind(left_in(shapes, ignore))
+    screens = {spec.name: _screen(spec, kinds) for spec in specs}
     screened = [spec for spec in specs if screens[spec.name] == 1.0]
     request = Request(config, None, (), ignore)
     results = [attempt(spec, shapes, request) for spec in screened]
@@ -54,9 +55,17 @@ def detect(
         raise _nothing_fits([result])
     if len(chosen) > 1:
         raise _tie(chosen)
-    near = sorted(specs, key=lambda spec: -screens[spec.name])[:3]
+    near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:3]
     mismatches = [r for spec in near if isinstance(r := attempt(spec, shapes, request), Mismatch)]
     raise _nothing_fits(mismatches)
+
+
+def _one_of_a_kind(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """One key of every kind (numbers and lengths aside): a mixture of experts has thousands of a few kinds."""
+    kinds: dict[tuple[str, int], str] = {}
+    for key, shape in shapes.items():
+        kinds.setdefault((skeleton_of(key), len(shape)), key)
+    return {key: shapes[key] for key in kinds.values()}
 
 
 def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> float:
@@ -84,7 +93,7 @@ def _tie(layouts: Sequence[Layout]) -> ContentError:
 def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
     rows = []
     for mismatch in sorted(mismatches, key=lambda m: len(m.problems)):
-        rows.append(f"  - {mismatch.spec.name}: {len(mismatch.problems)} differences, first of them")
+        rows.append(f"  - {mismatch.spec.name}: {mismatch.counted}, first of them")
         rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.problems[:3]]
     return ContentError(
         "no architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),

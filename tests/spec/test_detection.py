@@ -1,0 +1,112 @@
+"""Which architecture a checkpoint is, told from its shapes."""
+
+from __future__ import annotations
+
+import pytest
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.spec import Layout, PermutationSpec, detect
+from rebasin_cli.spec.loading import parse_spec
+
+
+def named(name: str, tensors: str, model_type: str = "nothing") -> PermutationSpec:
+    lines = "".join(f"  {line.strip()}\n" for line in tensors.split(";"))
+    return parse_spec(f"title: {name.title()} network\nmodel_types: [{model_type}]\ntensors:\n{lines}", f"{name}.yaml")
+
+
+CHAIN = named("chain", "l.{i}.w: h.{i} h.{prev i}; l.{i}.b?: h.{i}")
+NORMED = named("normed", "l.{i}.w: h.{i} h.{prev i}; l.{i}.b: h.{i}; n.{i}.w: h.{i}", "normed")
+TWIN = named("twin", "l.{i}.w: u.{i} u.{prev i}; l.{i}.b?: _", "twin")
+OTHER = named("other", "x.{i}.w: h.{i} _ _")
+FAR = named("far", "far.away.from.it.all: h")
+SPECS = [FAR, CHAIN, OTHER, NORMED, TWIN]
+SHAPES = {"l.0.w": (4, 3), "l.0.b": (4,), "l.1.w": (2, 4), "l.1.b": (2,)}
+NORMS = {"n.0.w": (4,), "n.1.w": (2,)}
+
+
+def refused(shapes: dict[str, tuple[int, ...]], specs: list[PermutationSpec], **options: object) -> ContentError:
+    with pytest.raises(ContentError) as caught:
+        detect(shapes, specs=specs, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_the_one_that_covers_everything() -> None:
+    layout = detect(SHAPES | NORMS, specs=SPECS)
+    assert isinstance(layout, Layout)
+    assert layout.spec is NORMED
+    assert detect({"module.x.0.w": (2, 3, 4)}, specs=SPECS).spec is OTHER
+
+
+def test_a_tie_names_all_and_stops() -> None:
+    error = refused(SHAPES, SPECS)
+    assert error.what.splitlines() == [
+        "2 architectures fit this checkpoint equally well",
+        "  - chain: Chain network (2 dims would move)",
+        "  - twin: Twin network (2 dims would move)",
+    ]
+    assert error.remedy == "say which it is: --arch chain"
+
+
+def test_model_type_decides_a_tie() -> None:
+    assert detect(SHAPES, specs=SPECS, config={"model_type": "twin"}).spec is TWIN
+    assert "equally well" in refused(SHAPES, SPECS, config={"model_type": "unheard-of"}).what
+
+
+def test_model_type_never_overrules_the_shapes() -> None:
+    assert detect(SHAPES | NORMS, specs=SPECS, config={"model_type": "twin"}).spec is NORMED
+    assert detect(SHAPES, specs=[CHAIN, NORMED], config={"model_type": "normed"}).spec is CHAIN
+
+
+def test_a_near_miss_shows_three_and_their_first_differences() -> None:
+    error = refused(SHAPES | NORMS | {"n.1.odd": (2, 2, 2)}, SPECS)
+    lines = error.what.splitlines()
+    assert lines[0] == "no architecture fits this checkpoint; the nearest are"
+    assert lines[1] == "  - normed: 1 difference, first of them"
+    assert lines[2] == "      no line speaks of n.1.odd [2, 2, 2] (normed.yaml:6)"
+    assert [line.split(":")[0] for line in lines if line.startswith("  - ")] == ["  - normed", "  - chain", "  - twin"]
+    assert "far" not in error.what
+    assert "--arch" in error.remedy
+    assert "--ignore" in error.remedy
+
+
+def test_the_one_that_the_config_names_is_among_the_nearest() -> None:
+    far = named("far", "far.away.from.it.all: h", "distant")
+    error = refused(SHAPES | {"odd": (1,)}, [far, CHAIN, OTHER, NORMED, TWIN], config={"model_type": "distant"})
+    assert "  - far: " in error.what
+
+
+def test_a_contradiction_of_sizes_is_a_near_miss() -> None:
+    error = refused(SHAPES | NORMS | {"n.0.w": (5,)}, SPECS)
+    assert "normed: 1 difference" in error.what
+    assert "dim h.0 is 4 by l.0.w axis 0, but 5 by n.0.w axis 0" in error.what
+
+
+def test_only_the_first_three_differences_are_shown() -> None:
+    error = refused(SHAPES | {f"odd.{i}.{'abcdef'[i]}": (1,) for i in range(6)}, [CHAIN])
+    assert "chain: 6 differences, first of them" in error.what
+    assert error.what.count("no line speaks of") == 3
+
+
+def test_what_the_user_says_holds_for_the_one_found() -> None:
+    layout = detect(SHAPES | NORMS, specs=SPECS, freeze=["h.0"], overrides={"h.1": 2})
+    assert layout.dims["h.0"].fixed == "frozen by --freeze"
+    assert "--set h.1=7" in refused(SHAPES | NORMS, SPECS, overrides={"h.1": 7}).what
+    with pytest.raises(UsageError, match="--freeze zz"):
+        detect(SHAPES | NORMS, specs=SPECS, freeze=["zz"])
+
+
+def test_ignored_tensors_do_not_count() -> None:
+    assert detect(SHAPES | NORMS | {"odd": (1,)}, specs=SPECS, ignore=["odd"]).spec is NORMED
+    with pytest.raises(UsageError, match="--ignore zz matches no tensor"):
+        detect(SHAPES, specs=SPECS, ignore=["zz"])
+
+
+def test_nothing_to_detect() -> None:
+    assert refused({}, SPECS).what == "the checkpoint has no tensors"
+
+
+def test_shipped_specs_are_the_choice_if_none_is_given() -> None:
+    shapes = {"0.weight": (5, 3), "0.bias": (5,), "2.weight": (2, 5), "2.bias": (2,)}
+    layout = detect(shapes)
+    assert (layout.spec.name, layout.moving()) == ("mlp", ("h.0",))
+    assert "  - " in refused({"surely.no.such.tensor": (1, 2, 3, 4, 5)}, None).what  # type: ignore[arg-type]
