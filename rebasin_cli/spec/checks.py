@@ -36,7 +36,7 @@ def faults(
     lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
 ) -> Iterator[Fault]:
     """Everything wrong with a spec, in the order in which it is best mended."""
-    yield from _lines_twice(lines)
+    yield from lines_twice(lines)
     for line in lines:
         yield from _unbound_in_line(line)
     yield from _wrong_shorthands(shorthands, lines)
@@ -58,7 +58,8 @@ def faults(
     yield from _wrong_sizes(said, sizes)
 
 
-def _lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
+def lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
+    """Templates that stand on two lines, of which none could be chosen."""
     seen: dict[tuple[str, int | None], Line] = {}
     for line in lines:
         axes = len(line.pattern.axes) if line.pattern else None

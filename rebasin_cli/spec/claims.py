@@ -120,7 +120,13 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
     used: dict[int, list[Claim]] = {}
     for claim in claims.values():
         used.setdefault(id(claim.line), []).append(claim)
-    required = [ln for ln in spec.lines if not ln.template.optional and ln.section != "ignored"]
+    parts = {line.needed_with for line in spec.lines if line.needed_with}
+    absent = {part for part in parts if not any(key.startswith(part) for key in present)}
+    required = [
+        line
+        for line in spec.lines
+        if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
+    ]
     families: dict[tuple[str, int], list[Line]] = {}
     for line in required:
         families.setdefault((line.template.family, line.line), []).append(line)

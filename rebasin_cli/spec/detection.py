@@ -26,7 +26,8 @@ def detect(
 ) -> Layout:
     """Find the one spec that covers every tensor, and bind it.
 
-    `config.json`'s `model_type` decides between specs that fit equally; it never overrules the shapes.
+    `config.json`'s `model_type` decides between specs that fit equally; it never overrules the shapes. A spec comes
+    before one of which it is a part.
 
     Args:
         specs: those to choose from; the shipped ones if not given.
@@ -45,7 +46,7 @@ def detect(
     results = [attempt(spec, shapes, request) for spec in screened]
     fitting = [r for r in results if isinstance(r, Layout)]
     named = [r for r in fitting if model_type and model_type in r.spec.model_types]
-    chosen = named or fitting
+    chosen = [r for r in named or fitting if not any(other.spec.name in r.spec.parts for other in fitting)]
     if len(chosen) == 1:
         if not (overrides or freeze):
             return chosen[0]

@@ -18,12 +18,17 @@ Section = Literal["tensors", "buffers", "ignored"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a section: a key template, and what the tensor's axes are."""
+    """One line of a section: a key template, and what the tensor's axes are.
+
+    Attributes:
+        needed_with: it may be absent where no key begins with this (an optional part of a checkpoint).
+    """
 
     template: Template
     pattern: Pattern | None
     section: Section
     line: int
+    needed_with: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """What the `sizes` section says of a named size or of a dim: the first expression that has a value counts."""
+    """What the `sizes` section says of a named size or of a dim: the first expression that has a value counts.
+
+    Attributes:
+        part: the part of the checkpoint whose names, and whose section of config.json, the expressions mean.
+    """
 
     name: DimName
     choices: tuple[Expression, ...]
     line: int
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class PermutationSpec:
         sha256: over the canonical parsed form, so that comments, order of sections and spacing do not change it.
         stays: what never moves in this family and why, for people.
         shipped: whether it is one of the specs that come with the program (and are proved by its tests).
+        parts: the names of the specs that it puts together.
     """
 
     name: str
@@ -89,6 +100,7 @@ class PermutationSpec:
     model_types: tuple[str, ...]
     stays: tuple[tuple[str, str], ...]
     shorthands: tuple[Shorthand, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def at(self, line: int) -> str:
         """`file.yaml:12`, for messages."""
@@ -102,6 +114,7 @@ def canonical_hash(
     form: dict[str, Any] = {
         "lines": sorted(
             [ln.section, ln.template.text, ln.template.family, "" if ln.pattern is None else str(ln.pattern)]
+            + ([ln.needed_with] if ln.needed_with else [])
             for ln in lines
         ),
         "rules": sorted(

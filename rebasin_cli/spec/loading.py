@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.checks import faults
+from rebasin_cli.spec.checks import faults, lines_twice
 from rebasin_cli.spec.expressions import parse_expression
+from rebasin_cli.spec.folder import architectures_folder
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language import Line, PermutationSpec, Rule, Section, Shorthand, SizeRule, canonical_hash
 from rebasin_cli.spec.nodes import Items, Node, Scalar, Table, parse_yaml, read_yaml
+from rebasin_cli.spec.parts import Part
 from rebasin_cli.spec.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.template import Template, alternatives, parse_templates
 
 T = TypeVar("T")
 
-_KEYS = ("name", "title", "model_types", "prefixes", "sizes", "axes", "dims", "stays", "tensors", "buffers", "ignored")
+_KEYS = (
+    "name", "title", "model_types", "prefixes", "parts", "sizes", "axes", "dims", "stays", "tensors", "buffers",
+    "ignored",
+)  # fmt: skip
 
 
 def load_spec(path: Path, *, shipped: bool = False) -> PermutationSpec:
@@ -51,7 +57,7 @@ class _Parser:
 
     def parse(self, table: Table) -> PermutationSpec:
         sections = self._sections(table)
-        if not self._table(sections.get("tensors")):
+        if not self._table(sections.get("tensors")) and not self._table(sections.get("parts")):
             raise ContentError(
                 "a spec needs a `tensors` section", where=f"{self.path.name}:{table.line}",
                 remedy="list each tensor's key template with one pattern per axis; see architectures/README.md",
@@ -66,6 +72,14 @@ class _Parser:
         shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
         for fault in faults(lines, rules, sizes, shorthands):
             raise self.error(fault.what, fault.line, fault.remedy)
+        parts = [self._part(key, value) for key, value in self._table(sections.get("parts"))]
+        lines += [line for part in parts for line in part.lines()]
+        rules += tuple(rule for part in parts for rule in part.rules())
+        sizes += tuple(size for part in parts for size in part.sizes())
+        shorthands += tuple(shorthand for part in parts for shorthand in part.shorthands())
+        for fault in lines_twice(lines):
+            raise self.error(fault.what, fault.line, fault.remedy)
+        stays = [(k.text, self._text(v)) for k, v in self._table(sections.get("stays"))]
         return PermutationSpec(
             name=self._text(sections["name"]) if "name" in sections else self.path.stem,
             title=self._text(sections["title"]) if "title" in sections else "",
@@ -77,8 +91,9 @@ class _Parser:
             sizes=sizes,
             prefixes=tuple(self._words(sections.get("prefixes"))),
             model_types=tuple(self._words(sections.get("model_types"))),
-            stays=tuple((k.text, self._text(v)) for k, v in self._table(sections.get("stays"))),
+            stays=(*stays, *(stay for part in parts for stay in part.stays())),
             shorthands=shorthands,
+            parts=tuple(part.spec.name for part in parts),
         )
 
     def error(self, what: str, line: int, remedy: str = "") -> ContentError:
@@ -152,6 +167,22 @@ class _Parser:
                 "name the variable of the keys on which the permutation acts, and one template that has it",
             )  # fmt: skip
         return variable.strip(), templates[0]
+
+    def _part(self, key: Scalar, value: Node) -> Part:
+        name, said = key.text.removesuffix("?"), self._text(value).split()
+        if len(said) != 3 or said[1] != "under" or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise self.error(
+                f"the part `{key.text}: {self._text(value)}` should read `name: SPEC under PREFIX.`", key.line,
+                "the spec's name, and what the keys of this part begin with",
+            )  # fmt: skip
+        beside = self.path.parent / f"{said[0]}.yaml"
+        path = beside if beside.is_file() else architectures_folder() / f"{said[0]}.yaml"
+        if not path.is_file():
+            near = did_you_mean(said[0], [p.stem for p in architectures_folder().glob("*.yaml")])
+            raise self.error(f"there is no architecture `{said[0]}` for the part `{name}`", key.line, near)
+        if any(section.text == "parts" for section, _ in read_yaml(path)):
+            raise self.error(f"the part `{name}` is itself made of parts", key.line, "name its parts here")
+        return Part(name, load_spec(path, shipped=self.shipped), said[2], key.text.endswith("?"), key.line)
 
     def _shorthands(self, key: Scalar, value: Node) -> list[Shorthand]:
         pattern = self._parsed(_pattern, self._text(value), value.line)

@@ -6,26 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-import rebasin_cli
 from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.folder import architectures_folder
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language import PermutationSpec
 from rebasin_cli.spec.loading import load_spec
-
-
-@lru_cache(maxsize=1)
-def architectures_folder() -> Path:
-    """The folder of the shipped specs: inside the package when installed, beside it in a source checkout."""
-    package = Path(rebasin_cli.__file__).parent
-    candidates = (package / "architectures", package.parent / "architectures")
-    for folder in candidates:
-        if any(folder.glob("*.yaml")):
-            return folder
-    raise ContentError(
-        "the shipped permutation specs are not there",
-        where=" or ".join(map(str, candidates)),
-        remedy="install the package again: `pip install --force-reinstall rebasin-cli`",
-    )
 
 
 def shipped_specs() -> Mapping[str, Path]:

@@ -72,7 +72,7 @@ class SizeSources:
             if symbol in sizes.known:
                 continue
             for choice in choices:
-                value = self._value(choice, sizes, bindings)
+                value = self._value(choice, sizes, bindings, rule.part)
                 if value is not None:
                     sizes.set(symbol, value, f"`{choice.text}`", rule.line)
                     progress = True
@@ -89,14 +89,17 @@ class SizeSources:
             found.append((f"size:{rule.name}", {}))
         return found
 
-    def _value(self, choice: Expression, sizes: Sizes, bindings: Bindings) -> int | None:
+    def _value(self, choice: Expression, sizes: Sizes, bindings: Bindings, part: str) -> int | None:
+        config = (self.config or {}).get(part) if part else self.config
+        of = f"{part}/" if part else ""
+
         def lookup(name: str) -> int | None:
             if name in bindings:
                 bound = bindings[name]
                 return bound if isinstance(bound, int) else None
-            for symbol in (f"size:{name}", f"dim:{name}"):
+            for symbol in (f"size:{of}{name}", f"dim:{of}{name}"):
                 if symbol in sizes.known:
                     return sizes.known[symbol].value
             return None
 
-        return choice.evaluate(self.config, lookup)
+        return choice.evaluate(config if isinstance(config, Mapping) else None, lookup)

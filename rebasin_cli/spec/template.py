@@ -71,6 +71,10 @@ class Template:
                 return None
         return bindings
 
+    def under(self, prefix: str) -> Template:
+        """The same template for keys that begin with `prefix`."""
+        return _build((prefix, *self.tokens), prefix + self.family, self.optional)
+
     def picks(self) -> tuple[Ref, ...]:
         """The `{first i}` and `{last i}` of the template."""
         return tuple(t for t in self.tokens if isinstance(t, Ref) and t.pick in (Pick.FIRST, Pick.LAST))
