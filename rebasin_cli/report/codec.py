@@ -44,7 +44,7 @@ def from_json(text: str, source: str) -> RunDocument:
     remedy = "give the JSON that `rebasin align` or `rebasin interpolate` prints into a pipe or writes to --report"
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ContentError(f"not a run document: {_not_json(text, error)}", where=source, remedy=remedy) from error
     if not isinstance(value, dict) or "schema_version" not in value:
         raise ContentError("not a run document: no `schema_version` in it", where=source, remedy=remedy)
@@ -82,7 +82,7 @@ class _MisfitError(Exception):
     """A value that is not what the document has in that place."""
 
 
-def _not_json(text: str, error: ValueError) -> str:
+def _not_json(text: str, error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         line = [*text.splitlines(), ""][error.lineno - 1]
         return f"line {error.lineno} is not JSON: {line[:40]!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +27,9 @@ def print_summary(console: Console, document: RunDocument, *, verbose: bool = Fa
     for name, value in rows:
         line = Text("  ")
         line.append(f"{_plain(name, unicode):<{margin}}  ", "dim")
-        line.append(_plain(short_path(value), unicode))
+        room = max(20, console.width - margin - 4)
+        pieces = wrap(_plain(short_path(value), unicode), room, break_long_words=False, break_on_hyphens=False)
+        line.append(("\n" + " " * (margin + 4)).join(pieces))  # a long path stays whole, to be copied
         console.print(line, soft_wrap=True)
     for grid in grids(document, every_dim=verbose):
         console.print()

@@ -74,7 +74,7 @@ def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unic
     rows = ticks(*span, 4)
     step = rows[1] - rows[0] if len(rows) > 1 else span[1] - span[0]
     labels = {_row(value, span, height): tick_text(value, step) for value in rows}
-    margin = max(map(len, labels.values())) + 1
+    margin = max(*map(len, labels.values()), len("λ" if unicode else "lambda")) + 1
     canvas = _Canvas(max(10, width - margin - 2), height, unicode)
     for one in series:
         for x, y in _pen(barrier.lam, one, span, canvas):
@@ -98,7 +98,7 @@ def _pen(
     ]
     travelled = 0
     for (x0, y0), (x1, y1) in pairwise(points):
-        steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0))))
+        steps = max(1, math.ceil(max(abs(x1 - x0), abs(y1 - y0))))
         for k in range(steps + 1):
             if travelled % series.gap == 0:
                 yield round(x0 + (x1 - x0) * k / steps), round(y0 + (y1 - y0) * k / steps)

@@ -1,0 +1,224 @@
+"""The terminal, the plot, HTML, Markdown and PNG."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.report import png
+from rebasin_cli.report.console import print_summary
+from rebasin_cli.report.contents import facts, grids, headline
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, DimRecord, RunDocument
+from rebasin_cli.report.html import to_html
+from rebasin_cli.report.markdown import to_markdown
+from rebasin_cli.report.svg import curve_svg
+from rebasin_cli.report.terminal_plot import loss_plot
+from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, EXAMPLES, INTERPOLATE
+
+
+def shown(document: RunDocument, *, width: int = 80, encoding: str = "utf-8", verbose: bool = False) -> str:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    print_summary(Console(file=stream, width=width, no_color=True), document, verbose=verbose)
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+
+# -- the terminal ------------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_matters() -> None:
+    text = shown(INTERPOLATE)
+    assert text.startswith("naive barrier 1.200, aligned barrier 0.010\n")
+    for part in (
+        "17.91, cosine 0.0358",
+        "11.07, cosine 0.6316",
+        "98.8 %",
+        "+34.5",
+        "for each h.0",
+        "these are the outputs",
+    ):
+        assert part in text
+    assert "above the line between the ends (Entezari et al.)" in text
+    assert "above the mean of the ends (Frankle et al.)" in text
+    assert "102.0 %" in text  # v.0 is further away than before
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_eighty_columns_in_every_encoding(name: str, encoding: str) -> None:
+    lines = shown(EXAMPLES[name], encoding=encoding).splitlines()
+    wide = [line for line in lines if len(line) > 80]
+    assert not wide
+    assert encoding != "ascii" or "\n".join(lines).isascii()
+
+
+def test_many_dims_are_grouped_by_family_unless_asked_for() -> None:
+    dims = {f"mlp.{i}": DimRecord(100 + i, moved=0.5, gain=2.0) for i in range(40)}
+    document = replace(ALIGN, architecture=replace(ARCHITECTURE, dims=dims))
+    (grid,) = grids(document)
+    assert grid.rows == (("mlp.*", "40", "100–139", "50.0 %", "+80", "–", ""),)
+    assert len(grids(document, every_dim=True)[0].rows) == 40
+    assert "mlp.17" not in shown(document)
+    assert "mlp.17" in shown(document, verbose=True)
+
+
+def test_every_command_has_a_headline() -> None:
+    assert headline(ALIGN) == "B aligned onto A: distance 17.91 → 11.07"
+    assert headline(EXAMPLES["inspect"]) == "2 tensors, no known architecture"
+    assert headline(EXAMPLES["others"]).startswith("Plan of `rebasin arch check`")
+    assert headline(replace(EXAMPLES["others"], plan=None, architectures=None)) == "0 of 1 check passed"
+
+
+def test_facts_name_inputs_and_outputs() -> None:
+    rows = dict(facts(ALIGN))
+    assert rows["A"] == "/models/a.safetensors"
+    assert rows["aligned →"] == "/models/b.aligned.safetensors"
+    assert "5.9 → 105 in 2 sweeps (converged), 28 assignments" in rows["⟨A, π(B)⟩"]
+
+
+# -- the plot ----------------------------------------------------------------------------------------------
+
+
+def test_the_plot_in_ascii() -> None:
+    text = loss_plot(BARRIER, width=36, height=9, unicode=False).plain
+    rows = [line.partition("|")[2] or line.partition("+")[2] for line in text.splitlines()[:9]]
+    assert len(rows) == 9
+    assert rows[-1].count("*") > 20  # aligned stays at the bottom
+    top = rows[0].index("o")
+    assert abs(top - len(rows[-1]) / 2) < 4  # naive peaks in the middle
+    assert "ooo naive, barrier 1.200" in text
+    assert "*** aligned, barrier 0.010" in text
+    assert text.isascii()
+    assert max(map(len, text.splitlines()[:-1])) <= 37
+
+
+def test_the_plot_in_braille() -> None:
+    text = loss_plot(BARRIER, width=60, height=10)
+    assert len(text.plain.splitlines()) == 13
+    lit = [sum(0x2800 < ord(sign) <= 0x28FF for sign in line) for line in text.plain.splitlines()[:10]]
+    assert all(lit)
+    assert lit[-1] > 40
+    assert {span.style for span in text.spans} >= {"red", "green"}
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_plots_of_odd_curves(unicode: bool) -> None:
+    def plot(*loss: float, lam: tuple[float, ...] = (0.0, 0.5, 1.0)) -> str:
+        curve = CurveRecord(loss, (0.5,) * len(loss), 0.0, 0.0)
+        return loss_plot(BarrierRecord(lam, curve, None), unicode=unicode).plain
+
+    assert plot(1, 1, 1)  # flat
+    assert plot(0, 0, 0)
+    assert plot(1e-12, 2e-12, 1e-12)
+    assert plot(1e30, 2e30, 1e30)
+    assert plot(1, math.inf, 2)  # a point that is not finite is left out
+    assert plot(math.nan, math.nan, math.nan) == ""
+    assert plot(1, lam=(0.5,)) == ""
+
+
+# -- pages -------------------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Tags in balance, and every attribute that would fetch something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [f"{name}={value}" for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in ("meta", "line", "circle", "path", "br", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        elif tag != "circle":
+            raise AssertionError(f"</{tag}> closes {self.open[-1:]}")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_page_is_whole_and_fetches_nothing(name: str) -> None:
+    html = to_html(EXAMPLES[name])
+    page = _Page()
+    page.feed(html)
+    assert page.open == []
+    assert page.fetched == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "http" not in html.replace("http-equiv", "")
+    assert "url(" not in html
+    assert page.tags.count("svg") == (2 if EXAMPLES[name].barrier else 0)
+
+
+def test_the_page_escapes_and_warns() -> None:
+    html = to_html(replace(ALIGN, warnings=("<b>heads & tails</b>",)))
+    assert "&lt;b&gt;heads &amp; tails&lt;/b&gt;" in html
+    assert "<b>heads" not in html
+
+
+def test_the_chart_has_every_point_and_gaps_where_there_is_none() -> None:
+    svg = curve_svg("Loss", (0.0, 0.25, 0.5, 0.75, 1.0), {"naive": (1.0, 2.0, math.nan, 2.0, 1.0)}, "nats")
+    root = ElementTree.fromstring(svg)
+    assert len(root.findall("circle")) == 4
+    (path,) = root.findall("path")
+    assert path.attrib["d"].count("M") == 2
+    points = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in root.findall("circle")]
+    assert points[0][0] < points[1][0] < points[2][0] < points[3][0]
+    assert points[1][1] < points[0][1]  # a higher loss is higher up
+    assert "no finite value" in curve_svg("Loss", (0.0, 1.0), {"naive": (math.nan, math.nan)}, "nats")
+
+
+def test_markdown_tables_are_tables() -> None:
+    text = to_markdown(INTERPOLATE)
+    assert text.startswith("# naive barrier 1.200, aligned barrier 0.010\n")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(counts) == 1
+    assert "**Note:** heads could not be sized" in text
+
+
+def test_the_png() -> None:
+    pytest.importorskip("matplotlib")
+    picture = png.to_png(BARRIER)
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) > 10_000
+    lost = CurveRecord((0.1,) * 4 + (math.nan,) * 5, (0.5,) * 9, math.nan, math.nan)
+    assert png.to_png(replace(BARRIER, naive=lost, aligned=None)).startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_remedy_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError) as failure:
+        png.to_png(BARRIER)
+    assert "pip install 'rebasin-cli[plot]'" in failure.value.remedy
+
+
+def test_showing_needs_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document can be looked at where torch is not installed."""
+    real = builtins.__import__
+
+    def refuse(name: str, *arguments: object, **more: object) -> object:
+        if name.split(".")[0] in ("torch", "numpy", "scipy"):
+            raise ImportError(name)
+        return real(name, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert shown(INTERPOLATE)
+    assert to_html(INTERPOLATE)
+    assert to_markdown(INTERPOLATE)
