@@ -1,9 +1,12 @@
-"""Encoders and encoder-decoders: BERT and its kin, T5, Whisper, text towers."""
+"""Encoders and encoder-decoders of transformers at toy sizes: BERT and its kin, T5, Whisper, CLIP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects import masked_encoders
 
-SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {}
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    **masked_encoders.SUBJECTS,
+}

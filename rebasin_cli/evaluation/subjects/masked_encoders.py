@@ -1,0 +1,98 @@
+"""BERT and its kin at toy sizes, with every kind of head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects.pretrained import transformers_subject
+from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+
+_SIZES: Mapping[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "intermediate_size": 40,
+    "max_position_embeddings": 20,
+    "initializer_range": 0.2,  # the usual 0.02 makes attention so even that hardly anything changes it
+}
+
+
+def bert(model: str, family: str = "Bert", **config: Any) -> Subject:
+    """A model of BERT's kin with 6 heads and width 48."""
+    return transformers_subject(
+        f"transformers {family}{model}", f"{family}Config", f"{family}{model}", **{**_SIZES, **config}
+    )
+
+
+def published_bert() -> Subject:
+    """BERT as it was published: LayerNorm's gamma and beta, the tied decoder and position_ids in the file."""
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def rename(key: str) -> str:
+        for new, old in names.items():
+            key = key.replace(new, old)
+        return key
+
+    name = "BertForPreTraining as it was published"
+    renamed = under_other_keys(bert("ForPreTraining"), name, rename)
+    extra = {
+        "bert.embeddings.position_ids": torch.arange(20)[None],
+        "cls.predictions.decoder.weight": renamed.state["bert.embeddings.word_embeddings.weight"].clone(),
+        "cls.predictions.decoder.bias": renamed.state["cls.predictions.bias"].clone(),
+    }
+    return with_extra(renamed, name, extra)
+
+
+def old_tagger() -> Subject:
+    """A classifier of tokens whose file holds a pooler that it does not read, as older ones do."""
+    generator = torch.Generator().manual_seed(5)
+    pooler = {
+        "bert.pooler.dense.weight": torch.randn(48, 48, dtype=torch.float64, generator=generator),
+        "bert.pooler.dense.bias": torch.randn(48, dtype=torch.float64, generator=generator),
+    }
+    return with_extra(bert("ForTokenClassification"), "BertForTokenClassification with a pooler", pooler)
+
+
+def electra(model: str) -> Subject:
+    """ELECTRA, whose embedding is narrower than its stream."""
+    return bert(model, "Electra", embedding_size=28)
+
+
+def distilbert(model: str) -> Subject:
+    """DistilBERT with 6 heads and width 48."""
+    return transformers_subject(
+        f"transformers DistilBert{model}", "DistilBertConfig", f"DistilBert{model}", dim=48, n_layers=2, n_heads=6,
+        hidden_dim=40, max_position_embeddings=20, initializer_range=0.2,
+    )  # fmt: skip
+
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    "bert": (
+        partial(bert, "ForPreTraining"),
+        partial(bert, "ForMaskedLM"),
+        partial(bert, "ForMaskedLM", tie_word_embeddings=False),
+        partial(bert, "ForSequenceClassification", num_labels=5),
+        partial(bert, "ForTokenClassification", num_labels=5),
+        partial(bert, "ForQuestionAnswering"),
+        partial(bert, "Model"),
+        published_bert,
+        old_tagger,
+        partial(bert, "ForMaskedLM", "Roberta"),
+        partial(bert, "ForSequenceClassification", "XLMRoberta", num_labels=5),
+        partial(bert, "ForTokenClassification", "Roberta", num_labels=5),
+        partial(electra, "ForPreTraining"),
+        partial(electra, "ForMaskedLM"),
+    ),
+    "distilbert": (
+        partial(distilbert, "ForMaskedLM"),
+        partial(distilbert, "ForSequenceClassification"),
+        partial(distilbert, "ForTokenClassification"),
+        partial(distilbert, "ForQuestionAnswering"),
+        partial(distilbert, "Model"),
+    ),
+}
