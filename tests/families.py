@@ -1,0 +1,40 @@
+"""The table of families in README, made from the specs themselves: `python -m tests.families` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rebasin_cli.evaluation.subjects import SUBJECTS
+from rebasin_cli.spec import PermutationSpec, shipped_spec, shipped_specs
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN = "<!-- families: begin (written by `python -m tests.families`) -->"
+END = "<!-- families: end -->"
+
+
+def moving_families(spec: PermutationSpec) -> list[str]:
+    """Names of the dims that may move, their numbers left out, in order of first appearance."""
+    fixed = {str(rule.name) for rule in spec.rules if rule.fixed and len(rule.name.parts) == 1}
+    names = [str(name.parts[0]) for line in spec.lines if line.pattern for name in line.pattern.dim_names()]
+    return [name for name in dict.fromkeys(names) if name not in fixed]
+
+
+def table() -> str:
+    """The Markdown table: one row a spec."""
+    rows = ["| spec | for | dims that move | what stays, and why | networks it is proved on |", "|---|---|---|---|---|"]
+    for name in shipped_specs():
+        spec = shipped_spec(name)
+        stays = "; ".join(f"{what}: {why}" for what, why in spec.stays) or "–"
+        dims = ", ".join(f"`{dim}`" for dim in moving_families(spec))
+        rows.append(f"| `{name}` | {spec.title} | {dims} | {stays} | {len(SUBJECTS.get(name, ()))} |")
+    return "\n".join(rows)
+
+
+def current(text: str) -> str:
+    """What stands between the markers of README."""
+    return text.split(BEGIN)[1].split(END)[0].strip()
+
+
+if __name__ == "__main__":
+    before, rest = README.read_text().split(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")

@@ -1,0 +1,106 @@
+"""README, CHANGELOG and --help say what is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import rebasin_cli
+from rebasin_cli.cli.main import app
+from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
+from tests.families import README, current, table
+
+ROOT = README.parent
+
+
+def shell_lines(text: str) -> list[str]:
+    """Every command of README's console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def rebasin_calls(line: str) -> list[list[str]]:
+    """The calls of rebasin in a shell line."""
+    words = list(shlex.shlex(line, posix=True, punctuation_chars="|&;"))
+    words = shlex.split(line, comments=True)
+    calls: list[list[str]] = []
+    for at, word in enumerate(words):
+        if word == "rebasin":
+            rest = words[at + 1 :]
+            end = next((i for i, w in enumerate(rest) if w in ("|", "||", "&&", ";")), len(rest))
+            calls.append(rest[:end])
+    return calls
+
+
+CALLS = [call for line in shell_lines(README.read_text()) for call in rebasin_calls(line)]
+
+
+def test_readme_has_commands() -> None:
+    assert len(CALLS) > 12
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_command_of_readme_has_its_options(call: list[str]) -> None:
+    command = get_command(app)
+    words = list(call)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        if word.startswith("-") and len(word) > 1:
+            assert word in known, f"{' '.join(call)}: no option {word}"
+
+
+def test_options_named_in_the_text_exist() -> None:
+    text = README.read_text()
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    named = set(re.findall(r"`(--[a-z-]+)", prose))
+    known: set[str] = {"--help"}
+    stack = [get_command(app)]
+    while stack:
+        command = stack.pop()
+        stack += list(getattr(command, "commands", {}).values())
+        known |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert named <= known
+
+
+def test_families_table_is_that_of_the_specs() -> None:
+    assert current(README.read_text()) == table(), "run `python -m tests.families`"
+
+
+def test_exit_codes_are_documented() -> None:
+    text = README.read_text()
+    for error in (GateError, UsageError, ContentError, SystemFailure, RebasinError):
+        assert f"| {error.exit_code} |" in text
+
+
+def test_version_is_said_alike_everywhere() -> None:
+    version = rebasin_cli.__version__
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    shown = subprocess.run(
+        [sys.executable, "-m", "rebasin_cli", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert version in shown
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for document in ROOT.rglob("*.md"):
+        if ".venv" in document.parts or "demo" in document.parts:
+            continue
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_the_folders_of_the_layout_exist() -> None:
+    block = re.search(r"```\n(architectures/.*?)```", README.read_text(), re.DOTALL)
+    assert block
+    for name in re.findall(r"^  (\w[\w.]*/?) ", block[1], re.MULTILINE):
+        assert (Path(rebasin_cli.__file__).parent / name).exists(), name
