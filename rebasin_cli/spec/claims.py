@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import lru_cache
 
 from rebasin_cli.spec.language import Line, PermutationSpec
 from rebasin_cli.spec.pattern import DimName
@@ -242,11 +244,16 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape) -> Problem:
 
 def nearest_templates(spec: PermutationSpec, key: str) -> Sequence[Line]:
     """The two lines whose templates look most like `key`."""
-    from difflib import SequenceMatcher
+    return _nearest(spec, skeleton_of(key))
+
+
+@lru_cache(maxsize=4096)
+def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
+    """By kind of key: comparing texts is slow, and a checkpoint has thousands of keys of a few kinds."""
 
     def likeness(line: Line) -> float:
         text = line.template.skeleton or line.template.text
-        return SequenceMatcher(None, text, skeleton_of(key), autojunk=False).ratio()
+        return SequenceMatcher(None, text, skeleton, autojunk=False).ratio()
 
     scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
-    return [line for score, line in scored[:2] if score > 0.5]
+    return tuple(line for score, line in scored[:2] if score > 0.5)
