@@ -84,6 +84,21 @@ def regnet(squeeze: float | None) -> Subject:
     return _on_images(f"torchvision RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, 7, stem_width=16), 32)
 
 
+def timm_resnet(variant: str, block: str, layers: tuple[int, int, int, int]) -> Subject:
+    """timm's narrow ResNet: `D` with a deep stem and pooled shortcuts, `SE` with squeeze-and-excitation."""
+    library("timm")
+    from timm.models import resnet as made
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = (
+        {"stem_type": "deep", "stem_width": 12, "avg_down": True}
+        if variant == "D"
+        else {"block_args": {"attn_layer": "se"}}
+    )
+    module = made.ResNet(getattr(made, block), layers, num_classes=7, channels=(16, 24, 32, 40), **options)
+    return _on_images(f"timm ResNet-{variant} of {block}s", module, 32)
+
+
 def timm_regnet(squeeze: float) -> Subject:
     """timm's RegNet of six blocks in groups of 8 channels."""
     library("timm")
@@ -190,12 +205,16 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "resnet-basic": (
         partial(resnet, "ResNet-18", "BasicBlock", (2, 2, 2, 2)),
         partial(resnet, "ResNet of 1, 3, 1, 2 blocks", "BasicBlock", (1, 3, 1, 2)),
+        partial(timm_resnet, "D", "BasicBlock", (1, 2, 1, 1)),
+        partial(timm_resnet, "SE", "BasicBlock", (1, 2, 1, 1)),
         *paper.SUBJECTS["resnet-basic"],
     ),
     "resnet-bottleneck": (
         partial(torchvision_subject, "resnet50"),  # the paper's
         partial(resnet, "ResNeXt 32x4d", "Bottleneck", (1, 2, 1, 1), groups=32, width_per_group=4),
         partial(resnet, "ResNeXt 8x6d", "Bottleneck", (1, 2, 1, 1), groups=8, width_per_group=6),
+        partial(timm_resnet, "D", "Bottleneck", (1, 2, 1, 1)),
+        partial(timm_resnet, "SE", "Bottleneck", (1, 2, 1, 1)),
         partial(resnet, "Wide ResNet", "Bottleneck", (2, 1, 1, 1), width_per_group=88),
     ),
     "mobilenetv2": (mobilenetv2,),
