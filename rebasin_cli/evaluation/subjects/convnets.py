@@ -15,6 +15,7 @@ from rebasin_cli.evaluation.proving import Subject, Trace
 from rebasin_cli.evaluation.subjects import paper, perceptrons
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
 
 NARROW = {"depths": (1, 2, 3, 1), "dims": (12, 20, 28, 36)}
 
@@ -132,7 +133,7 @@ def densenet(published: bool) -> Subject:
     torch.manual_seed(0)
     module = DenseNet(growth_rate=6, block_config=(3, 2, 4), num_init_features=10, bn_size=3, num_classes=7)
     subject = _on_images("torchvision DenseNet", module, 32)
-    return renamed(subject, r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2") if published else subject
+    return renamed(subject, {r"(denselayer\d+\.(?:norm|conv))(\d)": r"\1.\2"}) if published else subject
 
 
 def convnext() -> Subject:
@@ -144,6 +145,29 @@ def convnext() -> Subject:
     widths = [12, 20, 28, 36]
     blocks = [made.CNBlockConfig(*c) for c in zip(widths, [*widths[1:], None], [1, 2, 3, 1], strict=True)]
     return _on_images("torchvision ConvNeXt", made.ConvNeXt(blocks, layer_scale=0.5, num_classes=7), 64)
+
+
+def transformers_convnext(version: str) -> Subject:
+    """ConvNeXt of transformers, narrow; `version` is empty or `V2`."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"ConvNext{version}Config")(
+        hidden_sizes=[12, 20, 28, 36], depths=[1, 2, 3, 1], image_size=64, num_labels=7
+    )
+    model = getattr(transformers, f"ConvNext{version}ForImageClassification")(config)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    return pretrained_subject(f"transformers ConvNext{version}", model, {"pixel_values": images})
+
+
+def original_convnext(version: str) -> Subject:
+    """The same under the keys of the authors' files."""
+    authors = {
+        r"^convnext(v2)?\.": "", r"^encoder\.": "", r"^embeddings\.patch_embeddings": "downsample_layers.0.0",
+        r"^embeddings\.layernorm": "downsample_layers.0.1", r"stages\.(\d)\.downsampling_layer": r"downsample_layers.\1",
+        r"\.layers\.": ".", "layernorm": "norm", "layer_scale_parameter": "gamma", "grn.weight": "grn.gamma",
+        "grn.bias": "grn.beta", "^classifier": "head",
+    }  # fmt: skip
+    return replace(renamed(transformers_convnext(version), authors), config=None)
 
 
 def mobilenetv2() -> Subject:
@@ -174,15 +198,17 @@ def efficientnet(version: int) -> Subject:
     return _on_images(f"torchvision EfficientNet, version {version}", module, 32)
 
 
-def renamed(subject: Subject, pattern: str, replacement: str) -> Subject:
-    """The same network under other keys: every `pattern` in them replaced, on disk only."""
-    names = {re.sub(pattern, replacement, key): key for key in subject.state}
+def renamed(subject: Subject, replacements: Mapping[str, str]) -> Subject:
+    """The same network under other keys: every pattern in them replaced, on disk only."""
+    names = {key: key for key in subject.state}
+    for pattern, replacement in replacements.items():
+        names = {re.sub(pattern, replacement, name): key for name, key in names.items()}
 
     def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
         return subject.run({names[key]: tensor for key, tensor in state.items()}, trace)
 
     state = {name: subject.state[key] for name, key in names.items()}
-    return replace(subject, name=f"{subject.name}, keys as published", state=state, run=run)
+    return replace(subject, name=f"{subject.name}, other keys", state=state, run=run)
 
 
 def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
@@ -241,6 +267,12 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "regnet-timm": (partial(timm_regnet, 0.0), partial(timm_regnet, 0.75)),
     "densenet": (partial(densenet, False), partial(densenet, True)),
     "convnext-torchvision": (convnext,),
+    "convnext-hf": (partial(transformers_convnext, ""), partial(transformers_convnext, "V2")),
+    "convnext-original": (partial(original_convnext, ""), partial(original_convnext, "V2")),
+    "squeezenet": (
+        partial(torchvision_subject, "squeezenet1_0", 64),
+        partial(torchvision_subject, "squeezenet1_1", 64),
+    ),
     "convnext": (
         partial(timm_subject, "convnext_tiny", 64, **NARROW, ls_init_value=0.5),
         partial(timm_subject, "convnextv2_tiny", 64, **NARROW),
