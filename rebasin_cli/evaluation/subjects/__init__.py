@@ -16,6 +16,7 @@ from rebasin_cli.evaluation.subjects import (
     recurrent,
     stable_diffusion,
     vision_transformers,
+    whole_checkpoints,
 )
 
 Make = Callable[[], Subject]
@@ -27,6 +28,7 @@ SUBJECTS: Mapping[str, tuple[Make, ...]] = {
     **encoders.SUBJECTS,
     **diffusion.SUBJECTS,
     **stable_diffusion.SUBJECTS,
+    **whole_checkpoints.SUBJECTS,
     **recurrent.SUBJECTS,
 }
 

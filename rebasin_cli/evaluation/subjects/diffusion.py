@@ -23,11 +23,12 @@ def random(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def unet(name: str, groups: int, cell: int, heads: int) -> nn.Module:
+def unet(name: str, groups: int, cell: int, heads: int, context: int = 20, pooled: int = 10) -> nn.Module:
     """Stable Diffusion 1.5's or XL's UNet, `groups · cell` channels wide where the real one has 32 · 10.
 
     Args:
         heads: for sd15 their number; for sdxl the size of each.
+        context, pooled: widths of the text features, and for sdxl of the pooled ones.
     """
     torch.manual_seed(0)
     width = groups * cell
@@ -45,10 +46,10 @@ def unet(name: str, groups: int, cell: int, heads: int) -> nn.Module:
             "use_linear_projection": True,
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 6,
-            "projection_class_embeddings_input_dim": 6 * 6 + 10,
+            "projection_class_embeddings_input_dim": 6 * 6 + pooled,
         }
     made: nn.Module = library("diffusers").UNet2DConditionModel(
-        layers_per_block=2, norm_num_groups=groups, cross_attention_dim=20, sample_size=8, **options
+        layers_per_block=2, norm_num_groups=groups, cross_attention_dim=context, sample_size=8, **options
     )
     return made
 

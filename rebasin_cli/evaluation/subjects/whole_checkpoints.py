@@ -1,0 +1,93 @@
+"""Whole checkpoints of Stable Diffusion: all their networks under one set of keys, run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.evaluation.proving import Subject, Trace
+from rebasin_cli.evaluation.subjects.diffusion import autoencoder, random, text_encoder, text_inputs, unet
+from rebasin_cli.evaluation.subjects.modules import randomise, run_module
+from rebasin_cli.evaluation.subjects.stable_diffusion import (
+    AUTOENCODER,
+    OPENCLIP,
+    UNET,
+    load_openclip,
+    load_original_autoencoder,
+    load_original_unet,
+    openclip_state,
+    original_autoencoder_state,
+    original_unet_state,
+)
+
+CLIP = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+HEAD = 64
+"""Every CLIP's text heads have this size, and checkpoints have no config.json that could say another."""
+
+
+def leftovers(unet_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What training leaves in a checkpoint: moving averages, and the noise schedule."""
+    averages = {
+        f"model_ema.diffusion_model{key.removeprefix(UNET).replace('.', '')}": t for key, t in unet_state.items()
+    }
+    schedule = torch.linspace(0, 1, 10, dtype=torch.float64)
+    return {
+        **dict(list(averages.items())[:5]),
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.num_updates": torch.tensor(3),
+        "betas": schedule,
+        "alphas_cumprod": schedule,
+        "log_one_minus_alphas_cumprod": schedule,
+        "sqrt_recipm1_alphas_cumprod": schedule,
+    }
+
+
+def whole(name: str, unet_heads: int) -> Subject:
+    """Tokens to text features, with latents through the UNet, and its output to an image; an image to latents."""
+    large = name == "sdxl"
+    clip, openclip = randomise(text_encoder(2, HEAD)), randomise(text_encoder(3, HEAD), 1)
+    context = (5 if large else 2) * HEAD
+    network = randomise(unet(name, 32, 1, unet_heads, context=context, pooled=3 * HEAD))
+    images = randomise(autoencoder(32, 1))
+    unet_state = original_unet_state(network)
+    state = {
+        **unet_state,
+        **original_autoencoder_state(images),
+        **{CLIP[name] + key: tensor for key, tensor in clip.state_dict().items() if key != "text_projection.weight"},
+        **(openclip_state(openclip, OPENCLIP) if large else {}),
+        **leftovers(unet_state),
+    }
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+        text_state = {key.removeprefix(CLIP[name]): tensor for key, tensor in part(CLIP[name]).items()}
+        clip.load_state_dict(text_state, strict=False, assign=True)
+        text = run_module(clip, text_inputs(), trace)["output.hidden_states.2"]
+        inputs: dict[str, Any] = {"sample": random(2, 4, 8, 8), "timestep": torch.tensor([321])}
+        if large:
+            second = run_module(load_openclip(openclip, part(OPENCLIP), OPENCLIP), text_inputs(), trace)
+            text = torch.cat([text, second["output.hidden_states.2"]], -1)
+            times = torch.tensor([[8.0] * 6] * 2)
+            inputs["added_cond_kwargs"] = {"text_embeds": second["output.text_embeds"], "time_ids": times}
+        inputs["encoder_hidden_states"] = text
+        denoised = run_module(load_original_unet(network, part(UNET)), inputs, trace)["output.sample"]
+        coder: Any = load_original_autoencoder(images, part(AUTOENCODER))
+        with torch.no_grad():
+            return {
+                "image": coder.decode(denoised).sample,
+                "latents": coder.encode(random(1, 3, 16, 16)).latent_dist.parameters,
+            }
+
+    return Subject(f"the networks of diffusers and transformers as a whole {name} checkpoint", state, run)
+
+
+SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
+    "sd15": (partial(whole, "sd15", 8),),
+    "sdxl": (partial(whole, "sdxl", HEAD),),
+}
