@@ -36,7 +36,7 @@ def cut(axes: tuple[Plus, ...], shape: tuple[int, ...], size_of: _SizeOf, moves:
 
 def _axis_strips(axis: Plus, length: int, size_of: _SizeOf, moves: Callable[[str], bool]) -> list[_Strip]:
     found = _strips(axis, size_of, moves)
-    if found is None or found[1] != length:
+    if found is None:
         return [(0, (Side(None, length, 1),))]
     strips = found[0]
     if all(side.dim is None for _, sides in strips for side in sides):

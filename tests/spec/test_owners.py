@@ -53,6 +53,11 @@ def test_a_dim_twice_on_one_axis_is_owned_by_the_nearest_outside_it() -> None:
     ]
 
 
+def test_an_owner_twice_outside_a_dim_is_the_inner_one() -> None:
+    layout = bound("dims:\n  v: within h\ntensors:\n  x: (h (h v))\n  y: h\n", {"x": (12,), "y": (2,)})
+    assert shown(layout, "x") == ["0: h 2*6, h 2*3, v<1 3*1"]
+
+
 def test_the_owner_on_the_same_axis_comes_before_one_on_another() -> None:
     """Groups counted innermost: the channels of `(c g)` belong to the `g` after them, not to the one on axis 0."""
     layout = bound("dims:\n  c: within g\ntensors:\n  x: g (c g)\n  y: g\n", {"x": (2, 6), "y": (2,)})
