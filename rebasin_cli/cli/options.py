@@ -13,6 +13,7 @@ from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.binding import SpecChoice
+    from rebasin_cli.pipeline.methods import MatchChoice
 
 _SPEC, _RUN, _OUTPUT, _TALK = "Architecture", "Run", "Output", "Messages"
 
@@ -23,6 +24,26 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class Method(StrEnum):
+    """How units are matched."""
+
+    WEIGHTS = "weights"
+
+
+class Start(StrEnum):
+    """Where matching begins."""
+
+    ANCHORED = "anchored"
+    IDENTITY = "identity"
+
+
+class Order(StrEnum):
+    """The order of the steps of a sweep."""
+
+    FORWARD = "forward"
+    RANDOM = "random"
 
 
 class SplitName(StrEnum):
@@ -66,6 +87,16 @@ Ignore = Annotated[
 DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
 Seed = Annotated[int, typer.Option(help="Order of the steps; the same seed, the same bytes.", rich_help_panel=_RUN)]
 MaxSweeps = Annotated[int, typer.Option(min=1, help="Stop matching after so many sweeps.", rich_help_panel=_RUN)]
+MethodName = Annotated[
+    Method, typer.Option("--method", help="How units are matched.", rich_help_panel=_RUN, show_default=True)
+]
+StartName = Annotated[
+    Start,
+    typer.Option("--start", help="Outwards from what never moves, or identity as in the paper.", rich_help_panel=_RUN),
+]
+OrderName = Annotated[
+    Order, typer.Option("--order", help="The spec's order, or random as in the paper.", rich_help_panel=_RUN)
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.", rich_help_panel=_RUN)]
 
 Report = Annotated[
@@ -117,3 +148,12 @@ def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
             raise UsageError(f"{option} {name} is given twice: {found[name]} and {value}", remedy="keep one of the two")
         found[name] = value
     return found
+
+
+def match_choice(method: Method, seed: int, max_sweeps: int, start: Start, order: Order, device: Device) -> MatchChoice:
+    """The options of matching as one value."""
+    from rebasin_cli.pipeline.methods import MatchChoice
+
+    return MatchChoice(
+        method=method.value, seed=seed, max_sweeps=max_sweeps, start=start.value, order=order.value, device=device.value
+    )

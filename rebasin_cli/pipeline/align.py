@@ -12,6 +12,7 @@ from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -59,9 +60,7 @@ class AlignRequest:
     output: Path | BinaryIO | None = None
     permutation: Path | None = None
     report: Path | None = None
-    seed: int = 0
-    max_sweeps: int = 100
-    device: str = "auto"
+    choice: MatchChoice = field(default_factory=MatchChoice)
     force: bool = False
     dry_run: bool = False
 
@@ -84,7 +83,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
     Raises:
         RebasinError: in the order headers, spec, targets, contents; before matching starts, unless a disk fills up.
     """
-    device = resolve_device(request.device)
+    device = resolve_device(request.choice.device)
     with open_source(request.a, listener) as a, open_source(request.b, listener) as b:
         pair = bind_pair(a, b, request.spec)
         targets = _targets(request, b)
@@ -93,7 +92,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         if request.dry_run:
             return _plan(request, pair, targets, listener)
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener)
-        result = match(pair, seed=request.seed, max_sweeps=request.max_sweeps, device=device, listener=listener)
+        result = match(pair, request.choice, device, listener)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, a, b, result.permutation, lambda _: advance(1))
         metadata = output_metadata(

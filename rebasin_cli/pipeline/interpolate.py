@@ -15,6 +15,7 @@ from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutat
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.curves import DataRequest, measure_barrier, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, write_path
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import (
@@ -56,9 +57,7 @@ class InterpolateRequest:
     save_permutation: Path | None = None
     plot: Path | None = None
     report: Path | None = None
-    seed: int = 0
-    max_sweeps: int = 100
-    device: str = "auto"
+    choice: MatchChoice = field(default_factory=MatchChoice)
     force: bool = False
     dry_run: bool = False
 
@@ -107,7 +106,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         RebasinError: in the order usage, headers, spec, data, targets, contents.
     """
     grid = _checked_grid(request)
-    device = resolve_device(request.device)
+    device = resolve_device(request.choice.device)
     with ExitStack() as files:
         a = files.enter_context(open_source(request.a, listener))
         b = files.enter_context(open_source(request.b, listener))
@@ -135,7 +134,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
         written = write_path(
             targets, pair, permutation, grid, request.spec, inputs,
-            method=alignment.result.method if alignment.result else None, seed=request.seed,
+            method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
             force=request.force, listener=listener,
         )  # fmt: skip
         if targets.permutation and permutation is not None:
@@ -221,7 +220,7 @@ def _alignment(
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, seed=request.seed, max_sweeps=request.max_sweeps, device=device, listener=listener)
+    result = match(pair, request.choice, device, listener)
     return _Alignment(result.permutation, result)
 
 

@@ -22,10 +22,11 @@ from rebasin_cli.checkpoints import (
     write_checkpoint,
 )
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching import MatchResult, match_weights
+from rebasin_cli.matching import MatchResult
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.listener import Advance, Listener
+from rebasin_cli.pipeline.methods import METHODS, MatchChoice
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
@@ -82,8 +83,8 @@ def scan_sources(
     return records
 
 
-def match(pair: Pair, *, seed: int, max_sweeps: int, device: str, listener: Listener) -> MatchResult:
-    """Weight matching of B onto A, with progress and what its outcome means."""
+def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> MatchResult:
+    """Match B onto A, with progress and what the outcome means."""
     with ExitStack() as bar:
         advance: Advance = bar.enter_context(listener.phase("reading for the match"))
 
@@ -97,12 +98,11 @@ def match(pair: Pair, *, seed: int, max_sweeps: int, device: str, listener: List
             if step == of:
                 listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
 
-        result = match_weights(
-            pair.layout, pair.a, pair.b, seed=seed, max_sweeps=max_sweeps, device=device, on_step=on_step
-        )
+        result = METHODS[choice.method](pair, choice, device, on_step)
     if result.stop == "max-sweeps":
         listener.warn(
-            f"stopped after {max_sweeps} sweeps, before the objective came to rest; a larger --max-sweeps goes on"
+            f"stopped after {choice.max_sweeps} sweeps, before the objective came to rest; "
+            "a larger --max-sweeps goes on"
         )
     if result.stop == "nothing-to-move":
         listener.warn("no dim may move, so that B stays as it is")

@@ -26,6 +26,9 @@ def command(
     sizes: o.Set = None,
     freeze: o.Freeze = None,
     ignore: o.Ignore = None,
+    method: o.MethodName = o.Method.WEIGHTS,
+    start: o.StartName = o.Start.ANCHORED,
+    order: o.OrderName = o.Order.FORWARD,
     seed: o.Seed = 0,
     max_sweeps: o.MaxSweeps = 100,
     device: o.DeviceName = o.Device.AUTO,
@@ -48,7 +51,7 @@ def command(
         one, two = sources([a, b], cleanup)
         request = AlignRequest(
             one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
-            seed=seed, max_sweeps=max_sweeps, device=device.value, force=force, dry_run=dry_run,
+            choice=o.match_choice(method, seed, max_sweeps, start, order, device), force=force, dry_run=dry_run,
         )  # fmt: skip
         document = align(request, session)
     session.finish(document, payload=output != PIPE)

@@ -66,6 +66,9 @@ def command(
     sizes: o.Set = None,
     freeze: o.Freeze = None,
     ignore: o.Ignore = None,
+    method: o.MethodName = o.Method.WEIGHTS,
+    start: o.StartName = o.Start.ANCHORED,
+    order: o.OrderName = o.Order.FORWARD,
     seed: o.Seed = 0,
     max_sweeps: o.MaxSweeps = 100,
     device: o.DeviceName = o.Device.AUTO,
@@ -109,7 +112,7 @@ def command(
         request = InterpolateRequest(
             one, two, choice, before, align=align, permutation=permutation, steps=steps, at=at, data=judged,
             output=target, save_permutation=save_permutation, plot=plot, report=report,
-            seed=seed, max_sweeps=max_sweeps, device=device.value, force=force, dry_run=dry_run,
+            choice=o.match_choice(method, seed, max_sweeps, start, order, device), force=force, dry_run=dry_run,
         )  # fmt: skip
         document = interpolate(request, session)
     session.finish(document, payload=output != PIPE)
