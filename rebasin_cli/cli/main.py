@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable():
             code = typer.main.get_command(app).main(args=arguments, prog_name="rebasin", standalone_mode=False)
             sys.stdout.flush()
+            if code == INTERRUPTED:  # typer makes an exit code of KeyboardInterrupt, without a word
+                print_error_parts("interrupted")
             return code if isinstance(code, int) else 0
     except BaseException as failure:
         if debug and not isinstance(failure, (SystemExit, ClosedPipe)):

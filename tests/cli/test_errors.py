@@ -1,0 +1,92 @@
+"""One form for every failure, and the exit code of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rebasin_cli.cli.options import pairs
+from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
+from rebasin_cli.pipeline import architectures
+from tests.cli.conftest import Rebasin
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "says"),
+    [
+        (GateError("what"), 1, "error: what\n"),
+        (UsageError("what", remedy="this"), 2, "error: what\n  try:   this\n"),
+        (ContentError("what", where="there", remedy="this"), 3, "error: what\n  where: there\n  try:   this\n"),
+        (SystemFailure("what", where="there"), 4, "error: what\n  where: there\n"),
+        (RebasinError("two\nlines"), 3, "error: two\nlines\n"),
+        (PermissionError(13, "Permission denied", "x.bin"), 4, "error: Permission denied: x.bin\n"),
+        (MemoryError(), 4, "error: there is not enough memory\n"),
+        (OutOfMemoryError("CUDA"), 4, "error: there is not enough memory\n"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 4, "error: there is not enough memory\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (ZeroDivisionError("oh"), 70, "error: this is a bug in rebasin: ZeroDivisionError: oh\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_form_and_code(
+    rebasin: Rebasin, monkeypatch: pytest.MonkeyPatch, failure: BaseException, code: int, says: str
+) -> None:
+    monkeypatch.setattr(architectures, "list_architectures", _raising(failure))
+    done = rebasin("arch", "list")
+    assert done.code == code
+    assert done.err.startswith(says)
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    debugged = rebasin("arch", "list", "--debug")
+    assert debugged.code == code
+    assert ("Traceback" in debugged.err) != isinstance(failure, KeyboardInterrupt)
+
+
+def test_a_bug_asks_to_be_reported(rebasin: Rebasin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "list_architectures", _raising(ZeroDivisionError("oh")))
+    err = rebasin("arch", "list").err
+    assert "test_errors.py:" in err
+    assert "please report it" in err
+
+
+def test_the_parsers_own_errors_have_the_same_form(rebasin: Rebasin) -> None:
+    err = rebasin("arch", "list", "--wings").err
+    assert err.startswith(
+        "error: no such option: --wings\n  where: rebasin arch list\n  try:   `rebasin arch list --help`"
+    )
+    err = rebasin("align", "a", "b", "--seed", "many").err
+    assert err.startswith("error: invalid value for '--seed'")
+    assert rebasin("wings").err.startswith("error: no such command 'wings'\n  where: rebasin\n")
+
+
+def test_no_command_shows_the_help(rebasin: Rebasin) -> None:
+    for arguments in ((), ("arch",)):
+        done = rebasin(*arguments)
+        assert done.code == 0
+        assert "Usage: rebasin" in done.out
+
+
+def test_the_version(rebasin: Rebasin) -> None:
+    done = rebasin("--version")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("rebasin ")
+
+
+def test_pairs() -> None:
+    assert pairs("--set", ["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    assert pairs("--set", None) == {}
+    for bad in (["a"], ["=1"], ["a="], ["a=1", "a=2"]):
+        with pytest.raises(UsageError):
+            pairs("--set", bad)
+
+
+def _raising(failure: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise failure
+
+    return act
