@@ -1,6 +1,6 @@
 """Sizes that shapes cannot tell, as small exact expressions: `config.hidden_size / config.num_attention_heads`.
 
-Integers, `config.…` (with `[index]`), names of other sizes, variables of the dim, `+ - * /` and brackets.
+Integers, `config.…` (with `[index]`), names of other sizes, variables of the dim, `+ - * /`, brackets and `min`.
 Read with Python's own parser and walked node by node: nothing is ever evaluated as code.
 """
 
@@ -29,7 +29,7 @@ class Expression:
     @property
     def names(self) -> frozenset[str]:
         """The names it uses, `config` aside."""
-        return frozenset(n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name)) - {"config"}
+        return frozenset(n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name)) - {"config", _FUNCTION}
 
     @property
     def uses_config(self) -> bool:
@@ -54,7 +54,9 @@ def parse_expression(text: str) -> Expression:
         raise ValueError(f"`{text}` is not a size expression") from error
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and type(node.value) is not int):
-            raise ValueError(f"`{text}`: a size has only whole numbers, names, config.…, + - * / and brackets")
+            raise ValueError(f"`{text}`: a size has only whole numbers, names, config.…, + - * /, min( ) and brackets")
+        if isinstance(node, ast.Call) and not (_is_named(node.func, _FUNCTION) and node.args and not node.keywords):
+            raise ValueError(f"`{text}`: a size has no function but {_FUNCTION}(a, b)")
         inner = node.value if isinstance(node, ast.Attribute | ast.Subscript) else None
         if inner is not None and not (isinstance(inner, ast.Attribute | ast.Subscript) or _is_config(inner)):
             raise ValueError(f"`{text}`: only `config` has a `.` or a `[ ]` after it")
@@ -62,11 +64,17 @@ def parse_expression(text: str) -> Expression:
 
 
 def _is_config(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and node.id == "config"
+    return _is_named(node, "config")
 
 
+def _is_named(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+_FUNCTION = "min"
 _ALLOWED = (
     ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Load,
+    ast.Call,
 )  # fmt: skip
 
 
@@ -85,6 +93,9 @@ def _evaluate(node: ast.expr, config: Any, lookup: _Lookup) -> Any:
             found, at = _evaluate(inner, config, lookup), _number(_evaluate(index, config, lookup))
             inside = isinstance(found, Sequence) and at is not None and at.denominator == 1 and 0 <= at < len(found)
             return found[int(at)] if inside and at is not None else None
+        case ast.Call(args=args):
+            values = [_number(_evaluate(each, config, lookup)) for each in args]
+            return None if None in values else min(value for value in values if value is not None)
         case ast.BinOp(left=left, op=op, right=right):
             return _arithmetic(op, _evaluate(left, config, lookup), _evaluate(right, config, lookup))
     return None

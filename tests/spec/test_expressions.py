@@ -45,6 +45,9 @@ KNOWN = {"head_dim": 16, "i": 2}
         ("config.depths[3]", None),
         ("config.hidden[0]", None),
         ("config", None),
+        ("min(config.hidden / 8, 16)", 8),
+        ("min(config.hidden / 2, 16, head_dim - 1)", 15),
+        ("min(config.absent, 16)", None),
         ("other", None),
         ("other * 2", None),
     ],
@@ -72,7 +75,7 @@ def test_spacing_does_not_show_in_the_canonical_text() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1 +", "a b", "1.5", "'a'", "True", "f(1)", "a ** 2", "a // 2", "a % 2", "-a", "a if b else c", "[1]",
+    ["", "1 +", "a b", "1.5", "'a'", "True", "f(1)", "min()", "min(a, key=b)", "min(*a)", "a.min(1)", "max(1, 2)", "a ** 2", "a // 2", "a % 2", "-a", "a if b else c", "[1]",
      "a[1:2]", "lambda: 1", "__import__('os')", "a.b", "a[0]", "(a + b).c", "kv.0", "\x00"],
 )  # fmt: skip
 def test_anything_else_is_refused_and_shown(text: str) -> None:
