@@ -146,17 +146,18 @@ class _Parser:
             target = kind.removeprefix("same as ").removesuffix(" if equal")
             same_as = self._parsed(parse_dim_name, target, value.line)
             return Rule(name, key.line, same_as=same_as, if_equal=kind.endswith(" if equal"), without=without)
-        within, _, index = text.partition("index ")
+        within, _, index = kind.partition("index ")
         owner = None
         if within.startswith("within "):
             owner = self._parsed(parse_dim_name, within.removeprefix("within "), value.line)
         elif within or not index:
             raise self.error(
                 f"dim `{name}`: `{text}` is none of `within OWNER`, `index e in KEYS`, `same as DIM` (`if equal`), "
-                "`fixed`, the last two perhaps `without KEYS`",
+                "`fixed`, each perhaps `without KEYS`",
                 value.line, did_you_mean(text.partition(" ")[0], ("within", "index", "same", "fixed")),
             )  # fmt: skip
-        return Rule(name, key.line, owner=owner, index=self._index(name, index, value.line) if index else None)
+        found = self._index(name, index, value.line) if index else None
+        return Rule(name, key.line, owner=owner, index=found, without=without)
 
     def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:
         variable, _, keys = text.partition(" in ")

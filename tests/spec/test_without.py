@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rebasin_cli.errors import ContentError
-from tests.spec.building import bound, sizes, spec_of, still
+from tests.spec.building import bound, owners, sizes, spec_of, still
 
 ENCODER = """
 dims:
@@ -48,3 +48,17 @@ def test_a_dim_may_be_another_only_without_a_key() -> None:
     assert sizes(bound(spec, {"e": (5, 4), "h": (6, 4)})) == {"s": 4}
     assert sizes(bound(spec, {"e": (5, 4), "h": (6, 3), "p.weight": (3, 4)})) == {"t": 4, "s": 3}
     assert spec_of(spec).sha256 != spec_of(spec.replace(" without p.weight", "")).sha256
+
+
+def test_a_dim_may_be_within_another_only_without_a_key() -> None:
+    text = """
+    sizes:
+      head: 2
+    dims:
+      q: within head without norm.weight
+    tensors:
+      a.weight: (head q) _
+      norm.weight?: q
+    """
+    assert owners(bound(text, {"a.weight": (6, 3)})) == {"q": "head"}
+    assert owners(bound(text, {"a.weight": (6, 3), "norm.weight": (3,)})) == {}
