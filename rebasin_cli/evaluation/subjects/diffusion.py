@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects import towers
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
 
@@ -134,6 +135,6 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         diffusers_autoencoder,
         partial(diffusers_autoencoder, use_quant_conv=False, use_post_quant_conv=False),
     ),
-    "sd-text-encoder": (transformers_text_encoder,),
+    "sd-text-encoder": (transformers_text_encoder, *towers.TEXT),
     "sdxl-unet": (partial(diffusers_unet, "sdxl", 8),),
 }

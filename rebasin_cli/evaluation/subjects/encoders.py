@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects import encoder_decoders, masked_encoders
+from rebasin_cli.evaluation.subjects import encoder_decoders, masked_encoders, towers
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     **masked_encoders.SUBJECTS,
     **encoder_decoders.SUBJECTS,
+    **towers.SUBJECTS,
 }
