@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -112,7 +110,9 @@ def _subjects(spec: PermutationSpec, network: str | None) -> tuple[Callable[[], 
     from rebasin_cli.evaluation.subjects import SUBJECTS
 
     if network is not None:
-        return (lambda: _own_subject(network),)
+        from rebasin_cli.evaluation.subjects.user import user_subject
+
+        return (lambda: user_subject(network),)
     if spec.name not in SUBJECTS:
         raise UsageError(
             f"no network is known for the spec `{spec.name}`",
@@ -120,35 +120,6 @@ def _subjects(spec: PermutationSpec, network: str | None) -> tuple[Callable[[], 
             remedy="name a function that builds yours: --network my_module:build, returning (module, inputs)",
         )
     return SUBJECTS[spec.name]
-
-
-def _own_subject(network: str) -> Any:
-    """Call the user's `module:factory`, which gives a torch module and its example inputs, or a Subject."""
-    from rebasin_cli.evaluation.proving import Subject
-    from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
-
-    module_name, _, factory_name = network.partition(":")
-    if not factory_name:
-        raise UsageError(f"--network {network} is not module:function", remedy="for example --network my_model:build")
-    sys.path.insert(0, os.getcwd())  # as `python -m` does
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"--network {network} cannot be imported: {error}", remedy="run it from the folder of the module"
-        ) from error
-    finally:
-        sys.path.pop(0)
-    made = factory()
-    if isinstance(made, Subject):
-        return made
-    if not (isinstance(made, tuple) and len(made) == 2):
-        raise UsageError(
-            f"--network {network} returned {type(made).__name__}",
-            remedy="return (module, inputs): a torch module and a tuple or mapping of arguments, in float64",
-        )
-    module, inputs = made
-    return module_subject(network, randomise(module), inputs)
 
 
 def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:

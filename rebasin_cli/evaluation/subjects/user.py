@@ -41,6 +41,8 @@ def user_subject(reference: str) -> Subject:
         made = factory()
     except Exception as error:
         raise ContentError(f"--network {reference}: the factory raised {type(error).__name__}: {error}") from error
+    if isinstance(made, Subject):
+        return made
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
         raise ContentError(f"--network {reference}: the factory returned {type(made).__name__}", remedy=HELP)
     module, inputs = made
