@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects import Subject, convnets, paper
+from rebasin_cli.evaluation.subjects import Subject, convnets, depthwise_convnets, paper
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
 from rebasin_cli.spec import PermutationSpec, bind, detect, find_spec, load_spec, shipped_specs
 
@@ -65,7 +65,7 @@ CLAIMS = {
         "conv.weight: in.{b+1} in.{b} + g.{b}.{*}": "conv.weight: in.{b+1} g.{b}.{*} + in.{b}",
     }, "in"),
     "MobileNetV2: every block has a stream of its own": Claim(
-        "mobilenetv2", convnets.mobilenetv2, {"dims:\n  s.{i}: same as s.{i-1} if equal\n": ""}, "s"
+        "mobilenetv2", depthwise_convnets.mobilenetv2, {"dims:\n  s.{i}: same as s.{i-1} if equal\n": ""}, "s"
     ),
     "MobileNetV3: gates stay where channels move": Claim("mobilenetv3", convnets.SUBJECTS["mobilenetv3"][0], {
         "block.2.fc2.weight?: e.{i} se.{i}": "block.2.fc2.weight?: _ se.{i}",
@@ -73,6 +73,12 @@ CLAIMS = {
     "EfficientNet: gates stay where channels move": Claim("efficientnet", convnets.SUBJECTS["efficientnet"][0], {
         "block.2.fc1.weight: se.{s}.{b} e.{s}.{b}": "block.2.fc1.weight: se.{s}.{b} _",
     }, "e"),
+    "SqueezeNet: 3×3 channels before 1×1": Claim("squeezenet", convnets.SUBJECTS["squeezenet"][0], {
+        "one.{prev f} + three.{prev f}": "three.{prev f} + one.{prev f}",
+    }, "one"),
+    "GoogLeNet: branches in another order": Claim("googlenet", convnets.googlenet, {
+        "three.{prev at} + five.{prev at}": "five.{prev at} + three.{prev at}",
+    }, "five"),
     "ConvNeXt: a block adds in the old order": Claim("convnext", convnets.SUBJECTS["convnext"][0], {
         "mlp.fc2.weight?: s.{s} mlp.{s}.{b}": "mlp.fc2.weight?: _ mlp.{s}.{b}",
     }, "s"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,21 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects import paper, perceptrons
+from rebasin_cli.evaluation.subjects import depthwise_convnets, paper, perceptrons
+from rebasin_cli.evaluation.subjects.images import on_images, renamed, torchvision_subject
 from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
-from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
-
-NARROW = {"depths": (1, 2, 3, 1), "dims": (12, 20, 28, 36)}
-
-
-def torchvision_subject(model: str, side: int = 32, **options: object) -> Subject:
-    """`torchvision.models.MODEL(num_classes=7, …)` on two random images of `side` × `side`."""
-    library("torchvision")
-    from torchvision import models
-
-    torch.manual_seed(0)
-    return _on_images(f"torchvision {model}", getattr(models, model)(num_classes=7, **options), side)
+from rebasin_cli.evaluation.subjects.modules import run_module
 
 
 def vgg(batch_norm: bool) -> Subject:
@@ -39,7 +27,7 @@ def vgg(batch_norm: bool) -> Subject:
         module = made.VGG(nn.Identity(), num_classes=7, init_weights=False)
     module.features = made.make_layers([16, "M", 24, 20, "M", 28, 32, "M", 36, "M"], batch_norm)
     module.classifier = _classifier(36 * 7 * 7, (0, 3, 6))
-    return _on_images(f"torchvision VGG ({'BatchNorm' if batch_norm else 'plain'})", module, 32)
+    return on_images(f"torchvision VGG ({'BatchNorm' if batch_norm else 'plain'})", module, 32)
 
 
 def alexnet() -> Subject:
@@ -55,7 +43,7 @@ def alexnet() -> Subject:
         if isinstance(layer, nn.Conv2d):
             layer.reset_parameters()
     module.classifier = _classifier(256 * 6 * 6, (1, 4, 6))
-    return _on_images("torchvision AlexNet", module, 64)
+    return on_images("torchvision AlexNet", module, 64)
 
 
 def resnet(name: str, block: str, layers: tuple[int, int, int, int], **options: Any) -> Subject:
@@ -65,14 +53,7 @@ def resnet(name: str, block: str, layers: tuple[int, int, int, int], **options: 
 
     torch.manual_seed(0)
     module = made.ResNet(getattr(made, block), list(layers), num_classes=7, **options)
-    return _on_images(f"torchvision {name}", module, 32)
-
-
-def timm_subject(model: str, side: int = 32, **options: object) -> Subject:
-    """`timm.create_model(MODEL, num_classes=7, …)` on two random images of `side` × `side`."""
-    made = library("timm").create_model
-    torch.manual_seed(0)
-    return _on_images(f"timm {model}", made(model, num_classes=7, **options), side)
+    return on_images(f"torchvision {name}", module, 32)
 
 
 def regnet(squeeze: float | None) -> Subject:
@@ -82,7 +63,7 @@ def regnet(squeeze: float | None) -> Subject:
 
     torch.manual_seed(0)
     options = made.BlockParams([1, 3, 2], [24, 40, 60], [8, 8, 12], [1.0, 1.0, 1.0], [2, 2, 2], squeeze)
-    return _on_images(f"torchvision RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, 7, stem_width=16), 32)
+    return on_images(f"torchvision RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, 7, stem_width=16), 32)
 
 
 def timm_resnet(variant: str, block: str, layers: tuple[int, int, int, int]) -> Subject:
@@ -97,7 +78,7 @@ def timm_resnet(variant: str, block: str, layers: tuple[int, int, int, int]) -> 
         else {"block_args": {"attn_layer": "se"}}
     )
     module = made.ResNet(getattr(made, block), layers, num_classes=7, channels=(16, 24, 32, 40), **options)
-    return _on_images(f"timm ResNet-{variant} of {block}s", module, 32)
+    return on_images(f"timm ResNet-{variant} of {block}s", module, 32)
 
 
 def timm_regnet(squeeze: float) -> Subject:
@@ -107,22 +88,7 @@ def timm_regnet(squeeze: float) -> Subject:
 
     torch.manual_seed(0)
     options = made.RegNetCfg(w0=16, wa=12.0, wm=1.6, group_size=8, depth=6, stem_width=12, se_ratio=squeeze)
-    return _on_images(f"timm RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, num_classes=7), 32)
-
-
-def timm_efficientnet() -> Subject:
-    """timm's EfficientNetV2, narrow, with a first stage as wide as the stem: its first block adds its input too."""
-    library("timm")
-    from timm.models import efficientnet as made
-
-    torch.manual_seed(0)
-    stages = [
-        ["cn_r2_k3_s1_e1_c24_skip"], ["er_r2_k3_s2_e4_c32"], ["er_r1_k3_s2_e4_c40"],
-        ["ir_r2_k3_s2_e4_c48_se0.25"], ["ir_r1_k3_s1_e6_c56_se0.25"],
-    ]  # fmt: skip
-    decoded = library("timm.models._efficientnet_builder").decode_arch_def(stages)
-    module = made.EfficientNet(decoded, num_classes=7, num_features=44, stem_size=24)
-    return _on_images("timm EfficientNetV2, narrow", module, 32)
+    return on_images(f"timm RegNet {'Y' if squeeze else 'X'}", made.RegNet(options, num_classes=7), 32)
 
 
 def densenet(published: bool) -> Subject:
@@ -132,83 +98,27 @@ def densenet(published: bool) -> Subject:
 
     torch.manual_seed(0)
     module = DenseNet(growth_rate=6, block_config=(3, 2, 4), num_init_features=10, bn_size=3, num_classes=7)
-    subject = _on_images("torchvision DenseNet", module, 32)
+    subject = on_images("torchvision DenseNet", module, 32)
     return renamed(subject, {r"(denselayer\d+\.(?:norm|conv))(\d)": r"\1.\2"}) if published else subject
 
 
-def convnext() -> Subject:
-    """torchvision's ConvNeXt, narrow."""
+def googlenet() -> Subject:
+    """torchvision's GoogLeNet, whose outputs are those of its two auxiliary classifiers too."""
     library("torchvision")
-    from torchvision.models import convnext as made
+    from torchvision import models
 
     torch.manual_seed(0)
-    widths = [12, 20, 28, 36]
-    blocks = [made.CNBlockConfig(*c) for c in zip(widths, [*widths[1:], None], [1, 2, 3, 1], strict=True)]
-    return _on_images("torchvision ConvNeXt", made.ConvNeXt(blocks, layer_scale=0.5, num_classes=7), 64)
-
-
-def transformers_convnext(version: str) -> Subject:
-    """ConvNeXt of transformers, narrow; `version` is empty or `V2`."""
-    transformers = library("transformers")
-    torch.manual_seed(0)
-    config = getattr(transformers, f"ConvNext{version}Config")(
-        hidden_sizes=[12, 20, 28, 36], depths=[1, 2, 3, 1], image_size=64, num_labels=7
-    )
-    model = getattr(transformers, f"ConvNext{version}ForImageClassification")(config)
+    module = models.googlenet(num_classes=7, aux_logits=True, init_weights=False)
+    subject = on_images("torchvision GoogLeNet", module, 64)
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    return pretrained_subject(f"transformers ConvNext{version}", model, {"pixel_values": images})
-
-
-def original_convnext(version: str) -> Subject:
-    """The same under the keys of the authors' files."""
-    authors = {
-        r"^convnext(v2)?\.": "", r"^encoder\.": "", r"^embeddings\.patch_embeddings": "downsample_layers.0.0",
-        r"^embeddings\.layernorm": "downsample_layers.0.1", r"stages\.(\d)\.downsampling_layer": r"downsample_layers.\1",
-        r"\.layers\.": ".", "layernorm": "norm", "layer_scale_parameter": "gamma", "grn.weight": "grn.gamma",
-        "grn.bias": "grn.beta", "^classifier": "head",
-    }  # fmt: skip
-    return replace(renamed(transformers_convnext(version), authors), config=None)
-
-
-def mobilenetv2() -> Subject:
-    """torchvision's MobileNetV2 at half its width, with fewer blocks."""
-    library("torchvision")
-    from torchvision.models import mobilenetv2 as made
-
-    torch.manual_seed(0)
-    setting = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 40, 2, 2], [6, 64, 3, 1], [6, 80, 1, 2]]
-    return _on_images("torchvision MobileNetV2", made.MobileNetV2(7, 0.5, setting), 32)
-
-
-def efficientnet(version: int) -> Subject:
-    """torchvision's EfficientNet, version 1 or 2, with fewer and narrower stages."""
-    library("torchvision")
-    from torchvision.models import efficientnet as made
-
-    torch.manual_seed(0)
-    block, fused = made.MBConvConfig, made.FusedMBConvConfig
-    if version == 1:
-        stages = [block(1, 3, 1, 24, 16, 2), block(6, 3, 2, 16, 32, 2), block(4, 5, 1, 32, 40, 1)]
-    else:
-        stages = [
-            fused(1, 3, 1, 24, 24, 2), fused(4, 3, 2, 24, 32, 2), fused(4, 3, 2, 32, 40, 1),
-            block(4, 3, 2, 40, 48, 2), block(6, 3, 1, 48, 56, 1),
-        ]  # fmt: skip
-    module = made.EfficientNet(stages, 0.0, num_classes=7, last_channel=72)
-    return _on_images(f"torchvision EfficientNet, version {version}", module, 32)
-
-
-def renamed(subject: Subject, replacements: Mapping[str, str]) -> Subject:
-    """The same network under other keys: every pattern in them replaced, on disk only."""
-    names = {key: key for key in subject.state}
-    for pattern, replacement in replacements.items():
-        names = {re.sub(pattern, replacement, name): key for name, key in names.items()}
 
     def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
-        return subject.run({names[key]: tensor for key, tensor in state.items()}, trace)
+        """With the auxiliary classifiers, which only run in training; without dropout and batch statistics."""
+        module.load_state_dict(dict(state))
+        module.training = True
+        return run_module(module, (images,), trace)
 
-    state = {name: subject.state[key] for name, key in names.items()}
-    return replace(subject, name=f"{subject.name}, other keys", state=state, run=run)
+    return replace(subject, run=run)
 
 
 def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
@@ -220,13 +130,9 @@ def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _on_images(name: str, module: nn.Module, side: int) -> Subject:
-    images = torch.randn(2, 3, side, side, dtype=torch.float64)
-    return module_subject(name, randomise(module), (images,))
-
-
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     **perceptrons.SUBJECTS,
+    **depthwise_convnets.SUBJECTS,
     "vgg": (partial(vgg, False), partial(vgg, True), alexnet, *paper.SUBJECTS["vgg"]),
     "resnet-basic": (
         partial(resnet, "ResNet-18", "BasicBlock", (2, 2, 2, 2)),
@@ -243,39 +149,12 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(timm_resnet, "SE", "Bottleneck", (1, 2, 1, 1)),
         partial(resnet, "Wide ResNet", "Bottleneck", (2, 1, 1, 1), width_per_group=88),
     ),
-    "mobilenetv2": (mobilenetv2,),
-    "mobilenetv3": (
-        partial(torchvision_subject, "mobilenet_v3_small"),
-        partial(torchvision_subject, "mobilenet_v3_large"),
-    ),
-    "efficientnet": (partial(efficientnet, 1),),
-    "efficientnet-v2": (partial(efficientnet, 2),),
-    "efficientnet-timm": (
-        partial(timm_subject, "efficientnet_b0"),
-        partial(timm_subject, "efficientnet_b1"),
-        partial(timm_subject, "mobilenetv2_050"),
-    ),
-    "efficientnet-v2-timm": (
-        partial(timm_subject, "tf_efficientnetv2_b0"),
-        timm_efficientnet,
-    ),
-    "mobilenetv3-timm": (
-        partial(timm_subject, "mobilenetv3_small_050"),
-        partial(timm_subject, "mobilenetv3_large_100"),
-    ),
     "regnet": (partial(regnet, None), partial(regnet, 0.25)),
     "regnet-timm": (partial(timm_regnet, 0.0), partial(timm_regnet, 0.75)),
     "densenet": (partial(densenet, False), partial(densenet, True)),
-    "convnext-torchvision": (convnext,),
-    "convnext-hf": (partial(transformers_convnext, ""), partial(transformers_convnext, "V2")),
-    "convnext-original": (partial(original_convnext, ""), partial(original_convnext, "V2")),
+    "googlenet": (googlenet,),
     "squeezenet": (
         partial(torchvision_subject, "squeezenet1_0", 64),
         partial(torchvision_subject, "squeezenet1_1", 64),
-    ),
-    "convnext": (
-        partial(timm_subject, "convnext_tiny", 64, **NARROW, ls_init_value=0.5),
-        partial(timm_subject, "convnextv2_tiny", 64, **NARROW),
-        partial(timm_subject, "convnextv2_atto", 64, **NARROW),
     ),
 }
