@@ -13,7 +13,7 @@ from rebasin_cli.evaluation.proving import Subject
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
 from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
-from rebasin_cli.evaluation.subjects.variants import under_other_keys
+from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
 
 _HEADS = 6
 _SIZES: Mapping[str, Any] = {
@@ -95,6 +95,42 @@ def transformers_vit(family: str, model: str, **options: Any) -> Subject:
     return pretrained_subject(f"transformers {family}{model}", made, {"pixel_values": images()})
 
 
+def timm_swin(version: str = "", **options: Any) -> Subject:
+    """timm's Swin Transformer: two stages with 2 and 3 heads, the second twice as wide."""
+    torch.manual_seed(0)
+    module = library(f"timm.models.swin_transformer{'_v2' if version else ''}")
+    made = getattr(module, f"SwinTransformer{version}")(
+        **{"num_classes": 7, **options}, img_size=32, patch_size=2, embed_dim=12, depths=(2, 2), num_heads=(2, 3),
+        window_size=4, mlp_ratio=1.5,
+    )  # fmt: skip
+    return module_subject(f"timm SwinTransformer{version}", randomise(made), [images(32)])
+
+
+def original_swin() -> Subject:
+    """Swin under its authors' keys: patches are merged at the end of a stage, and masks are in the file."""
+
+    def rename(key: str) -> str:
+        return key.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc", "head")
+
+    name = "Swin under its authors' keys"
+    masks = {"layers.0.blocks.1.attn_mask": torch.zeros(16, 16, 16)}
+    masks["layers.0.blocks.1.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
+    return with_extra(under_other_keys(timm_swin(), name, rename), name, masks)
+
+
+def transformers_swin(model: str) -> Subject:
+    """Swin of transformers, as `timm_swin`."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=2, embed_dim=12, depths=[2, 2], num_heads=[2, 3], window_size=4, mlp_ratio=1.5,
+        initializer_range=0.2, num_labels=7,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    made = getattr(transformers, f"Swin{model}")(config)
+    return pretrained_subject(f"transformers Swin{model}", made, {"pixel_values": images(32)})
+
+
 _CLASSIFY = "ForImageClassification"
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
@@ -117,4 +153,8 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(transformers_vit, "Dinov2", _CLASSIFY, mlp_ratio=2),
         partial(transformers_vit, "Dinov2WithRegisters", _CLASSIFY, mlp_ratio=2, use_swiglu_ffn=True),
     ),
+    "swin": (timm_swin, partial(timm_swin, num_classes=0)),
+    "swin-original": (original_swin,),
+    "swinv2": (partial(timm_swin, "V2"),),
+    "swin-hf": (partial(transformers_swin, _CLASSIFY), partial(transformers_swin, "Model")),
 }
