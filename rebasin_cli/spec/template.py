@@ -18,6 +18,8 @@ _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<b
 _NUMBER = re.compile(r"\d+")
 _NUMBERS = re.compile(r"[\d#]+")
 _WORD = r"[^.]+?"
+_DIGITS = r"0|[1-9][0-9]*"
+"""No leading zeros: `h.07` and `h.7` would be one number and two tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool) -> Template:
             wildcards += 1
             continue
         else:
-            regex.append(f"(?P<v{position}>{r'[0-9]+' if token.is_number else _WORD})")
+            regex.append(f"(?P<v{position}>{_DIGITS if token.is_number else _WORD})")
             text.append(str(token))
         names.add(token.variable)
         variables += 1 if not isinstance(token, Ref) or token.pick is Pick.SAME else 0

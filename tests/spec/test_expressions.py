@@ -75,9 +75,35 @@ def test_spacing_does_not_show_in_the_canonical_text() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1 +", "a b", "1.5", "'a'", "True", "f(1)", "min()", "min(a, key=b)", "min(*a)", "a.min(1)", "max(1, 2)", "a ** 2", "a // 2", "a % 2", "-a", "a if b else c", "[1]",
-     "a[1:2]", "lambda: 1", "__import__('os')", "a.b", "a[0]", "(a + b).c", "kv.0", "\x00"],
-)  # fmt: skip
+    [
+        "",
+        "1 +",
+        "a b",
+        "1.5",
+        "'a'",
+        "True",
+        "f(1)",
+        "min()",
+        "min(a, key=b)",
+        "min(*a)",
+        "a.min(1)",
+        "max(1, 2)",
+        "a ** 2",
+        "a // 2",
+        "a % 2",
+        "-a",
+        "a if b else c",
+        "[1]",
+        "a[1:2]",
+        "lambda: 1",
+        "__import__('os')",
+        "a.b",
+        "a[0]",
+        "(a + b).c",
+        "kv.0",
+        "\x00",
+    ],
+)
 def test_anything_else_is_refused_and_shown(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|only `config`") as caught:
         parse_expression(text)

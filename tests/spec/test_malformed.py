@@ -61,7 +61,7 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
     "bad expression": ("sizes:\n  n: config.a ** 2\ntensors:\n  a: _:n\n", ["`config.a ** 2`: a size has only"], 2),
     "bad expression in a list": (
         "sizes:\n  n:\n    - config.a\n    - f(1)\ntensors:\n  a: _:n\n",
-        ["`f(1)`: a size has only"],
+        ["`f(1)`: a size has no function but min(a, b)"],
         4,
     ),
     "expression with an unknown name": (

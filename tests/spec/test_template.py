@@ -30,6 +30,8 @@ def one(text: str) -> Template:
         ("{i}.{i}.w", "2.2.w", {"i": 2}),
         ("{i}.{i}.w", "2.3.w", None),
         ("{i}.{i+1}.w", "2.3.w", {"i": 2}),
+        ("{i}.w", "0.w", {"i": 0}),
+        ("{i}.w", "07.w", None),
         ("{first d}.w", "7.w", {"d": 7}),
         ("{last d}.w", "7.w", {"d": 7}),
         ("blocks.{part}.w", "blocks.q-proj_1.w", {"part": "q-proj_1"}),
