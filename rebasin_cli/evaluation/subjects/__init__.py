@@ -14,6 +14,7 @@ from rebasin_cli.evaluation.subjects import (
     diffusion,
     diffusion_transformers,
     encoders,
+    original_transformers,
     recurrent,
     stable_diffusion,
     vision_transformers,
@@ -31,6 +32,7 @@ SUBJECTS: Mapping[str, tuple[Make, ...]] = {
     **diffusion_transformers.SUBJECTS,
     **stable_diffusion.SUBJECTS,
     **whole_checkpoints.SUBJECTS,
+    **original_transformers.SUBJECTS,
     **recurrent.SUBJECTS,
 }
 
