@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation.networks.network import Params
+from rebasin_cli.evaluation.networks.network import Params, entering, leaving
 from rebasin_cli.evaluation.networks.options import Option
+from rebasin_cli.matching.taps import Layer
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -37,15 +38,20 @@ EPS_OPTION = Option(
 
 def linear(params: Params, name: str, x: Tensor) -> Tensor:
     """(N, in) → (N, out)."""
-    return F.linear(x, params[f"{name}.weight"], params.get(f"{name}.bias"))
+    layer = Layer(name, "linear", channels=-1)
+    entering(params, layer, x)
+    return leaving(params, layer, F.linear(x, params[layer.weight], params.get(layer.bias)))
 
 
 def convolve(params: Params, name: str, x: Tensor, stride: int = 1, padding: int | None = None) -> Tensor:
     """(N, C, H, W) → (N, out, H', W'); "same" padding if none is given; as many groups as the weight says."""
-    weight = params[f"{name}.weight"]  # (out, C / groups, kernel, kernel)
+    layer = Layer(name, "convolution", channels=1)
+    entering(params, layer, x)
+    weight = params[layer.weight]  # (out, C / groups, kernel, kernel)
     pads = (weight.shape[2] // 2, weight.shape[3] // 2) if padding is None else padding
     groups = x.shape[1] // weight.shape[1]
-    return F.conv2d(x, weight, params.get(f"{name}.bias"), stride=stride, padding=pads, groups=groups)
+    y = F.conv2d(x, weight, params.get(layer.bias), stride=stride, padding=pads, groups=groups)
+    return leaving(params, layer, y)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,11 @@ class Normalisation:
 
     def __call__(self, params: Params, name: str, x: Tensor) -> Tensor:
         """(N, C, …) → the same shape."""
+        layer = Layer(name, "norm", channels=1)
+        entering(params, layer, x)
+        return leaving(params, layer, self._normalised(params, name, x))
+
+    def _normalised(self, params: Params, name: str, x: Tensor) -> Tensor:
         weight, bias = params.get(f"{name}.weight"), params.get(f"{name}.bias")
         mean = params.get(f"{name}.running_mean")
         if mean is not None:

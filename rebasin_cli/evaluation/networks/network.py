@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.taps import Layer, Taps
+
 Params = Mapping[str, Tensor]
 Forward = Callable[[Params, Tensor], Tensor]
 
@@ -18,6 +20,25 @@ class HasShape(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+
+class Watched(dict[str, Tensor]):
+    """Parameters whose layers call taps when they run."""
+
+    def __init__(self, params: Params, taps: Taps) -> None:
+        super().__init__(params)
+        self.taps = taps
+
+
+def entering(params: Params, layer: Layer, x: Tensor) -> None:
+    """Tell whoever watches what a layer is about to read."""
+    if isinstance(params, Watched):
+        params.taps.entering(layer, x)
+
+
+def leaving(params: Params, layer: Layer, y: Tensor) -> Tensor:
+    """Tell whoever watches what a layer has made, and go on with the answer."""
+    return params.taps.leaving(layer, y) if isinstance(params, Watched) else y
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +74,11 @@ class Network:
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
 
-    def logits(self, params: Params, inputs: Tensor) -> Tensor:
+    def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
         """Logits (N, classes) of `inputs` (N, …), given tensors from `load`; in their dtype and on their device."""
         first = next(iter(params.values()))
+        if taps is not None:
+            params = Watched(params, taps)
         return self.forward(params, self.shape_inputs(inputs).to(device=first.device, dtype=first.dtype))
 
     def __call__(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
