@@ -1,0 +1,32 @@
+"""Turning a shipped spec into one that claims too much, and proving that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.evaluation.proving import Proof, prove
+from rebasin_cli.evaluation.subjects import Subject
+from rebasin_cli.spec import load_spec, shipped_specs
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A wrong claim: what to exchange in the shipped spec, and the dim that a proof must name."""
+
+    spec: str
+    make: Callable[[], Subject]
+    exchange: Mapping[str, str]
+    dim: str
+
+
+def refuted(claim: Claim, folder: Path) -> Proof:
+    """The proof of the spec with the exchange made; every text to exchange must be there."""
+    text = shipped_specs()[claim.spec].read_text(encoding="utf-8")
+    for old, new in claim.exchange.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"{claim.spec}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return prove(load_spec(path), claim.make())

@@ -1,0 +1,57 @@
+"""Tempting symmetries that vision transformers do not have: a spec that claims one is refuted, and the dim is named."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rebasin_cli.evaluation.subjects import vision_transformers as networks
+from tests.architectures.refuting import Claim, refuted
+
+ONE_HEAD_AFTER_ANOTHER = {
+    "(head.{i} qk.{i}) + (head.{i} qk.{i}) + (head.{i} v.{i})": "(head.{i} (qk.{i} + qk.{i} + v.{i}))"
+}
+
+CLAIMS = {
+    "ViT: one head after another": Claim(
+        "vit", partial(networks.timm_vit, "with a head"), ONE_HEAD_AFTER_ANOTHER, "head"
+    ),
+    "torchvision: one head after another": Claim(
+        "vit-torchvision", networks.torchvision_vit, ONE_HEAD_AFTER_ANOTHER, "head"
+    ),
+    "ViT: queries and keys move apart": Claim("vit", partial(networks.timm_vit, "with a head"), {
+        "(head.{i} qk.{i}) + (head.{i} qk.{i})": "(head.{i} qk.{i}) + (head.{i} k.{i})",
+        "\ndims:": "\ndims:\n  k.{i}: within head.{i}",
+        "sizes:": "sizes:\n  qk.{i}: 8\n  k.{i}: 8",
+    }, "k"),
+    "DINOv2: a row and its gate alternate": Claim("vit", networks.timm_gated, {"(_ mlp.{i})": "(mlp.{i} _)"}, "mlp"),
+    "ViT: the stream moves although it is the output": Claim(
+        "vit", partial(networks.timm_vit, "without a head", num_classes=0),
+        {"  embed: fixed without head.weight": "  embed: fixed without blocks.{i}.attn.qkv.weight"}, "embed",
+    ),
+    "BEiT: heads move without their bias": Claim("vit", networks.timm_beit, {
+        "relative_position_bias_table?: _ head.{i}": "relative_position_bias_table?: _ _",
+        "head.{i}: [": "head.{i}: [6, ",
+    }, "head"),
+    "Swin: heads move without their bias": Claim("swin", networks.timm_swin, {
+        "relative_position_bias_table: _ head.{s}.{b}": "relative_position_bias_table: _ _",
+        "\ndims:": "\nsizes:\n  head.0.{b}: 2\n  head.1.{b}: 3\ndims:",
+    }, "head"),
+    "Swin: patches are merged channel by channel": Claim(
+        "swin", networks.timm_swin, {"(4 s.{s-1})": "(s.{s-1} 4)"}, "s"
+    ),
+    "DINOv2: only the class token is classified": Claim(
+        "vit-hf", partial(networks.transformers_vit, "Dinov2", "ForImageClassification", mlp_ratio=2),
+        {"_ (_ embed)": "_ (embed _)"}, "embed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
+def test_a_wrong_symmetry_is_refuted_and_named(claim: Claim, tmp_path: Path) -> None:
+    proof = refuted(claim, tmp_path)
+    assert not proof.holds
+    assert proof.error > 100 * proof.tolerance
+    assert claim.dim in proof.breaking
