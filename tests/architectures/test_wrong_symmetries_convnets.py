@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects import Subject, convnets, depthwise_convnets, paper
+from rebasin_cli.evaluation.subjects import Subject, convnets, depthwise_convnets, images, paper
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
 from rebasin_cli.spec import PermutationSpec, bind, detect, find_spec, load_spec, shipped_specs
 
@@ -161,6 +161,23 @@ def test_group_norm_is_not_layer_norm_though_its_shapes_are_the_same(groups: int
     proof = prove(find_spec("resnet-basic"), subject)
     assert not proof.holds
     assert set(proof.breaking) == {"s", "in"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_group_norm_under_the_name_of_batch_norm_is_told_by_its_missing_statistics(name: str) -> None:
+    shapes = {
+        key: tuple(tensor.shape)
+        for key, tensor in images.torchvision_subject(name).state.items()
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+    with pytest.raises(ContentError, match="no architecture fits"):
+        detect(shapes)
+
+
+def test_a_first_stage_that_expands_is_not_taken_for_one_that_does_not() -> None:
+    subject = images.timm_subject("fbnetc_100")
+    with pytest.raises(ContentError, match="no architecture fits"):
+        detect({key: tuple(tensor.shape) for key, tensor in subject.state.items()})
 
 
 def test_group_norm_of_one_group_is_all_channels_and_holds() -> None:
