@@ -13,7 +13,7 @@ from torch import Tensor
 from rebasin_cli.evaluation.proving import Subject, Trace
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, pretrained_subject
-from rebasin_cli.evaluation.subjects.variants import with_extra
+from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
 
 _STACKS: Mapping[str, Any] = {
     "vocab_size": 50, "d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 6,
@@ -81,6 +81,25 @@ def whisper(**config: Any) -> Subject:
     return logits_of(pretrained_subject("transformers WhisperForConditionalGeneration", network, inputs))
 
 
+def openai_whisper() -> Subject:
+    """Whisper under OpenAI's keys (openai/whisper's model.py), with heads of width 64 as there."""
+    words = {
+        "model.": "", ".layers.": ".blocks.", "encoder_attn": "cross_attn",
+        "self_attn": "attn", "attn_layer_norm": "attn_ln", "final_layer_norm": "mlp_ln", "q_proj": "query",
+        "k_proj": "key", "v_proj": "value", "out_proj": "out", "fc1": "mlp.0", "fc2": "mlp.2",
+        "encoder.layer_norm": "encoder.ln_post", "decoder.layer_norm": "decoder.ln",
+        "embed_positions.weight": "positional_embedding", "embed_tokens": "token_embedding",
+    }  # fmt: skip
+
+    def rename(key: str) -> str:
+        for old, new in words.items():
+            key = key.replace(old, new)
+        return key
+
+    plain = whisper(d_model=128, encoder_attention_heads=2, decoder_attention_heads=2)
+    return replace(under_other_keys(plain, "Whisper under OpenAI's keys", rename), config=None)
+
+
 def bart(model: str, family: str, **config: Any) -> Subject:
     """BART or one of its kin."""
     sizes = {**_STACKS, "max_position_embeddings": 20, "forced_eos_token_id": None, **config}
@@ -113,6 +132,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(t5, "EncoderModel"),
     ),
     "whisper": (whisper, partial(whisper, tie_word_embeddings=False)),
+    "whisper-openai": (openai_whisper,),
     "bart": (
         partial(bart, _GENERATE, "Bart"),
         partial(bart, "ForSequenceClassification", "Bart", num_labels=5),

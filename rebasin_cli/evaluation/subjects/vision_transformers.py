@@ -106,16 +106,16 @@ def timm_swin(version: str = "", **options: Any) -> Subject:
     return module_subject(f"timm SwinTransformer{version}", randomise(made), [images(32)])
 
 
-def original_swin() -> Subject:
+def original_swin(version: str = "") -> Subject:
     """Swin under its authors' keys: patches are merged at the end of a stage, and masks are in the file."""
 
     def rename(key: str) -> str:
         return key.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc", "head")
 
-    name = "Swin under its authors' keys"
+    name = f"Swin{version} under its authors' keys"
     masks = {"layers.0.blocks.1.attn_mask": torch.zeros(16, 16, 16)}
     masks["layers.0.blocks.1.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
-    return with_extra(under_other_keys(timm_swin(), name, rename), name, masks)
+    return with_extra(under_other_keys(timm_swin(version), name, rename), name, masks)
 
 
 def transformers_swin(model: str) -> Subject:
@@ -155,6 +155,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     ),
     "swin": (timm_swin, partial(timm_swin, num_classes=0)),
     "swin-original": (original_swin,),
+    "swinv2-original": (partial(original_swin, "V2"),),
     "swinv2": (partial(timm_swin, "V2"),),
     "swin-hf": (partial(transformers_swin, _CLASSIFY), partial(transformers_swin, "Model")),
 }
