@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rebasin_cli.pipeline.binding import SpecChoice
     from rebasin_cli.pipeline.methods import MatchChoice
 
+DATA = "Data"
 _SPEC, _RUN, _OUTPUT, _TALK = "Architecture", "Run", "Output", "Messages"
 
 
@@ -53,6 +54,14 @@ class SplitName(StrEnum):
     TEST = "test"
 
 
+class Repair(StrEnum):
+    """What is done to the statistics of merged networks."""
+
+    NONE = "none"
+    BN = "bn"
+    REPAIR = "repair"
+
+
 def _complete_arch(incomplete: str) -> list[str]:
     from rebasin_cli.spec import shipped_specs
 
@@ -83,6 +92,19 @@ Freeze = Annotated[list[str] | None, typer.Option(metavar="DIM", help="Keep a di
 Ignore = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Leave tensors alone: 'ema.*'.", rich_help_panel=_SPEC)
 ]
+
+RepairName = Annotated[
+    list[Repair] | None,
+    typer.Option(
+        "--repair", help="Recompute BatchNorm statistics, or rescale all channels; may be given twice.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+FitData = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Examples to fit on; else the train half of --data.", rich_help_panel=DATA),
+]
+FitLimit = Annotated[int, typer.Option(min=1, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)]
 
 DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
 Seed = Annotated[int, typer.Option(help="Order of the steps; the same seed, the same bytes.", rich_help_panel=_RUN)]
@@ -131,6 +153,12 @@ def spec_choice(
             raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy=f"--set {name}=12")
         parsed[name] = int(value)
     return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))
+
+
+def repairs(named: Sequence[Repair] | None) -> tuple[Literal["bn", "repair"], ...]:
+    """What `--repair` asks for, each once."""
+    kinds: dict[Repair, Literal["bn", "repair"]] = {Repair.BN: "bn", Repair.REPAIR: "repair"}
+    return tuple(dict.fromkeys(kinds[name] for name in named or () if name in kinds))
 
 
 def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:

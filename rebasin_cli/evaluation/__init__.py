@@ -4,7 +4,7 @@ from rebasin_cli.evaluation.barrier import BarrierReport, Curve, barrier_above_l
 from rebasin_cli.evaluation.data import Dataset, Split, load_data
 from rebasin_cli.evaluation.fitting import check_fits
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
-from rebasin_cli.evaluation.sweep import DEFAULT_BATCH_SIZE, evaluate, sweep
+from rebasin_cli.evaluation.sweep import DEFAULT_BATCH_SIZE, evaluate, runner, sweep
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
@@ -20,5 +20,6 @@ __all__ = [
     "check_fits",
     "evaluate",
     "load_data",
+    "runner",
     "sweep",
 ]

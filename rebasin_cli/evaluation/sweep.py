@@ -12,6 +12,7 @@ from torch import Tensor
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.networks import Network
+from rebasin_cli.matching.taps import Run, Taps
 
 DEFAULT_BATCH_SIZE = 512
 
@@ -66,6 +67,18 @@ def evaluate(
             # argmax takes a NaN for the largest: such an example would count as right by its place
             correct += ((logits.argmax(1) == targets) & ~logits.isnan().any(1)).sum()
         return loss.item() / len(dataset), correct.item() / len(dataset)
+
+
+def runner(network: Network, dataset: Dataset, batch_size: int) -> Run:
+    """What runs a network over examples in batches of about `batch_size`, none of them much smaller, with taps."""
+    batches = max(1, round(len(dataset) / batch_size))
+
+    def run(params: dict[str, Tensor], taps: Taps) -> None:
+        with torch.inference_mode(), _full_precision():
+            for inputs in dataset.inputs.tensor_split(batches):
+                network.logits(params, inputs, taps)
+
+    return run
 
 
 @contextmanager

@@ -6,5 +6,16 @@ from rebasin_cli.merging.interpolation import (
     interpolated,
     lambda_grid,
 )
+from rebasin_cli.merging.repair import Channels, Repaired, measure_channels, repair_channels, reset_statistics
 
-__all__ = ["check_lambda", "interpolate_tensor", "interpolated", "lambda_grid"]
+__all__ = [
+    "Channels",
+    "Repaired",
+    "check_lambda",
+    "interpolate_tensor",
+    "interpolated",
+    "lambda_grid",
+    "measure_channels",
+    "repair_channels",
+    "reset_statistics",
+]

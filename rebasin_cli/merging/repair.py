@@ -8,7 +8,7 @@ the ends'. Both end as new values of tensors that the checkpoint already has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -225,7 +225,3 @@ def _copied(params: Params) -> dict[str, Tensor]:
 
 def _listed(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more layers" if len(names) > most else "")
-
-
-Finish = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
-"""What is done to a point of the path, given its state and λ, before it is measured or written."""

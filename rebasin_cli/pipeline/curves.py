@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -27,6 +28,7 @@ from rebasin_cli.merging import interpolated
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.repairing import FIT_EXAMPLES, Kind, Repairer
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 
@@ -39,25 +41,39 @@ _NEAR_CHANCE = 1.25
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:
-    """What to evaluate on: `--data`, `--split`, `--limit`, `--batch-size`, `--network-option`."""
+    """What to evaluate on: `--data`, `--split`, `--limit`, `--batch-size`, `--network-option`.
+
+    Attributes:
+        fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples.
+        repairs: what to do to the points of the path, each a curve of its own.
+    """
 
     path: Path
     split: Split = "test"
     limit: int | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
     options: Mapping[str, str] = field(default_factory=dict)
+    fit: Path | None = None
+    fit_limit: int = FIT_EXAMPLES
+    repairs: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A network and the examples it is judged on, which fit each other."""
+    """A network and the examples it is judged on, which fit each other.
+
+    Attributes:
+        repairer: what finishes the points of the path, if they are to be repaired.
+    """
 
     network: Network
     dataset: Dataset
     batch_size: int
+    repairer: Repairer | None = None
+    repairs: tuple[Kind, ...] = ()
 
 
-def prepare_judge(request: DataRequest, pair: Pair, listener: Listener) -> Judge:
+def prepare_judge(request: DataRequest, pair: Pair, device: str, listener: Listener) -> Judge:
     """Build the network, read the data, see that they fit.
 
     Raises:
@@ -68,7 +84,20 @@ def prepare_judge(request: DataRequest, pair: Pair, listener: Listener) -> Judge
         listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
     dataset = load_data(request.path, request.split, request.limit)
     check_fits(network, dataset)
-    return Judge(network, dataset, request.batch_size)
+    if not request.repairs:
+        return Judge(network, dataset, request.batch_size)
+    repairer = Repairer(network, fitting_data(request, listener), device, listener)
+    check_fits(network, repairer.examples)
+    for kind in request.repairs:
+        repairer.check(kind)
+    return Judge(network, dataset, request.batch_size, repairer, request.repairs)
+
+
+def fitting_data(request: DataRequest, listener: Listener) -> Dataset:
+    """The examples that statistics are taken from; of a folder with two halves the training half."""
+    if request.fit is None and not request.path.is_dir():
+        listener.remark("statistics are fitted on examples of --data itself; --fit-data FILE names others")
+    return load_data(request.fit or request.path, "train", request.fit_limit)
 
 
 def measure_barrier(
@@ -89,8 +118,11 @@ def measure_barrier(
         if isinstance(b, dict):
             moved = {key: moved[key] for key in b}  # permuted once, not at every λ
         aligned = _curve(judge, pair, a, moved, grid, "aligned path", device, listener)
+        b = moved
+    repaired = _repaired(judge, pair, a, b, grid, "naive" if aligned is None else "aligned", device, listener)
     _tell_ends(judge, naive, listener)
-    _tell_buffers(pair, listener)
+    if not repaired:
+        _tell_buffers(pair, listener)
     return BarrierRecord(
         lam=tuple(grid),
         naive=_record(naive),
@@ -98,20 +130,42 @@ def measure_barrier(
         data=os.path.abspath(judge.dataset.source),
         split=judge.dataset.split,
         examples=len(judge.dataset),
+        repaired={name: _record(curve) for name, curve in repaired.items()},
     )
 
 
+def _repaired(
+    judge: Judge,
+    pair: Pair,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    grid: Sequence[float],
+    base: str,
+    device: str,
+    listener: Listener,
+) -> dict[str, Curve]:
+    """The last curve once more for every kind of repair."""
+    found: dict[str, Curve] = {}
+    for kind in judge.repairs:
+        repairer = judge.repairer
+        assert repairer is not None
+        if kind == "repair":
+            repairer.measure_ends(a, b)
+        finish = partial(repairer.finish, kind=kind)
+        found[f"{base} + {kind}"] = _curve(judge, pair, a, b, grid, f"{base} + {kind} path", device, listener, finish)
+    return found
+
+
 def check_gate(document: RunDocument, limit: float) -> None:
-    """`--max-barrier`: the rise above the line between the ends, of the aligned path if there is one.
+    """`--max-barrier`: the rise above the line between the ends, of the repaired path, or else the aligned one.
 
     Raises:
         GateError: it is higher than `limit`, or not a number.
     """
     barrier = document.barrier
-    curve = (barrier.aligned or barrier.naive) if barrier is not None else None
-    if barrier is None or curve is None:
+    if barrier is None or not barrier.curves:
         raise UsageError("--max-barrier needs a barrier, and without data there is none", remedy="add --data FILE")
-    name = "aligned" if barrier.aligned else "naive"
+    name, curve = list(barrier.curves.items())[-1]
     if not curve.barrier <= limit:
         raise GateError(
             f"the {name} barrier is {loss_text(curve.barrier)} nats, above --max-barrier {limit:g}",
@@ -133,9 +187,11 @@ def _curve(
     title: str,
     device: str,
     listener: Listener,
+    finish: Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]] | None = None,
 ) -> Curve:
     def states(lam: float) -> Mapping[str, Tensor]:
-        return interpolated(pair.layout_a, a, b, lam)
+        state = interpolated(pair.layout_a, a, b, lam)
+        return finish(state, lam) if finish else state
 
     with listener.phase(title, len(grid), "points") as advance:
         on_step: Callable[[int, int], None] = lambda done, of: advance(1)  # noqa: E731
@@ -167,5 +223,5 @@ def _tell_buffers(pair: Pair, listener: Listener) -> None:
     if buffers:
         listener.warn(
             f"{buffers} running statistics are interpolated, not recomputed: between the ends they do not fit the "
-            "interpolated weights, which makes both barriers higher than they need be (REPAIR, arXiv:2211.08403)"
+            "interpolated weights, which makes both barriers higher than they need be: --repair bn recomputes them"
         )

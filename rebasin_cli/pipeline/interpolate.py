@@ -117,7 +117,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             saved.check_fits(pair.layout)
         targets = path_targets(request.output, request.at, request.plot, request.save_permutation, request.report, pair)
         check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force)
-        judge = prepare_judge(request.data, pair, listener) if request.data else None
+        judge = prepare_judge(request.data, pair, device, listener) if request.data else None
         if request.document is None:
             tell_layout(pair.layout, listener)
         if request.dry_run:
@@ -135,6 +135,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         written = write_path(
             targets, pair, permutation, grid, request.spec, inputs,
             method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
+            repairer=judge.repairer if judge else None, kind=judge.repairs[-1] if judge and judge.repairs else None,
             force=request.force, listener=listener,
         )  # fmt: skip
         if targets.permutation and permutation is not None:
@@ -225,7 +226,7 @@ def _alignment(
 
 
 def _other_inputs(request: InterpolateRequest) -> list[Path]:
-    data = [request.data.path] if request.data else []
+    data = [path for path in (request.data.path, request.data.fit) if path] if request.data else []
     return data + ([request.permutation] if request.permutation else [])
 
 
@@ -235,6 +236,8 @@ def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) 
         found["permutation"] = input_record(request.permutation, None)
     if request.data:
         found["data"] = input_record(request.data.path, None)
+        if request.data.fit:
+            found["fit-data"] = input_record(request.data.fit, None)
     return found
 
 

@@ -17,6 +17,7 @@ from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import output_metadata
+from rebasin_cli.pipeline.repairing import Kind, Repairer
 from rebasin_cli.pipeline.targets import beside, check_apart, check_files, check_weights_name, output_base
 from rebasin_cli.pipeline.work import write_weights
 from rebasin_cli.report.document import InputRecord
@@ -110,10 +111,12 @@ def write_path(
     *,
     method: str | None,
     seed: int,
+    repairer: Repairer | None,
+    kind: Kind | None,
     force: bool,
     listener: Listener,
 ) -> dict[str, str]:
-    """Write the point `at`, or all of the grid. Returns role → path."""
+    """Write the point `at`, or all of the grid, repaired if that was asked for. Returns role → path."""
     if targets.weights is None:
         return {}
     _tell_kept(pair, listener)
@@ -127,9 +130,14 @@ def write_path(
             targets.weights.mkdir(exist_ok=True)
         except OSError as error:
             raise system_failure(error, targets.weights, "write") from error
+    if repairer and kind == "repair" and repairer.ends is None:
+        repairer.measure_ends(pair.a, b)
     for lam, target in points.items():
         state = interpolated(pair.layout_a, pair.a, b, lam)
         recipe: dict[str, object] = {"lambda": lam, "aligned": permutation is not None}
+        if repairer and kind:
+            state = repairer.finish(state, lam, kind)
+            recipe["repair"] = kind
         if method:
             recipe |= {"method": method, "seed": seed}
 

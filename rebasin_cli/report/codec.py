@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _JSON_NAME = {"lam": "lambda"}  # `lambda` is a word of Python's own
 _OPTIONAL = ("tensors", "architectures", "checks", "plan")  # absent unless the command is about them
+_UNLESS_EMPTY = ("trials", "repaired", "failures", "metrics")
 SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 
 
@@ -91,7 +92,12 @@ def _not_json(text: str, error: Exception) -> str:
 
 def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {_JSON_NAME.get(f.name, f.name): _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {
+            _JSON_NAME.get(name, name): _encode(field)
+            for name, field in fields.items()
+            if field or name not in _UNLESS_EMPTY
+        }
     if isinstance(value, Mapping):
         return {str(key): _encode(item) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -86,15 +86,25 @@ class ArchitectureRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One of several starts: where it began and in what order it went, what it reached, its wall time."""
+
+    name: str
+    objective: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class MatchRecord:
     """How the permutation was found.
 
     Attributes:
         objective: ⟨A, π(B)⟩ at the start and after each sweep.
-        stop: "converged", "max-sweeps" or "nothing-to-move".
+        stop: "converged", "max-sweeps", "nothing-to-move", "time" or "interrupted".
         seconds: wall time by phase.
         solves: number of linear assignments; solvers: by solver.
         gap: the largest certified distance of one of them from its optimum, if the solver gives one.
+        trials: every start, if there were several; `objective` is of the best of them.
     """
 
     method: str
@@ -105,6 +115,7 @@ class MatchRecord:
     solves: int = 0
     solvers: Mapping[str, int] = field(default_factory=dict)
     gap: float | None = None
+    trials: tuple[TrialRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +137,14 @@ class CurveRecord:
         accuracy: fraction right at each λ.
         barrier: max over λ of the loss above the line between the ends (Entezari et al., arXiv:2110.06296).
         barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
+        metrics: whatever else was measured at each λ, by name.
     """
 
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
     barrier: float
     barrier_to_mean: float
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +154,8 @@ class BarrierRecord:
     Attributes:
         lam: λ, the weight on B; "lambda" in JSON.
         naive: with B as it is; aligned: with π(B).
+        repaired: the best path so far with its statistics repaired, by what was done: "aligned + bn".
+        failures: why a point could not be measured, by curve and λ ("naive, λ = 0.5"); its figures are NaN.
         split: which part of the data; examples: how many.
     """
 
@@ -150,6 +165,14 @@ class BarrierRecord:
     data: str = ""
     split: str | None = None
     examples: int = 0
+    repaired: Mapping[str, CurveRecord] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def curves(self) -> dict[str, CurveRecord]:
+        """Every curve that was measured, by name, in the order in which they are shown."""
+        found = {"naive": self.naive, "aligned": self.aligned, **self.repaired}
+        return {name: curve for name, curve in found.items() if curve is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from rebasin_cli.report.svg import curve_svg
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #66727f; --line: #dfe4ea; --page: #fff; --note: #fff6e0;
-        --naive: #d1495b; --aligned: #1a7f5a; }
+        --naive: #d1495b; --aligned: #1a7f5a; --bn: #2a6fb5; --repair: #8a5cb8; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --soft: #94a1ae; --line: #333e49; --page: #14191f;
-        --note: #3a3116; --naive: #f07f8c; --aligned: #55c596; } }
+        --note: #3a3116; --naive: #f07f8c; --aligned: #55c596;
+        --bn: #74aee8; --repair: #bd97e6; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1180px;
        margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .8rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
@@ -22,7 +23,9 @@ figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 12px; } .grid { stroke: var(--line); } .axis { stroke: var(--soft); }
 path { fill: none; stroke-width: 2; } path.naive { stroke: var(--naive); stroke-dasharray: 5 4; }
 path.aligned { stroke: var(--aligned); } circle.naive { fill: var(--naive); } circle.aligned { fill: var(--aligned); }
-.key b { font-weight: 600; } .key .naive { color: var(--naive); } .key .aligned { color: var(--aligned); }
+path.bn { stroke: var(--bn); } circle.bn { fill: var(--bn); } path.repair { stroke: var(--repair); }
+circle.repair { fill: var(--repair); } .key .naive { color: var(--naive); } .key .aligned { color: var(--aligned); }
+.key b { font-weight: 600; } .key .bn { color: var(--bn); } .key .repair { color: var(--repair); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; } .words { text-align: left; overflow-wrap: anywhere; }
@@ -52,7 +55,7 @@ def to_html(document: RunDocument) -> str:
 
 
 def _charts(barrier: BarrierRecord) -> str:
-    curves = {n: c for n, c in (("naive", barrier.naive), ("aligned", barrier.aligned)) if c is not None}
+    curves = barrier.curves
     key = " &nbsp; ".join(
         f'<span class="{name}">●</span> {name}, barrier <b>{loss_text(curve.barrier)}</b>'
         for name, curve in curves.items()

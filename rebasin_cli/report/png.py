@@ -11,7 +11,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.report.document import BarrierRecord, CurveRecord
 from rebasin_cli.report.figures import loss_text
 
-_COLOURS = {"naive": "#d1495b", "aligned": "#1a7f5a"}
+_COLOURS = {"naive": "#d1495b", "aligned": "#1a7f5a", "bn": "#2a6fb5", "repair": "#8a5cb8"}
 
 
 def require_matplotlib() -> None:
@@ -36,13 +36,13 @@ def to_png(barrier: BarrierRecord) -> bytes:
     figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
-    curves = {n: c for n, c in (("naive", barrier.naive), ("aligned", barrier.aligned)) if c is not None}
-    for name, curve in curves.items():
-        style: dict[str, Any] = {"color": _COLOURS[name], "linestyle": "--" if name == "naive" else "-"}
+    for name, curve in barrier.curves.items():
+        colour = _COLOURS[name.split(" ")[-1]]  # of `aligned + bn` the last word
+        style: dict[str, Any] = {"color": colour, "linestyle": "--" if name == "naive" else "-"}
         label = f"{name}, barrier {loss_text(curve.barrier)}"
         loss.plot(barrier.lam, curve.loss, marker="o", markersize=3, label=label, **style)
         accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=name, **style)
-        _mark_barrier(loss, barrier.lam, curve, _COLOURS[name])
+        _mark_barrier(loss, barrier.lam, curve, colour)
     loss.set_ylabel("loss, nats per example")
     accuracy.set_ylabel("accuracy")
     for axes in (loss, accuracy):
@@ -50,7 +50,9 @@ def to_png(barrier: BarrierRecord) -> bytes:
         axes.set_xlim(-0.02, 1.02)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(
+        *loss.get_legend_handles_labels(), loc="outside upper center", ncols=len(barrier.curves), frameon=False
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "rebasin"})
     return buffer.getvalue()

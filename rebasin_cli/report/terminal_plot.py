@@ -1,6 +1,6 @@
 """The loss along λ in a terminal: braille dots, or plain characters where the terminal is not UTF-8.
 
-Aligned is a solid line and naive a dotted one, so that they differ without colour too.
+Aligned is a solid line, naive a dotted one and repaired ones are sparser still, so that they differ without colour too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from rich.text import Text
 from rebasin_cli.report.document import BarrierRecord
 from rebasin_cli.report.figures import finite_range, loss_text, tick_text, ticks
 
-_NAIVE, _ALIGNED = "red", "green"
+_LOOKS = {"naive": ("red", "o", 2), "aligned": ("green", "*", 1), "bn": ("blue", "+", 3), "repair": ("magenta", "x", 5)}
+"""Colour, mark of the ASCII plot and gap between dots of each curve."""
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille bits by row and column of a cell
 
 
@@ -61,12 +62,8 @@ def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unic
     Points that are not finite are left out. Returns an empty text if there is nothing to draw.
     """
     series = [
-        _Series(name, curve.loss, curve.barrier, style, mark, gap)
-        for name, curve, style, mark, gap in (
-            ("naive", barrier.naive, _NAIVE, "o", 2),
-            ("aligned", barrier.aligned, _ALIGNED, "*", 1),
-        )
-        if curve is not None
+        _Series(name, curve.loss, curve.barrier, *_LOOKS[name.split(" ")[-1]])  # of `aligned + bn` the last word
+        for name, curve in barrier.curves.items()
     ]
     span = finite_range([s.values for s in series])
     if span is None or len(barrier.lam) < 2:

@@ -27,7 +27,7 @@ def refused(rebasin: Rebasin, pair: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     def no_matching(*_: object, **__: object) -> None:
         raise RuntimeError("matching began")
 
-    monkeypatch.setattr(work, "match_weights", no_matching)
+    monkeypatch.setattr(work, "METHODS", {"weights": no_matching})
 
     def call(code: int, *arguments: object, stdin: bytes = b"") -> Outcome:
         before = {path: path.read_bytes() for path in pair.rglob("*") if path.is_file()}

@@ -12,7 +12,7 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources
 from rebasin_cli.errors import UsageError
 
-_DATA, _OUTPUT, _PATH = "Data", "Output", "Path"
+_DATA, _OUTPUT, _PATH = o.DATA, "Output", "Path"
 _USAGE = "rebasin interpolate A B, or rebasin align A B | rebasin interpolate"
 
 
@@ -45,9 +45,12 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=_DATA),
     ] = None,
+    repair: o.RepairName = None,
+    fit_data: o.FitData = None,
+    fit_limit: o.FitLimit = 2000,
     max_barrier: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Exit with 1 if the aligned barrier is higher.", rich_help_panel=_DATA),
+        typer.Option(metavar="X", help="Exit with 1 if the last curve's barrier is higher.", rich_help_panel=_DATA),
     ] = None,
     output: Annotated[
         Path | None,
@@ -94,7 +97,12 @@ def command(
     choice = o.spec_choice(arch, sizes, freeze, ignore)
     judged = None
     if data is not None:
-        judged = DataRequest(data, split.value, limit, batch_size, o.pairs("--network-option", network_option))
+        judged = DataRequest(
+            data, split.value, limit, batch_size, o.pairs("--network-option", network_option),
+            fit_data, fit_limit, o.repairs(repair),
+        )  # fmt: skip
+    elif o.repairs(repair):
+        raise UsageError("--repair measures activations, and without data there are none", remedy="add --data FILE")
     with ExitStack() as cleanup:
         target = output_of(output, json)
         before = None

@@ -1,0 +1,65 @@
+"""`rebasin repair CKPT --data PATH`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.streams import PIPE, output_of, sources
+
+
+def command(
+    checkpoint: o.CheckpointPath,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="PATH", help=".npz, .safetensors or a folder of idx files.", rich_help_panel=o.DATA),
+    ],
+    end: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CKPT", help="Give both ends (B aligned) to rescale every channel."),
+    ] = None,
+    at: Annotated[float, typer.Option(metavar="LAM", help="Where between the ends it lies.")] = 0.5,
+    split: Annotated[
+        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+    ] = o.SplitName.TRAIN,
+    limit: o.FitLimit = 2000,
+    network_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=o.DATA),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")
+    ] = None,
+    report: o.Report = None,
+    force: o.Force = False,
+    arch: o.Arch = None,
+    sizes: o.Set = None,
+    ignore: o.Ignore = None,
+    device: o.DeviceName = o.Device.AUTO,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Recompute a merged checkpoint's BatchNorm statistics; with both ends, rescale every channel (REPAIR)."""
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.curves import DataRequest
+    from rebasin_cli.pipeline.repair import RepairRequest, repair
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    with ExitStack() as cleanup:
+        target = output_of(output, json)
+        source, *ends = sources([checkpoint, *(end or [])], cleanup)
+        fitted = DataRequest(
+            data, split.value, options=o.pairs("--network-option", network_option), fit_limit=limit
+        )  # fmt: skip
+        request = RepairRequest(
+            source, fitted, tuple(ends), at, o.spec_choice(arch, sizes, None, ignore), target, report,
+            device.value, force=force,
+        )  # fmt: skip
+        document = repair(request, session)
+    session.finish(document, payload=output != PIPE)

@@ -1,0 +1,147 @@
+"""`rebasin repair`: a merged checkpoint's statistics, brought to fit its weights."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from rebasin_cli.checkpoints import Checkpoint, check_target
+from rebasin_cli.errors import UsageError
+from rebasin_cli.evaluation import build_network, check_fits, evaluate, load_data
+from rebasin_cli.merging import check_lambda
+from rebasin_cli.pipeline.binding import SpecChoice, bind_one, bind_pair, tell_layout
+from rebasin_cli.pipeline.curves import DataRequest
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.repairing import Kind, Repairer
+from rebasin_cli.pipeline.targets import (
+    base_of,
+    beside,
+    check_apart,
+    check_files,
+    check_weights_name,
+    output_base,
+    write_text,
+)
+from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
+from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.figures import loss_text, percent_text
+from rebasin_cli.spec import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class RepairRequest:
+    """What the user asked for.
+
+    Attributes:
+        ends: none (BatchNorm statistics are recomputed), or the two networks between which the checkpoint lies,
+            the second one aligned (channels are rescaled too).
+        lam: where between them.
+    """
+
+    checkpoint: Source
+    data: DataRequest
+    ends: tuple[Source, ...] = ()
+    lam: float = 0.5
+    spec: SpecChoice = field(default_factory=SpecChoice)
+    output: Path | BinaryIO | None = None
+    report: Path | None = None
+    device: str = "auto"
+    force: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What will be done."""
+        return "repair" if self.ends else "bn"
+
+
+def repair(request: RepairRequest, listener: Listener) -> RunDocument:
+    """Repair a checkpoint; its keys, shapes and dtypes stay as they are.
+
+    Raises:
+        RebasinError: in the order usage, headers, spec, data, targets, contents.
+    """
+    if len(request.ends) not in (0, 2):
+        raise UsageError(
+            f"--end is given {len(request.ends)} times, and a path has two ends",
+            remedy="name both networks that were merged, the second one aligned: --end A --end B.aligned.safetensors",
+        )
+    check_lambda(request.lam)
+    device = resolve_device(request.device)
+    with ExitStack() as files:
+        checkpoint = files.enter_context(open_source(request.checkpoint, listener))
+        ends = [files.enter_context(open_source(end, listener)) for end in request.ends]
+        layout = bind_one(checkpoint, request.spec)
+        for end in ends:
+            bind_pair(checkpoint, end, request.spec)
+        network = build_network(layout, checkpoint.infos, request.data.options)
+        for assumption in network.assumptions:
+            listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
+        examples = load_data(request.data.path, request.data.split, request.data.fit_limit)
+        check_fits(network, examples)
+        repairer = Repairer(network, examples, device, listener)
+        repairer.check(request.kind)
+        output, report = _targets(request, checkpoint, ends)
+        tell_layout(layout, listener)
+        named = {"checkpoint": (request.checkpoint, checkpoint)}
+        named |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
+        inputs = scan_sources(named, listener)
+        if ends:
+            repairer.measure_ends(*ends)
+        repaired = repairer.between(checkpoint, request.lam, request.kind)
+        before, after = (evaluate(network, s, examples, device=device) for s in (checkpoint, repaired))
+        for when, (loss, accuracy) in (("before", before), ("after", after)):
+            listener.remark(
+                f"{when}: loss {loss_text(loss)}, accuracy {percent_text(accuracy)} on the examples fitted on"
+            )
+        changed = set(repaired.changed)
+        metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
+        write_weights(
+            output, checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
+            metadata=metadata, force=request.force, listener=listener,
+        )  # fmt: skip
+        document = _document(request, layout, output, device, listener)
+    if report:
+        write_text(report, to_json(document))
+    return document
+
+
+def _targets(
+    request: RepairRequest, checkpoint: Checkpoint, ends: list[Checkpoint]
+) -> tuple[Path | BinaryIO, Path | None]:
+    """Where the checkpoint and the document go; every collision is refused."""
+    output, report = request.output, request.report.absolute() if request.report else None
+    if output is None:
+        if str(request.checkpoint.shown) == "-":
+            raise UsageError("the checkpoint comes from a pipe, so that the output has no name", remedy="name it: -o")
+        base = base_of(request.checkpoint.path, is_folder=checkpoint.is_folder)
+        output = beside(base, ".repaired" if checkpoint.is_folder else ".repaired.safetensors")
+    if isinstance(output, Path):
+        output = output.absolute()
+        report = report or beside(output_base(output), ".rebasin.json")
+        check_apart([checkpoint, *ends, request.data.path], {"repaired": output, "report": report})
+        check_weights_name(output, is_folder=checkpoint.is_folder)
+        check_target(output, checkpoint, force=request.force)
+    check_files((report,), force=request.force)
+    return output, report
+
+
+def _document(
+    request: RepairRequest, layout: Layout, output: Path | BinaryIO, device: str, listener: Listener
+) -> RunDocument:
+    inputs = {"checkpoint": input_record(request.checkpoint.shown, None)}
+    inputs |= {f"end {i + 1}": input_record(end.shown, None) for i, end in enumerate(request.ends)}
+    inputs["data"] = input_record(request.data.path, None)
+    return RunDocument(
+        command="repair",
+        inputs=inputs,
+        architecture=architecture_record(layout, request.spec),
+        outputs={"repaired": str(output)} if isinstance(output, Path) else {},
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        device=device,
+        peak_memory_bytes=peak_memory(),
+    )

@@ -1,0 +1,102 @@
+"""Repairing points of a path: the networks' channels measured once at both ends, and every point finished with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation import Dataset, Network, runner
+from rebasin_cli.matching.taps import Run
+from rebasin_cli.merging import Channels, measure_channels, repair_channels, reset_statistics
+from rebasin_cli.pipeline.listener import Listener
+
+Kind = Literal["bn", "repair"]
+
+FIT_EXAMPLES = 2000
+"""Examples that statistics are taken from, unless the user says otherwise: tens of thousands change little."""
+
+FIT_BATCH = 500
+"""Examples at a time while fitting: statistics are those of batches, which must not be small."""
+
+
+class Overlay(Mapping[str, Tensor]):
+    """A lazy state with some tensors exchanged, in the dtypes they had."""
+
+    def __init__(self, state: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> None:
+        self._state, self.changed = state, changed
+
+    def __getitem__(self, key: str) -> Tensor:
+        found = self.changed.get(key)
+        return self._state[key] if found is None else found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+
+@dataclass(slots=True)
+class Repairer:
+    """Finishes states of one architecture with the statistics of some examples.
+
+    Attributes:
+        ends: channels of A and of B (in A's order); measured when first needed.
+    """
+
+    network: Network
+    examples: Dataset
+    device: str
+    listener: Listener
+    ends: tuple[dict[str, Channels], dict[str, Channels]] | None = field(default=None)
+
+    def check(self, kind: Kind) -> None:
+        """Refuse what cannot be done, from names alone.
+
+        Raises:
+            ContentError: there are no running statistics to recompute.
+        """
+        if kind == "bn" and not any(name.endswith("running_var") for name in self.network.shapes):
+            raise ContentError(
+                f"--repair bn: the {self.network.family} network has no BatchNorm, so there are no statistics to reset",
+                remedy="use --repair repair, which rescales channels of any network",
+            )
+
+    def measure_ends(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+        """Measure the channels of both ends; `b` is in A's order."""
+        with self.listener.phase("measuring the ends' channels", 2, "networks") as advance:
+            found = []
+            for state in (a, b):
+                found.append(measure_channels(self._load(state), self._run))
+                advance(1)
+            self.ends = (found[0], found[1])
+
+    def finish(self, state: Mapping[str, Tensor], lam: float, kind: Kind) -> Mapping[str, Tensor]:
+        """The state at λ with its statistics repaired; the ends themselves stay as they are."""
+        return state if lam in (0.0, 1.0) else self.between(state, lam, kind)
+
+    def between(self, state: Mapping[str, Tensor], lam: float, kind: Kind) -> Overlay:
+        """A state with its statistics repaired, wherever between the ends it lies."""
+        params = self._load(state)
+        if kind == "bn":
+            repaired = reset_statistics(params, self._run)
+        else:
+            assert self.ends is not None
+            one, two = self.ends
+            goals = {name: one[name].towards(two[name], lam) for name in one}
+            repaired = repair_channels(params, self._run, goals)
+        for text in repaired.remarks:
+            self.listener.warn(f"REPAIR, {text}")
+        prefix = self.network.prefix
+        return Overlay(state, {prefix + name: t.cpu().to(state[prefix + name]) for name, t in repaired.changed.items()})
+
+    def _load(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.network.load(state, self.device)
+
+    @property
+    def _run(self) -> Run:
+        return runner(self.network, self.examples, FIT_BATCH)
