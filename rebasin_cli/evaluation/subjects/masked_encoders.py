@@ -63,6 +63,15 @@ def electra(model: str) -> Subject:
     return bert(model, "Electra", embedding_size=28)
 
 
+def deberta(model: str, **config: Any) -> Subject:
+    """DeBERTa V2, with keys shared between words and positions as in V3 unless `config` says otherwise."""
+    return bert(
+        model, "DebertaV2", relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8,
+        norm_rel_ebd="layer_norm", position_biased_input=False, type_vocab_size=0,
+        **{"share_att_key": True, "num_labels": 5, **config},
+    )  # fmt: skip
+
+
 def distilbert(model: str) -> Subject:
     """DistilBERT with 6 heads and width 48."""
     return transformers_subject(
@@ -94,5 +103,19 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(distilbert, "ForTokenClassification"),
         partial(distilbert, "ForQuestionAnswering"),
         partial(distilbert, "Model"),
+    ),
+    "deberta-v2": (
+        partial(deberta, "ForMaskedLM"),
+        partial(deberta, "ForMaskedLM", legacy=False),
+        partial(deberta, "ForSequenceClassification"),
+        partial(deberta, "ForTokenClassification", share_att_key=False),
+        partial(deberta, "ForQuestionAnswering", conv_kernel_size=3, conv_act="gelu", num_labels=2),
+        partial(deberta, "Model"),
+    ),
+    "mpnet": (
+        partial(bert, "ForMaskedLM", "MPNet"),
+        partial(bert, "ForSequenceClassification", "MPNet", num_labels=5),
+        partial(bert, "ForTokenClassification", "MPNet", num_labels=5),
+        partial(bert, "Model", "MPNet"),
     ),
 }
