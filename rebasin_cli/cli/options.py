@@ -14,6 +14,7 @@ from rebasin_cli.errors import UsageError
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.binding import SpecChoice
     from rebasin_cli.pipeline.methods import MatchChoice
+    from rebasin_cli.report.document import RunDocument
 
 DATA = "Data"
 _SPEC, _RUN, _OUTPUT, _TALK = "Architecture", "Run", "Output", "Messages"
@@ -45,6 +46,21 @@ class Order(StrEnum):
 
     FORWARD = "forward"
     RANDOM = "random"
+
+
+class Quality(StrEnum):
+    """How much time to spend on a better optimum."""
+
+    FAST = "fast"
+    DEFAULT = "default"
+    HIGH = "high"
+
+
+class OnInterrupt(StrEnum):
+    """What Ctrl-C does while matching."""
+
+    ABORT = "abort"
+    SAVE = "save"
 
 
 class SplitName(StrEnum):
@@ -119,6 +135,19 @@ StartName = Annotated[
 OrderName = Annotated[
     Order, typer.Option("--order", help="The spec's order, or random as in the paper.", rich_help_panel=_RUN)
 ]
+Restarts = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Match from N starts, keep the best.", rich_help_panel=_RUN),
+]
+QualityName = Annotated[Quality, typer.Option("--quality", help="Time for a better optimum.", rich_help_panel=_RUN)]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Take the best so far after 90s, 10m, 1.5h of matching.", rich_help_panel=_RUN),
+]
+OnInterruptName = Annotated[
+    OnInterrupt,
+    typer.Option("--on-interrupt", help="On Ctrl-C write nothing, or the best so far.", rich_help_panel=_RUN),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.", rich_help_panel=_RUN)]
 
 Report = Annotated[
@@ -178,10 +207,30 @@ def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def match_choice(method: Method, seed: int, max_sweeps: int, start: Start, order: Order, device: Device) -> MatchChoice:
+def match_choice(
+    method: Method,
+    seed: int,
+    max_sweeps: int,
+    start: Start,
+    order: Order,
+    device: Device,
+    restarts: int | None = None,
+    quality: Quality = Quality.DEFAULT,
+    time_budget: str | None = None,
+    on_interrupt: OnInterrupt = OnInterrupt.ABORT,
+) -> MatchChoice:
     """The options of matching as one value."""
     from rebasin_cli.pipeline.methods import MatchChoice
+    from rebasin_cli.pipeline.stopping import parse_duration
 
     return MatchChoice(
-        method=method.value, seed=seed, max_sweeps=max_sweeps, start=start.value, order=order.value, device=device.value
-    )
+        method=method.value, seed=seed, max_sweeps=max_sweeps, start=start.value, order=order.value,
+        device=device.value, restarts=restarts, quality=quality.value,
+        time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
+    )  # fmt: skip
+
+
+def end_of(document: RunDocument) -> None:
+    """Leave with 130 after a run that was interrupted and wrote what it had."""
+    if document.match is not None and document.match.stop == "interrupted":
+        raise typer.Exit(130)

@@ -2,13 +2,18 @@
 
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
 from rebasin_cli.matching.measures import Distance, inner_product, measure_distance
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.restarts import best_of, descents
+from rebasin_cli.matching.result import Enough, MatchResult, Trial
 from rebasin_cli.matching.weights import match_weights
 
 __all__ = [
     "Assignment",
     "Distance",
+    "Enough",
     "MatchResult",
+    "Trial",
+    "best_of",
+    "descents",
     "inner_product",
     "match_weights",
     "measure_distance",

@@ -8,7 +8,34 @@ from typing import Literal
 
 from rebasin_cli.permutation import Permutation
 
-Stop = Literal["converged", "max-sweeps", "nothing-to-move"]
+Stop = Literal["converged", "max-sweeps", "nothing-to-move", "time", "interrupted"]
+
+
+class Enough(Exception):  # noqa: N818  (no error: the wish to stop here)
+    """Raised by a progress callback to end a match early: the method returns the best it has so far.
+
+    Args:
+        stop: why, as `MatchResult.stop` will say.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop)
+        self.stop: Stop = stop
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One of several starts.
+
+    Attributes:
+        name: where it started and in what order it went, such as `identity, random order, seed 3`.
+        objective: ⟨A, π(B)⟩ at its end.
+        seconds: wall time.
+    """
+
+    name: str
+    objective: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +50,8 @@ class MatchResult:
         seconds: wall time by phase.
         solves: assignments solved, the inner ones of heads and groups included.
         solvers: how many of them each solver did; gap: the largest certified distance from the optimum of one.
+        trials: every start that was tried, in order, if there were several; the rest is of the best of them, but for
+            `seconds`, `solves` and `solvers`, which are of all.
     """
 
     method: str
@@ -35,3 +64,4 @@ class MatchResult:
     gains: Mapping[str, float] = field(default_factory=dict)
     solvers: Mapping[str, int] = field(default_factory=dict)
     gap: float | None = None
+    trials: tuple[Trial, ...] = ()

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.result import MatchResult, Stop
+from rebasin_cli.matching.lone import reshaped, without_lone_owners
+from rebasin_cli.matching.memory import budgets, keep_read, reading_seconds
+from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
 SMALL = 1 << 18
 """Up to this many elements similarities are computed in float64, which costs little and breaks no ties by rounding."""
-
-BUDGET = 1 << 28
-"""Bytes of similarity matrices kept between visits (256 MiB)."""
 
 Start = Literal["identity", "anchored"]
 Order = Literal["random", "forward"]
@@ -40,51 +39,62 @@ def match_weights(
     start: Start | Permutation = "anchored",
     order: Order = "forward",
     device: str = "cpu",
-    budget: int = BUDGET,
+    memory: int | None = None,
     on_step: OnStep | None = None,
 ) -> MatchResult:
     """Match B's units to A's by their weights.
 
     Args:
         layout: the spec bound to the shapes of both.
-        a, b: tensors by key; may be lazy, are read as often as needed and never modified.
+        a, b: tensors by key, never modified. What a lazy source gives is kept as far as `memory` goes, and read
+            again at every visit otherwise.
         start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
             is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
         order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
-        budget: bytes of similarity matrices to keep between visits.
-        on_step: called after each step with sweep, step, steps in a sweep, and the objective.
+        memory: bytes to keep between visits, in tensors of lazy sources and in similarity matrices; None for a share
+            of what is free.
+        on_step: called after each step with sweep, step, steps in a sweep, and the objective; it may raise `Enough`.
 
     Returns:
         The permutation and the objective per sweep. It is a local optimum: another seed may end elsewhere.
     """
-    begin = start if isinstance(start, Permutation) else Permutation.identity(layout)
-    descent = Descent(layout, a, b, torch.device(device), _dtype(layout, a), begin, budget)
+    plain = without_lone_owners(layout)
+    begin = reshaped(start, plain) if isinstance(start, Permutation) else Permutation.identity(plain)
+    for_tensors, for_matrices = budgets(memory)
+    kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
+    already = reading_seconds(kept_a, kept_b)
+    descent = Descent(plain, kept_a, kept_b, torch.device(device), _dtype(layout, kept_a), begin, for_matrices)
     generator = torch.Generator().manual_seed(seed)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:
-        descent.anchor()
-        objective.append(descent.objective())
+        objective.append(descent.anchor())
     todo = descent.blocks
     stop: Stop = "converged" if todo else "nothing-to-move"
     for sweep in range(max_sweeps if todo else 0):
         visits = torch.randperm(len(todo), generator=generator).tolist() if order == "random" else range(len(todo))
         gained = 0.0
+        enough: Stop | None = None
         for step, which in enumerate(visits):
             gained += descent.visit(todo[which])
-            if on_step:
-                on_step(sweep, step + 1, len(todo), objective[-1] + gained)
+            try:
+                if on_step:
+                    on_step(sweep, step + 1, len(todo), objective[-1] + gained)
+            except Enough as wish:
+                enough = wish.stop
+                break
         objective.append(objective[-1] + gained)
-        if gained == 0.0:
+        if enough or gained == 0.0:
+            stop = enough or stop
             break
     else:
         stop = "max-sweeps" if todo else stop
     return MatchResult(
         method="weights",
-        permutation=descent.permutation,
+        permutation=reshaped(descent.permutation, layout),
         objective=tuple(objective),
         stop=stop,
         seed=seed,
-        seconds=dict(descent.seconds),
+        seconds={"read": reading_seconds(kept_a, kept_b) - already, **descent.seconds},
         solves=sum(descent.solvers.values()),
         gains=dict(descent.gains),
         solvers=dict(descent.solvers),

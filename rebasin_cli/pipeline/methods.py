@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.matching import MatchResult, match_weights
+from rebasin_cli.matching import MatchResult, best_of, descents
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
 
 
 @dataclass(frozen=True, slots=True)
 class MatchChoice:
-    """How to match; the fields are the options of the same names."""
+    """How to match; the fields are the options of the same names.
+
+    Attributes:
+        restarts: how many starts; None leaves it to `quality`.
+        time_budget: seconds after which the best so far is taken.
+    """
 
     method: str = "weights"
     seed: int = 0
@@ -20,16 +25,30 @@ class MatchChoice:
     start: Start = "anchored"
     order: Order = "forward"
     device: str = "auto"
+    restarts: int | None = None
+    quality: str = "default"
+    time_budget: float | None = None
+    on_interrupt: str = "abort"
+
+    @property
+    def starts(self) -> int:
+        """How many starts."""
+        return self.restarts or STARTS[self.quality]
+
+
+STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
+"""Starts by `--quality`."""
 
 
 Method = Callable[[Pair, MatchChoice, str, OnStep], MatchResult]
 
 
 def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
-    return match_weights(
-        pair.layout, pair.a, pair.b, seed=choice.seed, max_sweeps=choice.max_sweeps, start=choice.start,
-        order=choice.order, device=device, on_step=on_step,
+    attempts = descents(
+        pair.layout, pair.a, pair.b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
+        start=choice.start, order=choice.order, device=device,
     )  # fmt: skip
+    return best_of(attempts, on_step)
 
 
 METHODS: Mapping[str, Method] = {"weights": _weights}

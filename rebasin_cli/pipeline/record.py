@@ -21,6 +21,7 @@ from rebasin_cli.report.document import (
     InputRecord,
     MatchRecord,
     SpecOptions,
+    TrialRecord,
 )
 from rebasin_cli.spec import Layout
 
@@ -76,6 +77,7 @@ def match_record(result: MatchResult) -> MatchRecord:
         solves=result.solves,
         solvers=dict(result.solvers),
         gap=result.gap,
+        trials=tuple(TrialRecord(t.name, float(t.objective), round(t.seconds, 4)) for t in result.trials),
     )
 
 

@@ -28,6 +28,7 @@ from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.pipeline.methods import METHODS, MatchChoice
 from rebasin_cli.pipeline.record import input_record
+from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
 
@@ -85,7 +86,8 @@ def scan_sources(
 
 def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> MatchResult:
     """Match B onto A, with progress and what the outcome means."""
-    with ExitStack() as bar:
+    with ExitStack() as stack, ExitStack() as bar:
+        check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
         advance: Advance = bar.enter_context(listener.phase("reading for the match"))
 
         def on_step(sweep: int, step: int, of: int, objective: float) -> None:
@@ -97,6 +99,7 @@ def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> M
             advance(1)
             if step == of:
                 listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
+            check()
 
         result = METHODS[choice.method](pair, choice, device, on_step)
     if result.stop == "max-sweeps":
@@ -104,6 +107,10 @@ def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> M
             f"stopped after {choice.max_sweeps} sweeps, before the objective came to rest; "
             "a larger --max-sweeps goes on"
         )
+    if result.stop == "time":
+        listener.warn("the time budget ended before the match did: this is the best that was found until then")
+    if result.stop == "interrupted":
+        listener.warn("interrupted: this is the best that was found until then")
     if result.stop == "nothing-to-move":
         listener.warn("no dim may move, so that B stays as it is")
     else:

@@ -31,6 +31,10 @@ def command(
     order: o.OrderName = o.Order.FORWARD,
     seed: o.Seed = 0,
     max_sweeps: o.MaxSweeps = 100,
+    restarts: o.Restarts = None,
+    quality: o.QualityName = o.Quality.DEFAULT,
+    time_budget: o.TimeBudget = None,
+    on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -51,7 +55,11 @@ def command(
         one, two = sources([a, b], cleanup)
         request = AlignRequest(
             one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
-            choice=o.match_choice(method, seed, max_sweeps, start, order, device), force=force, dry_run=dry_run,
+            choice=o.match_choice(
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt
+            ),
+            force=force, dry_run=dry_run,
         )  # fmt: skip
         document = align(request, session)
     session.finish(document, payload=output != PIPE)
+    o.end_of(document)

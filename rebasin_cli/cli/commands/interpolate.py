@@ -74,6 +74,10 @@ def command(
     order: o.OrderName = o.Order.FORWARD,
     seed: o.Seed = 0,
     max_sweeps: o.MaxSweeps = 100,
+    restarts: o.Restarts = None,
+    quality: o.QualityName = o.Quality.DEFAULT,
+    time_budget: o.TimeBudget = None,
+    on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -120,9 +124,14 @@ def command(
         request = InterpolateRequest(
             one, two, choice, before, align=align, permutation=permutation, steps=steps, at=at, data=judged,
             output=target, save_permutation=save_permutation, plot=plot, report=report,
-            choice=o.match_choice(method, seed, max_sweeps, start, order, device), force=force, dry_run=dry_run,
+            choice=o.match_choice(
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt
+            ),
+            force=force, dry_run=dry_run,
         )  # fmt: skip
         document = interpolate(request, session)
     session.finish(document, payload=output != PIPE)
+    if before is None:
+        o.end_of(document)
     if max_barrier is not None and not dry_run:
         check_gate(document, max_barrier)

@@ -1,0 +1,51 @@
+"""Lengths of time, and the wish to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.matching import Enough
+from rebasin_cli.pipeline.stopping import parse_duration, stopping
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("0.5", 0.5)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "10 minutes", "-5", "0", "5d", "m"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="--time-budget"):
+        parse_duration(text)
+
+
+def test_the_budget_ends() -> None:
+    with stopping(0.05, save=False) as check:
+        check()
+        time.sleep(0.06)
+        with pytest.raises(Enough) as wish:
+            check()
+    assert wish.value.stop == "time"
+
+
+def test_the_first_interrupt_is_a_wish_and_the_second_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stopping(None, save=True) as check:
+        check()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Enough) as wish:
+            check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert wish.value.stop == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_save_an_interrupt_is_one() -> None:
+    with stopping(1000, save=False), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
