@@ -1,0 +1,151 @@
+"""Small trained networks to judge methods on: several seeds of each, trained once and kept under `bench/`.
+
+    python -m tests.benchmarks.trained
+
+Fashion-MNIST comes from Debian's package `dataset-fashion-mnist` (or FASHION_MNIST names a folder of idx files),
+the digits from scikit-learn. What is trained is not committed: the same seeds give like networks on every machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rebasin_cli.evaluation import Dataset, load_data
+from tests.data.train_digits import load_split
+
+FOLDER = Path(__file__).parents[2] / "bench" / "trained"
+FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
+Split = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Mlp(nn.Module):
+    """A perceptron with ReLU; its keys are `fc.{i}.weight` and `fc.{i}.bias`."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.fc = nn.ModuleList(nn.Linear(n, m) for n, m in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in self.fc[:-1]:
+            x = torch.relu(layer(x))
+        return self.fc[-1](x)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position, as in the paper's networks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _conv(into: int, out: int, kernel: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(into, out, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class _Block(nn.Module):
+    def __init__(self, into: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(into, out, 3, stride), ChannelNorm(out)
+        self.conv2, self.norm2 = _conv(out, out, 3, 1), ChannelNorm(out)
+        self.shortcut = nn.Sequential()
+        if stride != 1:
+            self.shortcut = nn.Sequential(_conv(into, out, 1, stride), ChannelNorm(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+class Residual(nn.Module):
+    """ResNet-8 of basic blocks (the CIFAR layout) for grey images, with LayerNorm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(1, width, 3, 1), ChannelNorm(width)
+        self.layer1 = nn.Sequential(_Block(width, width, 1))
+        self.layer2 = nn.Sequential(_Block(width, 2 * width, 2))
+        self.layer3 = nn.Sequential(_Block(2 * width, 4 * width, 2))
+        self.linear = nn.Linear(4 * width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x.unsqueeze(1))))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to train, on what, and how many of it."""
+
+    make: Callable[[], nn.Module]
+    data: str
+    epochs: int
+    seeds: int = 2
+    examples: int = 60_000
+    rate: float = 1e-3
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "digits-mlp-128": Recipe(lambda: Mlp(64, 128, 128, 10), "digits", 40, seeds=5),
+    "fashion-mlp-128": Recipe(lambda: Mlp(784, 128, 128, 128, 10), "fashion", 6, seeds=5),
+    "fashion-mlp-256": Recipe(lambda: Mlp(784, 256, 256, 256, 10), "fashion", 6),
+    "fashion-mlp-512": Recipe(lambda: Mlp(784, 512, 512, 512, 10), "fashion", 4),
+    "fashion-resnet8-16": Recipe(lambda: Residual(16), "fashion", 3, examples=20_000, rate=3e-3),
+}
+BATCH = 128
+
+
+def split_of(data: str, examples: int = 60_000) -> Split:
+    """(train inputs, train targets, test inputs, test targets), pixels from 0 to 1."""
+    if data == "digits":
+        return load_split()
+    train, test = (load_data(FASHION, split) for split in ("train", "test"))
+    return train.inputs[:examples], train.targets[:examples], test.inputs, test.targets
+
+
+def trained(name: str) -> tuple[list[dict[str, Tensor]], Dataset]:
+    """The networks of a recipe, one a seed, trained if they are not there yet, and the test set."""
+    recipe = RECIPES[name]
+    paths = [FOLDER / f"{name}-{seed}.safetensors" for seed in range(recipe.seeds)]
+    split = split_of(recipe.data, recipe.examples)
+    for seed, path in enumerate(paths):
+        if not path.exists():
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            save_file(_train(recipe, seed, *split[:2]).state_dict(), path)
+    return [load_file(path) for path in paths], Dataset(split[2], split[3], recipe.data, "test")
+
+
+def _train(recipe: Recipe, seed: int, inputs: Tensor, targets: Tensor) -> nn.Module:
+    torch.manual_seed(seed)
+    network = recipe.make()
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.rate)
+    batches = recipe.epochs * -(-len(inputs) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=batches)
+    for _ in range(recipe.epochs):
+        for batch in torch.randperm(len(inputs)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs[batch]), targets[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return network
+
+
+def main() -> None:
+    """Train all that is missing."""
+    for name in RECIPES:
+        began = time.perf_counter()
+        states, _ = trained(name)
+        print(f"{name}: {len(states)} networks, {time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
