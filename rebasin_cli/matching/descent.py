@@ -16,8 +16,18 @@ from rebasin_cli.matching.blocks import Tree, solve_block
 from rebasin_cli.matching.coupled import Quadratic, improve
 from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.measures import inner_product
-from rebasin_cli.matching.similarity import Similarities
-from rebasin_cli.matching.terms import Block, Term, block_keys, block_terms, blocks, selections, two_sided_terms
+from rebasin_cli.matching.memory import Budget, reading_seconds
+from rebasin_cli.matching.similarity import Plan, Similarities
+from rebasin_cli.matching.terms import (
+    Block,
+    Term,
+    block_keys,
+    block_terms,
+    blocks,
+    product_of_pieces,
+    selections,
+    two_sided_terms,
+)
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -41,7 +51,7 @@ class Descent:
     device: torch.device
     dtype: torch.dtype
     permutation: Permutation
-    budget: int
+    budget: Budget
     seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0, "objective": 0.0})
     gains: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, int] = field(default_factory=dict)
@@ -50,6 +60,7 @@ class Descent:
     open: set[str] = field(init=False)
     _neighbours: dict[str, set[str]] = field(init=False)
     _quadratic: set[str] = field(init=False)
+    _inexact: set[str] = field(init=False)
     _similarities: Similarities = field(init=False)
     _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -58,13 +69,20 @@ class Descent:
         self.open = {block.root for block in self.blocks}
         self._neighbours = _neighbours(self.layout, self.blocks)
         self._quadratic = {block.root for block in self.blocks if _stands_twice(self.layout, block)}
+        self._inexact = {block.root for block in self.blocks if _has_coupled_insides(self.layout, block)}
+        self._inexact |= self._quadratic
         self._similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
+
+    def _clock(self) -> float:
+        """Seconds that were not spent in reading."""
+        return perf_counter() - reading_seconds(self.a, self.b)
 
     def objective(self) -> float:
         """⟨A, π(B)⟩ at the present permutations, from the tensors."""
-        began = perf_counter()
-        value = inner_product(self.layout, self.a, self.b, self.permutation)
-        self.seconds["objective"] += perf_counter() - began
+        began = self._clock()
+        moved = Permutation({dim: perm for dim, perm in self.permutation.items() if _moves(perm)})
+        value = inner_product(self.layout, self.a, self.b, moved)
+        self.seconds["objective"] += self._clock() - began
         return value
 
     def visit(self, block: Block) -> float:
@@ -78,37 +96,54 @@ class Descent:
             gain = self._quadratic_step(block) if len(block.dims) == 1 else self._checked_step(block)
         if gain > 0.0:
             self.open |= self._neighbours[block.root]
-            if len(block.dims) > 1 or block.root in self._quadratic:
+            if block.root in self._inexact:
                 self.open.add(block.root)  # a local solution: from where it is now it may find more
         self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
         return gain
 
-    def anchor(self) -> None:
-        """A first pass outwards from the sides that never move.
+    def anchor(self) -> float:
+        """A first pass outwards from the sides that never move; the objective that it reaches.
 
         The next block is always the one of whose work the largest share is already aligned, and it is solved with
         that share alone: what is not aligned yet says nothing. Blocks with insides and quadratic ones are solved
-        as they are when their turn comes.
+        as they are when their turn comes. What every piece is worth is known when the last of its dims has been
+        solved, so that the objective needs no pass of its own over what has been solved this way.
         """
         waiting = {block.root: block for block in self.blocks}
         done: set[str] = set()
+        value = 0.0
+        known: set[tuple[str, int]] = set()
         while waiting:
             share = {root: self._aligned_share(block, done) for root, block in waiting.items()}
             root = max(waiting, key=lambda r: share[r])
             block = waiting.pop(root)
             done.update(block.dims)
             if len(block.dims) > 1 or root in self._quadratic:
-                self.visit(block)
+                gain = self.visit(block)
+                if not done.issuperset(self._neighbours[root]) or (gain and root in self._inexact):
+                    self.open.add(root)
                 continue
-            plans = [p for p in self._similarities.plans(block) if done.issuperset(p.neighbours)]
-            if plans:
-                began = perf_counter()
-                matrix = self._similarities.partial(block, self.permutation, plans)
-                middle = perf_counter()
-                self.permutation = self.permutation.replace({root: self._assign_warm(root, matrix)})
-                self.seconds["similarity"] += middle - began
-                self.seconds["assignment"] += perf_counter() - middle
-        self.open = {block.root for block in self.blocks}
+            plans = self._similarities.plans(block)
+            ready = [plan for plan in plans if done.issuperset(plan.neighbours)]
+            if ready:
+                value += self._anchored_step(block, ready)
+                known.update((plan.bound.key, plan.number) for plan in ready)
+            if len(ready) == len(plans):
+                self.open.discard(root)
+        began = self._clock()
+        value += product_of_pieces(self.layout, self.a, self.b, self.permutation, known)
+        self.seconds["objective"] += self._clock() - began
+        return value
+
+    def _anchored_step(self, block: Block, ready: list[Plan]) -> float:
+        began = self._clock()
+        matrix = self._similarities.partial(block, self.permutation, ready)
+        middle = self._clock()
+        found = self._assign_warm(block.root, matrix)
+        self.permutation = self.permutation.replace({block.root: found})
+        self.seconds["similarity"] += middle - began
+        self.seconds["assignment"] += self._clock() - middle
+        return _paired(matrix, found)
 
     def _aligned_share(self, block: Block, done: set[str]) -> float:
         plans = self._similarities.plans(block) if len(block.dims) == 1 else []
@@ -117,16 +152,13 @@ class Descent:
 
     def _plain_step(self, block: Block) -> float:
         root = block.root
-        began = perf_counter()
+        began = self._clock()
         matrix = self._similarities.matrix(block, self.permutation)
-        middle = perf_counter()
+        middle = self._clock()
         found = self._assign_warm(root, matrix)
-        rows = torch.arange(len(found), device=matrix.device)
-        before, after = (
-            float(matrix[rows, perm.to(matrix.device)].double().sum()) for perm in (self.permutation[root], found)
-        )
+        before, after = _paired(matrix, self.permutation[root]), _paired(matrix, found)
         self.seconds["similarity"] += middle - began
-        self.seconds["assignment"] += perf_counter() - middle
+        self.seconds["assignment"] += self._clock() - middle
         return self._keep(before, after, {root: found})
 
     def _nested_step(self, block: Block) -> float:
@@ -142,9 +174,9 @@ class Descent:
                 linear += (term.a @ term.b.T).double().cpu()
         pairs = list(two_sided_terms(self.layout, block, self.a, self.b, self.permutation))
         quadratic = Quadratic(linear, torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
-        began = perf_counter()
+        began = self._clock()
         found, gain = improve(quadratic, self.permutation[root], self._assign)
-        self.seconds["assignment"] += perf_counter() - began
+        self.seconds["assignment"] += self._clock() - began
         after = quadratic.value(found)
         return self._keep(after - gain, after, {root: found})
 
@@ -163,9 +195,9 @@ class Descent:
         return after - before
 
     def _solve(self, block: Block) -> tuple[dict[str, Tensor], float, float]:
-        began = perf_counter()
+        began = self._clock()
         forms = forms_of(self._terms(block))
-        middle = perf_counter()
+        middle = self._clock()
         layout = self.layout
         moving = set(layout.moving())
         kept = [dim for dim in block.dims if layout.dims[dim].size > 1]
@@ -177,7 +209,7 @@ class Descent:
         present = {dim: self._present(dim) for dim in kept}
         found, before, after = solve_block(tree, block.root, forms, present)
         self.seconds["similarity"] += middle - began
-        self.seconds["assignment"] += perf_counter() - middle
+        self.seconds["assignment"] += self._clock() - middle
         return {dim: perm for dim, perm in found.items() if dim in moving}, before, after
 
     def _terms(self, block: Block) -> Iterator[Term]:
@@ -218,6 +250,31 @@ def _neighbours(layout: Layout, found: tuple[Block, ...]) -> dict[str, set[str]]
             for root in here:
                 neighbours[root] |= here - {root}
     return neighbours
+
+
+def _has_coupled_insides(layout: Layout, block: Block) -> bool:
+    """Whether two dims within one unit stand on one piece: they are solved in turn, which may end too early."""
+    moving = set(layout.moving())
+
+    def line(dim: str | None) -> set[str]:
+        return set() if dim is None else {dim} | line(layout.dims[dim].owner)
+
+    for key in block_keys(layout, block):
+        for piece in layout.tensors[key].pieces:
+            here = [side.dim for side in piece.sides if side.dim in block.dims and side.dim in moving]
+            if any(one not in line(two) and two not in line(one) for one in here for two in here if one and two):
+                return True
+    return False
+
+
+def _paired(matrix: Tensor, perm: Tensor) -> float:
+    """Σ_i matrix[i, perm[i]], summed in float64."""
+    rows = torch.arange(len(perm), device=matrix.device)
+    return float(matrix[rows, perm.to(matrix.device)].double().sum())
+
+
+def _moves(perm: Tensor) -> bool:
+    return not torch.equal(perm, torch.arange(perm.shape[-1]).expand(perm.shape))
 
 
 def _stands_twice(layout: Layout, block: Block) -> bool:

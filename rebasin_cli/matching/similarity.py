@@ -14,6 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.memory import Budget
 from rebasin_cli.matching.terms import Block, block_keys
 from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
@@ -24,21 +25,30 @@ MENDED_SHARE = 0.3
 MENDS = 12
 """Mends in a row before a matrix is made anew, so that float32 rounding does not pile up."""
 
+THIN = 64
+"""Operands with fewer columns than this are added up in one product: by themselves each costs a pass over S."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How one piece contributes: the side to solve for, the sides that move with other dims, and the rest.
 
     Attributes:
+        number: which of the tensor's pieces it is.
         others: positions of the sides that move with other dims, and of their owners, in order.
         frame: the piece made of `others` alone, row-major: what gathers their flat places.
     """
 
     bound: BoundTensor
-    piece: Piece
+    number: int
     solved: int
     others: tuple[int, ...]
     frame: Piece
+
+    @property
+    def piece(self) -> Piece:
+        """The piece itself."""
+        return self.bound.pieces[self.number]
 
     @property
     def neighbours(self) -> tuple[str, ...]:
@@ -57,10 +67,10 @@ def plans_of(layout: Layout, block: Block, moving: Collection[str]) -> list[Plan
     plans: list[Plan] = []
     for key in block_keys(layout, block):
         bound = layout.tensors[key]
-        for piece in bound.pieces:
+        for number, piece in enumerate(bound.pieces):
             for solved in [at for at, side in enumerate(piece.sides) if side.dim == block.root]:
                 others = _moving_sides(piece, solved, moving)
-                plans.append(Plan(bound, piece, solved, others, _frame(piece, others)))
+                plans.append(Plan(bound, number, solved, others, _frame(piece, others)))
     return plans
 
 
@@ -99,7 +109,7 @@ class Similarities:
     """The similarity matrices of all blocks of one dim.
 
     Attributes:
-        budget: bytes of matrices to keep; those that do not fit are made anew at every visit.
+        budget: for the matrices that are kept; those that do not fit are made anew at every visit.
         products, mends: how many matrices were made anew and how many mended.
     """
 
@@ -108,7 +118,7 @@ class Similarities:
     b: Mapping[str, Tensor]
     dtype: torch.dtype
     device: torch.device
-    budget: int
+    budget: Budget
     products: int = 0
     mends: int = 0
     _plans: dict[str, list[Plan]] = field(default_factory=dict)
@@ -152,25 +162,35 @@ class Similarities:
     def _add(self, matrix: Tensor, root: str, plans: list[Plan], permutation: Mapping[str, Tensor]) -> None:
         still = [plan for plan in plans if not plan.neighbours]
         if still:
-            matrix += self._still_part(root, still, matrix)
+            self._add_still(matrix, root, still)
         for plan in plans:
             if plan.neighbours:
                 a, b = self._operands(plan, permutation)
                 flat = _places(plan, permutation)
-                moved = b if flat is None else b.index_select(1, flat.to(b.device))
+                moved = b if flat is None else _gathered(b, flat.to(b.device))
                 matrix.addmm_(a.flatten(1), moved.flatten(1).T)
 
-    def _still_part(self, root: str, plans: Collection[Plan], like: Tensor) -> Tensor:
+    def _add_still(self, matrix: Tensor, root: str, plans: Collection[Plan]) -> None:
+        """Add what has no moving neighbour; kept only if there is also something that has."""
         found = self._still.get(root)
         if found is not None:
-            return found
-        total = torch.zeros_like(like)
+            matrix += found
+            return
+        alone = len(plans) == len(self._plans[root])
+        total = matrix if alone else torch.zeros_like(matrix)
+        thin: list[tuple[Tensor, Tensor]] = []
         for plan in plans:
-            a, b = self._operands(plan, {})
-            total.addmm_(a.flatten(1), b.flatten(1).T)
-        if self._take(total):
-            self._still[root] = total
-        return total
+            a, b = (operand.flatten(1) for operand in self._operands(plan, {}))
+            if a.shape[1] < THIN:
+                thin.append((a, b))
+            else:
+                total.addmm_(a, b.T)
+        if thin:
+            total.addmm_(torch.cat([a for a, _ in thin], 1), torch.cat([b for _, b in thin], 1).T)
+        if not alone:
+            matrix += total
+            if self._take(total):
+                self._still[root] = total
 
     def _mend(self, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor]) -> bool:
         """Bring a kept matrix up to date; False where making it anew is cheaper."""
@@ -196,8 +216,8 @@ class Similarities:
         for plan, where, old, new in todo:
             a, b = self._operands(plan, now)
             where, old, new = where.to(a.device), old.to(a.device), new.to(a.device)
-            difference = b.index_select(1, new) - b.index_select(1, old)
-            kept.matrix.addmm_(a.index_select(1, where).flatten(1), difference.flatten(1).T)
+            difference = _gathered(b, new).sub_(_gathered(b, old))
+            kept.matrix.addmm_(_gathered(a, where).flatten(1), difference.flatten(1).T)
         kept.at = now
         kept.mends += 1
         self.mends += 1
@@ -209,6 +229,7 @@ class Similarities:
         return self._operand(self.a[plan.bound.key], plan), self._operand(self.b[key], plan)
 
     def _operand(self, tensor: Tensor, plan: Plan) -> Tensor:
+        """A view where the tensor's strides allow it."""
         view = piece_view(tensor.contiguous(), plan.piece)
         rest = [at for at in range(view.dim()) if at != plan.solved and at not in plan.others]
         n, places = plan.piece.sides[plan.solved].size, prod(plan.piece.sides[at].size for at in plan.others)
@@ -216,11 +237,14 @@ class Similarities:
         return view.reshape(n, places, -1)  # (n, places, rest)
 
     def _take(self, matrix: Tensor) -> bool:
-        size = matrix.numel() * matrix.element_size()
-        if size > self.budget:
-            return False
-        self.budget -= size
-        return True
+        return self.budget.take(matrix.numel() * matrix.element_size())
+
+
+def _gathered(operand: Tensor, places: Tensor) -> Tensor:
+    """The operand (n, places, rest) at some of its places, copied in the order in which it lies in memory."""
+    if operand.stride(1) > operand.stride(0):
+        return operand.transpose(0, 1).index_select(0, places).transpose(0, 1)
+    return operand.index_select(1, places)
 
 
 def _neighbours(plans: Collection[Plan], permutation: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ dims held at their present permutations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.measures import dot
 from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
@@ -90,6 +91,27 @@ def block_terms(
                 moved = gather_piece(view_b, piece, permutation, bound.place, skip=selected)
                 sides = tuple(str(piece.sides[at].dim) for at in selected)
                 yield Term(sides, _front(view_a, selected), _front(moved, selected), held)
+
+
+def product_of_pieces(
+    layout: Layout,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    permutation: Mapping[str, Tensor],
+    leave_out: Collection[tuple[str, int]],
+) -> float:
+    """⟨A, π(B)⟩ over the objective's pieces but those of `leave_out` (key, number of the piece), in float64."""
+    total = 0.0
+    for key, bound in layout.tensors.items():
+        numbers = [at for at in range(len(bound.pieces)) if (key, at) not in leave_out]
+        if bound.section != "tensors" or not numbers:
+            continue
+        tensor_a, tensor_b = a[key].contiguous(), b[source_key(permutation, bound)].contiguous()
+        for number in numbers:
+            piece = bound.pieces[number]
+            moved = gather_piece(piece_view(tensor_b, piece), piece, permutation, bound.place)
+            total += dot(piece_view(tensor_a, piece), moved)
+    return total
 
 
 def two_sided_terms(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.memory import Budget
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block, block_terms, blocks
 from rebasin_cli.permutation import Permutation
@@ -46,7 +47,7 @@ def by_definition(layout: Layout, block: Block, a: dict, b: dict, permutation: P
 @pytest.mark.parametrize("name", list(TINY))
 def test_matrices_are_what_the_definition_says(name: str, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    kept = Similarities(layout, a, b, torch.float64, CPU, 1 << 20)
+    kept = Similarities(layout, a, b, torch.float64, CPU, Budget(1 << 20))
     for seed in range(3):
         permutation = Permutation.random(layout, seed)
         for block in (block for block in blocks(layout) if len(block.dims) == 1 and name != "recurrent"):
@@ -57,7 +58,7 @@ def test_matrices_are_what_the_definition_says(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_a_few_moved_units_are_mended_and_many_are_not(budget: int, tmp_path: Path) -> None:
     layout, a, b = wide_layout(tmp_path), wide_state(1), wide_state(2)
-    kept = Similarities(layout, a, b, torch.float64, CPU, budget)
+    kept = Similarities(layout, a, b, torch.float64, CPU, Budget(budget))
     block = next(block for block in blocks(layout) if block.root == "h.0")
     permutation = Permutation.identity(layout)
     kept.matrix(block, permutation)
@@ -73,7 +74,7 @@ def test_a_few_moved_units_are_mended_and_many_are_not(budget: int, tmp_path: Pa
 def test_keeping_matrices_changes_nothing(seed: int, tmp_path: Path) -> None:
     layout, a, b = wide_layout(tmp_path), wide_state(1), wide_state(2)
     kept = match_weights(layout, a, b, start="identity", order="random", seed=seed)
-    anew = match_weights(layout, a, b, start="identity", order="random", seed=seed, budget=0)
+    anew = match_weights(layout, a, b, start="identity", order="random", seed=seed, memory=0)
     assert kept.permutation.equals(anew.permutation)
     assert kept.objective == pytest.approx(anew.objective, rel=1e-12)
 

@@ -1,0 +1,106 @@
+"""How much memory matching may take beyond what it works on: tensors read before, and similarity matrices.
+
+Two things are worth keeping between visits. The tensors of a lazy source: they are read once instead of at every
+visit, and the result does not depend on it. And similarity matrices, which spares products: mended ones differ in
+their last bits from ones made anew, so how many are kept must not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+from torch import Tensor
+
+MATRICES = 1 << 28
+"""Bytes of similarity matrices that are kept if nothing is said (256 MiB)."""
+
+SHARE = 0.125
+"""Of the memory that is free, what tensors may take if nothing is said."""
+
+_UNKNOWN = 1 << 30
+
+
+@dataclass(slots=True)
+class Budget:
+    """Bytes that are left for keeping things."""
+
+    left: int
+
+    def take(self, size: int) -> bool:
+        """Whether `size` bytes were left; they are not any more."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def budgets(memory: int | None) -> tuple[Budget, Budget]:
+    """For tensors and for matrices, of `memory` bytes in all; None: a share of what is free, and a fixed amount."""
+    if memory is None:
+        return Budget(int(SHARE * free_memory())), Budget(MATRICES)
+    return Budget(memory - memory // 2), Budget(memory // 2)
+
+
+def free_memory() -> int:
+    """Bytes that programs can still have, caches of files included; a guess of 1 GiB where nobody says."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return _UNKNOWN
+
+
+class CachedTensors(Mapping[str, Tensor]):
+    """A lazy source whose tensors stay once they have been read, as far as the budget goes.
+
+    What came first stays: every sweep goes through all tensors in the same order, where dropping the oldest would
+    drop each tensor just before it is wanted again.
+
+    Attributes:
+        seconds: wall time spent in the source.
+    """
+
+    def __init__(self, source: Mapping[str, Tensor], budget: Budget) -> None:
+        self.seconds = 0.0
+        self._source = source
+        self._budget = budget
+        self._kept: dict[str, Tensor] = {}
+
+    def __getitem__(self, key: str) -> Tensor:
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        began = perf_counter()
+        tensor = self._source[key]
+        self.seconds += perf_counter() - began
+        if self._budget.take(tensor.numel() * tensor.element_size()):
+            self._kept[key] = tensor
+        return tensor
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+def keep_read(source: Mapping[str, Tensor], budget: Budget) -> Mapping[str, Tensor]:
+    """The source with a cache, unless it lies in memory or has one."""
+    return source if isinstance(source, dict | CachedTensors) else CachedTensors(source, budget)
+
+
+def reading_seconds(*sources: Mapping[str, Tensor]) -> float:
+    """Wall time that has been spent in reading through caches."""
+    return sum(source.seconds for source in sources if isinstance(source, CachedTensors))
