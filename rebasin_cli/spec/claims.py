@@ -44,10 +44,10 @@ class Matcher:
 
     def __post_init__(self) -> None:
         for line in self.spec.lines:
-            skeleton = line.template.skeleton
-            if skeleton is None:
+            skeletons = line.template.skeletons
+            if not skeletons:
                 self.wild.append(line)
-            else:
+            for skeleton in skeletons:
                 self.exact.setdefault(skeleton, []).append(line)
 
     def candidates(self, key: str, axes: int) -> list[Claim]:
@@ -252,8 +252,8 @@ def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
     """By kind of key: comparing texts is slow, and a checkpoint has thousands of keys of a few kinds."""
 
     def likeness(line: Line) -> float:
-        text = line.template.skeleton or line.template.text
-        return SequenceMatcher(None, text, skeleton, autojunk=False).ratio()
+        texts = line.template.skeletons or (line.template.text,)
+        return max(SequenceMatcher(None, text, skeleton, autojunk=False).ratio() for text in texts)
 
     scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
     return tuple(line for score, line in scored[:2] if score > 0.5)

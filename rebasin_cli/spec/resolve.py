@@ -70,6 +70,7 @@ class Resolver:
             for instance in defined_by(claim):
                 self.families.setdefault((instance[0], len(instance)), set()).add(instance)
         self._fresh = 0
+        self._found: dict[Instance, tuple[Rule, Bindings] | None] = {}
         self._joined: set[Instance] | None = None
 
     def axes(self, claim: Claim) -> tuple[Plus, ...]:
@@ -88,6 +89,11 @@ class Resolver:
         Raises:
             ResolutionError: two rules with equally few variables say different things.
         """
+        if instance not in self._found:
+            self._found[instance] = self._rule_for(instance)
+        return self._found[instance]
+
+    def _rule_for(self, instance: Instance) -> tuple[Rule, Bindings] | None:
         fitting: list[tuple[int, Rule, Bindings]] = []
         for rule in self.rules:
             bindings = self.unify(rule.name, instance)

@@ -16,6 +16,8 @@ from rebasin_cli.spec.resolve import Resolver
 from rebasin_cli.spec.unify import Equation, Sizes
 from rebasin_cli.spec.variables import Bindings
 
+_Targets = Sequence[tuple[str, Bindings]]
+
 
 @dataclass(frozen=True, slots=True)
 class SizeSources:
@@ -37,15 +39,16 @@ class SizeSources:
         for slab in slabs.values():
             sizes.set(f"dim:{slab.dim}", len(slab.siblings), f"the number of keys like {slab.siblings[0]}")
         self._apply_overrides(sizes)
-        for rule in self.spec.sizes:
-            self._apply(rule, [c for c in rule.choices if c.uses_config], sizes)
+        rules = [(rule, self._targets(rule)) for rule in self.spec.sizes]
+        for rule, targets in rules:
+            self._apply(rule, targets, [c for c in rule.choices if c.uses_config], sizes)
         sizes.propagate()
-        while any(self._fill(rule, sizes) for rule in self.spec.sizes):
+        while any(self._fill(rule, targets, sizes) for rule, targets in rules):
             pass
         return sizes
 
-    def _fill(self, rule: SizeRule, sizes: Sizes) -> bool:
-        progress = self._apply(rule, rule.choices, sizes)
+    def _fill(self, rule: SizeRule, targets: _Targets, sizes: Sizes) -> bool:
+        progress = self._apply(rule, targets, rule.choices, sizes)
         if progress:
             sizes.propagate()
         return progress
@@ -65,10 +68,10 @@ class SizeSources:
             for target in targets:
                 sizes.set(target, value, f"--set {name}={value}")
 
-    def _apply(self, rule: SizeRule, choices: Sequence[Expression], sizes: Sizes) -> bool:
+    def _apply(self, rule: SizeRule, targets: _Targets, choices: Sequence[Expression], sizes: Sizes) -> bool:
         """State what the first choice with a value says of every size of the rule that is still open."""
         progress = False
-        for symbol, bindings in self._targets(rule):
+        for symbol, bindings in targets:
             if symbol in sizes.known:
                 continue
             for choice in choices:
@@ -79,7 +82,8 @@ class SizeSources:
                     break
         return progress
 
-    def _targets(self, rule: SizeRule) -> list[tuple[str, Bindings]]:
+    def _targets(self, rule: SizeRule) -> _Targets:
+        """The sizes that a rule speaks of, each with the values of the rule's variables."""
         found: list[tuple[str, Bindings]] = []
         for name, instance in self.instances.items():
             bindings = self.resolver.unify(rule.name, instance)

@@ -96,17 +96,19 @@ class Template:
         return "".join(parts)
 
     @property
-    def skeleton(self) -> str | None:
-        """The template with every number as `#`; None if it holds words or wildcards."""
-        parts = []
+    def skeletons(self) -> tuple[str, ...]:
+        """The template with every number as `#`, for each of its choices; none if it has free words or wildcards."""
+        parts: list[tuple[str, ...]] = []
         for token in self.tokens:
             if isinstance(token, str):
-                parts.append(_NUMBER.sub("#", token))
-            elif isinstance(token, Ref) and token.is_number and token.variable != "*":
-                parts.append("#")
+                parts.append((_NUMBER.sub("#", token),))
+            elif isinstance(token, Choice):
+                parts.append(tuple(dict.fromkeys(_NUMBER.sub("#", word) for word in token.words)))
+            elif token.is_number and token.variable != "*":
+                parts.append(("#",))
             else:
-                return None
-        return _NUMBERS.sub("#", "".join(parts))
+                return ()
+        return tuple(_NUMBERS.sub("#", "".join(choice)) for choice in product(*parts))
 
 
 def skeleton_of(key: str) -> str:

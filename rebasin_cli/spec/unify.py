@@ -43,7 +43,8 @@ class Sizes:
     def __init__(self, equations: list[Equation]) -> None:
         self.known: dict[str, Known] = {}
         self.problems: list[Problem] = []
-        self._open = equations
+        alike = {(equation.axis, equation.length): equation for equation in reversed(equations)}
+        self._open = list(reversed(alike.values()))  # a norm's weight and bias say nothing new
 
     def set(self, symbol: str, value: int, source: str, line: int = 0) -> None:
         """State a size; a second, different statement is a problem that names both sources."""

@@ -93,14 +93,15 @@ def test_a_template_matches_the_key_that_it_names(s: int, b: int, end: str) -> N
     key = template.key({"s": s, "b": b})
     assert key is not None
     assert template.match(key) == {"s": s, "b": b}
-    assert template.skeleton == skeleton_of(key)
+    assert template.skeletons == (skeleton_of(key),)
 
 
 def test_skeletons() -> None:
-    assert one("layer{s}.0.conv1.w").skeleton == "layer#.#.conv#.w"
-    assert one("h1{i}.w").skeleton == skeleton_of("h12.w")
-    assert one("h.{name}.w").skeleton is None
-    assert one("h.*").skeleton is None
+    assert one("layer{s}.0.conv1.w").skeletons == ("layer#.#.conv#.w",)
+    assert one("h1{i}.w").skeletons == (skeleton_of("h12.w"),)
+    assert one("{side:up.0,up.1,mid}.{b}.w").skeletons == ("up.#.#.w", "mid.#.w")
+    assert one("h.{name}.w").skeletons == ()
+    assert one("h.*").skeletons == ()
 
 
 @pytest.mark.parametrize(
