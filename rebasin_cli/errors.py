@@ -51,7 +51,7 @@ class ContentError(RebasinError):
     exit_code = 3
 
 
-class SystemFailure(RebasinError):
+class SystemFailure(RebasinError):  # noqa: N818  (SystemError is a builtin of another meaning)
     """The system could not read or write what was asked for (exit code 4)."""
 
     exit_code = 4
