@@ -140,6 +140,10 @@ Restarts = Annotated[
     typer.Option(min=1, metavar="N", help="Match from N starts, keep the best.", rich_help_panel=_RUN),
 ]
 QualityName = Annotated[Quality, typer.Option("--quality", help="Time for a better optimum.", rich_help_panel=_RUN)]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="What matching may keep between steps: 512MB, 8GB.", rich_help_panel=_RUN),
+]
 TimeBudget = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="Take the best so far after 90s, 10m, 1.5h of matching.", rich_help_panel=_RUN),
@@ -218,8 +222,10 @@ def match_choice(
     quality: Quality = Quality.DEFAULT,
     time_budget: str | None = None,
     on_interrupt: OnInterrupt = OnInterrupt.ABORT,
+    memory: str | None = None,
 ) -> MatchChoice:
     """The options of matching as one value."""
+    from rebasin_cli.pipeline.amounts import parse_bytes
     from rebasin_cli.pipeline.methods import MatchChoice
     from rebasin_cli.pipeline.stopping import parse_duration
 
@@ -227,6 +233,7 @@ def match_choice(
         method=method.value, seed=seed, max_sweeps=max_sweeps, start=start.value, order=order.value,
         device=device.value, restarts=restarts, quality=quality.value,
         time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
+        memory=parse_bytes(memory) if memory else None,
     )  # fmt: skip
 
 

@@ -17,8 +17,11 @@ from torch import Tensor
 MATRICES = 1 << 28
 """Bytes of similarity matrices that are kept if nothing is said (256 MiB)."""
 
+TENSORS = 1 << 28
+"""Bytes of tensors that are kept if nothing is said (256 MiB), but at most this `SHARE` of what is free. Reading a
+tensor again costs much beside the products of a few hundred units, and little beside those of thousands."""
+
 SHARE = 0.125
-"""Of the memory that is free, what tensors may take if nothing is said."""
 
 _UNKNOWN = 1 << 30
 
@@ -38,9 +41,9 @@ class Budget:
 
 
 def budgets(memory: int | None) -> tuple[Budget, Budget]:
-    """For tensors and for matrices, of `memory` bytes in all; None: a share of what is free, and a fixed amount."""
+    """For tensors and for matrices, half of `memory` bytes each; None leaves both small beside a large model."""
     if memory is None:
-        return Budget(int(SHARE * free_memory())), Budget(MATRICES)
+        return Budget(min(TENSORS, int(SHARE * free_memory()))), Budget(MATRICES)
     return Budget(memory - memory // 2), Budget(memory // 2)
 
 

@@ -38,6 +38,7 @@ def descents(
     start: Start = "anchored",
     order: Order = "forward",
     device: str = "cpu",
+    memory: int | None = None,
 ) -> Iterator[Attempt]:
     """`count` descents that differ in start or order, the one that was asked for first.
 
@@ -49,8 +50,9 @@ def descents(
         def run(on_step: OnStep | None) -> MatchResult:
             begin = start or Permutation.random(layout, seed)
             return match_weights(
-                layout, a, b, seed=seed, max_sweeps=max_sweeps, start=begin, order=order, device=device, on_step=on_step
-            )
+                layout, a, b, seed=seed, max_sweeps=max_sweeps, start=begin, order=order, device=device,
+                memory=memory, on_step=on_step,
+            )  # fmt: skip
 
         seeded = f", seed {seed}" if start is None or order == "random" else ""
         return Attempt(f"{start or 'random'}, {order} order{seeded}", run)

@@ -51,8 +51,8 @@ def match_weights(
         start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
             is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
         order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
-        memory: bytes to keep between visits, in tensors of lazy sources and in similarity matrices; None for a share
-            of what is free.
+        memory: bytes to keep between visits, in tensors of lazy sources and in similarity matrices; None for at
+            most 512 MiB.
         on_step: called after each step with sweep, step, steps in a sweep, and the objective; it may raise `Enough`.
 
     Returns:
@@ -63,7 +63,7 @@ def match_weights(
     for_tensors, for_matrices = budgets(memory)
     kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
     already = reading_seconds(kept_a, kept_b)
-    descent = Descent(plain, kept_a, kept_b, torch.device(device), _dtype(layout, kept_a), begin, for_matrices)
+    descent = Descent(plain, kept_a, kept_b, torch.device(device), similarity_dtype(layout, kept_a), begin, for_matrices)
     generator = torch.Generator().manual_seed(seed)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:
@@ -102,7 +102,7 @@ def match_weights(
     )
 
 
-def _dtype(layout: Layout, a: Mapping[str, Tensor]) -> torch.dtype:
+def similarity_dtype(layout: Layout, a: Mapping[str, Tensor]) -> torch.dtype:
     """The type of the similarities."""
     bound = [t for t in layout.tensors.values() if t.section == "tensors"]
     elements = sum(prod(side.size for side in piece.sides) for tensor in bound for piece in tensor.pieces)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rebasin_cli.matching import MatchResult, best_of, descents
+from rebasin_cli.matching.memory import budgets, keep_read
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
 
@@ -17,6 +18,7 @@ class MatchChoice:
     Attributes:
         restarts: how many starts; None leaves it to `quality`.
         time_budget: seconds after which the best so far is taken.
+        memory: bytes that matching may keep between steps; None leaves it to the method.
     """
 
     method: str = "weights"
@@ -29,6 +31,7 @@ class MatchChoice:
     quality: str = "default"
     time_budget: float | None = None
     on_interrupt: str = "abort"
+    memory: int | None = None
 
     @property
     def starts(self) -> int:
@@ -44,9 +47,11 @@ Method = Callable[[Pair, MatchChoice, str, OnStep], MatchResult]
 
 
 def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+    budget, _ = budgets(choice.memory)
+    a, b = keep_read(pair.a, budget), keep_read(pair.b, budget)
     attempts = descents(
-        pair.layout, pair.a, pair.b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
-        start=choice.start, order=choice.order, device=device,
+        pair.layout, a, b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
+        start=choice.start, order=choice.order, device=device, memory=choice.memory,
     )  # fmt: skip
     return best_of(attempts, on_step)
 

@@ -34,6 +34,7 @@ def command(
     restarts: o.Restarts = None,
     quality: o.QualityName = o.Quality.DEFAULT,
     time_budget: o.TimeBudget = None,
+    memory: o.Memory = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
@@ -56,7 +57,7 @@ def command(
         request = AlignRequest(
             one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
             choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip

@@ -77,6 +77,7 @@ def command(
     restarts: o.Restarts = None,
     quality: o.QualityName = o.Quality.DEFAULT,
     time_budget: o.TimeBudget = None,
+    memory: o.Memory = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
@@ -125,7 +126,7 @@ def command(
             one, two, choice, before, align=align, permutation=permutation, steps=steps, at=at, data=judged,
             output=target, save_permutation=save_permutation, plot=plot, report=report,
             choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip
