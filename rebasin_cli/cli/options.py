@@ -32,6 +32,7 @@ class Method(StrEnum):
     """How units are matched."""
 
     WEIGHTS = "weights"
+    FRANK_WOLFE = "frank-wolfe"
 
 
 class Start(StrEnum):
@@ -109,6 +110,28 @@ Ignore = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Leave tensors alone: 'ema.*'.", rich_help_panel=_SPEC)
 ]
 
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="PATH", help="Arrays (.npz, .safetensors), idx folder, text, MODULE:LOADER.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+NetworkName = Annotated[
+    str | None,
+    typer.Option("--network", metavar="MODULE:FACTORY", help="Your own network.", rich_help_panel=DATA),
+]
+NetworkOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=DATA),
+]
+SequenceLength = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=DATA)
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=DATA)]
 RepairName = Annotated[
     list[Repair] | None,
     typer.Option(

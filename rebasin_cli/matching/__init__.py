@@ -1,6 +1,7 @@
 """Solvers: which unit of B belongs where. Pure over mappings of tensors; they know neither files nor terminals."""
 
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
+from rebasin_cli.matching.frank_wolfe import frank_wolfe, frank_wolfe_attempts
 from rebasin_cli.matching.measures import Distance, inner_product, measure_distance
 from rebasin_cli.matching.restarts import best_of, descents
 from rebasin_cli.matching.result import Enough, MatchResult, Trial
@@ -14,6 +15,8 @@ __all__ = [
     "Trial",
     "best_of",
     "descents",
+    "frank_wolfe",
+    "frank_wolfe_attempts",
     "inner_product",
     "match_weights",
     "measure_distance",

@@ -63,7 +63,8 @@ def match_weights(
     for_tensors, for_matrices = budgets(memory)
     kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
     already = reading_seconds(kept_a, kept_b)
-    descent = Descent(plain, kept_a, kept_b, torch.device(device), similarity_dtype(layout, kept_a), begin, for_matrices)
+    dtype = similarity_dtype(layout, kept_a)
+    descent = Descent(plain, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices)
     generator = torch.Generator().manual_seed(seed)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:

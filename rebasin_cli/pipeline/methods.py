@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
-from rebasin_cli.matching import MatchResult, best_of, descents
+from rebasin_cli.errors import ContentError
+from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts
 from rebasin_cli.matching.memory import budgets, keep_read
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
@@ -49,12 +51,25 @@ Method = Callable[[Pair, MatchChoice, str, OnStep], MatchResult]
 def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
     budget, _ = budgets(choice.memory)
     a, b = keep_read(pair.a, budget), keep_read(pair.b, budget)
-    attempts = descents(
+    started = descents(
         pair.layout, a, b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
         start=choice.start, order=choice.order, device=device, memory=choice.memory,
     )  # fmt: skip
-    return best_of(attempts, on_step)
+    together = []
+    if choice.method == "frank-wolfe" or choice.quality == "high":
+        together = frank_wolfe_attempts(
+            pair.layout, a, b, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, memory=choice.memory
+        )
+        if not together and choice.method == "frank-wolfe":
+            raise ContentError(
+                f"Frank-Wolfe moves all dims of {pair.layout.spec.name} together: none can move so, or their gradients "
+                "do not fit into memory",
+                remedy="--method weights --restarts 5 takes one dim after another",
+            )
+    # The descent that was asked for first, so that what is kept is never below it.
+    result = best_of(chain(islice(started, 1), together, started), on_step)
+    return replace(result, method=choice.method)
 
 
-METHODS: Mapping[str, Method] = {"weights": _weights}
+METHODS: Mapping[str, Method] = {"weights": _weights, "frank-wolfe": _weights}
 """Every `--method`, by name: from the pair, the choice, a resolved device and a progress callback to a result."""

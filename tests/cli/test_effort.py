@@ -48,6 +48,18 @@ def test_quality(rebasin: Rebasin, strangers: Path) -> None:
     assert matches[1]["objective"][-1] >= matches[0]["objective"][-1]
 
 
+def test_frank_wolfe_is_never_below_descent(rebasin: Rebasin, strangers: Path) -> None:
+    plain = rebasin("align", "a.safetensors", "b.safetensors", "-o", "plain.safetensors")
+    done = rebasin("align", "a.safetensors", "b.safetensors", "-o", "fw.safetensors", "--method", "frank-wolfe")
+    assert done.code == 0
+    match = done.document["match"]
+    assert match["method"] == "frank-wolfe"
+    assert [trial["name"] for trial in match["trials"]] == [
+        "anchored, forward order", "frank-wolfe, barycentre", "frank-wolfe, identity",
+    ]  # fmt: skip
+    assert match["objective"][-1] >= plain.document["match"]["objective"][-1]
+
+
 def test_a_time_budget_ends_with_the_best_so_far(rebasin: Rebasin, strangers: Path) -> None:
     done = rebasin("align", "a.safetensors", "b.safetensors", "--restarts", 10**6, "--time-budget", "0.5s")
     assert done.code == 0

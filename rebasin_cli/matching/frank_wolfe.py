@@ -1,0 +1,297 @@
+"""Frank-Wolfe: all dims move together, through doubly stochastic matrices (C2M3, arXiv:2405.17897, for a pair).
+
+A piece of a tensor with two moving sides is bilinear in their permutations, so that ⟨A, π(B)⟩ is quadratic in all of
+them together. Two things follow. The gradient at a mixture of permutations is the same mixture of their gradients, and
+the gradient at a permutation is what descent computes anyway, the similarity of each dim with all others aligned: an
+iteration costs one sweep of similarities and one assignment a dim, and no doubly stochastic matrix is ever multiplied.
+And along the segment from X to a vertex V the objective is a parabola whose two coefficients are inner products
+of gradients that are already there, so that the step is exact.
+
+Dims with insides, and the smallest of three moving dims on one piece, stay at a permutation meanwhile; the descent
+that polishes the rounded result moves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rebasin_cli.matching.assignment import Assignment, solve_assignment
+from rebasin_cli.matching.lone import reshaped, without_lone_owners
+from rebasin_cli.matching.measures import inner_product
+from rebasin_cli.matching.memory import budgets, free_memory, keep_read
+from rebasin_cli.matching.restarts import Attempt
+from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.similarity import Plan, Similarities
+from rebasin_cli.matching.terms import Block, blocks
+from rebasin_cli.matching.weights import OnStep, match_weights, similarity_dtype
+from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key
+from rebasin_cli.spec import Layout
+
+Begin = Literal["barycentre", "identity"]
+
+MAX_ITERATIONS = 60
+GRADIENTS = 3
+"""Matrices held for each dim: its gradient, its similarity, and what the assignment takes."""
+
+TOLERANCE = 1e-4
+"""The iterations end when the best vertex promises less than this share of the objective: what comes after rounding
+and descent does not depend on more."""
+
+
+def frank_wolfe(
+    layout: Layout,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    *,
+    start: Begin = "barycentre",
+    seed: int = 0,
+    max_sweeps: int = 100,
+    max_iterations: int = MAX_ITERATIONS,
+    device: str = "cpu",
+    memory: int | None = None,
+    on_step: OnStep | None = None,
+) -> MatchResult:
+    """Match B's units to A's: Frank-Wolfe on all plain dims, rounding, then descent.
+
+    Args:
+        start: `barycentre`, every unit of B spread evenly over all places, or `identity`.
+        max_iterations: of Frank-Wolfe; max_sweeps: of the descent that follows.
+        memory: as for `match_weights`; the gradients come on top of it.
+        on_step: called after each iteration and each step of the descent; it may raise `Enough`.
+
+    Returns:
+        As `match_weights`; the objective is that of the identity, then that of the rounded mixture (it alone, in
+        the rare case that it is lower), then after every sweep of the descent.
+    """
+    plain = without_lone_owners(layout)
+    for_tensors, for_matrices = budgets(memory)
+    a, b = keep_read(a, for_tensors), keep_read(b, for_tensors)
+    identity = Permutation.identity(plain)
+    before = inner_product(plain, a, b, identity)
+    free = joint_dims(plain)
+    present = identity
+    if set(free) != set(plain.moving()):  # what is held should be where it belongs
+        first = match_weights(layout, a, b, max_sweeps=max_sweeps, device=device, memory=memory)
+        present = reshaped(first.permutation, plain)
+    similarities = Similarities(plain, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices)
+    state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, present)
+    state.begin(start)
+    early: Stop | None = None
+    try:
+        for iteration in range(max_iterations if free else 0):
+            if not state.step():
+                break
+            if on_step:
+                on_step(iteration, 1, 1, state.value)
+    except Enough as wish:
+        early = wish.stop
+    rounded = state.rounded()
+    reached = inner_product(plain, a, b, rounded)
+    polished = match_weights(
+        layout, a, b, seed=seed, start=reshaped(rounded, layout), max_sweeps=0 if early else max_sweeps,
+        device=device, memory=memory, on_step=on_step,
+    )  # fmt: skip
+    path = (reached, *polished.objective[1:])
+    solvers = dict(polished.solvers)
+    for solver, count in state.solvers.items():
+        solvers[solver] = solvers.get(solver, 0) + count
+    return MatchResult(
+        method="frank-wolfe",
+        permutation=polished.permutation,
+        objective=path if reached < before else (before, *path),
+        stop=early or polished.stop,
+        seed=seed,
+        seconds={**polished.seconds, "frank-wolfe": sum(state.seconds.values())},
+        solves=sum(solvers.values()),
+        gains=dict(polished.gains),
+        solvers=solvers,
+        gap=polished.gap,
+    )  # fmt: skip
+
+
+def frank_wolfe_attempts(
+    layout: Layout,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    max_sweeps: int = 100,
+    device: str = "cpu",
+    memory: int | None = None,
+) -> list[Attempt]:
+    """Frank-Wolfe from the barycentre and from the identity; none where no dims can move together, or their gradients
+    would not fit into memory."""
+    plain = without_lone_owners(layout)
+    free = joint_dims(plain)
+    size = 4 if similarity_dtype(layout, a) == torch.float32 else 8
+    if not free or GRADIENTS * size * sum(plain.dims[dim].size ** 2 for dim in free) > free_memory():
+        return []
+
+    def attempt(start: Begin) -> Attempt:
+        def run(on_step: OnStep | None) -> MatchResult:
+            return frank_wolfe(
+                layout, a, b, start=start, seed=seed, max_sweeps=max_sweeps, device=device, memory=memory,
+                on_step=on_step,
+            )  # fmt: skip
+
+        return Attempt(f"frank-wolfe, {start}", run)
+
+    return [attempt("barycentre"), attempt("identity")]
+
+
+def joint_dims(layout: Layout) -> tuple[str, ...]:
+    """The dims that can move together: those without insides, never more than two sides of them on one piece."""
+    acting = {bound.index_dim for bound in layout.tensors.values()}
+    free = {block.root for block in blocks(layout) if len(block.dims) == 1 and block.root not in acting}
+    for bound in layout.tensors.values():
+        for piece in bound.pieces if bound.section == "tensors" else ():
+            while sum(side.dim in free for side in piece.sides) > 2:
+                here = [str(side.dim) for side in piece.sides if side.dim in free]
+                free.discard(min(here, key=lambda dim: layout.dims[dim].size))
+    return tuple(dim for dim in layout.dims if dim in free)
+
+
+@dataclass(slots=True)
+class _Mixture:
+    """X = `even`·J/n + Σ `weights`[k]·`vertices`[k], and the gradient there, all dims alike.
+
+    Attributes:
+        held: permutations of the dims that do not take part.
+        gradients: dim → ∇f (n, n); at_x: ⟨∇f, X⟩ summed over dims.
+        value: the objective at X, once a step has `begun`.
+    """
+
+    free: Mapping[str, Block]
+    similarities: Similarities
+    held: Permutation
+    even: float = 0.0
+    weights: list[float] = field(default_factory=list)
+    vertices: list[dict[str, Tensor]] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    at_x: float = 0.0
+    value: float = 0.0
+    begun: bool = False
+    solvers: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0})
+    _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def begin(self, start: Begin) -> None:
+        if start == "identity":
+            vertex = {dim: self.held[dim] for dim in self.free}
+            if self.free:
+                vertex = {dim: torch.arange(len(perm)) for dim, perm in vertex.items()}
+            self.weights, self.vertices = [1.0], [vertex]
+            self.gradients = {d: self._similarity(d, self.held.replace(vertex)).clone() for d in self.free}
+        else:
+            self.even = 1.0
+            self.gradients = {dim: self._even_gradient(block) for dim, block in self.free.items()}
+        self.at_x = sum(self._along_x(self.gradients[dim], dim) for dim in self.free)
+
+    def step(self) -> bool:
+        """Go to the best point between X and the vertex that the gradient points at; False if there is no gain."""
+        began = perf_counter()
+        vertex = {dim: self._assign(dim, self.gradients[dim]) for dim in self.free}
+        middle = perf_counter()
+        self.seconds["assignment"] += middle - began
+        gradient_v = sum(_along(self.gradients[dim], vertex[dim]) for dim in self.free)
+        slope = gradient_v - self.at_x
+        if slope <= TOLERANCE * abs(self.at_x):
+            return False
+        there = self.held.replace(vertex)
+        similar_v = similar_x = 0.0
+        found: dict[str, Tensor] = {}
+        for dim in self.free:
+            # Where it is kept between visits the matrix is mended in place next time: used up before that.
+            found[dim] = self._similarity(dim, there)
+            similar_v += _along(found[dim], vertex[dim])
+            similar_x += self._along_x(found[dim], dim)
+        bend = 0.5 * (similar_v - similar_x - gradient_v + self.at_x)
+        size = 1.0 if bend >= 0 else min(1.0, -slope / (2 * bend))
+        for dim in self.free:
+            self.gradients[dim].lerp_(found[dim], size)
+        rest = 1.0 - size
+        self.at_x = rest * rest * self.at_x + rest * size * (gradient_v + similar_x) + size * size * similar_v
+        self.even *= rest
+        kept = [(w * rest, v) for w, v in zip(self.weights, self.vertices, strict=True) if w * rest > 0]
+        self.weights, self.vertices = [w for w, _ in kept] + [size], [v for _, v in kept] + [vertex]
+        if not self.begun:  # from the vertex, whose objective the tensors tell, back to X
+            source = self.similarities
+            self.value = inner_product(source.layout, source.a, source.b, there) - slope - bend
+            self.begun = True
+        self.value += slope * size + bend * size * size
+        self.seconds["similarity"] += perf_counter() - middle
+        return True
+
+    def rounded(self) -> Permutation:
+        """The permutation nearest to X in every dim: the one that maximises ⟨P, X⟩."""
+        if not self.vertices:
+            return self.held
+        return self.held.replace({dim: self._assign_once(self._matrix(dim)) for dim in self.free})
+
+    def _matrix(self, dim: str) -> Tensor:
+        n = len(self.vertices[0][dim])
+        matrix = torch.full((n, n), self.even / n, dtype=torch.float64)
+        rows = torch.arange(n)
+        for weight, vertex in zip(self.weights, self.vertices, strict=True):
+            matrix[rows, vertex[dim]] += weight
+        return matrix
+
+    def _along_x(self, matrix: Tensor, dim: str) -> float:
+        """⟨matrix, X⟩ for one dim."""
+        total = self.even * float(matrix.double().sum()) / len(matrix) if self.even else 0.0
+        for weight, vertex in zip(self.weights, self.vertices, strict=True):
+            total += weight * _along(matrix, vertex[dim])
+        return total
+
+    def _similarity(self, dim: str, permutation: Permutation) -> Tensor:
+        return self.similarities.matrix(self.free[dim], permutation)
+
+    def _even_gradient(self, block: Block) -> Tensor:
+        """∇f at the barycentre: B's sides of the dims that take part averaged instead of aligned."""
+        n = self.similarities.layout.dims[block.root].size
+        total = torch.zeros(n, n, dtype=self.similarities.dtype, device=self.similarities.device)
+        for plan in self.similarities.plans(block):
+            a, b = (self._spread(plan, which) for which in ("a", "b"))
+            total.addmm_(a, b.T)
+        return total
+
+    def _spread(self, plan: Plan, which: Literal["a", "b"]) -> Tensor:
+        """One side of a plan, (n, rest): A's summed and B's averaged over the other dims that take part."""
+        source = self.similarities
+        bound, piece = plan.bound, plan.piece
+        tensor = source.a[bound.key] if which == "a" else source.b[source_key(self.held, bound)]
+        view = piece_view(tensor.contiguous(), piece).to(device=source.device, dtype=source.dtype)
+        free = [at for at in plan.others if piece.sides[at].dim in self.free]
+        if which == "b":
+            view = gather_piece(view, piece, self.held, bound.place, skip={plan.solved, *free})
+        if free:
+            view = view.sum(free, keepdim=True) if which == "a" else view.mean(free, keepdim=True)
+        return view.movedim(plan.solved, 0).reshape(piece.sides[plan.solved].size, -1)  # (n, rest)
+
+    def _assign(self, dim: str, matrix: Tensor) -> Tensor:
+        found = self._solve(matrix, self._prices.get(dim))
+        if found.prices is not None:
+            self._prices[dim] = found.prices
+        return torch.from_numpy(found.columns)
+
+    def _assign_once(self, matrix: Tensor) -> Tensor:
+        return torch.from_numpy(self._solve(matrix, None).columns)
+
+    def _solve(self, matrix: Tensor, prices: NDArray[np.float64] | None) -> Assignment:
+        found = solve_assignment(matrix, prices=prices)
+        self.solvers[found.solver] = self.solvers.get(found.solver, 0) + 1
+        return found
+
+
+def _along(matrix: Tensor, perm: Tensor) -> float:
+    """Σ_i matrix[i, perm[i]] in float64."""
+    rows = torch.arange(len(perm), device=matrix.device)
+    return float(matrix[rows, perm.to(matrix.device)].double().sum())
