@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.proving import Subject, Trace
 from rebasin_cli.evaluation.subjects import towers
 from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.subjects.modules import randomise, run_module
 from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
 
-GROUPS, CELL = 14, 2
+GROUPS, CELL = 8, 2
 """As SD's 32 groups of 10 channels: straddling groups cut the streams in the same way if the groups are 2 modulo 3,
 and an even number of them lets every skip be halved."""
 
@@ -22,6 +24,21 @@ and an even number of them lets every skip be halved."""
 def random(*shape: int, seed: int = 1) -> torch.Tensor:
     """Normal float64 numbers, always the same for a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def diffusers_subject(name: str, model: Any, inputs: Mapping[str, Any], tolerance: float = 1e-9) -> Subject:
+    """A model of diffusers, whose files have the keys that it has in memory.
+
+    Every run loads the permuted tensors into the one network: making a new one takes longer than running it.
+    """
+    randomise(model)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        model.load_state_dict(dict(tensors), assign=True)
+        return run_module(model, inputs, trace)
+
+    return Subject(name, state, run, json.loads(model.to_json_string()), tolerance=tolerance)
 
 
 def unet(name: str, groups: int, cell: int, heads: int, context: int = 20, pooled: int = 10) -> nn.Module:
@@ -68,13 +85,9 @@ def unet_inputs(name: str) -> dict[str, Any]:
 
 
 def diffusers_unet(name: str, heads: int) -> Subject:
-    """In diffusers' layout, through its files."""
-    return pretrained_subject(
-        f"diffusers UNet2DConditionModel as {name} ({GROUPS} groups of {CELL})",
-        unet(name, GROUPS, CELL, heads),
-        unet_inputs(name),
-        file="diffusion_pytorch_model.safetensors",
-    )
+    """In diffusers' layout."""
+    title = f"diffusers UNet2DConditionModel as {name} ({GROUPS} groups of {CELL})"
+    return diffusers_subject(title, unet(name, GROUPS, CELL, heads), unet_inputs(name))
 
 
 def autoencoder(groups: int, cell: int, **options: Any) -> nn.Module:
@@ -95,11 +108,9 @@ def autoencoder_inputs() -> dict[str, Any]:
 
 
 def diffusers_autoencoder(**options: Any) -> Subject:
-    """In diffusers' layout, through its files."""
+    """In diffusers' layout."""
     name = f"diffusers AutoencoderKL (5 groups of 3{', without quant_conv' if options else ''})"
-    return pretrained_subject(
-        name, autoencoder(5, 3, **options), autoencoder_inputs(), file="diffusion_pytorch_model.safetensors"
-    )
+    return diffusers_subject(name, autoencoder(5, 3, **options), autoencoder_inputs())
 
 
 def text_encoder(heads: int, head_dim: int) -> nn.Module:

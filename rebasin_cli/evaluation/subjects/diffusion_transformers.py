@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.diffusion import random
+from rebasin_cli.evaluation.subjects.diffusion import diffusers_subject, random
 from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, pretrained_subject
-
-FILE = "diffusion_pytorch_model.safetensors"
+from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE
 
 
 def dit() -> Subject:
@@ -28,7 +26,7 @@ def dit() -> Subject:
         "timestep": torch.tensor([3, 500]),
         "class_labels": torch.tensor([1, 6]),
     }
-    return pretrained_subject("diffusers DiTTransformer2DModel (6 heads of 8)", model, inputs, file=FILE)
+    return diffusers_subject("diffusers DiTTransformer2DModel (6 heads of 8)", model, inputs)
 
 
 def sd3_network(**options: Any) -> nn.Module:
@@ -53,14 +51,9 @@ def sd3_inputs() -> dict[str, Any]:
 
 
 def sd3(name: str, tolerance: float = 1e-9, **options: Any) -> Subject:
-    """Stable Diffusion 3, through its files."""
-    return pretrained_subject(
-        f"diffusers SD3Transformer2DModel as {name} (6 heads of 8)",
-        sd3_network(**options),
-        sd3_inputs(),
-        file=FILE,
-        tolerance=tolerance,
-    )
+    """Stable Diffusion 3 in diffusers' layout."""
+    name = f"diffusers SD3Transformer2DModel as {name} (6 heads of 8)"
+    return diffusers_subject(name, sd3_network(**options), sd3_inputs(), tolerance)
 
 
 def flux_network(guidance: bool) -> nn.Module:
@@ -88,9 +81,9 @@ def flux_inputs(guidance: bool) -> dict[str, Any]:
 
 
 def flux(guidance: bool) -> Subject:
-    """Flux, through its files."""
+    """Flux in diffusers' layout."""
     name = f"diffusers FluxTransformer2DModel (4 heads of 12{', with guidance' if guidance else ''})"
-    return pretrained_subject(name, flux_network(guidance), flux_inputs(guidance), file=FILE)
+    return diffusers_subject(name, flux_network(guidance), flux_inputs(guidance))
 
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
