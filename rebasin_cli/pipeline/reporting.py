@@ -18,6 +18,7 @@ class ReportRequest:
     run: Path | None = None
     html: Path | None = None
     markdown: Path | None = None
+    text: Path | None = None
     png: Path | None = None
     force: bool = False
 
@@ -28,7 +29,7 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
     Raises:
         RebasinError: outputs that collide, exist or cannot be written; a PNG of a document without losses.
     """
-    named = {"html": request.html, "markdown": request.markdown, "png": request.png}
+    named = {"html": request.html, "markdown": request.markdown, "text": request.text, "png": request.png}
     files = {role: path for role, path in named.items() if path is not None and path != _STDOUT}
     if files:
         _check(request, files, document)
@@ -73,6 +74,10 @@ def _rendered(role: str, document: RunDocument) -> str | bytes:
         from rebasin_cli.report.markdown import to_markdown
 
         return to_markdown(document)
+    if role == "text":
+        from rebasin_cli.report.console import to_text
+
+        return to_text(document)
     from rebasin_cli.report.png import to_png
 
     assert document.barrier is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from textwrap import wrap
 
 from rich import box
@@ -38,6 +39,14 @@ def print_summary(console: Console, document: RunDocument, *, verbose: bool = Fa
         console.print()
         plot = loss_plot(document.barrier, width=min(console.width, PLOT_WIDTH), unicode=unicode)
         console.print(plot, no_wrap=True, crop=False)
+
+
+def to_text(document: RunDocument) -> str:
+    """The summary as plain text of 80 columns, for a file or a pipe."""
+    console = Console(file=StringIO(), width=80, color_system=None, force_terminal=False)
+    print_summary(console, document)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
 
 
 def _table(grid: Grid, unicode: bool) -> Table:

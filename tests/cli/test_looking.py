@@ -129,6 +129,16 @@ def test_report_in_every_form(rebasin: Rebasin, pair: Path) -> None:
     assert rebasin("report", "run.json", "--html", "r.html", "--force").code == 0
 
 
+def test_report_as_text_is_that_of_the_terminal(rebasin: Rebasin, pair: Path) -> None:
+    run = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 5, "--data", "data.npz").out
+    done = rebasin("report", "--text", "-", stdin=run.encode())
+    assert done.code == 0
+    assert "above the line between the ends" in done.out
+    assert "naive, barrier" in done.out
+    assert "\x1b[" not in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
 def test_report_from_the_pipe_to_stdout(rebasin: Rebasin, pair: Path) -> None:
     run = rebasin("align", "a.safetensors", "b.safetensors").out
     done = rebasin("report", "--markdown", "-", stdin=run.encode())

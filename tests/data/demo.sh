@@ -11,6 +11,6 @@ rebasin align "$data/digits_mlp_a.safetensors" "$data/digits_mlp_b.safetensors" 
     rebasin interpolate --steps 25 --data "$data/digits.npz" --max-barrier 0.11 \
         --plot demo/barrier.png --report demo/run.json --force >demo/document.json
 rebasin report demo/run.json --html demo/report.html --force
-rebasin report demo/run.json
+if [ -t 1 ]; then rebasin report demo/run.json; else rebasin report demo/run.json --text -; fi
 echo
 echo "demo/ has the aligned checkpoint, its permutation, the run document, barrier.png and report.html."

@@ -18,6 +18,7 @@ def command(
     run: Annotated[Path | None, typer.Argument(metavar="RUN.json", help="A run document; none: from the pipe.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="One self-contained page; - prints it.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Markdown; - prints it.")] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="As on a terminal; - prints it.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="The plot.")] = None,
     force: o.Force = False,
     json: o.Json = False,
@@ -25,17 +26,17 @@ def command(
     verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> None:
-    """Show a run document: on the terminal, as HTML, Markdown or PNG."""
+    """Show a run document: on the terminal, as text, HTML, Markdown or PNG."""
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.reporting import ReportRequest, render
     from rebasin_cli.report.codec import read_document
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
-    to_stdout = [option for option in (html, markdown) if option == PIPE]
+    to_stdout = [option for option in (html, markdown, text) if option == PIPE]
     if len(to_stdout) + json > 1:
         raise UsageError("only one thing can go to stdout", remedy="name files for the others")
     document = read_piped_document(_USAGE) if run is None or run == PIPE else read_document(run)
-    printed = render(ReportRequest(run, html, markdown, png, force), document)
+    printed = render(ReportRequest(run, html, markdown, text, png, force), document)
     if printed is not None:
         print_payload(printed)
     session.finish(document, payload=printed is None)
