@@ -1,25 +1,43 @@
 """Running networks on data: what a checkpoint's loss is, and how it changes along a path."""
 
 from rebasin_cli.evaluation.barrier import BarrierReport, Curve, barrier_above_line, barrier_above_mean
+from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.data import Dataset, Split, load_data
-from rebasin_cli.evaluation.fitting import check_fits
+from rebasin_cli.evaluation.fitting import check_fits, check_runs
+from rebasin_cli.evaluation.loaders import load_named
+from rebasin_cli.evaluation.named import is_named
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
-from rebasin_cli.evaluation.sweep import DEFAULT_BATCH_SIZE, evaluate, runner, sweep
+from rebasin_cli.evaluation.networks.modules import user_network
+from rebasin_cli.evaluation.networks.pretrained import pretrained_network
+from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.sweep import DEFAULT_BATCH_SIZE, AnyNetwork, evaluate, measure_path, runner, sweep
+from rebasin_cli.evaluation.text import load_text
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
     "FAMILIES",
+    "AnyNetwork",
     "BarrierReport",
     "Curve",
     "Dataset",
     "Network",
+    "Scores",
     "Split",
     "barrier_above_line",
     "barrier_above_mean",
     "build_network",
     "check_fits",
+    "check_runs",
     "evaluate",
+    "is_named",
     "load_data",
+    "load_named",
+    "load_text",
+    "measure_path",
+    "parse_command",
+    "pretrained_network",
+    "run_command",
     "runner",
     "sweep",
+    "user_network",
 ]

@@ -8,8 +8,8 @@ the rise above the *line* between the end losses (Entezari et al. 2021, arXiv:21
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 def barrier_above_line(lam: Sequence[float], loss: Sequence[float]) -> float:
@@ -39,12 +39,14 @@ class Curve:
     Attributes:
         lam: the points, weight on B, ascending from 0 to 1.
         loss: mean cross-entropy at each, in nats per example; NaN or infinite where the network's output was.
-        accuracy: fraction of examples classified correctly, 0 to 1.
+        accuracy: fraction of examples classified correctly, 0 to 1; NaN if it was not measured.
+        metrics: whatever else was, by name.
     """
 
     lam: tuple[float, ...]
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def barrier(self) -> float:

@@ -39,7 +39,7 @@ class Dataset:
 
     Attributes:
         inputs: (N, …); floats, and finite. What was uint8 is float32 from 0 to 1. Other integers stay as they are.
-        targets: (N,), int64 class labels.
+        targets: (N,), int64 class labels; (N, tokens) for a language model, −100 where there is no answer.
         source: the file or folder, as the user named it.
         split: "train" or "test" where the source has both, otherwise None.
     """
@@ -79,14 +79,16 @@ def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Da
             raise ContentError(f"{path} is not in a format that data can be read from", remedy=_FORMATS)
     except OSError as error:
         raise system_failure(error, path, "read") from error
-    _check_pair(inputs, targets, str(path))
+    return as_dataset(inputs, targets, str(path), split if path.is_dir() else None, limit)
+
+
+def as_dataset(
+    inputs: Tensor, targets: Tensor, source: str, split: str | None, limit: int | None, *, tokens: bool = False
+) -> Dataset:
+    """Examples from a pair of tensors, checked; `tokens`: every example may have a label for each of its tokens."""
+    _check_pair(inputs, targets, source, tokens)
     inputs, targets = inputs[:limit], targets[:limit]
-    return Dataset(
-        inputs=_as_inputs(inputs, str(path)),
-        targets=targets.to(torch.int64),
-        source=str(path),
-        split=split if path.is_dir() else None,
-    )
+    return Dataset(_as_inputs(inputs, source), targets.to(torch.int64), source, split)
 
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
@@ -152,14 +154,14 @@ def _damaged(path: Path, kind: str, error: object) -> ContentError:
     )
 
 
-def _check_pair(inputs: Tensor, targets: Tensor, source: str) -> None:
+def _check_pair(inputs: Tensor, targets: Tensor, source: str, tokens: bool) -> None:
     if targets.dtype not in _LABEL_DTYPES:
         raise ContentError(
             f"`targets` are {_name(targets)}, but labels are integers",
             where=source,
             remedy="save the class numbers, counted from 0, as int64",
         )
-    if targets.ndim != 1:
+    if targets.ndim != 1 and not (tokens and targets.shape == inputs.shape):
         raise ContentError(
             f"`targets` have shape {tuple(targets.shape)}, but there is one label for each example: (N,)",
             where=source,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.networks import Network
+from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 
 
 def check_fits(network: Network, dataset: Dataset) -> None:
@@ -24,6 +28,35 @@ def check_fits(network: Network, dataset: Dataset) -> None:
     _check_inputs(network, dataset)
     _check_labels(network, dataset)
     _check_run(network, dataset)
+
+
+def check_runs(network: ModuleNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> None:
+    """Run a module on one example: what it takes, only it knows.
+
+    Raises:
+        ContentError: it raises, its logits have the wrong axes, or there is a label that it has no logit for.
+    """
+    try:
+        with torch.inference_mode():
+            logits = network.logits(network.load(state), dataset.inputs[:1])
+    except ContentError:
+        raise
+    except Exception as error:
+        raise ContentError(
+            f"{network.family} cannot take `inputs` of shape {tuple(dataset.inputs.shape)}, one example at a time: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            where=dataset.source,
+            remedy="use the data that the network was trained for; --debug shows where it stopped",
+        ) from error
+    wanted = (1, *dataset.targets.shape[1:])
+    if tuple(logits.shape[:-1]) != wanted:
+        raise ContentError(
+            f"{network.family} answers one example with {tuple(logits.shape)}, and its targets are {wanted}",
+            where=dataset.source,
+            remedy="logits are (N, classes), or (N, tokens, vocabulary) where every token has a target",
+        )
+    labels = dataset.targets[dataset.targets != -100]
+    _check_range(int(labels.min()), int(labels.max()), logits.shape[-1], dataset.source)
 
 
 def _check_inputs(network: Network, dataset: Dataset) -> None:
@@ -57,11 +90,14 @@ def _check_inputs(network: Network, dataset: Dataset) -> None:
 
 def _check_labels(network: Network, dataset: Dataset) -> None:
     low, high = int(dataset.targets.min()), int(dataset.targets.max())
-    if low < 0 or high >= network.classes:
+    _check_range(low, high, network.classes, dataset.source)
+
+
+def _check_range(low: int, high: int, classes: int, source: str) -> None:
+    if low < 0 or high >= classes:
         raise ContentError(
-            f"labels run from {low} to {high}, and the network has {network.classes} classes, "
-            f"0 to {network.classes - 1}",
-            where=dataset.source,
+            f"labels run from {low} to {high}, and the network has {classes} classes, 0 to {classes - 1}",
+            where=source,
             remedy="use the data that the network was trained for, with classes counted from 0",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,13 +13,17 @@ from torch import Tensor
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.networks import Network
+from rebasin_cli.evaluation.networks.modules import ModuleNetwork
+from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.matching.taps import Run, Taps
 
 DEFAULT_BATCH_SIZE = 512
 
+AnyNetwork = Network | ModuleNetwork
+
 
 def sweep(
-    network: Network,
+    network: AnyNetwork,
     states: Callable[[float], Mapping[str, Tensor]],
     grid: Sequence[float],
     dataset: Dataset,
@@ -37,39 +42,58 @@ def sweep(
         Losses are means over all examples, accumulated in float64, so that they hardly depend on `batch_size`.
         A loss that is not finite is returned as it is.
     """
-    losses, accuracies = [], []
+
+    def measure(lam: float) -> Scores:
+        return Scores(*evaluate(network, states(lam), dataset, batch_size=batch_size, device=device))
+
+    return measure_path(measure, grid, on_step)
+
+
+def measure_path(
+    measure: Callable[[float], Scores], grid: Sequence[float], on_step: Callable[[int, int], None] | None = None
+) -> Curve:
+    """The curve of whatever `measure` says at every λ."""
+    found = []
     for done, lam in enumerate(grid, 1):
-        loss, accuracy = evaluate(network, states(lam), dataset, batch_size=batch_size, device=device)
-        losses.append(loss)
-        accuracies.append(accuracy)
+        found.append(measure(lam))
         if on_step:
             on_step(done, len(grid))
-    return Curve(tuple(grid), tuple(losses), tuple(accuracies))
+    names = dict.fromkeys(name for scores in found for name in scores.metrics)
+    return Curve(
+        tuple(grid),
+        tuple(scores.loss for scores in found),
+        tuple(scores.accuracy for scores in found),
+        {name: tuple(scores.metrics.get(name, math.nan) for scores in found) for name in names},
+    )
 
 
 def evaluate(
-    network: Network,
+    network: AnyNetwork,
     state: Mapping[str, Tensor],
     dataset: Dataset,
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: torch.device | str = "cpu",
 ) -> tuple[float, float]:
-    """Mean cross-entropy in nats per example, and accuracy from 0 to 1, of one network on a dataset."""
+    """Mean cross-entropy in nats per example (per token where every token has a target), and accuracy, 0 to 1."""
     with torch.inference_mode(), _full_precision():
         params = network.load(state, device)
+        answered = 0
         loss = torch.zeros((), dtype=torch.float64, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for start in range(0, len(dataset), batch_size):
             targets = dataset.targets[start : start + batch_size].to(device)
             logits = network.logits(params, dataset.inputs[start : start + batch_size]).double()  # (batch, classes)
+            if targets.dim() > 1:  # (batch, tokens, vocabulary): every token is a question
+                logits, targets = logits.flatten(0, -2), targets.flatten()
+            answered += int((targets >= 0).sum())
             loss += F.cross_entropy(logits, targets, reduction="sum")
             # argmax takes a NaN for the largest: such an example would count as right by its place
             correct += ((logits.argmax(1) == targets) & ~logits.isnan().any(1)).sum()
-        return loss.item() / len(dataset), correct.item() / len(dataset)
+        return loss.item() / answered, correct.item() / answered
 
 
-def runner(network: Network, dataset: Dataset, batch_size: int) -> Run:
+def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:
     """What runs a network over examples in batches of about `batch_size`, none of them much smaller, with taps."""
     batches = max(1, round(len(dataset) / batch_size))
 

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint
-from rebasin_cli.errors import GateError, UsageError
-from rebasin_cli.evaluation import (
-    DEFAULT_BATCH_SIZE,
-    Curve,
-    Dataset,
-    Network,
-    Split,
-    build_network,
-    check_fits,
-    load_data,
-    sweep,
-)
+from rebasin_cli.errors import ContentError, GateError, UsageError
+from rebasin_cli.evaluation import Curve, Scores, measure_path
 from rebasin_cli.merging import interpolated
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.judges import Judge, measured
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.repairing import FIT_EXAMPLES, Kind, Repairer
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 
@@ -39,65 +27,8 @@ _NEAR_CHANCE = 1.25
 """An end that is right no more than this many times as often as always guessing the commonest label knows nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataRequest:
-    """What to evaluate on: `--data`, `--split`, `--limit`, `--batch-size`, `--network-option`.
-
-    Attributes:
-        fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples.
-        repairs: what to do to the points of the path, each a curve of its own.
-    """
-
-    path: Path
-    split: Split = "test"
-    limit: int | None = None
-    batch_size: int = DEFAULT_BATCH_SIZE
-    options: Mapping[str, str] = field(default_factory=dict)
-    fit: Path | None = None
-    fit_limit: int = FIT_EXAMPLES
-    repairs: tuple[Kind, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """A network and the examples it is judged on, which fit each other.
-
-    Attributes:
-        repairer: what finishes the points of the path, if they are to be repaired.
-    """
-
-    network: Network
-    dataset: Dataset
-    batch_size: int
-    repairer: Repairer | None = None
-    repairs: tuple[Kind, ...] = ()
-
-
-def prepare_judge(request: DataRequest, pair: Pair, device: str, listener: Listener) -> Judge:
-    """Build the network, read the data, see that they fit.
-
-    Raises:
-        RebasinError: no network for the architecture, unknown options, or data that does not fit it.
-    """
-    network = build_network(pair.layout_a, pair.a.infos, request.options)
-    for assumption in network.assumptions:
-        listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
-    dataset = load_data(request.path, request.split, request.limit)
-    check_fits(network, dataset)
-    if not request.repairs:
-        return Judge(network, dataset, request.batch_size)
-    repairer = Repairer(network, fitting_data(request, listener), device, listener)
-    check_fits(network, repairer.examples)
-    for kind in request.repairs:
-        repairer.check(kind)
-    return Judge(network, dataset, request.batch_size, repairer, request.repairs)
-
-
-def fitting_data(request: DataRequest, listener: Listener) -> Dataset:
-    """The examples that statistics are taken from; of a folder with two halves the training half."""
-    if request.fit is None and not request.path.is_dir():
-        listener.remark("statistics are fitted on examples of --data itself; --fit-data FILE names others")
-    return load_data(request.fit or request.path, "train", request.fit_limit)
+_IN_A_ROW = 3
+"""After so many failures one after the other the rest of a curve is not tried."""
 
 
 def measure_barrier(
@@ -106,20 +37,25 @@ def measure_barrier(
     permutation: Permutation | None,
     grid: Sequence[float],
     *,
-    device: str,
     listener: Listener,
+    first: Scores | None = None,
 ) -> BarrierRecord:
-    """Sweep λ from A to B as it is, and to π(B) if there is a permutation."""
+    """Sweep λ from A to B as it is, and to π(B) if there is a permutation.
+
+    Args:
+        first: what A is worth, where that was measured before.
+    """
     a, b = _held(pair.a, pair), _held(pair.b, pair)
-    naive = _curve(judge, pair, a, b, grid, "naive path", device, listener)
+    sweeper = _Sweeper(judge, pair, tuple(grid), listener, first)
+    naive = sweeper.curve(a, b, "naive")
     aligned = None
     if permutation is not None:
         moved: Mapping[str, Tensor] = permuted(permutation, pair.layout, b)
         if isinstance(b, dict):
             moved = {key: moved[key] for key in b}  # permuted once, not at every λ
-        aligned = _curve(judge, pair, a, moved, grid, "aligned path", device, listener)
+        aligned = sweeper.curve(a, moved, "aligned")
         b = moved
-    repaired = _repaired(judge, pair, a, b, grid, "naive" if aligned is None else "aligned", device, listener)
+    repaired = _repaired(sweeper, a, b, "naive" if aligned is None else "aligned")
     _tell_ends(judge, naive, listener)
     if not repaired:
         _tell_buffers(pair, listener)
@@ -127,33 +63,39 @@ def measure_barrier(
         lam=tuple(grid),
         naive=_record(naive),
         aligned=_record(aligned) if aligned else None,
-        data=os.path.abspath(judge.dataset.source),
-        split=judge.dataset.split,
-        examples=len(judge.dataset),
+        data=judge.source,
+        split=judge.split,
+        examples=judge.examples,
         repaired={name: _record(curve) for name, curve in repaired.items()},
+        failures=sweeper.failures,
     )
 
 
-def _repaired(
-    judge: Judge,
-    pair: Pair,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    grid: Sequence[float],
-    base: str,
-    device: str,
-    listener: Listener,
-) -> dict[str, Curve]:
+def _repaired(sweeper: _Sweeper, a: Mapping[str, Tensor], b: Mapping[str, Tensor], base: str) -> dict[str, Curve]:
     """The last curve once more for every kind of repair."""
     found: dict[str, Curve] = {}
-    for kind in judge.repairs:
-        repairer = judge.repairer
+    for kind in sweeper.judge.repairs:
+        repairer = sweeper.judge.repairer
         assert repairer is not None
         if kind == "repair":
             repairer.measure_ends(a, b)
-        finish = partial(repairer.finish, kind=kind)
-        found[f"{base} + {kind}"] = _curve(judge, pair, a, b, grid, f"{base} + {kind} path", device, listener, finish)
+        found[f"{base} + {kind}"] = sweeper.curve(a, b, f"{base} + {kind}", partial(repairer.finish, kind=kind))
     return found
+
+
+def check_measured(document: RunDocument) -> None:
+    """Answer points that could not be measured, once everything that was has been written.
+
+    Raises:
+        ContentError: naming the first of them.
+    """
+    failures = document.barrier.failures if document.barrier else {}
+    if failures:
+        place, why = next(iter(failures.items()))
+        raise ContentError(
+            f"{len(failures)} points of the path could not be measured; {place}: {why}",
+            remedy="everything else was measured and written; --at LAM -o FILE writes such a point, to try it by hand",
+        )
 
 
 def check_gate(document: RunDocument, limit: float) -> None:
@@ -178,38 +120,57 @@ def _held(checkpoint: Checkpoint, pair: Pair) -> Mapping[str, Tensor]:
     return dict(checkpoint) if pair.a.nbytes + pair.b.nbytes <= _HOLD else checkpoint
 
 
-def _curve(
-    judge: Judge,
-    pair: Pair,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    grid: Sequence[float],
-    title: str,
-    device: str,
-    listener: Listener,
-    finish: Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]] | None = None,
-) -> Curve:
-    def states(lam: float) -> Mapping[str, Tensor]:
-        state = interpolated(pair.layout_a, a, b, lam)
-        return finish(state, lam) if finish else state
+Finish = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
 
-    with listener.phase(title, len(grid), "points") as advance:
-        on_step: Callable[[int, int], None] = lambda done, of: advance(1)  # noqa: E731
-        curve = sweep(
-            judge.network, states, grid, judge.dataset, batch_size=judge.batch_size, device=device, on_step=on_step
-        )
-    if curve.non_finite:
-        listener.warn(f"the loss of the {title} is not finite at λ = {', '.join(f'{x:g}' for x in curve.non_finite)}")
-    return curve
+
+@dataclass(slots=True)
+class _Sweeper:
+    """Measures curves over one grid; `failures` by curve and λ."""
+
+    judge: Judge
+    pair: Pair
+    grid: tuple[float, ...]
+    listener: Listener
+    first: Scores | None
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def curve(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str, finish: Finish | None = None) -> Curve:
+        """Loss at every λ from `a` to `b`; a point that cannot be measured is NaN."""
+        failed = 0
+
+        def measure(lam: float) -> Scores:
+            nonlocal failed
+            if lam == 0.0 and self.first is not None:
+                return self.first
+            if failed >= _IN_A_ROW:
+                self.failures[f"{name}, λ = {lam:g}"] = f"not tried, after {_IN_A_ROW} failures one after the other"
+                return Scores(math.nan)
+            state = interpolated(self.pair.layout_a, a, b, lam)
+            place = f"{name}, λ = {lam:g}"
+            scores = measured(self.judge, finish(state, lam) if finish else state, self.failures, place)
+            failed = failed + 1 if place in self.failures else 0
+            if place in self.failures:
+                self.listener.warn(f"{place} could not be measured: {self.failures[place]}")
+            return scores
+
+        with self.listener.phase(f"{name} path", len(self.grid), "points") as advance:
+            curve = measure_path(measure, self.grid, lambda done, of: advance(1))
+        unknown = [x for x in curve.non_finite if f"{name}, λ = {x:g}" not in self.failures]
+        if unknown:
+            where = ", ".join(f"{x:g}" for x in unknown)
+            self.listener.warn(f"the loss of the {name} path is not finite at λ = {where}")
+        return curve
 
 
 def _record(curve: Curve) -> CurveRecord:
-    return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean)
+    return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean, curve.metrics)
 
 
 def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
     """Ends that know nothing make any barrier meaningless: usually the wrong data, or an option that is missing."""
-    chance = float(judge.dataset.targets.bincount().max()) / len(judge.dataset)
+    chance = judge.chance
+    if chance == 1.0:
+        return
     for name, accuracy, loss in (("A", curve.accuracy[0], curve.loss[0]), ("B", curve.accuracy[-1], curve.loss[-1])):
         if accuracy <= chance * _NEAR_CHANCE < 1 or not math.isfinite(loss):
             listener.warn(

@@ -13,7 +13,8 @@ from rebasin_cli.matching import MatchResult, measure_distance
 from rebasin_cli.merging import check_lambda, lambda_grid
 from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
-from rebasin_cli.pipeline.curves import DataRequest, measure_barrier, prepare_judge
+from rebasin_cli.pipeline.curves import measure_barrier
+from rebasin_cli.pipeline.judges import DataRequest, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, write_path
@@ -117,19 +118,20 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             saved.check_fits(pair.layout)
         targets = path_targets(request.output, request.at, request.plot, request.save_permutation, request.report, pair)
         check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force)
-        judge = prepare_judge(request.data, pair, device, listener) if request.data else None
+        judge = prepare_judge(request.data, pair.layout_a, a, device, listener) if request.data else None
         if request.document is None:
             tell_layout(pair.layout, listener)
         if request.dry_run:
-            return _plan(request, pair, targets, grid, len(judge.dataset) if judge else 0, listener)
+            return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
+        first = judge.measure(a) if judge else None  # before matching: a judge that cannot judge A is told at once
         alignment = _alignment(request, pair, saved, inputs, device, listener)
         permutation = alignment.permutation
         distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
         barrier = None
         if judge:
-            barrier = measure_barrier(judge, pair, permutation, grid, device=device, listener=listener)
+            barrier = measure_barrier(judge, pair, permutation, grid, listener=listener, first=first)
         else:
             listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
         written = write_path(
@@ -226,7 +228,7 @@ def _alignment(
 
 
 def _other_inputs(request: InterpolateRequest) -> list[Path]:
-    data = [path for path in (request.data.path, request.data.fit) if path] if request.data else []
+    data = request.data.files() if request.data else []
     return data + ([request.permutation] if request.permutation else [])
 
 
@@ -235,9 +237,9 @@ def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) 
     if request.permutation and request.align:
         found["permutation"] = input_record(request.permutation, None)
     if request.data:
-        found["data"] = input_record(request.data.path, None)
-        if request.data.fit:
-            found["fit-data"] = input_record(request.data.fit, None)
+        roles = (("data", request.data.path), ("fit-data", request.data.fit))
+        files = request.data.files()
+        found |= {role: input_record(path, None) for role, path in roles if path is not None and path in files}
     return found
 
 

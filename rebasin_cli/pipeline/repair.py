@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 from rebasin_cli.checkpoints import Checkpoint, check_target
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation import build_network, check_fits, evaluate, load_data
+from rebasin_cli.evaluation import evaluate
 from rebasin_cli.merging import check_lambda
 from rebasin_cli.pipeline.binding import SpecChoice, bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.curves import DataRequest
+from rebasin_cli.pipeline.judges import DataRequest, batch_size_of, network_and_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.repairing import Kind, Repairer
@@ -77,11 +77,7 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         layout = bind_one(checkpoint, request.spec)
         for end in ends:
             bind_pair(checkpoint, end, request.spec)
-        network = build_network(layout, checkpoint.infos, request.data.options)
-        for assumption in network.assumptions:
-            listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
-        examples = load_data(request.data.path, request.data.split, request.data.fit_limit)
-        check_fits(network, examples)
+        network, examples = network_and_data(request.data, layout, checkpoint, listener)
         repairer = Repairer(network, examples, device, listener)
         repairer.check(request.kind)
         output, report = _targets(request, checkpoint, ends)
@@ -92,7 +88,8 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         if ends:
             repairer.measure_ends(*ends)
         repaired = repairer.between(checkpoint, request.lam, request.kind)
-        before, after = (evaluate(network, s, examples, device=device) for s in (checkpoint, repaired))
+        size = batch_size_of(network)
+        before, after = (evaluate(network, s, examples, batch_size=size, device=device) for s in (checkpoint, repaired))
         for when, (loss, accuracy) in (("before", before), ("after", after)):
             listener.remark(
                 f"{when}: loss {loss_text(loss)}, accuracy {percent_text(accuracy)} on the examples fitted on"
@@ -122,7 +119,7 @@ def _targets(
     if isinstance(output, Path):
         output = output.absolute()
         report = report or beside(output_base(output), ".rebasin.json")
-        check_apart([checkpoint, *ends, request.data.path], {"repaired": output, "report": report})
+        check_apart([checkpoint, *ends, *request.data.files()], {"repaired": output, "report": report})
         check_weights_name(output, is_folder=checkpoint.is_folder)
         check_target(output, checkpoint, force=request.force)
     check_files((report,), force=request.force)
@@ -134,7 +131,8 @@ def _document(
 ) -> RunDocument:
     inputs = {"checkpoint": input_record(request.checkpoint.shown, None)}
     inputs |= {f"end {i + 1}": input_record(end.shown, None) for i, end in enumerate(request.ends)}
-    inputs["data"] = input_record(request.data.path, None)
+    if request.data.files():
+        inputs["data"] = input_record(request.data.files()[0], None)
     return RunDocument(
         command="repair",
         inputs=inputs,

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation import Dataset, Network, runner
+from rebasin_cli.evaluation import AnyNetwork, Dataset, runner
 from rebasin_cli.matching.taps import Run
 from rebasin_cli.merging import Channels, measure_channels, repair_channels, reset_statistics
 from rebasin_cli.pipeline.listener import Listener
@@ -48,7 +48,7 @@ class Repairer:
         ends: channels of A and of B (in A's order); measured when first needed.
     """
 
-    network: Network
+    network: AnyNetwork
     examples: Dataset
     device: str
     listener: Listener

@@ -12,8 +12,10 @@ from pathlib import Path
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     BarrierRecord,
+    CurveRecord,
     DimRecord,
     MatchRecord,
+    MergeRecord,
     RunDocument,
 )
 from rebasin_cli.report.figures import (
@@ -48,6 +50,8 @@ def headline(document: RunDocument) -> str:
     barrier = document.barrier
     if barrier is not None:
         return ", ".join(f"{name} barrier {loss_text(curve.barrier)}" for name, curve in barrier.curves.items())
+    if document.merge is not None:
+        return _merge_headline(document.merge)
     distance = document.distance
     if distance is not None:
         return f"B aligned onto A: distance {measure_text(distance.before)} → {measure_text(distance.after)}"
@@ -135,7 +139,8 @@ def trials_text(match: MatchRecord) -> str:
 def data_text(barrier: BarrierRecord) -> str:
     """`digits.npz, test split, 360 examples`."""
     split = f", {barrier.split} split" if barrier.split else ""
-    return f"{barrier.data}{split}, {count_text(barrier.examples, 'example')}"
+    examples = f", {count_text(barrier.examples, 'example')}" if barrier.examples else ""
+    return f"{barrier.data}{split}{examples}"
 
 
 def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
@@ -152,6 +157,8 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         found.append(Grid("Never moves", ("what", "why"), stays, words=(0, 1)))
     if document.barrier:
         found += [curve_grid(document.barrier), barrier_grid(document.barrier)]
+    if document.merge is not None:
+        found += merge_grids(document.merge)
     if document.checks is not None:
         rows = tuple((c.name, "passed" if c.passed else "FAILED", c.detail) for c in document.checks)
         found.append(Grid("Checks", ("check", "", ""), rows, words=(0, 1, 2)))
@@ -177,12 +184,52 @@ def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool) -> Grid:
 def curve_grid(barrier: BarrierRecord) -> Grid:
     """Loss and accuracy at every λ."""
     curves = barrier.curves.items()
-    columns = ("λ", *(f"{name} {what}" for name, _ in curves for what in ("loss", "accuracy")))
+    columns = ("λ", *(f"{name} {what}" for name, c in curves for what in ("loss", "accuracy", *c.metrics)))
     rows = tuple(
-        (f"{lam:.4f}", *(t for _, c in curves for t in (loss_text(c.loss[i]), percent_text(c.accuracy[i]))))
+        (f"{lam:.4f}", *(text for _, curve in curves for text in _figures(curve, i)))
         for i, lam in enumerate(barrier.lam)
     )
     return Grid("Loss in nats per example, accuracy", columns, rows, words=())
+
+
+def _figures(curve: CurveRecord, i: int) -> tuple[str, ...]:
+    others = (measure_text(values[i]) for values in curve.metrics.values())
+    return (loss_text(curve.loss[i]), percent_text(curve.accuracy[i]), *others)
+
+
+def _merge_headline(merge: MergeRecord) -> str:
+    scores = merge.scores
+    if "merged" in scores:
+        losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
+        ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
+        return (
+            f"{len(merge.weights)} models merged: loss {loss_text(scores['merged'].loss)}, of their plain mean "
+            f"{loss_text(scores['naive average'].loss)}, {ends}"
+        )
+    before, after = (
+        sum(getattr(pair, which) for pair in merge.pairs) / len(merge.pairs) for which in ("before", "after")
+    )
+    return (
+        f"{len(merge.weights)} models merged: mean distance between two {measure_text(before)} → {measure_text(after)}"
+    )
+
+
+def merge_grids(merge: MergeRecord) -> list[Grid]:
+    """Distances and barriers of every pair, and what each model, the plain mean and the merge are worth."""
+    barriers = any(pair.aligned is not None for pair in merge.pairs)
+    columns = ("models", "distance", "in one order", *(("naive barrier", "barrier in one order") if barriers else ()))
+    rows = tuple(
+        (
+            f"{pair.first}, {pair.second}", measure_text(pair.before), measure_text(pair.after),
+            *((loss_text(pair.naive), loss_text(pair.aligned)) if barriers else ()),
+        )
+        for pair in merge.pairs
+    )  # fmt: skip
+    found = [Grid(f"Pairs, {merge.algorithm}", columns, rows)]
+    if merge.scores:
+        scored = ((name, loss_text(s.loss), percent_text(s.accuracy)) for name, s in merge.scores.items())
+        found.append(Grid("Worth", ("network", "loss", "accuracy"), tuple(scored)))
+    return found
 
 
 def barrier_grid(barrier: BarrierRecord) -> Grid:

@@ -30,20 +30,21 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PATH),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help=".npz, .safetensors or a folder of idx files.", rich_help_panel=_DATA),
-    ] = None,
+    data: o.DataPath = None,
     split: Annotated[
         o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=_DATA)
     ] = o.SplitName.TEST,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=_DATA)
+    limit: o.Limit = None,
+    batch_size: o.BatchSize = None,
+    network: o.NetworkName = None,
+    network_option: o.NetworkOption = None,
+    sequence_length: o.SequenceLength = None,
+    eval_command: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}' instead.", rich_help_panel=_DATA),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.", rich_help_panel=_DATA)] = 512,
-    network_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=_DATA),
+    eval_timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="For one point.", rich_help_panel=_DATA)
     ] = None,
     repair: o.RepairName = None,
     fit_data: o.FitData = None,
@@ -92,22 +93,24 @@ def command(
     """
     if (a is None) != (b is None):
         raise UsageError("a path needs two checkpoints, and one is named", remedy=_USAGE)
-    if max_barrier is not None and data is None:
+    if max_barrier is not None and data is None and eval_command is None:
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.curves import DataRequest, check_gate
+    from rebasin_cli.pipeline.curves import check_gate, check_measured
     from rebasin_cli.pipeline.interpolate import InterpolateRequest, from_document, interpolate
+    from rebasin_cli.pipeline.judges import DataRequest
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(arch, sizes, freeze, ignore)
     judged = None
-    if data is not None:
+    if data is not None or eval_command is not None:
         judged = DataRequest(
-            data, split.value, limit, batch_size, o.pairs("--network-option", network_option),
-            fit_data, fit_limit, o.repairs(repair),
+            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
+            o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
         )  # fmt: skip
-    elif o.repairs(repair):
-        raise UsageError("--repair measures activations, and without data there are none", remedy="add --data FILE")
+    elif o.repairs(repair) or network:
+        needs = "--repair measures activations" if o.repairs(repair) else "--network is run on examples"
+        raise UsageError(f"{needs}, and without data there are none", remedy="add --data FILE")
     with ExitStack() as cleanup:
         target = output_of(output, json)
         before = None
@@ -134,5 +137,6 @@ def command(
     session.finish(document, payload=output != PIPE)
     if before is None:
         o.end_of(document)
+    check_measured(document)
     if max_barrier is not None and not dry_run:
         check_gate(document, max_barrier)

@@ -10,14 +10,12 @@ import typer
 
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli.streams import PIPE, output_of, sources
+from rebasin_cli.errors import UsageError
 
 
 def command(
     checkpoint: o.CheckpointPath,
-    data: Annotated[
-        Path,
-        typer.Option(metavar="PATH", help=".npz, .safetensors or a folder of idx files.", rich_help_panel=o.DATA),
-    ],
+    data: o.DataPath = None,
     end: Annotated[
         list[Path] | None,
         typer.Option(metavar="CKPT", help="Give both ends (B aligned) to rescale every channel."),
@@ -27,10 +25,8 @@ def command(
         o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.FitLimit = 2000,
-    network_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=o.DATA),
-    ] = None,
+    network: o.NetworkName = None,
+    network_option: o.NetworkOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")
     ] = None,
@@ -47,15 +43,17 @@ def command(
 ) -> None:
     """Recompute a merged checkpoint's BatchNorm statistics; with both ends, rescale every channel (REPAIR)."""
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.curves import DataRequest
+    from rebasin_cli.pipeline.judges import DataRequest
     from rebasin_cli.pipeline.repair import RepairRequest, repair
 
+    if data is None:
+        raise UsageError("repairing measures activations, and without data there are none", remedy="add --data FILE")
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:
         target = output_of(output, json)
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         fitted = DataRequest(
-            data, split.value, options=o.pairs("--network-option", network_option), fit_limit=limit
+            data, split.value, limit, options=o.pairs("--network-option", network_option), network=network
         )  # fmt: skip
         request = RepairRequest(
             source, fitted, tuple(ends), at, o.spec_choice(arch, sizes, None, ignore), target, report,

@@ -46,7 +46,7 @@ def build_network(layout: Layout, infos: Mapping[str, HasShape], options: Mappin
     if family is None:
         raise ContentError(
             f"there is no network to run for the architecture {name}, so there is no loss",
-            remedy=f"leave --data out; losses can be measured for {', '.join(FAMILIES)}",
+            remedy=f"name your own with --network, or --eval-command; there are networks for {', '.join(FAMILIES)}",
         )
     check_options(name, family.options, options)
     shapes = {

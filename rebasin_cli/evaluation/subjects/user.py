@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.proving import Subject
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
 
@@ -26,21 +24,7 @@ def user_subject(reference: str) -> Subject:
         UsageError: the reference cannot be read or imported.
         ContentError: the factory fails, or does not return a module and its inputs.
     """
-    module_name, colon, factory_name = reference.partition(":")
-    if not colon or not module_name or not factory_name:
-        raise UsageError(f"--network {reference}: expected package.module:factory", remedy=HELP)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"--network {reference}: {error}", remedy="run from the folder that holds the module, or install it"
-        ) from error
-    try:
-        made = factory()
-    except Exception as error:
-        raise ContentError(f"--network {reference}: the factory raised {type(error).__name__}: {error}") from error
+    made = call_named("--network", reference, import_named("--network", reference, HELP))
     if isinstance(made, Subject):
         return made
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):

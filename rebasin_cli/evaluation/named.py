@@ -1,0 +1,60 @@
+"""Code that a user names on the command line as `package.module:function`; nothing else is ever imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rebasin_cli.errors import ContentError, UsageError
+
+_FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_named(text: str) -> bool:
+    """Whether a text has the form `package.module:function`."""
+    return _FORM.fullmatch(text) is not None
+
+
+def import_named(option: str, reference: str, remedy: str) -> Callable[..., Any]:
+    """Import `package.module:function`; the current folder is searched first.
+
+    Args:
+        option: as the user wrote it (`--network`), for messages; remedy: what the function has to be.
+
+    Raises:
+        UsageError: the reference cannot be read or there is no such module or function.
+        ContentError: the module raises while it is imported.
+    """
+    if not is_named(reference):
+        raise UsageError(f"{option} {reference}: expected package.module:factory", remedy=remedy)
+    module_name, _, name = reference.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{option} {reference}: {error}", remedy="run from the folder that holds the module, or install it"
+        ) from error
+    except Exception as error:
+        raise ContentError(
+            f"{option} {reference}: importing the module raised {type(error).__name__}: {error}"
+        ) from error
+    if not callable(found):
+        raise UsageError(f"{option} {reference}: `{name}` is a {type(found).__name__}, no function", remedy=remedy)
+    return found  # type: ignore[no-any-return]
+
+
+def call_named(option: str, reference: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call it; whatever it raises becomes a ContentError that names it."""
+    try:
+        return function(*arguments, **options)
+    except Exception as error:
+        raise ContentError(
+            f"{option} {reference}: the function raised {type(error).__name__}: {error}",
+            remedy="it is called with what the README says; try it by hand",
+        ) from error

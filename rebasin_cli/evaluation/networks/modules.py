@@ -1,0 +1,164 @@
+"""Networks that are torch modules: a user's own, run through `torch.func.functional_call` with taps as hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.named import call_named, import_named
+from rebasin_cli.evaluation.networks.network import Params
+from rebasin_cli.matching.taps import Layer, Taps
+
+HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"
+
+
+class ModuleNetwork:
+    """A module without weights of its own: what `Network` is for functions, for any `nn.Module`.
+
+    Attributes:
+        family: what it is called in messages.
+        prefix: what stands before the module's names in the state dicts it is given.
+        shapes: the tensors of the checkpoint that it reads, by its own names.
+        argument: the keyword under which its forward takes inputs; None: the first one.
+        batch_size: examples at a time, unless the user says otherwise.
+        per_token: whether it answers every token, so that its loss is per token.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        module: nn.Module,
+        keys: Mapping[str, tuple[int, ...]],
+        prefix: str,
+        *,
+        argument: str | None = None,
+        batch_size: int = 512,
+        per_token: bool = False,
+    ) -> None:
+        self.family, self.module, self.prefix, self.argument = family, module.eval(), prefix, argument
+        self.batch_size, self.per_token = batch_size, per_token
+        self.shapes, self.assumptions = _check_keys(family, module, keys, prefix)
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The tensors it reads, on `device`; floats in float32, in float64 where any is."""
+        self.module.to(device)
+        params = {name: state[self.prefix + name].to(device) for name in self.shapes}
+        wide = any(tensor.dtype == torch.float64 for tensor in params.values())
+        dtype = torch.float64 if wide else torch.float32
+        self.module.to(dtype)
+        return {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
+
+    def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
+        """Logits of `inputs`, given tensors from `load`: (N, classes), or (N, tokens, vocabulary)."""
+        floats = next(t for t in params.values() if t.is_floating_point())
+        inputs = inputs.to(floats.device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(floats.dtype)
+        arguments: tuple[Any, ...] = () if self.argument else (inputs,)
+        named = {self.argument: inputs} if self.argument else {}
+        with hooked(self.module, taps):
+            return logits_of(self.family, functional_call(self.module, dict(params), arguments, named))
+
+
+def user_network(reference: str, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]) -> ModuleNetwork:
+    """Import `package.module:factory`, call it with the state dict and the options, and take the module it returns.
+
+    Raises:
+        UsageError: the reference cannot be imported.
+        ContentError: the factory fails, returns no module, or one whose tensors are not the checkpoint's.
+    """
+    factory = import_named("--network", reference, HELP)
+    module = call_named("--network", reference, factory, dict(state), **options)
+    if not isinstance(module, nn.Module):
+        raise ContentError(f"--network {reference}: the factory returned {type(module).__name__}", remedy=HELP)
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    names = set(module.state_dict())
+    prefix = "" if names & set(shapes) else prefix
+    return ModuleNetwork(f"--network {reference}", module, shapes, prefix)
+
+
+def logits_of(family: str, output: Any) -> Tensor:
+    """The logits among what a module returns: a tensor, `.logits`, or the first of several."""
+    found = getattr(output, "logits", output)
+    if isinstance(found, Mapping):
+        found = found.get("logits")
+    if isinstance(found, (tuple, list)) and found:
+        found = found[0]
+    if not isinstance(found, Tensor):
+        raise ContentError(
+            f"{family} returned {type(output).__name__}, which holds no logits",
+            remedy="its forward returns a tensor of logits, or an object or dict with `logits`",
+        )
+    return found
+
+
+def _check_keys(
+    family: str, module: nn.Module, keys: Mapping[str, tuple[int, ...]], prefix: str
+) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """What the module reads of the checkpoint, and what must be said about the rest."""
+    own = module.state_dict(keep_vars=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items() if prefix + name in keys}
+    tied = {id(own[name]) for name in shapes}
+    missing = [name for name, t in own.items() if name not in shapes and id(t) not in tied and t.is_floating_point()]
+    if missing:
+        raise ContentError(
+            f"{family} has {len(missing)} tensors that the checkpoint has not: {', '.join(missing[:4])}",
+            remedy="its state_dict() must have the checkpoint's keys; see them with `rebasin inspect`",
+        )
+    for name, shape in shapes.items():
+        if shape != keys[prefix + name]:
+            raise ContentError(
+                f"{family}: {name} has shape {list(shape)} in the network and {list(keys[prefix + name])} "
+                "in the checkpoint",
+                remedy="build the network from the state dict it is given, or with --network-option",
+            )
+    unread = [key for key in keys if key.removeprefix(prefix) not in own]
+    if not unread:
+        return shapes, ()
+    more = ", …" if len(unread) > 3 else ""
+    return shapes, (f"{len(unread)} tensors of the checkpoint are not in the network: {', '.join(unread[:3])}{more}",)
+
+
+@contextmanager
+def hooked(module: nn.Module, taps: Taps | None) -> Iterator[None]:
+    """Call the taps whenever one of the module's layers runs."""
+    with ExitStack() as stack:
+        for name, part in module.named_modules() if taps is not None else ():
+            layer = _layer(name, part)
+            if layer is not None and taps is not None:
+                stack.callback(part.register_forward_pre_hook(_entering(taps, layer)).remove)
+                stack.callback(part.register_forward_hook(_leaving(taps, layer)).remove)
+        yield
+
+
+def _layer(name: str, part: nn.Module) -> Layer | None:
+    if isinstance(part, nn.Linear):
+        return Layer(name, "linear", -1)
+    if type(part).__name__ == "Conv1D" and hasattr(part, "nf"):  # transformers' own: a linear layer, stored [in, out]
+        return Layer(name, "linear", -1, outputs=1)
+    if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return Layer(name, "convolution", 1)
+    if isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
+        return Layer(name, "norm", 1)
+    return Layer(name, "norm", -1) if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1 else None
+
+
+def _entering(taps: Taps, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            taps.entering(layer, inputs[0])
+
+    return hook
+
+
+def _leaving(taps: Taps, layer: Layer) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return taps.leaving(layer, output) if isinstance(output, Tensor) else output
+
+    return hook

@@ -1,0 +1,85 @@
+"""Networks of transformers, built from the config.json beside a checkpoint; nothing is fetched, no remote code run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.networks.modules import ModuleNetwork
+from rebasin_cli.evaluation.subjects.libraries import library
+
+_TEXT = ("ForCausalLM", "LMHeadModel")
+_IMAGES = ("ForImageClassification",)
+TEXT_BATCH = 8
+
+
+class PretrainedNetwork(ModuleNetwork):
+    """A model of transformers; checkpoints go through its own loader, which knows the names that files have."""
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The model's tensors for a state dict with the names that files have; floats in float32."""
+        model, missing = _built(type(self.module), self.module.config, state)
+        if missing:
+            raise ContentError(f"{self.family} found no {', '.join(missing[:4])} among the checkpoint's tensors")
+        self.module = model.to(device=device, dtype=torch.float32).eval()
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())  # of tied ones the first name alone
+        return {name: tensor.detach() for name, tensor in tensors}
+
+
+def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> PretrainedNetwork:
+    """The model that a config.json names under `architectures`.
+
+    Raises:
+        UsageError: transformers is not installed.
+        ContentError: it has no such class, no class that answers with classes or tokens, or other tensors.
+    """
+    names = config.get("architectures") or ["none"]
+    name = str(names[0])
+    if not name.endswith((*_TEXT, *_IMAGES)):
+        raise ContentError(
+            f"config.json names the architecture {name}, which has no loss that can be measured here",
+            where=str(folder),
+            remedy="causal language models and image classifiers have one; for others --network or --eval-command",
+        )
+    try:
+        transformers = library("transformers")
+    except UsageError as error:
+        raise UsageError(
+            "evaluating a Hugging Face folder needs transformers, which cannot be imported",
+            remedy="pip install 'rebasin-cli[hf]'; or name your own network with --network",
+        ) from error
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise ContentError(
+            f"transformers {transformers.__version__} has no {name}",
+            where=str(folder),
+            remedy="install a version that has it, or name the network with --network",
+        )
+    made = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    model, missing = _built(model_class, made, state)
+    if missing:
+        raise ContentError(
+            f"{name} has {len(missing)} tensors that the checkpoint has not: {', '.join(missing[:4])}",
+            where=str(folder),
+            remedy="config.json and checkpoint must belong together",
+        )
+    is_text = name.endswith(_TEXT)
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    return PretrainedNetwork(
+        name, model, shapes, "",
+        argument="input_ids" if is_text else "pixel_values",
+        batch_size=TEXT_BATCH if is_text else 64,
+        per_token=is_text,
+    )  # fmt: skip
+
+
+def _built(model_class: Any, config: Any, state: Mapping[str, Tensor]) -> tuple[Any, list[str]]:
+    model, report = model_class.from_pretrained(
+        None, config=config, state_dict=dict(state), output_loading_info=True, torch_dtype=torch.float32
+    )  # fmt: skip
+    return model, sorted(report["missing_keys"])
