@@ -19,7 +19,7 @@ from types import FrameType
 import typer
 
 import rebasin_cli
-from rebasin_cli.cli.commands import align, apply, arch, inspect, interpolate, repair, report
+from rebasin_cli.cli.commands import align, apply, arch, inspect, interpolate, merge, repair, report
 from rebasin_cli.cli.messages import print_error, print_error_parts
 from rebasin_cli.cli.streams import ClosedPipe
 from rebasin_cli.errors import RebasinError, SystemFailure
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 app.command("align")(align.command)
 app.command("interpolate")(interpolate.command)
+app.command("merge")(merge.command)
 app.command("apply")(apply.command)
 app.command("repair")(repair.command)
 app.command("inspect")(inspect.command)

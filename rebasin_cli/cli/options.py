@@ -262,5 +262,6 @@ def match_choice(
 
 def end_of(document: RunDocument) -> None:
     """Leave with 130 after a run that was interrupted and wrote what it had."""
-    if document.match is not None and document.match.stop == "interrupted":
+    done = document.match or document.merge
+    if done is not None and done.stop == "interrupted":
         raise typer.Exit(130)

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
+from torch import Tensor
+
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts
 from rebasin_cli.matching.memory import budgets, keep_read
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.spec import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +51,34 @@ STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
 Method = Callable[[Pair, MatchChoice, str, OnStep], MatchResult]
 
 
-def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+def match_states(
+    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, device: str, on_step: OnStep
+) -> MatchResult:
+    """Match B to A by their weights, from as many starts as the choice says."""
     budget, _ = budgets(choice.memory)
-    a, b = keep_read(pair.a, budget), keep_read(pair.b, budget)
+    a, b = keep_read(a, budget), keep_read(b, budget)
     started = descents(
-        pair.layout, a, b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
+        layout, a, b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
         start=choice.start, order=choice.order, device=device, memory=choice.memory,
     )  # fmt: skip
     together = []
     if choice.method == "frank-wolfe" or choice.quality == "high":
         together = frank_wolfe_attempts(
-            pair.layout, a, b, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, memory=choice.memory
+            layout, a, b, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, memory=choice.memory
         )
         if not together and choice.method == "frank-wolfe":
             raise ContentError(
-                f"Frank-Wolfe moves all dims of {pair.layout.spec.name} together: none can move so, or their gradients "
+                f"Frank-Wolfe moves all dims of {layout.spec.name} together: none can move so, or their gradients "
                 "do not fit into memory",
                 remedy="--method weights --restarts 5 takes one dim after another",
             )
     # The descent that was asked for first, so that what is kept is never below it.
     result = best_of(chain(islice(started, 1), together, started), on_step)
     return replace(result, method=choice.method)
+
+
+def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+    return match_states(pair.layout, pair.a, pair.b, choice, device, on_step)
 
 
 METHODS: Mapping[str, Method] = {"weights": _weights, "frank-wolfe": _weights}

@@ -82,7 +82,7 @@ def check_path_targets(
     check_files((targets.plot, targets.permutation, targets.report), force=force)
     if targets.weights is None:
         return
-    _check_dtypes(pair)
+    check_dtypes(pair)
     if not isinstance(targets.weights, Path):
         return
     if targets.at is not None:
@@ -119,7 +119,7 @@ def write_path(
     """Write the point `at`, or all of the grid, repaired if that was asked for. Returns role → path."""
     if targets.weights is None:
         return {}
-    _tell_kept(pair, listener)
+    tell_kept(pair, listener)
     b = permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
     points: dict[float, Path | BinaryIO] = {**targets.points(grid, is_folder=pair.a.is_folder)}
     if not isinstance(targets.weights, Path):
@@ -142,7 +142,7 @@ def write_path(
             recipe |= {"method": method, "seed": seed}
 
         def read(key: str, state: Mapping[str, torch.Tensor] = state) -> torch.Tensor:
-            return pair.a.read_raw(key) if _is_as(pair, key) else state[key]
+            return pair.a.read_raw(key) if is_first(pair, key) else state[key]
 
         write_weights(
             target, pair.a, read, metadata=output_metadata("interpolate", pair.layout_a, spec, inputs, **recipe),
@@ -151,7 +151,7 @@ def write_path(
     return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
 
 
-def _is_as(pair: Pair, key: str) -> bool:
+def is_first(pair: Pair, key: str) -> bool:
     """Whether the tensor is A's whatever λ is: ignored by the spec, or of integers."""
     info = pair.a.infos[key]
     dtype = torch_dtype(info.dtype)
@@ -160,7 +160,8 @@ def _is_as(pair: Pair, key: str) -> bool:
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
 
 
-def _check_dtypes(pair: Pair) -> None:
+def check_dtypes(pair: Pair) -> None:
+    """Refuse dtypes of A to which nothing can be rounded."""
     for key, info in pair.a.infos.items():
         if pair.layout_a.tensors[key].section != "ignored" and torch_dtype(info.dtype) is None:
             raise ContentError(
@@ -170,9 +171,9 @@ def _check_dtypes(pair: Pair) -> None:
             )
 
 
-def _tell_kept(pair: Pair, listener: Listener) -> None:
+def tell_kept(pair: Pair, listener: Listener) -> None:
     """Say which tensors and dtypes are A's."""
-    kept = [key for key in pair.a if _is_as(pair, key)]
+    kept = [key for key in pair.a if is_first(pair, key)]
     if kept:
         shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
         listener.remark(f"{len(kept)} tensors are A's at every λ, being integers or ignored by the spec: {shown}")

@@ -176,6 +176,59 @@ class BarrierRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreRecord:
+    """What one network is worth: loss in nats per example, fraction right."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairRecord:
+    """Two of the models of a merge.
+
+    Attributes:
+        first, second: their roles among the inputs.
+        before, after: their distance as they are, and in the common order of units.
+        naive, aligned: barrier between them as they are, and in the common order (Entezari et al.); None without data.
+    """
+
+    first: str
+    second: str
+    before: float
+    after: float
+    naive: float | None = None
+    aligned: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRecord:
+    """How N models were brought together.
+
+    Attributes:
+        weights: of the models, in their order; they sum to 1.
+        objective: Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩ as they are, then after every round.
+        stop: as in the record of a match.
+        seconds: wall time of matching; matches: how many of one network to another or to a mean.
+        moved: of each model, the fraction of its units whose place changed, averaged over dims.
+        scores: by role of a model, and of `naive average` and `merged`; empty without data.
+    """
+
+    algorithm: str
+    method: str
+    weights: tuple[float, ...]
+    seed: int
+    objective: tuple[float, ...]
+    stop: str
+    seconds: float
+    matches: int
+    moved: tuple[float, ...] = ()
+    pairs: tuple[PairRecord, ...] = ()
+    scores: Mapping[str, ScoreRecord] = field(default_factory=dict)
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRecord:
     """One tensor of a checkpoint: what it is, and how the spec reads it (section None: no spec claims it)."""
 
@@ -223,7 +276,7 @@ class RunDocument:
 
     Attributes:
         command: the last command that worked on it.
-        inputs: by role: a, b, data, permutation, checkpoint.
+        inputs: by role: a, b, data, permutation, checkpoint, model.1, model.2, …
         outputs: paths by role: aligned, permutation, merged, points, applied, plot.
         warnings: what a reader of the figures must know.
         device: where the similarities were computed.
@@ -245,4 +298,5 @@ class RunDocument:
     architectures: tuple[ListedArchitecture, ...] | None = None
     checks: tuple[CheckRecord, ...] | None = None
     plan: PlanRecord | None = None
+    merge: MergeRecord | None = None
     schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,111 @@
+"""`rebasin merge M1 M2 … -o FILE`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.streams import PIPE, output_of, sources
+from rebasin_cli.errors import UsageError
+
+
+class Algorithm(StrEnum):
+    """How N models are brought together."""
+
+    CYCLE_CONSISTENT = "cycle-consistent"
+    MERGE_MANY = "merge-many"
+    TO_FIRST = "to-first"
+    HIERARCHICAL = "hierarchical"
+
+
+def command(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="M1 M2 …", help="Checkpoints of one architecture; one of them may be -.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="The mean; - streams it.", rich_help_panel="Output"),
+    ],
+    algorithm: Annotated[
+        Algorithm, typer.Option(help="How they are brought together.", rich_help_panel="Run")
+    ] = Algorithm.CYCLE_CONSISTENT,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W1,W2,…", help="Of the models; else equal.", rich_help_panel="Run")
+    ] = None,
+    data: o.DataPath = None,
+    split: Annotated[
+        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+    ] = o.SplitName.TEST,
+    limit: o.Limit = None,
+    batch_size: o.BatchSize = None,
+    network: o.NetworkName = None,
+    network_option: o.NetworkOption = None,
+    steps: Annotated[
+        int, typer.Option(min=3, help="Points between two models.", rich_help_panel=o.DATA)
+    ] = 5,
+    report: o.Report = None,
+    force: o.Force = False,
+    arch: o.Arch = None,
+    sizes: o.Set = None,
+    freeze: o.Freeze = None,
+    ignore: o.Ignore = None,
+    method: o.MethodName = o.Method.WEIGHTS,
+    start: o.StartName = o.Start.ANCHORED,
+    order: o.OrderName = o.Order.FORWARD,
+    seed: o.Seed = 0,
+    max_sweeps: o.MaxSweeps = 100,
+    restarts: o.Restarts = None,
+    quality: o.QualityName = o.Quality.DEFAULT,
+    time_budget: o.TimeBudget = None,
+    on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
+    device: o.DeviceName = o.Device.AUTO,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:  # fmt: skip
+    """Bring N models into one order of units and write their mean, like the first model.
+
+    Beside it appear the permutation of every model (1 is the first, which stays as it is) and a run document.
+    """
+    from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.merge import MergeRequest, merge
+
+    session = Session(json=json, quiet=quiet, verbose=verbose)
+    judged = None
+    if data is not None:
+        judged = DataRequest(
+            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), network=network
+        )  # fmt: skip
+    elif network is not None:
+        raise UsageError("--network is run on examples, and without data there are none", remedy="add --data FILE")
+    with ExitStack() as cleanup:
+        target = output_of(output, json)
+        assert target is not None
+        request = MergeRequest(
+            tuple(sources(models, cleanup)), target, o.spec_choice(arch, sizes, freeze, ignore), algorithm.value,
+            _numbers(weights), judged, steps, report,
+            choice=o.match_choice(
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt
+            ),
+            force=force, dry_run=dry_run,
+        )  # fmt: skip
+        document = merge(request, session)
+    session.finish(document, payload=output != PIPE)
+    o.end_of(document)
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--weights {text}: not numbers", remedy="--weights 1,2,1") from error

@@ -1,0 +1,345 @@
+"""Bringing N models into one order of units: a permutation a model, to a universe that they share.
+
+All algorithms raise the same objective, Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩, which is the sum of the weighted squared
+distances between all models with its sign turned. What permutes model j onto model i is π_i⁻¹ after π_j, so that the
+way around any cycle of models leads back to where it began (cycle consistency, C2M3, arXiv:2405.17897).
+
+The objective and all distances between models stay as they are when all permutations are followed by one more; at the
+end the first model's units are put back into their own order, and it is the others that move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.measures import dot, squared_distance
+from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.weights import match_weights
+from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.spec import Layout
+
+Algorithm = Literal["merge-many", "cycle-consistent", "to-first", "hierarchical"]
+State = Mapping[str, Tensor]
+Match = Callable[[State, State], MatchResult]
+OnRound = Callable[[str, int, int], None]
+
+MAX_ROUNDS = 100
+_GAIN = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """N models of one layout and their weights, which sum to 1; states may be lazy."""
+
+    layout: Layout
+    states: tuple[State, ...]
+    weights: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+@dataclass(frozen=True, slots=True)
+class ManyResult:
+    """Permutations of N models into the order of the first.
+
+    Attributes:
+        permutations: one a model; the first is the identity.
+        objective: Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩: as they are, then after every round; never falling.
+        seconds: wall time; matches: how many pairwise matches.
+    """
+
+    algorithm: Algorithm
+    permutations: tuple[Permutation, ...]
+    objective: tuple[float, ...]
+    stop: Stop
+    seed: int
+    seconds: float
+    matches: int
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the algorithms share: the pairwise matcher and how far they are."""
+
+    models: Models
+    match: Match
+    seed: int
+    max_rounds: int
+    device: str
+    on_round: OnRound | None
+    memory: int | None = None
+    objective: list[float] = field(default_factory=list)
+    matches: int = 0
+    stop: Stop = "converged"
+
+    def tell(self, what: str, done: int, of: int) -> None:
+        if self.on_round:
+            self.on_round(what, done, of)
+
+    def onto(self, a: State, b: State) -> Permutation:
+        """The permutation that brings `b` onto `a`."""
+        self.matches += 1
+        return self.match(a, b).permutation
+
+    def refine(self, a: State, b: State, present: Permutation, sweeps: int) -> tuple[Permutation, float]:
+        """Descend from the present permutation; the new one, and the gain in ⟨a, π(b)⟩."""
+        self.matches += 1
+        result = match_weights(
+            self.models.layout, a, b, start=present, max_sweeps=sweeps, device=self.device, memory=self.memory
+        )
+        return result.permutation, result.objective[-1] - result.objective[0]
+
+
+def match_many(
+    layout: Layout,
+    states: Sequence[State],
+    match: Match,
+    *,
+    weights: Sequence[float] | None = None,
+    algorithm: Algorithm = "cycle-consistent",
+    seed: int = 0,
+    max_rounds: int = MAX_ROUNDS,
+    device: str = "cpu",
+    memory: int | None = None,
+    on_round: OnRound | None = None,
+) -> ManyResult:
+    """Match N models to one another by their weights.
+
+    Args:
+        match: how one model is brought onto another, at first.
+        weights: of the models, from 0; equal if not given.
+        algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
+            `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
+            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
+            one step of each model at a time, so that all move together.
+        memory: as for `match_weights`.
+        on_round: called with what is done, how many steps of the round are, and of how many; may raise `Enough`.
+    """
+    given = tuple(weights) if weights else (1.0,) * len(states)
+    models = Models(layout, tuple(states), tuple(w / sum(given) for w in given))
+    run = _Run(models, match, seed, max_rounds, device, on_round, memory)
+    began = perf_counter()
+    start = (Permutation.identity(layout),) * len(models)
+    run.objective.append(total_similarity(models, start))
+    found = _ALGORITHMS[algorithm](run, start)
+    first = found[0].inverse(layout)
+    return ManyResult(
+        algorithm=algorithm,
+        permutations=(start[0], *(perm.compose(first, layout) for perm in found[1:])),
+        objective=tuple(run.objective),
+        stop=run.stop,
+        seed=seed,
+        seconds=perf_counter() - began,
+        matches=run.matches,
+    )
+
+
+class Mean(Mapping[str, Tensor]):
+    """The weighted mean of permuted models, lazily: a tensor of each in memory at a time.
+
+    Args:
+        members: which of the models.
+    """
+
+    def __init__(self, models: Models, permutations: Sequence[Permutation], members: Sequence[int]) -> None:
+        self._models, self._permutations, self._members = models, permutations, tuple(members)
+
+    def __getitem__(self, key: str) -> Tensor:
+        total = sum(self._models.weights[i] for i in self._members)
+        if not total:
+            raise ValueError("the weights of these models are all zero")
+        mean: Tensor | None = None
+        for i in self._members:
+            tensor = permute_tensor(self._permutations[i], self._models.layout, key, self._models.states[i].__getitem__)
+            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            if mean is None:  # differences to the first, so that equal models give themselves exactly
+                first, mean = wide, wide.clone()
+            else:
+                mean += self._models.weights[i] / total * (wide - first)
+        assert mean is not None
+        return mean
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models.states[self._members[0]])
+
+    def __len__(self) -> int:
+        return len(self._models.states[self._members[0]])
+
+
+def total_similarity(models: Models, permutations: Sequence[Permutation]) -> float:
+    """Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩, from ‖Σ w_i π_i(M_i)‖² and the norms; a tensor of each at a time."""
+    total = 0.0
+    everyone = Mean(models, permutations, range(len(models)))
+    for key, bound in models.layout.tensors.items():
+        if bound.section == "tensors":
+            mean = everyone[key]
+            total += dot(mean, mean)
+            for weight, state in zip(models.weights, models.states, strict=True):
+                tensor = state[key]
+                total -= weight * weight * dot(tensor, tensor)
+    return total / 2
+
+
+def pairwise_distances(
+    models: Models, permutations: Sequence[Permutation], on_step: Callable[[str], None] | None = None
+) -> dict[tuple[int, int], tuple[float, float]]:
+    """‖M_i − M_j‖ and ‖π_i(M_i) − π_j(M_j)‖ for all i < j, over the spec's `tensors`, one tensor of all at a time."""
+    pairs = [(i, j) for i in range(len(models)) for j in range(i + 1, len(models))]
+    squares = {pair: [0.0, 0.0] for pair in pairs}
+    for key, bound in models.layout.tensors.items():
+        if bound.section != "tensors":
+            continue
+        plain = [state[key] for state in models.states]
+        moved = [
+            permute_tensor(permutation, models.layout, key, state.__getitem__)
+            for permutation, state in zip(permutations, models.states, strict=True)
+        ]
+        for i, j in pairs:
+            squares[i, j][0] += squared_distance(plain[i], plain[j])
+            squares[i, j][1] += squared_distance(moved[i], moved[j])
+        if on_step:
+            on_step(key)
+    return {pair: (sqrt(before), sqrt(after)) for pair, (before, after) in squares.items()}
+
+
+def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    found = list(present)
+    models = run.models
+    try:
+        for i in range(1, len(models)):
+            found[i] = run.onto(models.states[0], models.states[i])
+            run.tell("to the first", i, len(models) - 1)
+    except Enough as wish:
+        run.stop = wish.stop
+    return _keep_better(run, present, tuple(found))
+
+
+def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Neighbours are matched, mean to mean, and become one group, until one is left."""
+    found = list(present)
+    models = run.models
+    groups: list[tuple[int, ...]] = [(i,) for i in range(len(models))]
+    done = 0
+    try:
+        while len(groups) > 1:
+            merged: list[tuple[int, ...]] = []
+            for one, two in zip(groups[::2], groups[1::2], strict=False):
+                move = run.onto(Mean(models, found, one), Mean(models, found, two))
+                for i in two:
+                    found[i] = found[i].compose(move, models.layout)
+                merged.append((*one, *two))
+                done += 1
+                run.tell("pair by pair", done, len(models) - 1)
+            groups = merged + ([groups[-1]] if len(groups) % 2 else [])
+    except Enough as wish:
+        run.stop = wish.stop
+    return _keep_better(run, present, tuple(found))
+
+
+def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Algorithm 3 of the paper; the first visit to a model matches it anew, later ones go on from where it is."""
+    models = run.models
+    generator = torch.Generator().manual_seed(run.seed)
+    found = list(present)
+    for round_ in range(run.max_rounds):
+        gained = 0.0
+        for step, i in enumerate(torch.randperm(len(models), generator=generator).tolist()):
+            others = [j for j in range(len(models)) if j != i]
+            mean = Mean(models, found, others)
+            if round_ == 0:
+                found[i], gain = _better(run, mean, i, found[i])
+            else:
+                found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=100)
+            gained += models.weights[i] * (1 - models.weights[i]) * gain
+            if not _told(run, f"round {round_ + 1}", step + 1, len(models)):
+                break
+        if _ends(run, gained):
+            return tuple(found)
+    run.stop = "max-sweeps"
+    return tuple(found)
+
+
+def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """The better of two simple beginnings, then one sweep of each model in turn against the mean of the others."""
+    beginnings = []
+    for begin in (_to_first, _hierarchical):
+        trial = replace(run, objective=run.objective[:1])
+        beginnings.append((begin(trial, present), trial.objective[-1]))
+        run.matches, run.stop = trial.matches, trial.stop
+        if run.stop != "converged" or len(run.models) == 2:
+            break
+    best, value = max(beginnings, key=lambda beginning: beginning[1])
+    run.objective.append(value)
+    found = list(best)
+    models = run.models
+    for round_ in range(run.max_rounds if run.stop == "converged" else 0):
+        gained = 0.0
+        for i in range(len(models)):
+            mean = Mean(models, found, [j for j in range(len(models)) if j != i])
+            found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=1)
+            gained += models.weights[i] * (1 - models.weights[i]) * gain
+            if not _told(run, f"round {round_ + 1}", i + 1, len(models)):
+                break
+        if _ends(run, gained):
+            break
+    return tuple(found)
+
+
+def _better(run: _Run, mean: State, i: int, present: Permutation) -> tuple[Permutation, float]:
+    """Match a model anew and go on from its present place; the better of the two, and the gain."""
+    stayed, gain = run.refine(mean, run.models.states[i], present, sweeps=100)
+    anew = run.onto(mean, run.models.states[i])
+    _, more = _compared(run, mean, i, stayed, anew)
+    return (anew, gain + more) if more > 0 else (stayed, gain)
+
+
+def _compared(run: _Run, mean: State, i: int, one: Permutation, two: Permutation) -> tuple[float, float]:
+    values = []
+    for permutation in (one, two):
+        value = 0.0
+        for key, bound in run.models.layout.tensors.items():
+            if bound.section == "tensors":
+                moved = permute_tensor(permutation, run.models.layout, key, run.models.states[i].__getitem__)
+                value += dot(mean[key], moved)
+        values.append(value)
+    return values[0], values[1] - values[0]
+
+
+def _told(run: _Run, what: str, done: int, of: int) -> bool:
+    """Tell how far it is; False if that was enough."""
+    try:
+        run.tell(what, done, of)
+    except Enough as wish:
+        run.stop = wish.stop
+        return False
+    return True
+
+
+def _ends(run: _Run, gained: float) -> bool:
+    """Note a round; whether it was the last."""
+    run.objective.append(run.objective[-1] + gained)
+    return run.stop != "converged" or gained <= _GAIN * abs(run.objective[-1])
+
+
+def _keep_better(run: _Run, before: tuple[Permutation, ...], after: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Models may be further apart among themselves than before, though each came nearer to one: then leave them."""
+    value = total_similarity(run.models, after)
+    run.objective.append(max(value, run.objective[-1]))
+    return after if value >= run.objective[-2] else before
+
+
+_ALGORITHMS: Mapping[Algorithm, Callable[[_Run, tuple[Permutation, ...]], tuple[Permutation, ...]]] = {
+    "merge-many": _merge_many,
+    "cycle-consistent": _cycle_consistent,
+    "to-first": _to_first,
+    "hierarchical": _hierarchical,
+}
+ALGORITHMS: tuple[Algorithm, ...] = tuple(_ALGORITHMS)

@@ -1,0 +1,299 @@
+"""`rebasin merge`: N models brought into one order of units, and their mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor
+
+from rebasin_cli.checkpoints import check_target
+from rebasin_cli.errors import UsageError
+from rebasin_cli.evaluation import barrier_above_line
+from rebasin_cli.matching.many import Algorithm, ManyResult, Mean, Models, match_many, pairwise_distances
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.merging import interpolated, lambda_grid
+from rebasin_cli.permutation import Permutation, permuted, save_permutation
+from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.judges import DataRequest, Judge, measured, prepare_judge
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.methods import MatchChoice, match_states
+from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept
+from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.stopping import stopping
+from rebasin_cli.pipeline.targets import (
+    beside,
+    check_apart,
+    check_files,
+    check_weights_name,
+    output_base,
+    write_text,
+)
+from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
+from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
+
+_METHODS = ("weights", "frank-wolfe")
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRequest:
+    """What the user asked for.
+
+    Attributes:
+        weights: of the models, in their order; None for equal ones.
+        output: where the merged checkpoint goes: a path or a pipe.
+        steps: points of the lines between models, of which the pairwise barriers are taken.
+    """
+
+    models: tuple[Source, ...]
+    output: Path | BinaryIO
+    spec: SpecChoice = field(default_factory=SpecChoice)
+    algorithm: Algorithm = "cycle-consistent"
+    weights: tuple[float, ...] | None = None
+    data: DataRequest | None = None
+    steps: int = 5
+    report: Path | None = None
+    choice: MatchChoice = field(default_factory=MatchChoice)
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    merged: Path | BinaryIO
+    permutations: tuple[Path, ...]
+    report: Path | None
+
+    def paths(self) -> dict[str, Path]:
+        """Role → path of everything that becomes a file."""
+        named = {"merged": self.merged, "report": self.report}
+        named |= {f"permutation.{i}": path for i, path in enumerate(self.permutations, 1)}
+        return {role: path for role, path in named.items() if isinstance(path, Path)}
+
+
+def merge(request: MergeRequest, listener: Listener) -> RunDocument:
+    """Match all models to one another, write their mean, the permutations and the run document.
+
+    Raises:
+        RebasinError: in the order usage, headers, spec, targets, data, contents.
+    """
+    weights = _weights(request)
+    device = resolve_device(request.choice.device)
+    with ExitStack() as files:
+        opened = [files.enter_context(open_source(source, listener)) for source in request.models]
+        pairs = [bind_pair(opened[0], other, request.spec) for other in opened[1:]]
+        layout = pairs[0].layout_a
+        targets = _targets(request)
+        _check(request, pairs, targets)
+        judge = prepare_judge(request.data, layout, opened[0], device, listener) if request.data else None
+        tell_layout(layout, listener)
+        document = RunDocument(
+            command="merge",
+            inputs={_role(i): input_record(source.shown, None) for i, source in enumerate(request.models)},
+            architecture=architecture_record(layout, request.spec),
+            warnings=tuple(listener.warnings),
+            versions=versions(),
+            device=device,
+        )
+        if request.dry_run:
+            return replace(document, plan=_plan(request, pairs, targets).plan)
+        roles = {_role(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
+        inputs = scan_sources(roles, listener)
+        models = Models(layout, tuple(opened), weights)
+        result = _match(request, models, device, listener)
+        distances = pairwise_distances(models, result.permutations)
+        scores, barriers = _judged(request, judge, models, result.permutations, listener) if judge else ({}, {})
+        merged = Mean(models, result.permutations, range(len(models)))
+        for pair in pairs:
+            tell_kept(pair, listener)
+
+        def read(key: str) -> Tensor:
+            first = opened[0]
+            return first.read_raw(key) if is_first(pairs[0], key) else merged[key].to(first[key].dtype)
+
+        recipe = {"algorithm": request.algorithm, "weights": ",".join(f"{w:g}" for w in weights), "seed": result.seed}
+        write_weights(
+            targets.merged, opened[0], read, force=request.force, listener=listener,
+            metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
+        )  # fmt: skip
+        hashes = [inputs[_role(i)].sha256 or "" for i in range(len(opened))]
+        for path, permutation, sha256 in zip(targets.permutations, result.permutations, hashes, strict=False):
+            save_permutation(
+                path, permutation, layout, inputs={"a": hashes[0], "b": sha256}, force=request.force
+            )  # fmt: skip
+        if request.data:
+            inputs |= {"data": input_record(request.data.path, None)} if request.data.path else {}
+        document = replace(
+            document,
+            inputs=inputs,
+            merge=_record(request, weights, result, distances, scores, barriers),
+            outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
+            warnings=tuple(listener.warnings),
+            peak_memory_bytes=peak_memory(),
+        )
+    if targets.report:
+        write_text(targets.report, to_json(document))
+    return document
+
+
+def _weights(request: MergeRequest) -> tuple[float, ...]:
+    count = len(request.models)
+    if count < 2:
+        raise UsageError("a merge needs two models or more, and one is named", remedy="rebasin merge M1 M2 M3 -o FILE")
+    if request.choice.method not in _METHODS:
+        raise UsageError(
+            f"--method {request.choice.method} matches two models by data, and a merge compares means of models",
+            remedy=f"use --method {' or '.join(_METHODS)}",
+        )
+    given = request.weights or (1.0,) * count
+    if len(given) != count:
+        raise UsageError(f"--weights has {len(given)} numbers for {count} models", remedy="give one for each model")
+    if not all(0 < weight < float("inf") for weight in given):
+        raise UsageError("--weights: every weight is above zero", remedy="leave out a model that is to weigh nothing")
+    return tuple(weight / sum(given) for weight in given)
+
+
+def _role(i: int) -> str:
+    return f"model.{i + 1}"
+
+
+def _targets(request: MergeRequest) -> _Targets:
+    report = request.report.absolute() if request.report else None
+    if not isinstance(request.output, Path):
+        return _Targets(request.output, (), report)
+    base = output_base(request.output)
+    numbered = range(1, len(request.models) + 1)
+    permutations = tuple(beside(base, f".{i}.permutation.safetensors") for i in numbered)
+    return _Targets(request.output.absolute(), permutations, report or beside(base, ".rebasin.json"))
+
+
+def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> None:
+    first = pairs[0].a
+    data = request.data.files() if request.data else []
+    check_apart([first, *(pair.b for pair in pairs), *data], targets.paths())
+    check_dtypes(pairs[0])
+    if isinstance(targets.merged, Path):
+        check_weights_name(targets.merged, is_folder=first.is_folder)
+        check_target(targets.merged, first, force=request.force)
+    check_files((*targets.permutations, targets.report), force=request.force)
+
+
+def _match(request: MergeRequest, models: Models, device: str, listener: Listener) -> ManyResult:
+    choice = request.choice
+    with ExitStack() as stack, ExitStack() as bar:
+        check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
+        advance = bar.enter_context(listener.phase("matching"))
+
+        def match(a: State, b: State) -> MatchResult:
+            return match_states(models.layout, a, b, choice, device, lambda *_: check())
+
+        def on_round(what: str, done: int, of: int) -> None:
+            nonlocal advance
+            if done == 1:
+                bar.close()
+                advance = bar.enter_context(listener.phase(f"matching, {what}", of, "models"))
+            advance(1)
+            check()
+
+        result = match_many(
+            models.layout, models.states, match, weights=models.weights, algorithm=request.algorithm,
+            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, on_round=on_round,
+        )  # fmt: skip
+    if result.stop == "max-sweeps":
+        listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
+    if result.stop in ("time", "interrupted"):
+        listener.warn("matching was ended early: this is the best that was found until then")
+    return result
+
+
+def _judged(
+    request: MergeRequest, judge: Judge, models: Models, permutations: Sequence[Permutation], listener: Listener
+) -> tuple[dict[str, ScoreRecord], dict[tuple[int, int], tuple[float, float]]]:
+    """What every model, the plain mean and the merge are worth, and both barriers of every pair."""
+    identity = tuple(Permutation({}) for _ in permutations)
+    everyone = range(len(models))
+    points: dict[str, State] = {_role(i): state for i, state in enumerate(models.states)}
+    points["naive average"] = Mean(models, identity, everyone)
+    points["merged"] = Mean(models, permutations, everyone)
+    failures: dict[str, str] = {}
+    scores: dict[str, ScoreRecord] = {}
+    inner = lambda_grid(request.steps)[1:-1]
+    pairs = [(i, j) for i in everyone for j in everyone if i < j]
+    with listener.phase("judging", len(points) + 2 * len(pairs) * len(inner), "points") as advance:
+
+        def measure(state: State, name: str) -> ScoreRecord:
+            found = measured(judge, state, failures, name)
+            advance(1)
+            return ScoreRecord(found.loss, found.accuracy)
+
+        scores = {name: measure(state, name) for name, state in points.items()}
+        barriers = {}
+        for i, j in pairs:
+            found = []
+            for perms in (identity, permutations):
+                one, two = (permuted(perms[k], models.layout, models.states[k]) for k in (i, j))
+                between = [
+                    measure(interpolated(models.layout, one, two, lam), f"{_role(i)} to {_role(j)}").loss for lam in inner
+                ]
+                loss = (scores[_role(i)].loss, *between, scores[_role(j)].loss)
+                found.append(barrier_above_line((0.0, *inner, 1.0), loss))
+            barriers[i, j] = (found[0], found[1])
+    for place, why in failures.items():
+        listener.warn(f"{place} could not be measured: {why}")
+    return scores, barriers
+
+
+def _record(
+    request: MergeRequest,
+    weights: Sequence[float],
+    result: ManyResult,
+    distances: Mapping[tuple[int, int], tuple[float, float]],
+    scores: Mapping[str, ScoreRecord],
+    barriers: Mapping[tuple[int, int], tuple[float, float]],
+) -> MergeRecord:
+    pairs = []
+    for (i, j), (before, after) in distances.items():
+        naive, aligned = barriers.get((i, j), (None, None))
+        pairs.append(PairRecord(_role(i), _role(j), before, after, naive, aligned))
+    moved = [
+        sum(map(permutation.fraction_moved, permutation)) / max(1, len(permutation))
+        for permutation in result.permutations
+    ]
+    return MergeRecord(
+        algorithm=result.algorithm,
+        method=request.choice.method,
+        weights=tuple(weights),
+        seed=result.seed,
+        objective=result.objective,
+        stop=result.stop,
+        seconds=round(result.seconds, 4),
+        matches=result.matches,
+        moved=tuple(moved),
+        pairs=tuple(pairs),
+        scores=dict(scores),
+        data=os.path.abspath(request.data.path) if request.data and request.data.path else "",
+    )
+
+
+def _plan(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> RunDocument:
+    count = len(request.models)
+    named = {role: str(path) for role, path in targets.paths().items()}
+    plans = [
+        estimate(pair, writes=0, targets=named, matched=True, passes=2 * count if pair is pairs[0] else count)
+        for pair in pairs
+    ]
+    total = replace(
+        plans[0],
+        reads=sum(plan.reads for plan in plans),
+        writes=pairs[0].a.nbytes,
+        peak_memory_bytes=max(plan.peak_memory_bytes for plan in plans),
+        seconds=round(sum(plan.seconds for plan in plans) * 2, 2),
+    )
+    return RunDocument(command="merge", plan=total)

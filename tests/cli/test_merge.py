@@ -1,0 +1,148 @@
+"""`rebasin merge`: N models into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, load_file
+
+from tests.cli.conftest import Rebasin
+from tests.small import mlp_state, run, save, save_pair, shuffled
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with one network in four orders and data whose labels are its own answers."""
+    save_pair(tmp_path)
+    for number, seed in ((1, None), (2, 5), (3, 6), (4, 7)):
+        state = mlp_state(0) if seed is None else shuffled(mlp_state(0), seed)
+        save(tmp_path / f"m{number}.safetensors", state)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MODELS = ("m1.safetensors", "m2.safetensors", "m3.safetensors", "m4.safetensors")
+
+
+@pytest.mark.parametrize("algorithm", ["cycle-consistent", "merge-many", "to-first", "hierarchical"])
+def test_one_network_in_four_orders_is_itself(rebasin: Rebasin, family: Path, algorithm: str) -> None:
+    done = rebasin(
+        "merge", *MODELS, "-o", "merged.safetensors", "--algorithm", algorithm, "--data", "data.npz", "--restarts", 3
+    )
+    assert done.code == 0, done.err
+    first, merged = load_file("m1.safetensors"), load_file("merged.safetensors")
+    assert list(first) == list(merged)
+    for key, tensor in first.items():
+        assert torch.equal(tensor, merged[key]), key
+    record = done.document["merge"]
+    assert record["algorithm"] == algorithm
+    assert record["weights"] == [0.25] * 4
+    assert [pair["after"] for pair in record["pairs"]] == [0.0] * 6
+    assert min(pair["before"] for pair in record["pairs"]) > 1
+    scores = record["scores"]
+    assert scores["merged"] == scores["model.1"]
+    assert scores["naive average"]["loss"] > scores["merged"]["loss"]
+    assert all(pair["aligned"] == pytest.approx(0, abs=1e-5) for pair in record["pairs"])
+    assert min(pair["naive"] for pair in record["pairs"]) > 0
+    assert record["moved"][0] == 0
+
+
+def test_every_permutation_is_a_file_that_apply_takes(rebasin: Rebasin, family: Path) -> None:
+    assert rebasin("merge", *MODELS, "-o", "merged.safetensors").code == 0
+    for number, model in enumerate(MODELS, 1):
+        permutation = f"merged.{number}.permutation.safetensors"
+        assert rebasin("apply", permutation, model, "-o", f"moved{number}.safetensors").code == 0
+    moved = [load_file(f"moved{number}.safetensors") for number in (1, 2, 3, 4)]
+    merged = load_file("merged.safetensors")
+    for key, tensor in merged.items():
+        assert torch.allclose(tensor, sum(state[key] for state in moved) / 4, atol=1e-6)
+
+
+def test_weights_dtypes_and_integers_of_the_first(rebasin: Rebasin, family: Path) -> None:
+    for number, dtype in ((1, torch.bfloat16), (2, torch.float32), (3, torch.float16)):
+        state: dict[str, torch.Tensor] = {key: t.to(dtype) for key, t in mlp_state(number).items()}
+        state["ema.step"] = torch.tensor([number])
+        save(family / f"t{number}.safetensors", state)
+    done = rebasin(
+        "merge", "t1.safetensors", "t2.safetensors", "t3.safetensors", "-o", "out.safetensors", "--weights", "2,1,1",
+        "--ignore", "ema.*", "--report", "run.json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    out = load_file("out.safetensors")
+    assert out["ema.step"].tolist() == [1]
+    assert out["fc.0.weight"].dtype == torch.bfloat16
+    assert done.document["merge"]["weights"] == [0.5, 0.25, 0.25]
+    last = "fc.2.bias"  # never moves
+    states = [mlp_state(number)[last].to(dtype).float() for number, dtype in
+              ((1, torch.bfloat16), (2, torch.float32), (3, torch.float16))]  # fmt: skip
+    expected = 0.5 * states[0] + 0.25 * states[1] + 0.25 * states[2]
+    assert torch.allclose(out[last].float(), expected, rtol=2**-8)
+    assert Path("run.json").exists()
+
+
+def test_three_strangers_come_nearer(rebasin: Rebasin, family: Path) -> None:
+    for number in (1, 2, 3):
+        save(family / f"s{number}.safetensors", mlp_state(number))
+    done = rebasin("merge", "s1.safetensors", "s2.safetensors", "s3.safetensors", "-o", "out.safetensors")
+    assert done.code == 0
+    record = done.document["merge"]
+    assert record["objective"][-1] > record["objective"][0]
+    assert sum(pair["after"] for pair in record["pairs"]) < sum(pair["before"] for pair in record["pairs"])
+    assert record["scores"] == {}
+    shown = rebasin("report", "out.rebasin.json", "--markdown", "-").out
+    assert "3 models merged" in shown
+    assert "model.1, model.3" in shown
+
+
+def test_dry_run_writes_nothing(rebasin: Rebasin, family: Path) -> None:
+    before = sorted(family.iterdir())
+    done = rebasin("merge", *MODELS, "-o", "merged.safetensors", "--dry-run")
+    assert done.code == 0
+    assert sorted(family.iterdir()) == before
+    targets = done.document["plan"]["targets"]
+    assert targets["merged"] == str(family / "merged.safetensors")
+    assert targets["permutation.4"] == str(family / "merged.4.permutation.safetensors")
+
+
+def test_the_merge_goes_through_a_pipe(family: Path) -> None:
+    done = run("merge", *MODELS, "-o", "-", cwd=family)
+    assert done.returncode == 0, done.stderr
+    merged = load(done.stdout)
+    assert all(torch.equal(merged[key], tensor) for key, tensor in mlp_state(0).items())
+    taken = run("merge", *MODELS, "-o", "-", "--json", cwd=family)
+    assert taken.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("m1.safetensors", "-o", "x.safetensors"), 2, "two models or more"),
+        ((*MODELS, "-o", "x.safetensors", "--weights", "1,2"), 2, "2 numbers for 4 models"),
+        ((*MODELS, "-o", "x.safetensors", "--weights", "1,2,0,1"), 2, "above zero"),
+        ((*MODELS, "-o", "x.safetensors", "--weights", "1,a,2,1"), 2, "not numbers"),
+        ((*MODELS, "-o", "m2.safetensors"), 2, "both an input"),
+        ((*MODELS, "-o", "data.npz"), 2, "another format"),
+        ((*MODELS, "-o", "x.safetensors", "--network", "a:b"), 2, "add --data"),
+        ((*MODELS, "wide.safetensors", "-o", "x.safetensors"), 3, "9"),
+        ((*MODELS, "nan.safetensors", "-o", "x.safetensors"), 3, "nan"),
+        ((*MODELS, "absent.safetensors", "-o", "x.safetensors"), 4, "absent"),
+    ],
+)
+def test_refusals(rebasin: Rebasin, family: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+    save(family / "wide.safetensors", mlp_state(0, (32, 9, 8, 16)))
+    spoiled = mlp_state(0)
+    spoiled["fc.0.bias"][0] = float("nan")
+    save(family / "nan.safetensors", spoiled)
+    before = sorted(family.iterdir())
+    done = rebasin("merge", *arguments)
+    assert done.code == code, done.err
+    assert says.lower() in done.err.lower()
+    assert sorted(family.iterdir()) == before
+
+
+def test_an_output_that_exists_needs_force(rebasin: Rebasin, family: Path) -> None:
+    assert rebasin("merge", *MODELS, "-o", "merged.safetensors").code == 0
+    assert rebasin("merge", *MODELS, "-o", "merged.safetensors").code == 2
+    assert rebasin("merge", *MODELS, "-o", "merged.safetensors", "--force").code == 0
