@@ -119,7 +119,7 @@ def match_many(
         algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
             `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
             arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
-            one step of each model at a time, so that all move together.
+            one sweep of each model at a time, so that all move together.
         memory: as for `match_weights`.
         on_round: called with what is done, how many steps of the round are, and of how many; may raise `Enough`.
     """
@@ -268,7 +268,11 @@ def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutatio
 
 
 def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
-    """The better of two simple beginnings, then one sweep of each model in turn against the mean of the others."""
+    """The better of two simple beginnings, then one sweep of each model in turn against the mean of the others.
+
+    Where that gains nothing more, every model is matched anew once to the mean of the others, and it goes on from there
+    if one came nearer.
+    """
     beginnings = []
     for begin in (_to_first, _hierarchical):
         trial = replace(run, objective=run.objective[:1])
@@ -280,16 +284,23 @@ def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Perm
     run.objective.append(value)
     found = list(best)
     models = run.models
+    anew = False
     for round_ in range(run.max_rounds if run.stop == "converged" else 0):
         gained = 0.0
         for i in range(len(models)):
             mean = Mean(models, found, [j for j in range(len(models)) if j != i])
-            found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=1)
+            if anew:
+                found[i], gain = _better(run, mean, i, found[i])
+            else:
+                found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=1)
             gained += models.weights[i] * (1 - models.weights[i]) * gain
             if not _told(run, f"round {round_ + 1}", i + 1, len(models)):
                 break
-        if _ends(run, gained):
-            break
+        rested = _ends(run, gained)
+        if rested and (anew or run.stop != "converged" or len(models) == 2):
+            return tuple(found)
+        anew = rested
+    run.stop = "max-sweeps" if run.stop == "converged" else run.stop
     return tuple(found)
 
 

@@ -96,6 +96,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "digits-mlp-128": Recipe(lambda: Mlp(64, 128, 128, 10), "digits", 40, seeds=5),
+    "digits-mlp-512": Recipe(lambda: Mlp(64, 512, 512, 512, 10), "digits", 60, seeds=5),
     "fashion-mlp-128": Recipe(lambda: Mlp(784, 128, 128, 128, 10), "fashion", 6, seeds=5),
     "fashion-mlp-256": Recipe(lambda: Mlp(784, 256, 256, 256, 10), "fashion", 6),
     "fashion-mlp-512": Recipe(lambda: Mlp(784, 512, 512, 512, 10), "fashion", 4),
