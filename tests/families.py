@@ -14,7 +14,7 @@ END = "<!-- families: end -->"
 
 def moving_families(spec: PermutationSpec) -> list[str]:
     """Names of the dims that may move, their numbers left out, in order of first appearance."""
-    fixed = {str(rule.name) for rule in spec.rules if rule.fixed and len(rule.name.parts) == 1}
+    fixed = {str(rule.name) for rule in spec.rules if rule.fixed and not rule.without and len(rule.name.parts) == 1}
     names = [str(name.parts[0]) for line in spec.lines if line.pattern for name in line.pattern.dim_names()]
     return [name for name in dict.fromkeys(names) if name not in fixed]
 

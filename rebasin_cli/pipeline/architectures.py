@@ -135,7 +135,8 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
     for name, templates in places.items():
         rule = rules.get(name)
         owner = str(rule.owner) if rule and rule.owner else None
-        fixed = (rule.fixed or None) if rule else None
+        always = rule is not None and not rule.without  # `fixed without KEY` depends on the checkpoint
+        fixed = rule.fixed or None if rule is not None and always else None
         dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates))
     return ArchitectureRecord(
         name=spec.name,
