@@ -193,10 +193,10 @@ def _gated_projections(embed: int, inner: int) -> Shapes:
 
 
 def _sd15_unet() -> Shapes:
-    from diffusers import UNet2DConditionModel
+    from rebasin_cli.evaluation.subjects.libraries import library
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768)
+        unet = library("diffusers").UNet2DConditionModel(cross_attention_dim=768)
     return {key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()}
 
 
