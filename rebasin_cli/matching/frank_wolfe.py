@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
-from rebasin_cli.matching.lone import reshaped, without_lone_owners
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory, keep_read
 from rebasin_cli.matching.restarts import Attempt
@@ -71,17 +70,16 @@ def frank_wolfe(
         As `match_weights`; the objective is that of the identity, then that of the rounded mixture (it alone, in
         the rare case that it is lower), then after every sweep of the descent.
     """
-    plain = without_lone_owners(layout)
     for_tensors, for_matrices = budgets(memory)
     a, b = keep_read(a, for_tensors), keep_read(b, for_tensors)
-    identity = Permutation.identity(plain)
-    before = inner_product(plain, a, b, identity)
-    free = joint_dims(plain)
+    identity = Permutation.identity(layout)
+    before = inner_product(layout, a, b, identity)
+    free = joint_dims(layout)
     present = identity
-    if set(free) != set(plain.moving()):  # what is held should be where it belongs
+    if set(free) != set(layout.moving()):  # what is held should be where it belongs
         first = match_weights(layout, a, b, max_sweeps=max_sweeps, device=device, memory=memory)
-        present = reshaped(first.permutation, plain)
-    similarities = Similarities(plain, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices)
+        present = first.permutation
+    similarities = Similarities(layout, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices)
     state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, present)
     state.begin(start)
     early: Stop | None = None
@@ -94,9 +92,9 @@ def frank_wolfe(
     except Enough as wish:
         early = wish.stop
     rounded = state.rounded()
-    reached = inner_product(plain, a, b, rounded)
+    reached = inner_product(layout, a, b, rounded)
     polished = match_weights(
-        layout, a, b, seed=seed, start=reshaped(rounded, layout), max_sweeps=0 if early else max_sweeps,
+        layout, a, b, seed=seed, start=rounded, max_sweeps=0 if early else max_sweeps,
         device=device, memory=memory, on_step=on_step,
     )  # fmt: skip
     path = (reached, *polished.objective[1:])
@@ -129,10 +127,9 @@ def frank_wolfe_attempts(
 ) -> list[Attempt]:
     """Frank-Wolfe from the barycentre and from the identity; none where no dims can move together, or their gradients
     would not fit into memory."""
-    plain = without_lone_owners(layout)
-    free = joint_dims(plain)
+    free = joint_dims(layout)
     size = 4 if similarity_dtype(layout, a) == torch.float32 else 8
-    if not free or GRADIENTS * size * sum(plain.dims[dim].size ** 2 for dim in free) > free_memory():
+    if not free or GRADIENTS * size * sum(layout.dims[dim].size ** 2 for dim in free) > free_memory():
         return []
 
     def attempt(start: Begin) -> Attempt:

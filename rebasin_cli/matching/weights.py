@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.lone import reshaped, without_lone_owners
 from rebasin_cli.matching.memory import budgets, keep_read, reading_seconds
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.permutation import Permutation
@@ -58,13 +57,12 @@ def match_weights(
     Returns:
         The permutation and the objective per sweep. It is a local optimum: another seed may end elsewhere.
     """
-    plain = without_lone_owners(layout)
-    begin = reshaped(start, plain) if isinstance(start, Permutation) else Permutation.identity(plain)
+    begin = start if isinstance(start, Permutation) else Permutation.identity(layout)
     for_tensors, for_matrices = budgets(memory)
     kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
     already = reading_seconds(kept_a, kept_b)
     dtype = similarity_dtype(layout, kept_a)
-    descent = Descent(plain, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices)
+    descent = Descent(layout, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices)
     generator = torch.Generator().manual_seed(seed)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:
@@ -91,7 +89,7 @@ def match_weights(
         stop = "max-sweeps" if todo else stop
     return MatchResult(
         method="weights",
-        permutation=reshaped(descent.permutation, layout),
+        permutation=descent.permutation,
         objective=tuple(objective),
         stop=stop,
         seed=seed,
