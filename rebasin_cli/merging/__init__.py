@@ -1,6 +1,9 @@
 """Making one checkpoint out of several that have been aligned."""
 
 from rebasin_cli.merging.interpolation import (
+    LINE,
+    Blend,
+    Combine,
     check_lambda,
     interpolate_tensor,
     interpolated,
@@ -9,7 +12,10 @@ from rebasin_cli.merging.interpolation import (
 from rebasin_cli.merging.repair import Channels, Repaired, measure_channels, repair_channels, reset_statistics
 
 __all__ = [
+    "LINE",
+    "Blend",
     "Channels",
+    "Combine",
     "Repaired",
     "check_lambda",
     "interpolate_tensor",

@@ -1,4 +1,4 @@
-"""The straight line between two checkpoints, tensor by tensor.
+"""The line between two checkpoints, tensor by tensor: straight, or an arc on the sphere of each tensor.
 
 λ (`lam`) is the weight on B, from 0 (A) to 1 (B). The result is a checkpoint like A: its keys, shapes and
 dtypes. What has no midpoint is A's: integers, bools and the tensors that the spec says to ignore.
@@ -7,12 +7,45 @@ dtypes. What has no midpoint is A's: integers, bools and the tensors that the sp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import acos
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.spec import Layout
+
+Combine = Literal["lerp", "slerp"]
+
+_PARALLEL = 1e-4
+"""Below this sine of the angle between two tensors the arc is the straight line, to more digits than it could be
+computed to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """How two tensors are combined.
+
+    Attributes:
+        how: `lerp` along the straight line; `slerp` along the arc between them, which keeps their length.
+        weights: (pattern of keys, λ of its own); of several that match, the last counts.
+    """
+
+    how: Combine = "lerp"
+    weights: tuple[tuple[str, float], ...] = ()
+
+    def at(self, key: str, lam: float) -> float:
+        """The λ of a tensor."""
+        for pattern, own in self.weights:
+            lam = own if fnmatchcase(key, pattern) else lam
+        return lam
+
+
+LINE = Blend()
+"""The straight line, one λ for all."""
 
 
 def check_lambda(lam: float) -> None:
@@ -42,7 +75,7 @@ def lambda_grid(steps: int) -> tuple[float, ...]:
     return tuple(i / (steps - 1) for i in range(steps))
 
 
-def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = False) -> Tensor:
+def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = False, how: Combine = "lerp") -> Tensor:
     """(1 − λ)·a + λ·b, of a's shape and dtype and on a's device; a itself where a holds integers or bools.
 
     The arithmetic is in float32, in float64 where either is float64, and is rounded once. Where a equals b
@@ -52,6 +85,8 @@ def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = Fals
 
     Args:
         ignored: the spec leaves this tensor alone, so it is a's.
+        how: `slerp` goes along the arc: sin((1−λ)Ω)/sin Ω·a + sin(λΩ)/sin Ω·b, Ω the angle between the two as vectors
+            (Shoemake 1985); the straight line where they are (anti)parallel, or complex.
 
     Raises:
         UsageError: λ is outside 0–1.
@@ -73,11 +108,26 @@ def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = Fals
     if lam == 1.0:
         return b.to(device=a.device, dtype=a.dtype)
     work = _work_dtype(a, b)
+    if how == "slerp" and not a.is_complex():
+        return _on_the_arc(a.to(work), b.to(device=a.device, dtype=work), lam).to(a.dtype)
     # lerp rather than (1 − λ)a + λb: the latter is off by a rounding where a equals b
     return torch.lerp(a.to(work), b.to(device=a.device, dtype=work), lam).to(a.dtype)
 
 
-def interpolated(layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float) -> Mapping[str, Tensor]:
+def _on_the_arc(a: Tensor, b: Tensor, lam: float) -> Tensor:
+    x, y = a.double().flatten(), b.double().flatten()
+    scale = float(x.norm() * y.norm())
+    cosine = max(-1.0, min(1.0, float(x @ y) / scale)) if scale else 1.0
+    angle = torch.tensor(acos(cosine), dtype=torch.float64)
+    if float(angle.sin()) < _PARALLEL:
+        return torch.lerp(a, b, lam)
+    first, second = (float((part * angle).sin() / angle.sin()) for part in (1.0 - lam, lam))
+    return first * a + second * b
+
+
+def interpolated(
+    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float, blend: Blend = LINE
+) -> Mapping[str, Tensor]:
     """A lazy checkpoint at λ between `a` and `b`: each access reads both tensors and mixes them anew.
 
     Its keys are a's, in a's order. `b` is not read where the result is a's alone.
@@ -86,22 +136,26 @@ def interpolated(layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor
         UsageError: λ is outside 0–1. On access, ContentError as `interpolate_tensor`, naming the tensor.
     """
     check_lambda(lam)
-    return _Interpolated(layout, a, b, lam)
+    return _Interpolated(layout, a, b, lam, blend)
 
 
 class _Interpolated(Mapping[str, Tensor]):
-    def __init__(self, layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float) -> None:
+    def __init__(
+        self, layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float, blend: Blend
+    ) -> None:
         self._layout = layout
         self._a = a
         self._b = b
         self._lam = lam
+        self._blend = blend
 
     def __getitem__(self, key: str) -> Tensor:
         a = self._a[key]
-        if self._lam == 0.0 or self._layout.tensors[key].section == "ignored" or not _is_mixable(a):
+        lam = self._blend.at(key, self._lam)
+        if lam == 0.0 or self._layout.tensors[key].section == "ignored" or not _is_mixable(a):
             return a
         try:
-            return interpolate_tensor(a, self._b[key], self._lam)
+            return interpolate_tensor(a, self._b[key], lam, how=self._blend.how)
         except ContentError as error:
             raise ContentError(error.what, where=key, remedy=error.remedy) from error
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError, GateError, UsageError
 from rebasin_cli.evaluation import Curve, Scores, measure_path
-from rebasin_cli.merging import interpolated
+from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.judges import Judge, measured
@@ -39,14 +39,16 @@ def measure_barrier(
     *,
     listener: Listener,
     first: Scores | None = None,
+    blend: Blend = LINE,
 ) -> BarrierRecord:
     """Sweep λ from A to B as it is, and to π(B) if there is a permutation.
 
     Args:
         first: what A is worth, where that was measured before.
+        blend: how the points between are combined.
     """
     a, b = _held(pair.a, pair), _held(pair.b, pair)
-    sweeper = _Sweeper(judge, pair, tuple(grid), listener, first)
+    sweeper = _Sweeper(judge, pair, tuple(grid), listener, first, blend)
     naive = sweeper.curve(a, b, "naive")
     aligned = None
     if permutation is not None:
@@ -132,6 +134,7 @@ class _Sweeper:
     grid: tuple[float, ...]
     listener: Listener
     first: Scores | None
+    blend: Blend
     failures: dict[str, str] = field(default_factory=dict)
 
     def curve(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str, finish: Finish | None = None) -> Curve:
@@ -145,7 +148,7 @@ class _Sweeper:
             if failed >= _IN_A_ROW:
                 self.failures[f"{name}, λ = {lam:g}"] = f"not tried, after {_IN_A_ROW} failures one after the other"
                 return Scores(math.nan)
-            state = interpolated(self.pair.layout_a, a, b, lam)
+            state = interpolated(self.pair.layout_a, a, b, lam, self.blend)
             place = f"{name}, λ = {lam:g}"
             scores = measured(self.judge, finish(state, lam) if finish else state, self.failures, place)
             failed = failed + 1 if place in self.failures else 0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, measure_distance
-from rebasin_cli.merging import check_lambda, lambda_grid
+from rebasin_cli.merging import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.curves import measure_barrier
@@ -30,7 +32,8 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.targets import write_bytes, write_text
 from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import InputRecord, RunDocument
+from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
+from rebasin_cli.report.figures import loss_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class InterpolateRequest:
         align: False leaves B as it is (`--no-align`).
         permutation: a permutation file to take instead of matching.
         at: the one λ to write; None writes every point of the grid, if there is an output.
+        best: write the point of the grid with the lowest loss (`--at best`); `at` does not count then.
+        blend: how the points are combined; weights of its own are for the one point that is written.
         output: a checkpoint (with `at`), a folder of checkpoints (without), or a pipe.
     """
 
@@ -53,6 +58,8 @@ class InterpolateRequest:
     permutation: Path | None = None
     steps: int = 25
     at: float | None = None
+    best: bool = False
+    blend: Blend = LINE
     data: DataRequest | None = None
     output: Path | BinaryIO | None = None
     save_permutation: Path | None = None
@@ -116,7 +123,9 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         saved = load_permutation(request.permutation) if request.permutation and request.align else None
         if saved:
             saved.check_fits(pair.layout)
-        targets = path_targets(request.output, request.at, request.plot, request.save_permutation, request.report, pair)
+        at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
+        targets = path_targets(request.output, at, request.plot, request.save_permutation, request.report, pair)
+        _check_weights(request, pair)
         check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force)
         judge = prepare_judge(request.data, pair.layout_a, a, device, listener) if request.data else None
         if request.document is None:
@@ -131,13 +140,17 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
         barrier = None
         if judge:
-            barrier = measure_barrier(judge, pair, permutation, grid, listener=listener, first=first)
+            along = Blend(request.blend.how)
+            barrier = measure_barrier(judge, pair, permutation, grid, listener=listener, first=first, blend=along)
+            if request.best:
+                targets = replace(targets, at=_best_point(barrier, listener))
         else:
             listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
         written = write_path(
             targets, pair, permutation, grid, request.spec, inputs,
             method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
             repairer=judge.repairer if judge else None, kind=judge.repairs[-1] if judge and judge.repairs else None,
+            blend=request.blend,
             force=request.force, listener=listener,
         )  # fmt: skip
         if targets.permutation and permutation is not None:
@@ -157,6 +170,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             warnings=tuple(listener.warnings),
             versions=versions(),
             device=device,
+            at=targets.at if targets.weights is not None else None,
             peak_memory_bytes=peak_memory(),
         )
     document = _continued(request.document, document)
@@ -166,8 +180,14 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
 
 def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
     """The λ of the path, after every combination of options that cannot be carried out was refused."""
-    if request.at is not None:
-        check_lambda(request.at)
+    if request.best and request.data is None:
+        raise UsageError("--at best chooses by the loss, and without data there is none", remedy="add --data FILE")
+    if request.blend.weights and request.at is None:
+        raise UsageError("--weight is for the one point that is written", remedy="name it: --at 0.5")
+    for _, own in request.blend.weights:
+        check_lambda(own)
+    if request.at is not None or request.best:
+        check_lambda(request.at or 0.0)
         if request.output is None:
             raise UsageError("--at names a point to write, and there is no output", remedy="add -o FILE.safetensors")
     elif request.output is not None and not isinstance(request.output, Path):
@@ -183,6 +203,31 @@ def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
 
         require_matplotlib()
     return lambda_grid(request.steps)
+
+
+def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
+    """The λ of the lowest loss on the last of the curves, which is the one that is written.
+
+    Raises:
+        ContentError: no loss could be measured.
+    """
+    curve = list(barrier.curves.values())[-1]
+    finite = [(loss, lam) for lam, loss in zip(barrier.lam, curve.loss, strict=True) if isfinite(loss)]
+    if not finite:
+        raise ContentError("--at best: no point of the path has a loss", remedy="say which point: --at 0.5")
+    loss, lam = min(finite)
+    listener.remark(f"the lowest loss is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was measured on")
+    return lam
+
+
+def _check_weights(request: InterpolateRequest, pair: Pair) -> None:
+    """Every pattern of `--weight` is for some tensor that the spec knows."""
+    known = [key for key, bound in pair.layout_a.tensors.items() if bound.section != "ignored"]
+    for pattern, _ in request.blend.weights:
+        if not fnmatch.filter(known, pattern):
+            raise UsageError(
+                f"--weight {pattern}: no tensor is called so", remedy="`rebasin inspect` lists the tensors; quote the *"
+            )
 
 
 def _check_same_spec(document: RunDocument | None, pair: Pair) -> None:
@@ -283,7 +328,7 @@ def _plan(
     examples: int,
     listener: Listener,
 ) -> RunDocument:
-    points = 0 if targets.weights is None else 1 if request.at is not None else len(grid)
+    points = 0 if targets.weights is None else 1 if targets.at is not None else len(grid)
     matched = request.align and request.permutation is None and request.document is None
     return RunDocument(
         command="interpolate",

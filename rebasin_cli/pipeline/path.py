@@ -12,7 +12,7 @@ import torch
 from rebasin_cli.checkpoints import check_target, torch_dtype
 from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.merging import interpolated
+from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.listener import Listener
@@ -113,6 +113,7 @@ def write_path(
     seed: int,
     repairer: Repairer | None,
     kind: Kind | None,
+    blend: Blend = LINE,
     force: bool,
     listener: Listener,
 ) -> dict[str, str]:
@@ -133,11 +134,13 @@ def write_path(
     if repairer and kind == "repair" and repairer.ends is None:
         repairer.measure_ends(pair.a, b)
     for lam, target in points.items():
-        state = interpolated(pair.layout_a, pair.a, b, lam)
+        state = interpolated(pair.layout_a, pair.a, b, lam, blend)
         recipe: dict[str, object] = {"lambda": lam, "aligned": permutation is not None}
         if repairer and kind:
             state = repairer.finish(state, lam, kind)
             recipe["repair"] = kind
+        if blend != LINE:
+            recipe |= {"combine": blend.how, "weight": ",".join(f"{pattern}={own:g}" for pattern, own in blend.weights)}
         if method:
             recipe |= {"method": method, "seed": seed}
 

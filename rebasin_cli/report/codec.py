@@ -21,7 +21,7 @@ from rebasin_cli.report.document import SCHEMA_VERSION, RunDocument
 T = TypeVar("T")
 
 _JSON_NAME = {"lam": "lambda"}  # `lambda` is a word of Python's own
-_OPTIONAL = ("tensors", "architectures", "checks", "plan", "merge")  # absent unless the command is about them
+_OPTIONAL = ("tensors", "architectures", "checks", "plan", "merge", "at")  # absent unless the command is about them
 _UNLESS_EMPTY = ("trials", "repaired", "failures", "metrics")
 SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 

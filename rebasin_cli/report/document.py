@@ -281,6 +281,7 @@ class RunDocument:
         warnings: what a reader of the figures must know.
         device: where the similarities were computed.
         peak_memory_bytes: largest resident memory of the process.
+        at: λ of the merged checkpoint.
     """
 
     command: str
@@ -299,4 +300,5 @@ class RunDocument:
     checks: tuple[CheckRecord, ...] | None = None
     plan: PlanRecord | None = None
     merge: MergeRecord | None = None
+    at: float | None = None
     schema_version: int = SCHEMA_VERSION

@@ -237,3 +237,50 @@ def test_a_document_without_an_architecture_is_refused(rebasin: Rebasin, pair: P
     done = rebasin("interpolate", stdin=text.encode())
     assert done.code == 3
     assert "no architecture" in done.err
+
+
+def test_a_weight_of_its_own_and_the_arc(rebasin: Rebasin, pair: Path) -> None:
+    base = ("interpolate", "a.safetensors", "b.safetensors", "--no-align", "--steps", 3, "--at", 0.5)
+    assert rebasin(*base, "-o", "x.safetensors", "--weight", "fc.0.*=0", "--weight", "fc.1.bias=1").code == 0
+    a, b, x = (load_file(f"{name}.safetensors") for name in "abx")
+    assert torch.equal(x["fc.0.weight"], a["fc.0.weight"])
+    assert torch.equal(x["fc.1.bias"], b["fc.1.bias"])
+    assert torch.equal(x["fc.1.weight"], torch.lerp(a["fc.1.weight"], b["fc.1.weight"], 0.5))
+    assert rebasin(*base, "-o", "y.safetensors", "--combine", "slerp").code == 0
+    key = "fc.1.weight"
+    assert float(load_file("y.safetensors")[key].norm()) == pytest.approx(float(a[key].norm()), rel=1e-5)
+
+
+def test_the_best_point_is_the_one_with_the_lowest_loss(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin(
+        "interpolate", "a.safetensors", "b.safetensors", "--no-align", "--data", "data.npz", "--steps", 5,
+        "--at", "best", "-o", "x.safetensors",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    losses = done.document["barrier"]["naive"]["loss"]
+    lam = done.document["barrier"]["lambda"][losses.index(min(losses))]
+    assert done.document["at"] == lam
+    assert f"λ = {lam:g}" in done.err
+    a, b = load_file("a.safetensors"), load_file("b.safetensors")
+    for key, tensor in load_file("x.safetensors").items():
+        assert torch.equal(tensor, torch.lerp(a[key], b[key], lam) if lam not in (0, 1) else (a, b)[int(lam)][key])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--at", "best", "-o", "x.safetensors"), "--data"),
+        (("--at", "beast", "-o", "x.safetensors"), "neither a number nor"),
+        (("--at", "0.5", "-o", "x.safetensors", "--weight", "nowhere*=0.3"), "no tensor is called so"),
+        (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=1.5"), "between 0"),
+        (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=x"), "not a number"),
+        (("--weight", "fc.*=0.3"), "--at"),
+    ],
+)
+def test_weights_and_points_that_make_no_sense(
+    rebasin: Rebasin, pair: Path, options: tuple[str, ...], says: str
+) -> None:
+    done = rebasin("interpolate", "a.safetensors", "b.safetensors", *options)
+    assert done.code == 2
+    assert says in done.err
+    assert not Path("x.safetensors").exists()

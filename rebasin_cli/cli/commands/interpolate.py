@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +13,18 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources
 from rebasin_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from rebasin_cli.merging import Blend
+
 _DATA, _OUTPUT, _PATH = o.DATA, "Output", "Path"
 _USAGE = "rebasin interpolate A B, or rebasin align A B | rebasin interpolate"
+
+
+class Combine(StrEnum):
+    """What lies between two tensors."""
+
+    LERP = "lerp"
+    SLERP = "slerp"
 
 
 def command(
@@ -21,7 +32,15 @@ def command(
     b: Annotated[Path | None, typer.Argument(metavar="B", help="The checkpoint at λ = 1.")] = None,
     steps: Annotated[int, typer.Option(help="Points from 0 to 1, both ends included.", rich_help_panel=_PATH)] = 25,
     at: Annotated[
-        float | None, typer.Option(metavar="LAM", help="The one point that -o writes.", rich_help_panel=_PATH)
+        str | None,
+        typer.Option(metavar="LAM|best", help="The point that -o writes; best: by the loss.", rich_help_panel=_PATH),
+    ] = None,
+    combine: Annotated[
+        Combine, typer.Option(help="Along the straight line, or each tensor's arc.", rich_help_panel=_PATH)
+    ] = Combine.LERP,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=LAM", help="λ of some tensors: 'layers.*=0.3'.", rich_help_panel=_PATH),
     ] = None,
     align: Annotated[
         bool, typer.Option("--align/--no-align", help="Align B first, or take it as it is.", rich_help_panel=_PATH)
@@ -126,7 +145,8 @@ def command(
             one, two, choice, found = from_document(before)
             permutation = permutation or found
         request = InterpolateRequest(
-            one, two, choice, before, align=align, permutation=permutation, steps=steps, at=at, data=judged,
+            one, two, choice, before, align=align, permutation=permutation, steps=steps, at=_point(at), data=judged,
+            best=at == "best", blend=_blend(combine, weight),
             output=target, save_permutation=save_permutation, plot=plot, report=report,
             choice=o.match_choice(
                 method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory
@@ -140,3 +160,24 @@ def command(
     check_measured(document)
     if max_barrier is not None and not dry_run:
         check_gate(document, max_barrier)
+
+
+def _point(text: str | None) -> float | None:
+    if text is None or text == "best":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"--at {text}: neither a number nor `best`", remedy="--at 0.5") from error
+
+
+def _blend(combine: Combine, weight: list[str] | None) -> Blend:
+    from rebasin_cli.merging import Blend
+
+    weights = []
+    for pattern, text in o.pairs("--weight", weight).items():
+        try:
+            weights.append((pattern, float(text)))
+        except ValueError as error:
+            raise UsageError(f"--weight {pattern}={text}: not a number", remedy=f"--weight '{pattern}=0.3'") from error
+    return Blend(combine.value, tuple(weights))
