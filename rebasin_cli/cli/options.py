@@ -33,6 +33,15 @@ class Method(StrEnum):
 
     WEIGHTS = "weights"
     FRANK_WOLFE = "frank-wolfe"
+    ACTIVATIONS = "activations"
+    STE = "ste"
+
+
+class Likeness(StrEnum):
+    """What activations have in common."""
+
+    CORRELATION = "correlation"
+    COVARIANCE = "covariance"
 
 
 class Start(StrEnum):
@@ -143,13 +152,23 @@ FitData = Annotated[
     Path | None,
     typer.Option(metavar="PATH", help="Examples to fit on; else the train half of --data.", rich_help_panel=DATA),
 ]
-FitLimit = Annotated[int, typer.Option(min=1, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)]
+FitLimit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)]
 
 DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
 Seed = Annotated[int, typer.Option(help="Order of the steps; the same seed, the same bytes.", rich_help_panel=_RUN)]
 MaxSweeps = Annotated[int, typer.Option(min=1, help="Stop matching after so many sweeps.", rich_help_panel=_RUN)]
 MethodName = Annotated[
     Method, typer.Option("--method", help="How units are matched.", rich_help_panel=_RUN, show_default=True)
+]
+LikenessName = Annotated[
+    Likeness,
+    typer.Option("--similarity", help="Of activations (--method activations).", rich_help_panel=_RUN),
+]
+Epochs = Annotated[int, typer.Option(min=1, help="At most so many (--method ste).", rich_help_panel=_RUN)]
+LearningRate = Annotated[float, typer.Option(min=0, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
+Momentum = Annotated[float, typer.Option(min=0, max=1, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
+FitBatch = Annotated[
+    int, typer.Option("--fit-batch-size", min=1, help="Examples of a step (ste, activations).", rich_help_panel=_RUN)
 ]
 StartName = Annotated[
     Start,
@@ -246,6 +265,10 @@ def match_choice(
     time_budget: str | None = None,
     on_interrupt: OnInterrupt = OnInterrupt.ABORT,
     memory: str | None = None,
+    similarity: Likeness = Likeness.CORRELATION,
+    epochs: int = 20,
+    learning_rate: float = 1e-2,
+    momentum: float = 0.9,
 ) -> MatchChoice:
     """The options of matching as one value."""
     from rebasin_cli.pipeline.amounts import parse_bytes
@@ -256,7 +279,8 @@ def match_choice(
         method=method.value, seed=seed, max_sweeps=max_sweeps, start=start.value, order=order.value,
         device=device.value, restarts=restarts, quality=quality.value,
         time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
-        memory=parse_bytes(memory) if memory else None,
+        memory=parse_bytes(memory) if memory else None, similarity=similarity.value,
+        epochs=epochs, learning_rate=learning_rate, momentum=momentum,
     )  # fmt: skip
 
 

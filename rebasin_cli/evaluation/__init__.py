@@ -10,7 +10,15 @@ from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
 from rebasin_cli.evaluation.networks.modules import user_network
 from rebasin_cli.evaluation.networks.pretrained import pretrained_network
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import DEFAULT_BATCH_SIZE, AnyNetwork, evaluate, measure_path, runner, sweep
+from rebasin_cli.evaluation.sweep import (
+    DEFAULT_BATCH_SIZE,
+    AnyNetwork,
+    evaluate,
+    measure_path,
+    pair_runner,
+    runner,
+    sweep,
+)
 from rebasin_cli.evaluation.text import load_text
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "load_named",
     "load_text",
     "measure_path",
+    "pair_runner",
     "parse_command",
     "pretrained_network",
     "run_command",

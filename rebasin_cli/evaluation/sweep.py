@@ -105,6 +105,20 @@ def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:
     return run
 
 
+def pair_runner(
+    network: AnyNetwork, a: Mapping[str, Tensor], b: Mapping[str, Tensor], dataset: Dataset, batch_size: int
+) -> Callable[[Taps, Taps], None]:
+    """What runs two networks side by side over the same batches, with taps for each."""
+
+    def run(taps_a: Taps, taps_b: Taps) -> None:
+        with torch.inference_mode(), _full_precision():
+            for inputs in torch.split(dataset.inputs, batch_size):
+                network.logits(a, inputs, taps_a)
+                network.logits(b, inputs, taps_b)
+
+    return run
+
+
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Convolutions on a GPU in float32 proper: the default there is TF32, whose losses differ from the CPU's."""

@@ -52,6 +52,8 @@ class MatchResult:
         solvers: how many of them each solver did; gap: the largest certified distance from the optimum of one.
         trials: every start that was tried, in order, if there were several; the rest is of the best of them, but for
             `seconds`, `solves` and `solvers`, which are of all.
+        losses: loss between A and π(B), at the start and as the search went on, of a method that looks at it.
+        notes: what whoever reads the result must know.
     """
 
     method: str
@@ -65,3 +67,5 @@ class MatchResult:
     solvers: Mapping[str, int] = field(default_factory=dict)
     gap: float | None = None
     trials: tuple[Trial, ...] = ()
+    losses: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.judges import DataRequest
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.plan import estimate
@@ -39,6 +40,7 @@ from rebasin_cli.pipeline.work import (
     open_source,
     resolve_device,
     scan_sources,
+    with_data,
     write_weights,
 )
 from rebasin_cli.report.codec import to_json
@@ -52,6 +54,7 @@ class AlignRequest:
     Attributes:
         output: where the aligned B goes: a path, a pipe, or None for a name beside B.
         permutation, report: paths, or None for names beside the output.
+        data: what a method that looks at examples is shown.
     """
 
     a: Source
@@ -61,6 +64,7 @@ class AlignRequest:
     permutation: Path | None = None
     report: Path | None = None
     choice: MatchChoice = field(default_factory=MatchChoice)
+    data: DataRequest | None = None
     force: bool = False
     dry_run: bool = False
 
@@ -88,11 +92,12 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         pair = bind_pair(a, b, request.spec)
         targets = _targets(request, b)
         _check(request, pair, targets)
+        choice = with_data(request.choice, request.data, pair, device, listener)
         tell_layout(pair.layout, listener)
         if request.dry_run:
             return _plan(request, pair, targets, listener)
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener)
-        result = match(pair, request.choice, device, listener)
+        result = match(pair, choice, device, listener)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, a, b, result.permutation, lambda _: advance(1))
         metadata = output_metadata(

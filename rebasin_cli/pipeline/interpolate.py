@@ -30,7 +30,7 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import write_bytes, write_text
-from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity
+from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity, with_data
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
@@ -127,6 +127,8 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         targets = path_targets(request.output, at, request.plot, request.save_permutation, request.report, pair)
         _check_weights(request, pair)
         check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force)
+        matched = request.align and saved is None and request.document is None
+        choice = with_data(request.choice, request.data, pair, device, listener) if matched else request.choice
         judge = prepare_judge(request.data, pair.layout_a, a, device, listener) if request.data else None
         if request.document is None:
             tell_layout(pair.layout, listener)
@@ -135,7 +137,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
         first = judge.measure(a) if judge else None  # before matching: a judge that cannot judge A is told at once
-        alignment = _alignment(request, pair, saved, inputs, device, listener)
+        alignment = _alignment(request, pair, saved, inputs, device, choice, listener)
         permutation = alignment.permutation
         distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
         barrier = None
@@ -248,6 +250,7 @@ def _alignment(
     saved: SavedPermutation | None,
     inputs: Mapping[str, InputRecord],
     device: str,
+    choice: MatchChoice,
     listener: Listener,
 ) -> _Alignment:
     """Take the permutation that is there, or match."""
@@ -268,7 +271,7 @@ def _alignment(
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, request.choice, device, listener)
+    result = match(pair, choice, device, listener)
     return _Alignment(result.permutation, result)
 
 

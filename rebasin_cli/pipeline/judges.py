@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -44,7 +44,8 @@ class DataRequest:
 
     Attributes:
         path: `--data`: a file, a folder, or `package.module:loader`.
-        fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples.
+        fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
+            None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
         command: `--eval-command`; timeout: seconds for one point.
     """
@@ -55,12 +56,14 @@ class DataRequest:
     batch_size: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     fit: Path | None = None
-    fit_limit: int = FIT_EXAMPLES
+    fit_limit: int | None = None
+    fit_batch: int = 1000
     repairs: tuple[Kind, ...] = ()
     network: str | None = None
     sequence_length: int | None = None
     command: str | None = None
     timeout: float | None = None
+    fit_split: Split = "train"
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
@@ -171,7 +174,8 @@ def prepare_judge(
     if getattr(network, "per_token", False):
         judge.unit = "nats per token"
     if request.repairs:
-        examples = fitting_data(request, network, checkpoint, listener)
+        limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
+        examples = fitting_data(limited, network, checkpoint, listener)
         judge.repairer, judge.repairs = Repairer(network, examples, device, listener), request.repairs
         for kind in request.repairs:
             judge.repairer.check(kind)
@@ -206,7 +210,7 @@ def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoi
     """The examples that statistics are taken from; of data with two halves the training half."""
     path = request.fit or request.path
     assert path is not None
-    dataset = read_data(request, path, "train", request.fit_limit, network, checkpoint)
+    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint)
     if request.fit is None and dataset.split is None:
         listener.remark("statistics are fitted on examples of --data itself; --fit-data names others")
     check(network, checkpoint, dataset)

@@ -8,11 +8,14 @@ from itertools import chain, islice
 
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError
+from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts
+from rebasin_cli.matching.activations import Similarity, match_activations
 from rebasin_cli.matching.memory import budgets, keep_read
+from rebasin_cli.matching.ste import SteOptions, match_ste
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.fitting import Fitting
 from rebasin_cli.spec import Layout
 
 
@@ -24,6 +27,7 @@ class MatchChoice:
         restarts: how many starts; None leaves it to `quality`.
         time_budget: seconds after which the best so far is taken.
         memory: bytes that matching may keep between steps; None leaves it to the method.
+        fitting: what the methods in `LOOK_AT_DATA` look at.
     """
 
     method: str = "weights"
@@ -37,6 +41,11 @@ class MatchChoice:
     time_budget: float | None = None
     on_interrupt: str = "abort"
     memory: int | None = None
+    fitting: Fitting | None = None
+    similarity: Similarity = "correlation"
+    epochs: int = 20
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
 
     @property
     def starts(self) -> int:
@@ -55,6 +64,10 @@ def match_states(
     layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, device: str, on_step: OnStep
 ) -> MatchResult:
     """Match B to A by their weights, from as many starts as the choice says."""
+    if choice.method in LOOK_AT_DATA:
+        raise UsageError(
+            f"--method {choice.method} matches two networks, not several", remedy="use --method weights here"
+        )
     budget, _ = budgets(choice.memory)
     a, b = keep_read(a, budget), keep_read(b, budget)
     started = descents(
@@ -81,5 +94,36 @@ def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> M
     return match_states(pair.layout, pair.a, pair.b, choice, device, on_step)
 
 
-METHODS: Mapping[str, Method] = {"weights": _weights, "frank-wolfe": _weights}
+def _activations(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+    fitting = _fitting(choice)
+    return match_activations(
+        pair.layout, pair.a, pair.b, fitting.pair_run(pair.a, pair.b), prefix=fitting.prefix,
+        similarity=choice.similarity, seed=choice.seed, on_step=on_step,
+    )  # fmt: skip
+
+
+def _ste(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+    fitting = _fitting(choice)
+    options = SteOptions(fitting.steps, choice.epochs, choice.learning_rate, choice.momentum)
+    return match_ste(
+        pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, options,
+        seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, on_step=on_step,
+    )  # fmt: skip
+
+
+def _fitting(choice: MatchChoice) -> Fitting:
+    if choice.fitting is None:
+        raise UsageError(f"--method {choice.method} looks at examples, and there are none", remedy="add --data PATH")
+    return choice.fitting
+
+
+LOOK_AT_DATA = ("activations", "ste")
+"""The methods that need examples."""
+
+METHODS: Mapping[str, Method] = {
+    "weights": _weights,
+    "frank-wolfe": _weights,
+    "activations": _activations,
+    "ste": _ste,
+}
 """Every `--method`, by name: from the pair, the choice, a resolved device and a progress callback to a result."""

@@ -77,6 +77,7 @@ def match_record(result: MatchResult) -> MatchRecord:
         solves=result.solves,
         solvers=dict(result.solvers),
         gap=result.gap,
+        losses=tuple(map(float, result.losses)),
         trials=tuple(TrialRecord(t.name, float(t.objective), round(t.seconds, 4)) for t in result.trials),
     )
 

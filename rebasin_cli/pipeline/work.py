@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,11 +25,14 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.fitting import prepare_fitting
+from rebasin_cli.pipeline.judges import DataRequest
 from rebasin_cli.pipeline.listener import Advance, Listener
-from rebasin_cli.pipeline.methods import METHODS, MatchChoice
+from rebasin_cli.pipeline.methods import LOOK_AT_DATA, METHODS, MatchChoice
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.report.document import InputRecord
+from rebasin_cli.report.figures import loss_text
 from rebasin_cli.spec import Layout
 
 
@@ -84,6 +87,22 @@ def scan_sources(
     return records
 
 
+def with_data(
+    choice: MatchChoice, data: DataRequest | None, pair: Pair, device: str, listener: Listener
+) -> MatchChoice:
+    """The choice with the examples its method looks at, if it looks at any.
+
+    Raises:
+        UsageError: there are none. RebasinError: they do not fit the network.
+    """
+    if choice.method not in LOOK_AT_DATA:
+        return choice
+    if data is None or data.command is not None:
+        raise UsageError(f"--method {choice.method} looks at examples, and there are none", remedy="add --data PATH")
+    fitting = prepare_fitting(data, pair.layout_a, pair.a, choice.method, device, listener)
+    return replace(choice, fitting=fitting)
+
+
 def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> MatchResult:
     """Match B onto A, with progress and what the outcome means."""
     with ExitStack() as stack, ExitStack() as bar:
@@ -102,7 +121,14 @@ def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> M
             check()
 
         result = METHODS[choice.method](pair, choice, device, on_step)
-    if result.stop == "max-sweeps":
+    for note in result.notes:
+        listener.warn(note)
+    if result.method == "ste":
+        listener.remark(
+            f"the midpoint's loss on examples held apart: {loss_text(result.losses[0])} after weight matching, "
+            f"{loss_text(min(result.losses))} at its lowest in {len(result.losses) - 1} epochs"
+        )
+    elif result.stop == "max-sweeps":
         listener.warn(
             f"stopped after {choice.max_sweeps} sweeps, before the objective came to rest; "
             "a larger --max-sweeps goes on"

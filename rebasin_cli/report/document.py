@@ -105,6 +105,7 @@ class MatchRecord:
         solves: number of linear assignments; solvers: by solver.
         gap: the largest certified distance of one of them from its optimum, if the solver gives one.
         trials: every start, if there were several; `objective` is of the best of them.
+        losses: of the midpoint on examples held apart, at the start and after every epoch (`ste`).
     """
 
     method: str
@@ -116,6 +117,7 @@ class MatchRecord:
     solvers: Mapping[str, int] = field(default_factory=dict)
     gap: float | None = None
     trials: tuple[TrialRecord, ...] = ()
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import typer
 
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli.streams import PIPE, output_of, sources
+from rebasin_cli.errors import UsageError
 
 
 def command(
@@ -22,6 +23,14 @@ def command(
     save_permutation: o.SavePermutation = None,
     report: o.Report = None,
     force: o.Force = False,
+    data: o.DataPath = None,
+    split: Annotated[
+        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+    ] = o.SplitName.TRAIN,
+    limit: o.Limit = None,
+    network: o.NetworkName = None,
+    network_option: o.NetworkOption = None,
+    sequence_length: o.SequenceLength = None,
     arch: o.Arch = None,
     sizes: o.Set = None,
     freeze: o.Freeze = None,
@@ -36,6 +45,11 @@ def command(
     time_budget: o.TimeBudget = None,
     memory: o.Memory = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
+    similarity: o.LikenessName = o.Likeness.CORRELATION,
+    epochs: o.Epochs = 20,
+    learning_rate: o.LearningRate = 1e-2,
+    momentum: o.Momentum = 0.9,
+    fit_batch: o.FitBatch = 1000,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -49,7 +63,18 @@ def command(
     """
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.align import AlignRequest, align
+    from rebasin_cli.pipeline.judges import DataRequest
 
+    shown = None
+    if data is not None:
+        if method not in (o.Method.ACTIVATIONS, o.Method.STE):
+            raise UsageError(
+                f"--method {method.value} looks at no data", remedy="--data goes with --method activations or ste"
+            )
+        shown = DataRequest(
+            data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
+            fit_batch=fit_batch, network=network, sequence_length=sequence_length,
+        )  # fmt: skip
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:
         target = output_of(output, json)
@@ -57,9 +82,10 @@ def command(
         request = AlignRequest(
             one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
             choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
+                similarity, epochs, learning_rate, momentum,
             ),
-            force=force, dry_run=dry_run,
+            data=shown, force=force, dry_run=dry_run,
         )  # fmt: skip
         document = align(request, session)
     session.finish(document, payload=output != PIPE)

@@ -67,7 +67,7 @@ def command(
     ] = None,
     repair: o.RepairName = None,
     fit_data: o.FitData = None,
-    fit_limit: o.FitLimit = 2000,
+    fit_limit: o.FitLimit = None,
     max_barrier: Annotated[
         float | None,
         typer.Option(metavar="X", help="Exit with 1 if the last curve's barrier is higher.", rich_help_panel=_DATA),
@@ -99,6 +99,11 @@ def command(
     time_budget: o.TimeBudget = None,
     memory: o.Memory = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
+    similarity: o.LikenessName = o.Likeness.CORRELATION,
+    epochs: o.Epochs = 20,
+    learning_rate: o.LearningRate = 1e-2,
+    momentum: o.Momentum = 0.9,
+    fit_batch: o.FitBatch = 1000,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -125,7 +130,7 @@ def command(
     if data is not None or eval_command is not None:
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
-            o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
+            fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
         )  # fmt: skip
     elif o.repairs(repair) or network:
         needs = "--repair measures activations" if o.repairs(repair) else "--network is run on examples"
@@ -149,7 +154,8 @@ def command(
             best=at == "best", blend=_blend(combine, weight),
             output=target, save_permutation=save_permutation, plot=plot, report=report,
             choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
+                similarity, epochs, learning_rate, momentum,
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip

@@ -24,7 +24,7 @@ def command(
     split: Annotated[
         o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
-    limit: o.FitLimit = 2000,
+    limit: o.Limit = 2000,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     output: Annotated[

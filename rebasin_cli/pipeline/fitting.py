@@ -1,0 +1,102 @@
+"""What methods that look at data are given: the network, run over examples that the report does not use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation import AnyNetwork, Dataset, evaluate, pair_runner
+from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
+from rebasin_cli.matching.activations import PairRun
+from rebasin_cli.pipeline.judges import DataRequest, batch_size_of, check, find_network, fitting_data
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.spec import Layout
+
+HELD_APART = 5
+"""One example in so many is held apart where a method chooses between permutations."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitting:
+    """A network and the examples that a method may look at.
+
+    Attributes:
+        seen: what gradients and activations come from; apart: what permutations are chosen by.
+        batch: examples at a time.
+    """
+
+    network: AnyNetwork
+    seen: Dataset
+    apart: Dataset
+    batch: int
+    device: str
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the network's names in the checkpoint."""
+        return self.network.prefix
+
+    @property
+    def steps(self) -> int:
+        """Batches in `seen`."""
+        return max(1, len(self.seen) // self.batch)
+
+    def pair_run(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> PairRun:
+        """Runs A and B side by side over what is seen."""
+        states = tuple(self.network.load(state, self.device) for state in (a, b))
+        return pair_runner(self.network, states[0], states[1], self.seen, min(self.batch, batch_size_of(self.network)))
+
+    def loss(self, state: Mapping[str, Tensor], step: int) -> Tensor:
+        """Mean cross-entropy on a batch of what is seen; gradients flow."""
+        at = step * self.batch
+        inputs, targets = self.seen.inputs[at : at + self.batch], self.seen.targets[at : at + self.batch]
+        logits = self.network.logits(self.network.load(state, self.device), inputs)
+        return F.cross_entropy(logits.flatten(0, -2), targets.flatten().to(logits.device))
+
+    def held_apart(self, state: Mapping[str, Tensor]) -> float:
+        """The loss on what is held apart."""
+        return evaluate(
+            self.network, state, self.apart, batch_size=batch_size_of(self.network), device=self.device
+        )[0]  # fmt: skip
+
+
+def prepare_fitting(
+    request: DataRequest, layout: Layout, checkpoint: Checkpoint, method: str, device: str, listener: Listener
+) -> Fitting:
+    """Find the network and the examples for `--method activations` and `ste`.
+
+    Raises:
+        RebasinError: no network, or examples that do not fit it.
+    """
+    network = find_network(request, layout, checkpoint)
+    dataset = fitting_data(request, network, checkpoint, listener)
+    check(network, checkpoint, dataset)
+    batch = request.fit_batch
+    if method != "ste":
+        return Fitting(network, dataset, dataset, batch, device)
+    if isinstance(network, PretrainedNetwork):
+        raise ContentError(
+            "--method ste needs gradients, which do not flow through the loader of transformers",
+            remedy="name the network with --network, or use --method activations",
+        )
+    if any(name.endswith("running_var") for name in network.shapes):
+        listener.warn(
+            "the straight-through estimator sees BatchNorm's running statistics interpolated, not recomputed: "
+            "its losses are higher than those of a repaired network"
+        )
+    count = max(1, len(dataset) // HELD_APART)
+    if len(dataset) < 2:
+        raise ContentError("--method ste holds examples apart, and there is one", remedy="give more examples")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    apart, seen = (_part(dataset, rows) for rows in (order[:count], order[count:]))
+    return Fitting(network, seen, apart, min(batch, len(seen)), device)
+
+
+def _part(dataset: Dataset, rows: Tensor) -> Dataset:
+    return Dataset(dataset.inputs[rows], dataset.targets[rows], dataset.source, dataset.split)

@@ -1,0 +1,61 @@
+"""`--method activations` and `--method ste`: on the pair that ships, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.cli.conftest import Rebasin
+from tests.small import DATA, run
+
+A, B, DIGITS = (DATA / name for name in ("digits_mlp_a.safetensors", "digits_mlp_b.safetensors", "digits.npz"))
+
+
+@pytest.mark.parametrize("method", ["activations", "ste"])
+def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "b.safetensors"
+    done = rebasin(
+        "align", A, B, "--method", method, "--data", DIGITS, "--epochs", 2, "--fit-batch-size", 100, "-o", out
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.document["match"]["method"] == method
+    assert {k: t.shape for k, t in load_file(out).items()} == {k: t.shape for k, t in load_file(B).items()}
+    judged = rebasin("interpolate", "--data", DIGITS, "--steps", 5, stdin=done.out.encode()).document["barrier"]
+    assert judged["naive"]["barrier"] > 0.5
+    assert judged["aligned"]["barrier"] < 0.15
+    assert judged["aligned"]["loss"][-1] == pytest.approx(judged["naive"]["loss"][-1], abs=1e-5)
+    if method == "ste":
+        assert len(done.document["match"]["losses"]) == 3
+        assert "held apart" in done.err
+    else:
+        assert "losses" not in done.document["match"]
+
+
+def test_interpolate_matches_by_data_too(tmp_path: Path) -> None:
+    done = run(
+        "interpolate", A, B, "--data", DIGITS, "--method", "activations", "--similarity", "covariance", "--steps", 3,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b'"activations"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("align", "--method", "activations"), 2, "add --data"),
+        (("align", "--method", "ste"), 2, "add --data"),
+        (("align", "--data", DIGITS), 2, "looks at no data"),
+        (("interpolate", "--method", "ste"), 2, "add --data"),
+        (("align", "--method", "activations", "--data", "absent.npz"), 4, "absent.npz"),
+        (("align", "--method", "ste", "--data", DIGITS, "--limit", 1), 3, "holds examples apart"),
+    ],
+)
+def test_refusals(rebasin: Rebasin, tmp_path: Path, arguments: tuple[object, ...], code: int, words: str) -> None:
+    command, *rest = arguments
+    done = rebasin(command, A, B, *rest, *(("-o", tmp_path / "o.safetensors") if command == "align" else ()))
+    assert done.code == code, done.err
+    assert words in done.err
+    assert not list(tmp_path.iterdir())
