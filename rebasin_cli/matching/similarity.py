@@ -171,26 +171,30 @@ class Similarities:
                 matrix.addmm_(a.flatten(1), moved.flatten(1).T)
 
     def _add_still(self, matrix: Tensor, root: str, plans: Collection[Plan]) -> None:
-        """Add what has no moving neighbour; kept only if there is also something that has."""
-        found = self._still.get(root)
-        if found is not None:
-            matrix += found
-            return
-        alone = len(plans) == len(self._plans[root])
-        total = matrix if alone else torch.zeros_like(matrix)
-        thin: list[tuple[Tensor, Tensor]] = []
-        for plan in plans:
-            a, b = (operand.flatten(1) for operand in self._operands(plan, {}))
-            if a.shape[1] < THIN:
-                thin.append((a, b))
-            else:
-                total.addmm_(a, b.T)
+        """Add what has no moving neighbour.
+
+        Its sum is kept only where it saves products and will be wanted again, when neighbours have moved.
+        """
+        thin = [plan for plan in plans if plan.work < THIN]
         if thin:
-            total.addmm_(torch.cat([a for a, _ in thin], 1), torch.cat([b for _, b in thin], 1).T)
-        if not alone:
-            matrix += total
+            operands = [self._operands(plan, {}) for plan in thin]
+            one, two = (torch.cat([pair[which].flatten(1) for pair in operands], 1) for which in (0, 1))
+            matrix.addmm_(one, two.T)
+        if len(thin) == len(plans):
+            return
+        total = self._still.get(root)
+        if total is None:
+            alone = len(plans) == len(self._plans[root])
+            total = matrix if alone else torch.zeros_like(matrix)
+            for plan in plans:
+                if plan.work >= THIN:
+                    a, b = self._operands(plan, {})
+                    total.addmm_(a.flatten(1), b.flatten(1).T)
+            if alone:
+                return
             if self._take(total):
                 self._still[root] = total
+        matrix += total
 
     def _mend(self, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor]) -> bool:
         """Bring a kept matrix up to date; False where making it anew is cheaper."""
