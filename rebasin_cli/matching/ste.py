@@ -30,14 +30,15 @@ class SteOptions:
 
     Attributes:
         steps: batches in an epoch.
-        patience: stop after so many epochs without a better permutation.
+        patience: stop after so many epochs whose new permutation was not better. Epochs that changed none do not
+            count: at a small learning rate θ needs some to get anywhere.
     """
 
     steps: int
     epochs: int = 20
     learning_rate: float = 1e-2
     momentum: float = 0.9
-    patience: int = 5
+    patience: int = 10
 
 
 def match_ste(
@@ -88,8 +89,8 @@ def match_ste(
                 break
         if not search.permutation.equals(measured):
             present = held_apart(search.midpoint())
+            since += 1
         losses.append(present)
-        since += 1
         if present < best:
             best, permutation, since = present, search.permutation, 0
         if enough or since >= options.patience:

@@ -58,6 +58,25 @@ def test_the_loss_held_apart_never_rises_above_that_of_weight_matching() -> None
         assert torch.equal(tensor, now)
 
 
+def test_it_waits_while_nothing_changes_and_stops_when_nothing_gets_better() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (trained(seed, torch.randn(60, 6, generator=generator), torch.arange(60) % 3) for seed in (0, 1))
+    layout = layout_of("mlp", a)
+    network = network_for("mlp", a)
+    x, y = torch.randn(60, 6, generator=generator), torch.arange(60) % 3
+
+    def loss(state: Mapping[str, Tensor], batch: int) -> Tensor:
+        return F.cross_entropy(network.logits(state, x), y)
+
+    still = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(1, 6, learning_rate=0.0, patience=2))
+    assert (still.stop, len(still.losses)) == ("max-sweeps", 7)
+    assert still.permutation.equals(match_weights(layout, a, b).permutation)
+    lost = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(1, 60, learning_rate=1.0, patience=2))
+    assert lost.stop == "converged"
+    assert len(lost.losses) < 60
+    assert lost.permutation.equals(still.permutation)  # nothing was better than where it began
+
+
 def middle(layout: Layout, a: dict[str, Tensor], b: dict[str, Tensor], permutation: object) -> dict[str, Tensor]:
     moved = permuted(permutation, layout, b)  # type: ignore[arg-type]
     return {key: 0.5 * (a[key] + moved[key]) for key in a}
