@@ -240,7 +240,8 @@ def _judged(
             for perms in (identity, permutations):
                 one, two = (permuted(perms[k], models.layout, models.states[k]) for k in (i, j))
                 between = [
-                    measure(interpolated(models.layout, one, two, lam), f"{_role(i)} to {_role(j)}").loss for lam in inner
+                    measure(interpolated(models.layout, one, two, lam), f"{_role(i)} to {_role(j)}").loss
+                    for lam in inner
                 ]
                 loss = (scores[_role(i)].loss, *between, scores[_role(j)].loss)
                 found.append(barrier_above_line((0.0, *inner, 1.0), loss))
