@@ -140,10 +140,13 @@ class Descent:
         matrix = self._similarities.partial(block, self.permutation, ready)
         middle = self._clock()
         found = self._assign_warm(block.root, matrix)
+        value = _paired(matrix, found)
+        gain = value - _paired(matrix, self.permutation[block.root])
+        self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
         self.permutation = self.permutation.replace({block.root: found})
         self.seconds["similarity"] += middle - began
         self.seconds["assignment"] += self._clock() - middle
-        return _paired(matrix, found)
+        return value
 
     def _aligned_share(self, block: Block, done: set[str]) -> float:
         plans = self._similarities.plans(block) if len(block.dims) == 1 else []

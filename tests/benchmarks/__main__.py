@@ -2,7 +2,10 @@
 
     python -m tests.benchmarks --cases mlp,vgg16 --json out.json
     python -m tests.benchmarks --all
-    python -m tests.benchmarks assignment --sizes 2048
+    python -m tests.benchmarks assignment --sizes 2048     exact assignment against scipy
+    python -m tests.benchmarks recovery                    how often a planted permutation is found
+    python -m tests.benchmarks optima                      objective and barrier by method, on trained pairs
+    python -m tests.benchmarks merging                     five trained models merged
 
 Each measurement is a process of its own with one thread, and its processor time counts: on a quiet machine that is
 the time on the wall, and on a shared one it still gives the ratio. `floor` is what cannot be saved: reading both
@@ -13,6 +16,7 @@ of those the whole `rebasin align` is timed, from files to files.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -27,6 +31,9 @@ FAST = ("mlp", "vgg16", "resnet20", "resnet20-x4", "resnet50", "gpt2-mlps")
 SLOW = ("resnet20-x16", "resnet20-x32", "llama-block", "sd15-unet", "two-gigabytes", "llama-7b-1", "llama-7b-2",
         "llama-7b-4", "llama-7b-8")  # fmt: skip
 WEIGHTS = ("planted", "independent")
+OTHERS = ("assignment", "recovery", "optima", "merging")
+"""Benchmarks that are programs of their own."""
+
 PHASES = ("read", "similarity", "assignment", "objective", "progress", "apply", "write")
 
 Figures = dict[str, Any]
@@ -111,10 +118,8 @@ def time_command(case: str, weights: str, limit: int | None, folder: Path, optio
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["assignment"]:
-        from tests.benchmarks.assignment import main as assignment
-
-        assignment(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in OTHERS:
+        importlib.import_module(f"tests.benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", help=f"comma-separated; by default {','.join(FAST)}; slow: {','.join(SLOW)}")

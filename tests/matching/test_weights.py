@@ -62,6 +62,14 @@ def test_objective_never_falls_and_is_what_it_says(name: str, seed: int, tmp_pat
     assert result.objective[-1] > result.objective[0]
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
     assert result.stop == "converged"
+    assert sum(result.gains.values()) == pytest.approx(result.objective[-1] - result.objective[0], rel=1e-9)
+
+
+def test_the_anchored_pass_is_among_the_gains(tmp_path: Path) -> None:
+    layout, a, b = tiny_layout("chain", tmp_path), tiny_state("chain", 1), tiny_state("chain", 2)
+    result = match_weights(layout, a, b)
+    assert set(result.gains) == {"h.0", "h.2"}
+    assert sum(result.gains.values()) > 0.5 * (result.objective[-1] - result.objective[0])
 
 
 def test_inputs_are_untouched(name: str, tmp_path: Path) -> None:
