@@ -25,7 +25,8 @@ def table() -> str:
     for name in shipped_specs():
         spec = shipped_spec(name)
         stays = "; ".join(f"{what}: {why}" for what, why in spec.stays) or "–"
-        dims = ", ".join(f"`{dim}`" for dim in moving_families(spec))
+        moving = moving_families(spec)
+        dims = f"{len(moving)}: {', '.join(f'`{dim}`' for dim in moving)}"
         rows.append(f"| `{name}` | {spec.title} | {dims} | {stays} | {len(SUBJECTS.get(name, ()))} |")
     return "\n".join(rows)
 
