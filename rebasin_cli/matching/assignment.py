@@ -98,6 +98,8 @@ def solve_assignment(
 def _solve_lazy_jv(solver: ModuleType, matrix: NDArray[Any], prices: NDArray[np.float64]) -> Assignment:
     columns = np.empty(len(matrix), np.int64)
     reason = "gave up"
+    # Prices may end far below where they started; what they were rounded to on the way stays in the gap.
+    started = float(np.abs(prices).max())
     try:
         solver.solve(matrix, prices, columns)
     except ValueError:
@@ -108,7 +110,7 @@ def _solve_lazy_jv(solver: ModuleType, matrix: NDArray[Any], prices: NDArray[np.
     else:
         gap = solver.gap(matrix, prices, columns)
         paired = _paired(matrix, columns)
-        largest = float(np.abs(paired).max() + np.abs(prices).max())
+        largest = float(np.abs(paired).max()) + max(started, float(np.abs(prices).max()))
         if gap <= ROUNDING * len(matrix) * largest:
             return Assignment(columns, float(paired.sum()), gap, "lazy-jv", prices)
         reason = f"gap {gap:.3g}"

@@ -111,6 +111,18 @@ def test_matrices_with_dead_and_copied_units_agree_with_scipy(data: st.DataObjec
     assert found.solver == "lazy-jv"
 
 
+@needs_fast_solver
+def test_rounding_of_large_starting_prices_is_no_failure() -> None:
+    """Small matrices whose prices end far below where they started: the answer is still proved."""
+    for seed in range(3000):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 6))
+        matrix = rng.integers(0, (2, 5, 1000)[seed % 3], (n, n)).astype(np.float32)
+        matrix[:, rng.random(n) < 0.4] = rng.integers(-2, 3)
+        found = solve_assignment(matrix, prices=1e3 * rng.standard_normal(n))
+        assert found.solver == "lazy-jv", seed
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_unit_and_one_unit(backend: Backend) -> None:
     empty = solve_assignment(np.zeros((0, 0), np.float32), backend=backend)
