@@ -27,7 +27,6 @@ def shell_lines(text: str) -> list[str]:
 
 def rebasin_calls(line: str) -> list[list[str]]:
     """The calls of rebasin in a shell line."""
-    words = list(shlex.shlex(line, posix=True, punctuation_chars="|&;"))
     words = shlex.split(line, comments=True)
     calls: list[list[str]] = []
     for at, word in enumerate(words):

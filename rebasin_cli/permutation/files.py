@@ -23,7 +23,6 @@ class SavedPermutation:
 
     Attributes:
         inputs: sha256 by role (`a`, `b`).
-        sizes: shape of every dim's array, for a check before anything is moved.
     """
 
     permutation: Permutation
