@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -36,15 +35,15 @@ def _descents(count: int, **more: object) -> Run:
 
 
 def _frank_wolfe(which: int) -> Run:
-    return lambda layout, a, b: frank_wolfe_attempts(layout, a, b)[which].run(None)
+    return lambda layout, a, b: frank_wolfe_attempts(layout, a, b)[which].run(None, None)
 
 
 def _mix(count: int) -> Run:
     """As `--method frank-wolfe` and `--quality high` do."""
 
     def run(layout: Layout, a: State, b: State) -> MatchResult:
-        started = descents(layout, a, b, count=count)
-        return best_of(chain(islice(started, 1), frank_wolfe_attempts(layout, a, b), started))
+        first, *more = descents(layout, a, b, count=count)
+        return best_of([first, *frank_wolfe_attempts(layout, a, b), *more])
 
     return run
 
