@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -52,6 +53,7 @@ class Descent:
     dtype: torch.dtype
     permutation: Permutation
     budget: Budget
+    executor: Executor | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0, "objective": 0.0})
     gains: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, int] = field(default_factory=dict)
@@ -71,7 +73,9 @@ class Descent:
         self._quadratic = {block.root for block in self.blocks if _stands_twice(self.layout, block)}
         self._inexact = {block.root for block in self.blocks if _has_coupled_insides(self.layout, block)}
         self._inexact |= self._quadratic
-        self._similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
+        self._similarities = Similarities(
+            self.layout, self.a, self.b, self.dtype, self.device, self.budget, self.executor
+        )
 
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""

@@ -8,6 +8,7 @@ S += A[:, moved] · (B[:, new places] − B[:, old places])ᵀ. What has no movi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from math import prod
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.memory import Budget
+from rebasin_cli.matching.parallel import add_product
 from rebasin_cli.matching.terms import Block, block_keys
 from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
@@ -119,6 +121,7 @@ class Similarities:
     dtype: torch.dtype
     device: torch.device
     budget: Budget
+    executor: Executor | None = None
     products: int = 0
     mends: int = 0
     _plans: dict[str, list[Plan]] = field(default_factory=dict)
@@ -168,7 +171,7 @@ class Similarities:
                 a, b = self._operands(plan, permutation)
                 flat = _places(plan, permutation)
                 moved = b if flat is None else _gathered(b, flat.to(b.device))
-                matrix.addmm_(a.flatten(1), moved.flatten(1).T)
+                self._add_product(matrix, a, moved)
 
     def _add_still(self, matrix: Tensor, root: str, plans: Collection[Plan]) -> None:
         """Add what has no moving neighbour.
@@ -179,7 +182,7 @@ class Similarities:
         if thin:
             operands = [self._operands(plan, {}) for plan in thin]
             one, two = (torch.cat([pair[which].flatten(1) for pair in operands], 1) for which in (0, 1))
-            matrix.addmm_(one, two.T)
+            self._add_product(matrix, one, two)
         if len(thin) == len(plans):
             return
         total = self._still.get(root)
@@ -189,7 +192,7 @@ class Similarities:
             for plan in plans:
                 if plan.work >= THIN:
                     a, b = self._operands(plan, {})
-                    total.addmm_(a.flatten(1), b.flatten(1).T)
+                    self._add_product(total, a, b)
             if alone:
                 return
             if self._take(total):
@@ -221,7 +224,7 @@ class Similarities:
             a, b = self._operands(plan, now)
             where, old, new = where.to(a.device), old.to(a.device), new.to(a.device)
             difference = _gathered(b, new).sub_(_gathered(b, old))
-            kept.matrix.addmm_(_gathered(a, where).flatten(1), difference.flatten(1).T)
+            self._add_product(kept.matrix, _gathered(a, where), difference)
         kept.at = now
         kept.mends += 1
         self.mends += 1
@@ -239,6 +242,9 @@ class Similarities:
         n, places = plan.piece.sides[plan.solved].size, prod(plan.piece.sides[at].size for at in plan.others)
         view = view.permute(plan.solved, *plan.others, *rest).to(device=self.device, dtype=self.dtype)
         return view.reshape(n, places, -1)  # (n, places, rest)
+
+    def _add_product(self, matrix: Tensor, a: Tensor, b: Tensor) -> None:
+        add_product(matrix, a.flatten(1), b.flatten(1), self.executor)
 
     def _take(self, matrix: Tensor) -> bool:
         return self.budget.take(matrix.numel() * matrix.element_size())

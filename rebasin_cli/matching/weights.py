@@ -8,6 +8,7 @@ find what it found before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from math import prod
 from typing import Literal
 
@@ -39,6 +40,7 @@ def match_weights(
     order: Order = "forward",
     device: str = "cpu",
     memory: int | None = None,
+    executor: Executor | None = None,
     on_step: OnStep | None = None,
 ) -> MatchResult:
     """Match B's units to A's by their weights.
@@ -52,6 +54,7 @@ def match_weights(
         order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
         memory: bytes to keep between visits, in tensors of lazy sources and in similarity matrices; None for at
             most 512 MiB.
+        executor: shares the work of large products out; the result does not depend on it.
         on_step: called after each step with sweep, step, steps in a sweep, and the objective; it may raise `Enough`.
 
     Returns:
@@ -62,7 +65,7 @@ def match_weights(
     kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
     already = reading_seconds(kept_a, kept_b)
     dtype = similarity_dtype(layout, kept_a)
-    descent = Descent(layout, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices)
+    descent = Descent(layout, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices, executor)
     generator = torch.Generator().manual_seed(seed)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from rebasin_cli.checkpoints import check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import barrier_above_line
 from rebasin_cli.matching.many import Algorithm, ManyResult, Mean, Models, match_many, pairwise_distances
+from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging import interpolated, lambda_grid
 from rebasin_cli.permutation import Permutation, permuted, save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.judges import DataRequest, Judge, measured, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.methods import MatchChoice, match_states
+from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
@@ -34,6 +36,7 @@ from rebasin_cli.pipeline.targets import (
     output_base,
     write_text,
 )
+from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
@@ -187,12 +190,15 @@ def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> N
 
 def _match(request: MergeRequest, models: Models, device: str, listener: Listener) -> ManyResult:
     choice = request.choice
+    threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
+        executor = stack.enter_context(pool(threads))
         advance = bar.enter_context(listener.phase("matching"))
 
-        def match(a: State, b: State) -> MatchResult:
-            return match_states(models.layout, a, b, choice, device, lambda *_: check())
+        def match(a: State, b: State, executor: Executor | None) -> MatchResult:
+            running = Running(device, check, lambda *_: check(), executor=executor, threads=threads if executor else 1)
+            return match_states(models.layout, a, b, choice, running)
 
         def on_round(what: str, done: int, of: int) -> None:
             nonlocal advance
@@ -204,7 +210,8 @@ def _match(request: MergeRequest, models: Models, device: str, listener: Listene
 
         result = match_many(
             models.layout, models.states, match, weights=models.weights, algorithm=request.algorithm,
-            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, on_round=on_round,
+            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, executor=executor,
+            at_once=starts_at_once(models.layout, threads, choice.memory), on_round=on_round,
         )  # fmt: skip
     if result.stop == "max-sweeps":
         listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
