@@ -115,7 +115,7 @@ def match_activations(
         if on_step:
             on_step(0, number + 1, len(every), start)
     descent = Descent(layout, a, b, torch.device("cpu"), torch.float64, permutation, budgets(None)[1])
-    while any(descent.visit(block) for block in left):
+    while descent.sweep(left)[0]:
         pass
     permutation = descent.permutation
     seconds = {"activations": middle - began, "assignment": perf_counter() - middle}

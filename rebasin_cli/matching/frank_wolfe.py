@@ -27,9 +27,10 @@ from torch import Tensor
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory, keep_read
+from rebasin_cli.matching.plans import Plan
 from rebasin_cli.matching.restarts import GRADIENTS, Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
-from rebasin_cli.matching.similarity import Plan, Similarities
+from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.matching.weights import OnStep, match_weights, similarity_dtype
 from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
+
+AT_ONCE = 4
+"""Tensors looked at side by side at most: each takes the memory of itself and a copy."""
 
 _SLICE = 1 << 18  # in float64 both still fit into a cache
 
@@ -40,13 +46,20 @@ def inner_product(
     b: Mapping[str, Tensor],
     permutation: Permutation,
     keys: Collection[str] | None = None,
+    *,
+    executor: Executor | None = None,
 ) -> float:
-    """⟨A, π(B)⟩ over the spec's `tensors` (or those of them in `keys`), products and sum in float64."""
-    total = 0.0
-    for key, bound in layout.tensors.items():
-        if bound.section == "tensors" and (keys is None or key in keys):
-            total += dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
-    return total
+    """⟨A, π(B)⟩ over the spec's `tensors` (or those of them in `keys`), products and sum in float64.
+
+    Args:
+        executor: takes several tensors side by side; the sum does not depend on it.
+    """
+
+    def product(key: str) -> float:
+        return dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
+
+    wanted = [k for k, bound in layout.tensors.items() if bound.section == "tensors" and (keys is None or k in keys)]
+    return sum(in_order((partial(product, key) for key in wanted), executor, AT_ONCE))
 
 
 def measure_distance(
