@@ -30,7 +30,16 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import write_bytes, write_text
-from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity, with_data
+from rebasin_cli.pipeline.work import (
+    Source,
+    match,
+    matching_device,
+    open_source,
+    resolve_device,
+    scan_sources,
+    tell_identity,
+    with_data,
+)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
@@ -137,7 +146,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
         first = judge.measure(a) if judge else None  # before matching: a judge that cannot judge A is told at once
-        alignment = _alignment(request, pair, saved, inputs, device, choice, listener)
+        alignment = _alignment(request, pair, saved, inputs, choice, listener)
         permutation = alignment.permutation
         distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
         barrier = None
@@ -249,7 +258,6 @@ def _alignment(
     pair: Pair,
     saved: SavedPermutation | None,
     inputs: Mapping[str, InputRecord],
-    device: str,
     choice: MatchChoice,
     listener: Listener,
 ) -> _Alignment:
@@ -271,7 +279,7 @@ def _alignment(
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, choice, device, listener)
+    result = match(pair, choice, matching_device(choice, pair.layout), listener)
     return _Alignment(result.permutation, result)
 
 

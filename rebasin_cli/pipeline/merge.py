@@ -37,7 +37,14 @@ from rebasin_cli.pipeline.targets import (
     write_text,
 )
 from rebasin_cli.pipeline.threads import pool, resolve_threads
-from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
+from rebasin_cli.pipeline.work import (
+    Source,
+    matching_device,
+    open_source,
+    resolve_device,
+    scan_sources,
+    write_weights,
+)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
 
@@ -110,7 +117,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         roles = {_role(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         inputs = scan_sources(roles, listener)
         models = Models(layout, tuple(opened), weights)
-        result = _match(request, models, device, listener)
+        result = _match(request, models, listener)
         distances = pairwise_distances(models, result.permutations)
         scores, barriers = _judged(request, judge, models, result.permutations, listener) if judge else ({}, {})
         merged = Mean(models, result.permutations, range(len(models)))
@@ -188,8 +195,9 @@ def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> N
     check_files((*targets.permutations, targets.report), force=request.force)
 
 
-def _match(request: MergeRequest, models: Models, device: str, listener: Listener) -> ManyResult:
+def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyResult:
     choice = request.choice
+    device = matching_device(choice, models.layout)
     threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
