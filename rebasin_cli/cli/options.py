@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -140,6 +140,13 @@ SequenceLength = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
 ]
+MetricName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", metavar="NAME", help="Also top5, macro-f1, calibration-error, perplexity or MODULE:FUNCTION.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=DATA)]
 RepairName = Annotated[
     list[Repair] | None,
@@ -228,6 +235,19 @@ def spec_choice(
             raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy=f"--set {name}=12")
         parsed[name] = int(value)
     return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))
+
+
+def need_data(given: Mapping[str, object]) -> None:
+    """Refuse options that say nothing without examples; `given` are their values by name.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} runs a network on examples, and without data there are none", remedy="add --data FILE"
+            )
 
 
 def repairs(named: Sequence[Repair] | None) -> tuple[Literal["bn", "repair"], ...]:

@@ -5,6 +5,7 @@ from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.data import Dataset, Split, load_data
 from rebasin_cli.evaluation.fitting import check_fits, check_runs
 from rebasin_cli.evaluation.loaders import load_named
+from rebasin_cli.evaluation.metrics import Maker, find_metrics
 from rebasin_cli.evaluation.named import is_named
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
 from rebasin_cli.evaluation.networks.modules import user_network
@@ -28,6 +29,7 @@ __all__ = [
     "BarrierReport",
     "Curve",
     "Dataset",
+    "Maker",
     "Network",
     "Scores",
     "Split",
@@ -37,6 +39,7 @@ __all__ = [
     "check_fits",
     "check_runs",
     "evaluate",
+    "find_metrics",
     "is_named",
     "load_data",
     "load_named",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.metrics import Maker, collect
 from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.scores import Scores
@@ -44,7 +45,7 @@ def sweep(
     """
 
     def measure(lam: float) -> Scores:
-        return Scores(*evaluate(network, states(lam), dataset, batch_size=batch_size, device=device))
+        return evaluate(network, states(lam), dataset, batch_size=batch_size, device=device)
 
     return measure_path(measure, grid, on_step)
 
@@ -74,8 +75,10 @@ def evaluate(
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: torch.device | str = "cpu",
-) -> tuple[float, float]:
-    """Mean cross-entropy in nats per example (per token where every token has a target), and accuracy, 0 to 1."""
+    metrics: Sequence[Maker] = (),
+) -> Scores:
+    """Mean cross-entropy in nats per example (per token where every token has a target), accuracy, and `metrics`."""
+    measuring = [make() for make in metrics]
     with torch.inference_mode(), _full_precision():
         params = network.load(state, device)
         answered = 0
@@ -84,13 +87,16 @@ def evaluate(
         for start in range(0, len(dataset), batch_size):
             targets = dataset.targets[start : start + batch_size].to(device)
             logits = network.logits(params, dataset.inputs[start : start + batch_size]).double()  # (batch, classes)
+            for metric in measuring:
+                metric.add(logits, targets)
             if targets.dim() > 1:  # (batch, tokens, vocabulary): every token is a question
                 logits, targets = logits.flatten(0, -2), targets.flatten()
             answered += int((targets >= 0).sum())
             loss += F.cross_entropy(logits, targets, reduction="sum")
             # argmax takes a NaN for the largest: such an example would count as right by its place
             correct += ((logits.argmax(1) == targets) & ~logits.isnan().any(1)).sum()
-        return loss.item() / answered, correct.item() / answered
+    mean = loss.item() / answered
+    return Scores(mean, correct.item() / answered, collect(measuring, mean))
 
 
 def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:

@@ -63,7 +63,7 @@ class Fitting:
         """The loss on what is held apart."""
         return evaluate(
             self.network, state, self.apart, batch_size=batch_size_of(self.network), device=self.device
-        )[0]  # fmt: skip
+        ).loss  # fmt: skip
 
 
 def prepare_fitting(

@@ -17,6 +17,7 @@ from rebasin_cli.evaluation import (
     FAMILIES,
     AnyNetwork,
     Dataset,
+    Maker,
     Network,
     Scores,
     Split,
@@ -24,6 +25,7 @@ from rebasin_cli.evaluation import (
     check_fits,
     check_runs,
     evaluate,
+    find_metrics,
     is_named,
     load_data,
     load_named,
@@ -47,6 +49,7 @@ class DataRequest:
         fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
             None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
+        metrics: what to measure besides loss and accuracy.
         command: `--eval-command`; timeout: seconds for one point.
     """
 
@@ -64,6 +67,7 @@ class DataRequest:
     command: str | None = None
     timeout: float | None = None
     fit_split: Split = "train"
+    metrics: tuple[str, ...] = ()
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
@@ -75,6 +79,7 @@ class NetworkJudge:
     """A network and the examples it is judged on, which fit each other.
 
     Attributes:
+        metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
         unit: of the loss.
     """
@@ -83,6 +88,7 @@ class NetworkJudge:
     dataset: Dataset
     batch_size: int
     device: str
+    metrics: tuple[Maker, ...] = ()
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     unit: str = "nats per example"
@@ -111,11 +117,10 @@ class NetworkJudge:
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
         """What a state is worth."""
-        loss, accuracy = evaluate(
-            self.network, state, self.dataset, batch_size=self.batch_size, device=self.device
+        return evaluate(
+            self.network, state, self.dataset,
+            batch_size=self.batch_size, device=self.device, metrics=self.metrics,
         )  # fmt: skip
-        per_token = getattr(self.network, "per_token", False)
-        return Scores(loss, accuracy, {"perplexity": math.exp(min(loss, 700.0))} if per_token else {})
 
 
 @dataclass(slots=True)
@@ -168,11 +173,18 @@ def prepare_judge(
             raise UsageError("--eval-command and --data are two judges", remedy="leave one of them away")
         if request.repairs:
             raise UsageError("--repair looks inside a network, and a command shows none", remedy="use --data instead")
+        if request.metrics:
+            raise UsageError(
+                "--metric is for --data; a command's metrics are the numbers in the JSON that it prints",
+                remedy="leave it away",
+            )
         return CommandJudge(words, checkpoint, request.timeout, request.command)
+    metrics = find_metrics(request.metrics)
     network, dataset = network_and_data(request, layout, checkpoint, listener)
-    judge = NetworkJudge(network, dataset, request.batch_size or batch_size_of(network), device)
+    judge = NetworkJudge(network, dataset, request.batch_size or batch_size_of(network), device, metrics)
     if getattr(network, "per_token", False):
         judge.unit = "nats per token"
+        judge.metrics = find_metrics(("perplexity", *request.metrics))
     if request.repairs:
         limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
         examples = fitting_data(limited, network, checkpoint, listener)

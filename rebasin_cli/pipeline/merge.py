@@ -231,7 +231,7 @@ def _judged(
         def measure(state: State, name: str) -> ScoreRecord:
             found = measured(judge, state, failures, name)
             advance(1)
-            return ScoreRecord(found.loss, found.accuracy)
+            return ScoreRecord(found.loss, found.accuracy, found.metrics)
 
         scores = {name: measure(state, name) for name, state in points.items()}
         barriers = {}

@@ -90,9 +90,10 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         repaired = repairer.between(checkpoint, request.lam, request.kind)
         size = batch_size_of(network)
         before, after = (evaluate(network, s, examples, batch_size=size, device=device) for s in (checkpoint, repaired))
-        for when, (loss, accuracy) in (("before", before), ("after", after)):
+        for when, scores in (("before", before), ("after", after)):
             listener.remark(
-                f"{when}: loss {loss_text(loss)}, accuracy {percent_text(accuracy)} on the examples fitted on"
+                f"{when}: loss {loss_text(scores.loss)}, accuracy {percent_text(scores.accuracy)} "
+                "on the examples fitted on"
             )
         changed = set(repaired.changed)
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)

@@ -227,8 +227,12 @@ def merge_grids(merge: MergeRecord) -> list[Grid]:
     )  # fmt: skip
     found = [Grid(f"Pairs, {merge.algorithm}", columns, rows)]
     if merge.scores:
-        scored = ((name, loss_text(s.loss), percent_text(s.accuracy)) for name, s in merge.scores.items())
-        found.append(Grid("Worth", ("network", "loss", "accuracy"), tuple(scored)))
+        others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
+        scored = (
+            (name, loss_text(s.loss), percent_text(s.accuracy), *(measure_text(s.metrics.get(o)) for o in others))
+            for name, s in merge.scores.items()
+        )
+        found.append(Grid("Worth", ("network", "loss", "accuracy", *others), tuple(scored)))
     return found
 
 

@@ -179,10 +179,11 @@ class BarrierRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRecord:
-    """What one network is worth: loss in nats per example, fraction right."""
+    """What one network is worth: loss in nats per example, fraction right, and whatever else was measured by name."""
 
     loss: float
     accuracy: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

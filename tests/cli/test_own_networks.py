@@ -58,6 +58,10 @@ def data(split, limit):
 
 def no_data():
     return []
+
+def margin(outputs, targets):
+    two = outputs.topk(2).values
+    return {"margin": (two[:, 0] - two[:, 1]).mean(), "rows": float(len(outputs))}
 """
 EVALUATE = """
 import json, sys, time
@@ -113,6 +117,24 @@ def test_repair_works_on_a_network_of_ones_own(own: Path) -> None:
     assert mine["barrier"]["repaired"][name]["loss"] == pytest.approx(plain["repaired"][name]["loss"], rel=1e-4)
 
 
+def test_metrics_by_name_and_of_ones_own_are_shown_for_every_point(own: Path) -> None:
+    call = (*PATH, "--data", "data.npz", "--metric", "top5", "--metric", "mine:margin", "--metric", "macro-f1")
+    found = run(*call, cwd=own)
+    assert found.returncode == 0, found.stderr.decode()
+    barrier = json.loads(found.stdout)["barrier"]
+    for name in ("naive", "aligned"):
+        metrics = barrier[name]["metrics"]
+        assert list(metrics) == ["top5", "margin", "rows", "macro-f1"]
+        assert all(len(values) == 3 for values in metrics.values())
+        assert metrics["rows"] == [60.0] * 3
+        assert metrics["top5"][0] == metrics["macro-f1"][0] == 1.0  # the labels are A's own answers
+    assert barrier["naive"]["metrics"]["macro-f1"][1] < 1.0
+    assert barrier["naive"]["metrics"]["margin"][1] < barrier["aligned"]["metrics"]["margin"][1]
+    shown = run("report", "--markdown", "-", "--html", "r.html", cwd=own, stdin=found.stdout).stdout.decode()
+    assert "| aligned macro-f1 |" in shown
+    assert "<figcaption>macro-f1</figcaption>" in (own / "r.html").read_text()
+
+
 def test_a_command_judges_every_point(own: Path) -> None:
     found = document(own, *PATH, "--eval-command", PYTHON + " eval.py {checkpoint}")["barrier"]
     a, b = (load_file(own / f"{name}.safetensors")["fc.0.weight"] for name in "ab")
@@ -141,6 +163,10 @@ def test_a_command_judges_every_point(own: Path) -> None:
         (("--data", "mine:no_data"), 3, "no examples"),
         (("--data", "mine:absent"), 2, "has no attribute"),
         (("--network", "mine:make"), 2, "--data"),
+        (("--metric", "top5"), 2, "--data"),
+        (("--data", "data.npz", "--metric", "top3"), 2, "did you mean `top5`?"),
+        (("--data", "data.npz", "--metric", "mine:raises"), 3, "the function raised TypeError"),
+        (("--eval-command", "true {checkpoint}", "--metric", "top5"), 2, "the numbers in the JSON"),
         (("--eval-command", "python eval.py"), 2, "{checkpoint}"),
         (("--eval-command", "absent-program {checkpoint}"), 2, "absent-program cannot be run"),
         (("--eval-command", PYTHON + " eval.py {checkpoint}", "--data", "data.npz"), 2, "two judges"),

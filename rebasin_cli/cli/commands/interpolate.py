@@ -55,6 +55,7 @@ def command(
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,
+    metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
@@ -131,10 +132,10 @@ def command(
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
+            metrics=tuple(metric or ()),
         )  # fmt: skip
-    elif o.repairs(repair) or network:
-        needs = "--repair measures activations" if o.repairs(repair) else "--network is run on examples"
-        raise UsageError(f"{needs}, and without data there are none", remedy="add --data FILE")
+    else:
+        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})
     with ExitStack() as cleanup:
         target = output_of(output, json)
         before = None

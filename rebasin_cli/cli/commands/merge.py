@@ -43,6 +43,7 @@ def command(
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,
+    metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     steps: Annotated[
@@ -82,10 +83,11 @@ def command(
     judged = None
     if data is not None:
         judged = DataRequest(
-            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), network=network
+            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), network=network,
+            metrics=tuple(metric or ()),
         )  # fmt: skip
-    elif network is not None:
-        raise UsageError("--network is run on examples, and without data there are none", remedy="add --data FILE")
+    else:
+        o.need_data({"--network": network, "--metric": metric})
     with ExitStack() as cleanup:
         target = output_of(output, json)
         assert target is not None
