@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rebasin_cli.checkpoints import system_failure
+from rebasin_cli.checkpoints import hash_tensors, system_failure
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.idx import read_idx_pair
 
@@ -51,6 +51,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def sha256(self) -> str:
+        """Of the examples themselves, wherever they come from."""
+        return hash_tensors({"inputs": self.inputs, "targets": self.targets})
 
 
 def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Dataset:

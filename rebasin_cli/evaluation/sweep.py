@@ -44,21 +44,16 @@ def sweep(
         A loss that is not finite is returned as it is.
     """
 
-    def measure(lam: float) -> Scores:
-        return evaluate(network, states(lam), dataset, batch_size=batch_size, device=device)
-
-    return measure_path(measure, grid, on_step)
-
-
-def measure_path(
-    measure: Callable[[float], Scores], grid: Sequence[float], on_step: Callable[[int, int], None] | None = None
-) -> Curve:
-    """The curve of whatever `measure` says at every λ."""
     found = []
     for done, lam in enumerate(grid, 1):
-        found.append(measure(lam))
+        found.append(evaluate(network, states(lam), dataset, batch_size=batch_size, device=device))
         if on_step:
             on_step(done, len(grid))
+    return as_curve(grid, found)
+
+
+def as_curve(grid: Sequence[float], found: Sequence[Scores]) -> Curve:
+    """The curve of what was measured at every λ."""
     names = dict.fromkeys(name for scores in found for name in scores.metrics)
     return Curve(
         tuple(grid),

@@ -82,6 +82,7 @@ class NetworkJudge:
         metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
         unit: of the loss.
+        basis: what its figures hang on, by name.
     """
 
     network: AnyNetwork
@@ -92,6 +93,7 @@ class NetworkJudge:
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     unit: str = "nats per example"
+    basis: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
@@ -141,6 +143,11 @@ class CommandJudge:
     chance: float = 1.0
     unit: str = "as the command gives it"
 
+    @property
+    def basis(self) -> Mapping[str, str]:
+        """What its figures hang on."""
+        return {"command": self.source}
+
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
         """What the command says of a state.
 
@@ -185,6 +192,12 @@ def prepare_judge(
     if getattr(network, "per_token", False):
         judge.unit = "nats per token"
         judge.metrics = find_metrics(("perplexity", *request.metrics))
+    judge.basis = {
+        "examples": dataset.sha256(),
+        "network": request.network or network.family,
+        "network options": ",".join(f"{name}={value}" for name, value in sorted(request.options.items())),
+        "metrics": ",".join(request.metrics),
+    }
     if request.repairs:
         limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
         examples = fitting_data(limited, network, checkpoint, listener)

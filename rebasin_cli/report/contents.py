@@ -92,6 +92,10 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
         rows.append(("starts", trials_text(match)))
     if document.barrier:
         rows.append(("data", data_text(document.barrier)))
+        if document.barrier.missing:
+            rows.append(
+                ("cut short", f"{count_text(document.barrier.missing, 'point')} not measured; --resume goes on")
+            )
     if document.plan:
         rows += plan_facts(document)
     rows += [(f"{name} →", path) for name, path in document.outputs.items()]

@@ -140,6 +140,7 @@ class CurveRecord:
         barrier: max over λ of the loss above the line between the ends (Entezari et al., arXiv:2110.06296).
         barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
         metrics: whatever else was measured at each λ, by name.
+        basis: what the points hang on, by name: hashes of inputs, permutation and examples, and options.
     """
 
     loss: tuple[float, ...]
@@ -147,6 +148,7 @@ class CurveRecord:
     barrier: float
     barrier_to_mean: float
     metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    basis: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class BarrierRecord:
         lam: λ, the weight on B; "lambda" in JSON.
         naive: with B as it is; aligned: with π(B).
         repaired: the best path so far with its statistics repaired, by what was done: "aligned + bn".
+        missing: points that were not measured yet, because the sweep was cut short; theirs are NaN too.
         failures: why a point could not be measured, by curve and λ ("naive, λ = 0.5"); its figures are NaN.
         split: which part of the data; examples: how many.
     """
@@ -169,6 +172,7 @@ class BarrierRecord:
     examples: int = 0
     repaired: Mapping[str, CurveRecord] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    missing: int = 0
 
     @property
     def curves(self) -> dict[str, CurveRecord]:

@@ -85,6 +85,13 @@ def command(
     ] = None,
     save_permutation: o.SavePermutation = None,
     report: o.Report = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep the run document while sweeping, and go on from it if it is there.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     force: o.Force = False,
     arch: o.Arch = None,
     sizes: o.Set = None,
@@ -121,8 +128,9 @@ def command(
     if max_barrier is not None and data is None and eval_command is None:
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.continuing import from_document
     from rebasin_cli.pipeline.curves import check_gate, check_measured
-    from rebasin_cli.pipeline.interpolate import InterpolateRequest, from_document, interpolate
+    from rebasin_cli.pipeline.interpolate import InterpolateRequest, interpolate
     from rebasin_cli.pipeline.judges import DataRequest
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
@@ -135,7 +143,9 @@ def command(
             metrics=tuple(metric or ()),
         )  # fmt: skip
     else:
-        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})
+        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric, "--resume": resume})
+    if resume is not None and report is not None:
+        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     with ExitStack() as cleanup:
         target = output_of(output, json)
         before = None
@@ -153,7 +163,7 @@ def command(
         request = InterpolateRequest(
             one, two, choice, before, align=align, permutation=permutation, steps=steps, at=_point(at), data=judged,
             best=at == "best", blend=_blend(combine, weight),
-            output=target, save_permutation=save_permutation, plot=plot, report=report,
+            output=target, save_permutation=save_permutation, plot=plot, report=report, resume=resume,
             choice=o.match_choice(
                 method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
                 similarity, epochs, learning_rate, momentum,
