@@ -21,6 +21,7 @@ from rebasin_cli.pipeline.judges import Judge, measured
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
+from rebasin_cli.spec import Layout
 
 _HOLD = 2_000_000_000
 """Bytes of both checkpoints up to which they are kept in memory for the sweep instead of being read at every λ."""
@@ -99,7 +100,7 @@ def measure_barrier(
     _repair(sweeper, a, b, "naive" if permutation is None else "aligned", more)
     _tell_ends(judge, naive, listener)
     if not judge.repairs:
-        _tell_buffers(pair, listener)
+        tell_buffers(pair.layout, listener)
     return sweeper.record()
 
 
@@ -253,10 +254,11 @@ def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
             )
 
 
-def _tell_buffers(pair: Pair, listener: Listener) -> None:
-    buffers = sum(bound.section == "buffers" for bound in pair.layout.tensors.values())
+def tell_buffers(layout: Layout, listener: Listener) -> None:
+    """Say that running statistics were mixed like weights, where there are any."""
+    buffers = sum(bound.section == "buffers" for bound in layout.tensors.values())
     if buffers:
         listener.warn(
-            f"{buffers} running statistics are interpolated, not recomputed: between the ends they do not fit the "
-            "interpolated weights, which makes both barriers higher than they need be: --repair bn recomputes them"
+            f"{buffers} running statistics are interpolated, not recomputed: they do not fit the mixed weights, which "
+            "makes losses and barriers higher than they need be: --repair bn recomputes them"
         )

@@ -87,7 +87,7 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         inputs = scan_sources(named, listener)
         if ends:
             repairer.measure_ends(*ends)
-        repaired = repairer.between(checkpoint, request.lam, request.kind)
+        repaired = repairer.between(checkpoint, (1 - request.lam, request.lam), request.kind)
         size = batch_size_of(network)
         before, after = (evaluate(network, s, examples, batch_size=size, device=device) for s in (checkpoint, repaired))
         for when, scores in (("before", before), ("after", after)):

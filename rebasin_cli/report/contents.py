@@ -206,8 +206,9 @@ def _merge_headline(merge: MergeRecord) -> str:
     if "merged" in scores:
         losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
         ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
+        merged = list(scores.values())[-1]  # the one that is written, repaired if that was asked for
         return (
-            f"{len(merge.weights)} models merged: loss {loss_text(scores['merged'].loss)}, of their plain mean "
+            f"{len(merge.weights)} models merged: loss {loss_text(merged.loss)}, of their plain mean "
             f"{loss_text(scores['naive average'].loss)}, {ends}"
         )
     before, after = (

@@ -218,7 +218,7 @@ class MergeRecord:
         stop: as in the record of a match.
         seconds: wall time of matching; matches: how many of one network to another or to a mean.
         moved: of each model, the fraction of its units whose place changed, averaged over dims.
-        scores: by role of a model, and of `naive average` and `merged`; empty without data.
+        scores: by role of a model, and of `naive average`, `merged` and, repaired, `merged + bn`; empty without data.
     """
 
     algorithm: str

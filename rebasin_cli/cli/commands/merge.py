@@ -46,6 +46,10 @@ def command(
     metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
+    sequence_length: o.SequenceLength = None,
+    repair: o.RepairName = None,
+    fit_data: o.FitData = None,
+    fit_limit: o.FitLimit = None,
     steps: Annotated[
         int, typer.Option(min=3, help="Points between two models.", rich_help_panel=o.DATA)
     ] = 5,
@@ -83,11 +87,11 @@ def command(
     judged = None
     if data is not None:
         judged = DataRequest(
-            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), network=network,
-            metrics=tuple(metric or ()),
+            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
+            repairs=o.repairs(repair), network=network, sequence_length=sequence_length, metrics=tuple(metric or ()),
         )  # fmt: skip
     else:
-        o.need_data({"--network": network, "--metric": metric})
+        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})
     with ExitStack() as cleanup:
         target = output_of(output, json)
         assert target is not None
