@@ -20,7 +20,7 @@ from rebasin_cli.evaluation.sweep import (
     runner,
     sweep,
 )
-from rebasin_cli.evaluation.text import load_text
+from rebasin_cli.evaluation.text import load_masked_text, load_text
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
@@ -43,6 +43,7 @@ __all__ = [
     "find_metrics",
     "is_named",
     "load_data",
+    "load_masked_text",
     "load_named",
     "load_text",
     "pair_runner",

@@ -28,6 +28,7 @@ from rebasin_cli.evaluation import (
     find_metrics,
     is_named,
     load_data,
+    load_masked_text,
     load_named,
     load_text,
     parse_command,
@@ -50,6 +51,7 @@ class DataRequest:
             None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
         metrics: what to measure besides loss and accuracy.
+        seed: of what is masked in a text.
         command: `--eval-command`; timeout: seconds for one point.
     """
 
@@ -68,6 +70,7 @@ class DataRequest:
     timeout: float | None = None
     fit_split: Split = "train"
     metrics: tuple[str, ...] = ()
+    seed: int = 0
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
@@ -81,7 +84,6 @@ class NetworkJudge:
     Attributes:
         metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
-        unit: of the loss.
         basis: what its figures hang on, by name.
     """
 
@@ -92,7 +94,6 @@ class NetworkJudge:
     metrics: tuple[Maker, ...] = ()
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
-    unit: str = "nats per example"
     basis: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -141,7 +142,6 @@ class CommandJudge:
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     chance: float = 1.0
-    unit: str = "as the command gives it"
 
     @property
     def basis(self) -> Mapping[str, str]:
@@ -189,8 +189,7 @@ def prepare_judge(
     metrics = find_metrics(request.metrics)
     network, dataset = network_and_data(request, layout, checkpoint, listener)
     judge = NetworkJudge(network, dataset, request.batch_size or batch_size_of(network), device, metrics)
-    if getattr(network, "per_token", False):
-        judge.unit = "nats per token"
+    if network.answers != "example":
         judge.metrics = find_metrics(("perplexity", *request.metrics))
     judge.basis = {
         "examples": dataset.sha256(),
@@ -248,8 +247,10 @@ def read_data(
     """Examples from a function of the user's, a text, or a file of arrays."""
     if is_named(str(path)) and not path.exists():
         return load_named(str(path), split, limit)
-    if getattr(network, "per_token", False) and path.suffix not in (".npz", ".safetensors"):
+    if network.answers != "example" and path.suffix not in (".npz", ".safetensors"):
         folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+        if network.answers == "masked token":
+            return load_masked_text(path, folder, request.sequence_length, limit, request.seed)
         return load_text(path, folder, request.sequence_length, limit)
     return load_data(path, split, limit)
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rebasin_cli.evaluation.subjects.libraries import library
 from tests.cli.conftest import Rebasin
 from tests.small import run, save, save_pair
 
@@ -227,62 +226,6 @@ def test_what_a_command_started_ends_with_it(own: Path) -> None:
         time.sleep(0.05)
     os.kill(pid, 9)
     pytest.fail("the command's child lived on")
-
-
-def test_a_language_model_of_transformers(tmp_path: Path) -> None:
-    transformers = library("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = [f"w{i}" for i in range(40)]
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        config = transformers.GPT2Config(
-            vocab_size=41, n_embd=24, n_layer=2, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0
-        )  # fmt: skip
-        model = transformers.GPT2LMHeadModel(config)
-        model.save_pretrained(tmp_path / str(seed))
-        plain = tokenizers.Tokenizer(
-            tokenizers.models.WordLevel({"?": 0, **{w: i + 1 for i, w in enumerate(words)}}, "?")
-        )
-        plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-        transformers.PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(tmp_path / str(seed))
-    text = np.random.default_rng(0).choice(words, 70)
-    (tmp_path / "text.txt").write_text(" ".join(text))
-    found = document(
-        tmp_path, "interpolate", "0", "1", "--data", "text.txt", "--sequence-length", 10, "--steps", 3
-    )["barrier"]  # fmt: skip
-    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "1").eval()
-    tokens = torch.tensor([words.index(w) + 1 for w in text]).reshape(7, 10)
-    with torch.no_grad():
-        loss = float(model(input_ids=tokens, labels=tokens).loss)
-    assert found["naive"]["loss"][2] == pytest.approx(loss, rel=1e-4)
-    assert found["aligned"]["loss"][2] == pytest.approx(loss, rel=1e-4)
-    assert found["naive"]["metrics"]["perplexity"][2] == pytest.approx(np.exp(loss), rel=1e-4)
-    assert found["examples"] == 7
-    bad = run("interpolate", "0", "1", "--data", "0/model.safetensors", "--steps", 3, cwd=tmp_path)
-    assert bad.returncode == 3
-    assert b"inputs" in bad.stderr
-    (tmp_path / "short.txt").write_text("w1")
-    short = run("interpolate", "0", "1", "--data", "short.txt", "--steps", 3, cwd=tmp_path)
-    assert b"needs two" in short.stderr
-
-
-def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
-    transformers = library("transformers")
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        config = transformers.ViTConfig(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20, image_size=8,
-            patch_size=4, num_labels=3,
-        )  # fmt: skip
-        transformers.ViTForImageClassification(config).save_pretrained(tmp_path / str(seed))
-    inputs = np.random.default_rng(0).random((9, 3, 8, 8), dtype=np.float32)
-    np.savez(tmp_path / "data.npz", inputs=inputs, targets=np.arange(9) % 3)
-    found = document(tmp_path, "interpolate", "0", "1", "--data", "data.npz", "--steps", 2)["barrier"]
-    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "0").eval()
-    with torch.no_grad():
-        logits = model(pixel_values=torch.from_numpy(inputs)).logits
-    wanted = torch.nn.functional.cross_entropy(logits, torch.arange(9) % 3)
-    assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_without_a_network_the_message_names_the_ways_out(rebasin: Rebasin, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def command(
             )
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
-            fit_batch=fit_batch, network=network, sequence_length=sequence_length,
+            fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,
         )  # fmt: skip
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:

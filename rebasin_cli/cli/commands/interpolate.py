@@ -140,7 +140,7 @@ def command(
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
-            metrics=tuple(metric or ()),
+            metrics=tuple(metric or ()), seed=seed,
         )  # fmt: skip
     else:
         o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric, "--resume": resume})

@@ -89,6 +89,7 @@ def command(
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             repairs=o.repairs(repair), network=network, sequence_length=sequence_length, metrics=tuple(metric or ()),
+            seed=seed,
         )  # fmt: skip
     else:
         o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.named import call_named, import_named
-from rebasin_cli.evaluation.networks.network import Params
+from rebasin_cli.evaluation.networks.network import Answers, Params
 from rebasin_cli.matching.taps import Layer, Taps
 
 HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"
@@ -27,7 +27,7 @@ class ModuleNetwork:
         shapes: the tensors of the checkpoint that it reads, by its own names.
         argument: the keyword under which its forward takes inputs; None: the first one.
         batch_size: examples at a time, unless the user says otherwise.
-        per_token: whether it answers every token, so that its loss is per token.
+        answers: what it is asked.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class ModuleNetwork:
         *,
         argument: str | None = None,
         batch_size: int = 512,
-        per_token: bool = False,
+        answers: Answers = "example",
     ) -> None:
         self.family, self.module, self.prefix, self.argument = family, module.eval(), prefix, argument
-        self.batch_size, self.per_token = batch_size, per_token
+        self.batch_size, self.answers = batch_size, answers
         self.shapes, self.assumptions = _check_keys(family, module, keys, prefix)
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
