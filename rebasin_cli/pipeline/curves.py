@@ -19,7 +19,7 @@ from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.continuing import NOTHING, Basis, Kept, place_of
 from rebasin_cli.pipeline.judges import Judge, measured
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, InputRecord, RunDocument
+from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
 
@@ -145,8 +145,8 @@ def check_gate(document: RunDocument, limit: float) -> None:
     name, curve = list(barrier.curves.items())[-1]
     if not curve.barrier <= limit:
         raise GateError(
-            f"the {name} barrier is {loss_text(curve.barrier)} nats, above --max-barrier {limit:g}",
-            where=f"largest loss above the line between the ends, {barrier.examples} examples",
+            f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",
+            where=f"largest loss above the line between the ends, {barrier.loss_unit}, {barrier.examples} examples",
             remedy="another --seed may find a better optimum; everything was written all the same",
         )
 
@@ -228,6 +228,7 @@ class _Sweeper:
             data=judge.source,
             split=judge.split,
             examples=judge.examples,
+            unit="" if judge.unit == NATS else judge.unit,
             repaired=records,
             failures=dict(self.failures),
             missing=self.number * len(self.grid) - done,

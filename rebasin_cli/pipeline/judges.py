@@ -38,6 +38,7 @@ from rebasin_cli.evaluation import (
 )
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.repairing import FIT_EXAMPLES, Kind, Repairer
+from rebasin_cli.report.document import NATS
 from rebasin_cli.spec import Layout
 
 
@@ -112,6 +113,12 @@ class NetworkJudge:
         return self.dataset.split
 
     @property
+    def unit(self) -> str:
+        """Of the loss."""
+        asked = self.network.answers
+        return NATS if asked == "example" else f"nats per {asked}"
+
+    @property
     def chance(self) -> float:
         """Accuracy of always guessing the commonest label; 1.0 where that says nothing."""
         if self.dataset.targets.dim() > 1:
@@ -142,6 +149,7 @@ class CommandJudge:
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     chance: float = 1.0
+    unit: str = "the command's own unit"
 
     @property
     def basis(self) -> Mapping[str, str]:

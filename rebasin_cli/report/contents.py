@@ -193,7 +193,7 @@ def curve_grid(barrier: BarrierRecord) -> Grid:
         (f"{lam:.4f}", *(text for _, curve in curves for text in _figures(curve, i)))
         for i, lam in enumerate(barrier.lam)
     )
-    return Grid("Loss in nats per example, accuracy", columns, rows, words=())
+    return Grid(f"Loss in {barrier.loss_unit}, accuracy", columns, rows, words=())
 
 
 def _figures(curve: CurveRecord, i: int) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ def barrier_grid(barrier: BarrierRecord) -> Grid:
         ("above the line between the ends (Entezari et al.)", *(loss_text(c.barrier) for _, c in curves)),
         ("above the mean of the ends (Frankle et al.)", *(loss_text(c.barrier_to_mean) for _, c in curves)),
     )
-    return Grid("Barrier, in nats", ("largest loss", *(name for name, _ in curves)), rows)
+    return Grid(f"Barrier, in {barrier.loss_unit}", ("largest loss", *(name for name, _ in curves)), rows)
 
 
 def _families(dims: Mapping[str, DimRecord]) -> dict[str, list[str]]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
+NATS = "nats per example"
+"""What losses are in, unless a document says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class BarrierRecord:
         naive: with B as it is; aligned: with π(B).
         repaired: the best path so far with its statistics repaired, by what was done: "aligned + bn".
         missing: points that were not measured yet, because the sweep was cut short; theirs are NaN too.
+        unit: of the losses; empty: nats per example.
         failures: why a point could not be measured, by curve and λ ("naive, λ = 0.5"); its figures are NaN.
         split: which part of the data; examples: how many.
     """
@@ -173,6 +176,12 @@ class BarrierRecord:
     repaired: Mapping[str, CurveRecord] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
+    unit: str = ""
+
+    @property
+    def loss_unit(self) -> str:
+        """What losses and barriers are in."""
+        return self.unit or NATS
 
     @property
     def curves(self) -> dict[str, CurveRecord]:

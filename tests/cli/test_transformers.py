@@ -57,7 +57,7 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     assert found["naive"]["loss"][2] == pytest.approx(loss, rel=1e-4)
     assert found["aligned"]["loss"][2] == pytest.approx(loss, rel=1e-4)
     assert found["naive"]["metrics"]["perplexity"][2] == pytest.approx(np.exp(loss), rel=1e-4)
-    assert found["examples"] == 7
+    assert (found["examples"], found["unit"]) == (7, "nats per next token")
     bad = run("interpolate", "0", "1", "--data", "0/model.safetensors", "--steps", 3, cwd=tmp_path)
     assert bad.returncode == 3
     assert b"inputs" in bad.stderr
@@ -117,7 +117,7 @@ def test_a_masked_language_model_of_transformers(berts: Path) -> None:
         assert found[name]["accuracy"][2] == pytest.approx(float(right))
         assert found[name]["metrics"]["perplexity"][2] == pytest.approx(np.exp(float(answer.loss)), rel=1e-4)
     assert found["naive"]["loss"][1] != pytest.approx(found["aligned"]["loss"][1], rel=1e-3)
-    assert found["examples"] == 7
+    assert (found["examples"], found["unit"]) == (7, "nats per masked token")
     again = document(berts, *call, "--no-align")["barrier"]["naive"]
     assert again["loss"] == found["naive"]["loss"]
     other = document(berts, *call, "--no-align", "--seed", 1)["barrier"]["naive"]

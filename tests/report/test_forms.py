@@ -78,6 +78,22 @@ def test_every_command_has_a_headline() -> None:
     assert headline(replace(EXAMPLES["others"], plan=None, architectures=None)) == "0 of 1 check passed"
 
 
+def test_every_form_names_the_unit_of_the_losses() -> None:
+    for unit, words in (("", "nats per example"), ("nats per masked token", "nats per masked token")):
+        document = replace(INTERPOLATE, barrier=replace(BARRIER, unit=unit))
+        for text in (shown(document), to_html(document), to_markdown(document)):
+            assert f"Loss in {words}" in text
+            assert f"Barrier, in {words}" in text
+
+
+def test_metrics_have_columns_and_charts_and_gaps_are_dashes() -> None:
+    curve = replace(BARRIER.naive, metrics={"macro-f1": (0.5,) * 8 + (math.nan,)})
+    document = replace(INTERPOLATE, barrier=replace(BARRIER, naive=curve))
+    (table,) = (grid for grid in grids(document) if "naive macro-f1" in grid.columns)
+    assert [row[3] for row in table.rows] == ["0.5"] * 8 + ["–"]
+    assert "<figcaption>macro-f1</figcaption>" in to_html(document)
+
+
 def test_facts_name_inputs_and_outputs() -> None:
     rows = dict(facts(ALIGN))
     assert rows["A"] == "/models/a.safetensors"
