@@ -14,7 +14,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation import AnyNetwork, Dataset, evaluate, pair_runner
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
 from rebasin_cli.matching.activations import PairRun
-from rebasin_cli.pipeline.judges import DataRequest, batch_size_of, check, find_network, fitting_data
+from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, check, find_network, fitting_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.spec import Layout
 

@@ -18,7 +18,8 @@ from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutat
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
 from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
-from rebasin_cli.pipeline.judges import DataRequest, prepare_judge
+from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, write_path

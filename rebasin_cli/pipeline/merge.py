@@ -18,7 +18,8 @@ from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.curves import tell_buffers
-from rebasin_cli.pipeline.judges import DataRequest, prepare_judge
+from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.merge_scores import judge_merge, merged_states, role_of
 from rebasin_cli.pipeline.methods import MatchChoice, match_states

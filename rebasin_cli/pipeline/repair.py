@@ -12,7 +12,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import evaluate
 from rebasin_cli.merging import check_lambda
 from rebasin_cli.pipeline.binding import SpecChoice, bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.judges import DataRequest, batch_size_of, network_and_data
+from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, network_and_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.repairing import Kind, Repairer

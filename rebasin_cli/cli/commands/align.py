@@ -63,7 +63,7 @@ def command(
     """
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.align import AlignRequest, align
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
 
     shown = None
     if data is not None:

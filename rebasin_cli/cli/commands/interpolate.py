@@ -130,8 +130,8 @@ def command(
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.continuing import from_document
     from rebasin_cli.pipeline.curves import check_gate, check_measured
+    from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.interpolate import InterpolateRequest, interpolate
-    from rebasin_cli.pipeline.judges import DataRequest
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(arch, sizes, freeze, ignore)

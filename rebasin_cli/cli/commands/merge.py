@@ -80,7 +80,7 @@ def command(
     Beside it appear the permutation of every model (1 is the first, which stays as it is) and a run document.
     """
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.merge import MergeRequest, merge
 
     session = Session(json=json, quiet=quiet, verbose=verbose)

@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Recompute a merged checkpoint's BatchNorm statistics; with both ends, rescale every channel (REPAIR)."""
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.repair import RepairRequest, repair
 
     if data is None:
