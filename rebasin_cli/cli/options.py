@@ -12,6 +12,7 @@ import typer
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rebasin_cli.evaluation.images import Moments
     from rebasin_cli.pipeline.binding import SpecChoice
     from rebasin_cli.pipeline.methods import MatchChoice
     from rebasin_cli.report.document import RunDocument
@@ -122,7 +123,7 @@ Ignore = Annotated[
 DataPath = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="PATH", help="Arrays (.npz, .safetensors), idx folder, text, MODULE:LOADER.",
+        "--data", metavar="PATH", help="Arrays (.npz, .safetensors), idx or image folder, text, MODULE:LOADER.",
         rich_help_panel=DATA,
     ),
 ]  # fmt: skip
@@ -136,6 +137,13 @@ NetworkOption = Annotated[
 ]
 SequenceLength = Annotated[
     int | None, typer.Option(min=2, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=DATA)
+]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=DATA)
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(metavar="MEAN/STD", help="Of images' channels: imagenet, 0.5/0.5.", rich_help_panel=DATA),
 ]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
@@ -248,6 +256,15 @@ def need_data(given: Mapping[str, object]) -> None:
             raise UsageError(
                 f"{option} runs a network on examples, and without data there are none", remedy="add --data FILE"
             )
+
+
+def moments(text: str | None) -> Moments | None:
+    """What `--normalise` says."""
+    if text is None:
+        return None
+    from rebasin_cli.evaluation.images import parse_moments
+
+    return parse_moments(text)
 
 
 def repairs(named: Sequence[Repair] | None) -> tuple[Literal["bn", "repair"], ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import (
     FAMILIES,
     AnyNetwork,
@@ -26,6 +27,7 @@ from rebasin_cli.evaluation import (
     pretrained_network,
     user_network,
 )
+from rebasin_cli.evaluation.images import Moments, Preparation, image_root, load_images
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.repairing import Kind
 from rebasin_cli.spec import Layout
@@ -42,6 +44,7 @@ class DataRequest:
         repairs: what to do to the points of the path, each a curve of its own.
         metrics: what to measure besides loss and accuracy.
         seed: of what is masked in a text.
+        image_size, moments: what is done to images of a folder, instead of what the checkpoint's own folder says.
         command: `--eval-command`; timeout: seconds for one point.
     """
 
@@ -61,6 +64,8 @@ class DataRequest:
     fit_split: Split = "train"
     metrics: tuple[str, ...] = ()
     seed: int = 0
+    image_size: int | None = None
+    moments: Moments | None = None
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
@@ -75,7 +80,7 @@ def network_and_data(
     for assumption in network.assumptions:
         listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
     assert request.path is not None
-    dataset = read_data(request, request.path, request.split, request.limit, network, checkpoint)
+    dataset = read_data(request, request.path, request.split, request.limit, network, checkpoint, listener)
     check(network, checkpoint, dataset)
     return network, dataset
 
@@ -95,7 +100,7 @@ def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoi
     """The examples that statistics are taken from; of data with two halves the training half."""
     path = request.fit or request.path
     assert path is not None
-    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint)
+    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint, listener)
     if request.fit is None and dataset.split is None:
         listener.remark("statistics are fitted on examples of --data itself; --fit-data names others")
     check(network, checkpoint, dataset)
@@ -103,17 +108,41 @@ def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoi
 
 
 def read_data(
-    request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint
-) -> Dataset:
-    """Examples from a function of the user's, a text, or a file of arrays."""
+    request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint,
+    listener: Listener,
+) -> Dataset:  # fmt: skip
+    """Examples from a function of the user's, a text, a folder of images, or a file of arrays."""
+    if (request.image_size or request.moments) and not any(file.is_dir() for file in request.files()):
+        raise UsageError(
+            f"--image-size and --normalise are for folders of images, and {path} is none",
+            remedy="leave them away; arrays are taken as they are, and uint8 is divided by 255",
+        )
     if is_named(str(path)) and not path.exists():
         return load_named(str(path), split, limit)
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if network.answers != "example" and path.suffix not in (".npz", ".safetensors"):
-        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
         if network.answers == "masked token":
             return load_masked_text(path, folder, request.sequence_length, limit, request.seed)
         return load_text(path, folder, request.sequence_length, limit)
+    if image_root(path, split) is not None:
+        return _images(request, path, split, limit, network, checkpoint, listener)
     return load_data(path, split, limit)
+
+
+def _images(
+    request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint,
+    listener: Listener,
+) -> Dataset:  # fmt: skip
+    """A folder of images, prepared as was asked for, or as the checkpoint's own folder says."""
+    config = checkpoint.config or {}
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    own = not (request.image_size or request.moments) and (folder / "preprocessor_config.json").exists()
+    channels = network.width if isinstance(network, Network) and network.reads == "images" else None
+    prepare = Preparation(request.image_size, request.moments, channels, folder if own else None)
+    dataset, numbers = load_images(path, split, limit, prepare, config.get("label2id"))
+    first = ", ".join(f"{number} {name}" for name, number in list(numbers.items())[:4])
+    listener.remark(f"{len(numbers)} classes, by the names of their folders: {first}{', …' * (len(numbers) > 4)}")
+    return dataset
 
 
 def check(network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> None:

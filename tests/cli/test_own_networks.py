@@ -163,6 +163,8 @@ def test_a_command_judges_every_point(own: Path) -> None:
         (("--data", "mine:absent"), 2, "has no attribute"),
         (("--network", "mine:make"), 2, "--data"),
         (("--metric", "top5"), 2, "--data"),
+        (("--data", "data.npz", "--image-size", 8), 2, "are for folders of images, and data.npz is none"),
+        (("--data", "data.npz", "--normalise", "0.5"), 2, "expected MEAN/DEVIATION"),
         (("--data", "data.npz", "--metric", "top3"), 2, "did you mean `top5`?"),
         (("--data", "data.npz", "--metric", "mine:raises"), 3, "the function raised TypeError"),
         (("--eval-command", "true {checkpoint}", "--metric", "top5"), 2, "the numbers in the JSON"),

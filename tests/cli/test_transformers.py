@@ -85,6 +85,48 @@ def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
     assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_images_are_prepared_as_the_folder_says(tmp_path: Path) -> None:
+    """With its preprocessor_config.json, its label2id, and in the size that it takes."""
+    transformers = library("transformers")
+    image = pytest.importorskip("PIL.Image")
+    names = ["wolf", "bear", "deer"]  # not in sorted order
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = transformers.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20, image_size=8,
+            patch_size=4, num_labels=3, label2id={n: i for i, n in enumerate(names)}, id2label=dict(enumerate(names)),
+            initializer_range=0.5,
+        )  # fmt: skip
+        transformers.ViTForImageClassification(config).save_pretrained(tmp_path / str(seed))
+    settings = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 8, "width": 8},
+        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.2, 0.2], "resample": 2,
+    }  # fmt: skip
+    (tmp_path / "0" / "preprocessor_config.json").write_text(json.dumps(settings))
+    colours = np.random.default_rng(0).integers(0, 256, (6, 3))
+    for number, colour in enumerate(colours):
+        place = tmp_path / "photos" / names[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (20, 12), tuple(map(int, colour))).save(place / f"{number}.png")
+    pixels = (torch.tensor(colours / 255).float() - torch.tensor([0.5, 0.4, 0.3])) / 0.2
+    inputs = pixels[:, :, None, None].expand(6, 3, 8, 8)
+    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "0").eval()
+    with torch.no_grad():
+        wanted = torch.nn.functional.cross_entropy(model(pixel_values=inputs).logits, torch.arange(6) % 3)
+    call = ("interpolate", "0", "1", "--data", "photos", "--steps", 2, "--no-align")
+    done = run(*call, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)["barrier"]
+    assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-3)
+    assert found["examples"] == 6
+    assert "3 classes, by the names of their folders: 1 bear, 2 deer, 0 wolf" in done.stderr.decode()
+    own = document(tmp_path, *call, "--image-size", 8, "--normalise", "0.5,0.4,0.3/0.2,0.2,0.2")["barrier"]
+    assert own["naive"]["loss"] == pytest.approx(found["naive"]["loss"], rel=1e-3)
+    plain = document(tmp_path, *call, "--image-size", 8)["barrier"]
+    assert plain["naive"]["loss"][0] != pytest.approx(found["naive"]["loss"][0], rel=1e-2)
+
+
 @pytest.fixture
 def berts(tmp_path: Path) -> Path:
     """Two tiny masked language models with their tokenizer, and a text."""

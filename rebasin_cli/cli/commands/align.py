@@ -31,6 +31,8 @@ def command(
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     arch: o.Arch = None,
     sizes: o.Set = None,
     freeze: o.Freeze = None,
@@ -74,6 +76,7 @@ def command(
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
             fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,
+            image_size=image_size, moments=o.moments(normalise),
         )  # fmt: skip
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:

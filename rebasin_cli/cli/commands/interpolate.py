@@ -59,6 +59,8 @@ def command(
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     eval_command: Annotated[
         str | None,
         typer.Option(metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}' instead.", rich_help_panel=_DATA),
@@ -140,7 +142,7 @@ def command(
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
-            metrics=tuple(metric or ()), seed=seed,
+            metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
         )  # fmt: skip
     else:
         o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric, "--resume": resume})

@@ -47,6 +47,8 @@ def command(
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     repair: o.RepairName = None,
     fit_data: o.FitData = None,
     fit_limit: o.FitLimit = None,
@@ -89,7 +91,7 @@ def command(
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             repairs=o.repairs(repair), network=network, sequence_length=sequence_length, metrics=tuple(metric or ()),
-            seed=seed,
+            seed=seed, image_size=image_size, moments=o.moments(normalise),
         )  # fmt: skip
     else:
         o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})

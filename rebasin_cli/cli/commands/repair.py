@@ -27,6 +27,8 @@ def command(
     limit: o.Limit = 2000,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")
     ] = None,
@@ -53,7 +55,8 @@ def command(
         target = output_of(output, json)
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         fitted = DataRequest(
-            data, split.value, limit, options=o.pairs("--network-option", network_option), network=network
+            data, split.value, limit, options=o.pairs("--network-option", network_option), network=network,
+            image_size=image_size, moments=o.moments(normalise),
         )  # fmt: skip
         request = RepairRequest(
             source, fitted, tuple(ends), at, o.spec_choice(arch, sizes, None, ignore), target, report,
