@@ -179,6 +179,12 @@ LikenessName = Annotated[
     Likeness,
     typer.Option("--similarity", help="Of activations (--method activations).", rich_help_panel=_RUN),
 ]
+Tap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIM=MODULE", help="A dim's units are what this module makes (activations).", rich_help_panel=_RUN
+    ),
+]
 Epochs = Annotated[int, typer.Option(min=1, help="At most so many (--method ste).", rich_help_panel=_RUN)]
 LearningRate = Annotated[float, typer.Option(min=0, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
 Momentum = Annotated[float, typer.Option(min=0, max=1, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
@@ -256,6 +262,17 @@ def need_data(given: Mapping[str, object]) -> None:
             raise UsageError(
                 f"{option} runs a network on examples, and without data there are none", remedy="add --data FILE"
             )
+
+
+def taps(method: Method, given: Sequence[str] | None) -> dict[str, str]:
+    """What `--tap` says: dim → module.
+
+    Raises:
+        UsageError: another method looks at no activations.
+    """
+    if given and method != Method.ACTIVATIONS:
+        raise UsageError(f"--tap: --method {method.value} looks at no activations", remedy="add --method activations")
+    return pairs("--tap", given)
 
 
 def moments(text: str | None) -> Moments | None:

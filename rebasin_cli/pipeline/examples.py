@@ -44,6 +44,7 @@ class DataRequest:
         repairs: what to do to the points of the path, each a curve of its own.
         metrics: what to measure besides loss and accuracy.
         seed: of what is masked in a text.
+        taps: dim → module whose output counts its units (`--method activations`).
         image_size, moments: what is done to images of a folder, instead of what the checkpoint's own folder says.
         command: `--eval-command`; timeout: seconds for one point.
     """
@@ -66,6 +67,7 @@ class DataRequest:
     seed: int = 0
     image_size: int | None = None
     moments: Moments | None = None
+    taps: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> list[Path]:
         """The inputs that are files."""

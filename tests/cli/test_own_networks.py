@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Rebasin
-from tests.small import run, save, save_pair
+from tests.small import mlp_state, run, save, save_pair
 
 OWN = """
 import numpy as np
@@ -33,6 +33,21 @@ class Own(nn.Module):
         for layer in self.fc[:-1]:
             x = self.act(layer(x))
         return {"logits": self.fc[-1](x)}
+
+class Parts(Own):
+    # the same, with its activations as modules, and one that is never called
+    def __init__(self, widths):
+        super().__init__(widths, "relu")
+        self.acts = nn.ModuleList(nn.ReLU() for _ in self.fc[1:])
+        self.spare = nn.Identity()
+    def forward(self, x):
+        for layer, act in zip(self.fc, self.acts):
+            x = act(layer(x))
+        return self.fc[-1](x)
+
+def parts(state):
+    weights = [t for k, t in state.items() if k.endswith("weight")]
+    return Parts([weights[0].shape[1], *(len(w) for w in weights)])
 
 def make(state, act="relu"):
     weights = [t for k, t in state.items() if k.endswith("weight")]
@@ -109,6 +124,19 @@ def test_data_of_ones_own(own: Path) -> None:
     assert (found["data"], found["split"], found["examples"]) == ("mine:data", "train", 60)
 
 
+def test_taps_named_by_hand(own: Path) -> None:
+    """Behind the activation they are what the next layer reads, so that nothing changes; before it they are not."""
+    save(own / "b.safetensors", mlp_state(4))
+    call = (*PATH, "--data", "mine:data", "--network", "mine:parts", "--method", "activations")
+    derived = document(own, *call, "--save-permutation", "derived.safetensors")
+    behind = document(own, *call, "--tap", "h.0=acts.0", "--tap", "h.1=acts.1", "--save-permutation", "p.safetensors")
+    assert behind["barrier"] == derived["barrier"]
+    one, two = (load_file(own / f"{name}.safetensors") for name in ("derived", "p"))
+    assert all(torch.equal(one[dim], two[dim]) for dim in one)
+    before = document(own, *call, "--tap", "h.0=fc.0")
+    assert before["barrier"]["aligned"] != derived["barrier"]["aligned"]
+
+
 def test_repair_works_on_a_network_of_ones_own(own: Path) -> None:
     plain = document(own, *PATH, "--no-align", "--data", "data.npz", "--repair", "repair")["barrier"]
     mine = document(own, *PATH, "--no-align", "--data", "mine:data", "--network", "mine:make", "--repair", "repair")
@@ -145,9 +173,19 @@ def test_a_command_judges_every_point(own: Path) -> None:
     assert (found["examples"], found["unit"]) == (0, "the command's own unit")
 
 
+TAPPED = ("--data", "data.npz", "--network", "mine:parts", "--method", "activations", "--tap")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        ((*TAPPED, "h.7=acts.0"), 2, "there is no dim that moves `h.7`; did you mean `h.1`?"),
+        ((*TAPPED, "h.0=act.0"), 2, "there is no module `act.0`; did you mean `acts.0`?"),
+        ((*TAPPED, "h.0=fc.2"), 3, "the dim has 8 units, and the module makes [1, 16] of one example"),
+        ((*TAPPED, "h.0=spare"), 3, "the dim has 8 units, and the module did not run"),
+        ((*TAPPED, "h.0"), 2, "expected NAME=VALUE"),
+        (("--data", "data.npz", "--tap", "h.0=fc.0"), 2, "--method weights looks at no activations"),
+        (("--data", "data.npz", "--method", "activations", "--tap", "h.0=fc.9"), 2, "did you mean `fc.2`?"),
         (("--data", "data.npz", "--network", "mine:raises"), 3, "raised ValueError: no such thing"),
         (("--data", "data.npz", "--network", "mine:nothing"), 3, "returned int"),
         (("--data", "data.npz", "--network", "mine:absent"), 2, "has no attribute 'absent'"),

@@ -48,6 +48,7 @@ def command(
     memory: o.Memory = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
+    tap: o.Tap = None,
     epochs: o.Epochs = 20,
     learning_rate: o.LearningRate = 1e-2,
     momentum: o.Momentum = 0.9,
@@ -67,7 +68,7 @@ def command(
     from rebasin_cli.pipeline.align import AlignRequest, align
     from rebasin_cli.pipeline.examples import DataRequest
 
-    shown = None
+    shown, taps = None, o.taps(method, tap)
     if data is not None:
         if method not in (o.Method.ACTIVATIONS, o.Method.STE):
             raise UsageError(
@@ -76,7 +77,7 @@ def command(
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
             fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,
-            image_size=image_size, moments=o.moments(normalise),
+            image_size=image_size, moments=o.moments(normalise), taps=taps,
         )  # fmt: skip
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:

@@ -110,6 +110,7 @@ def command(
     memory: o.Memory = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
+    tap: o.Tap = None,
     epochs: o.Epochs = 20,
     learning_rate: o.LearningRate = 1e-2,
     momentum: o.Momentum = 0.9,
@@ -137,12 +138,13 @@ def command(
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(arch, sizes, freeze, ignore)
-    judged = None
+    judged, taps = None, o.taps(method, tap)
     if data is not None or eval_command is not None:
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
             metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
+            taps=taps,
         )  # fmt: skip
     else:
         o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric, "--resume": resume})

@@ -54,6 +54,10 @@ class ModuleNetwork:
         self.module.to(dtype)
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
 
+    def modules(self) -> tuple[str, ...]:
+        """Everything that taps can be told of."""
+        return tuple(name for name, _ in self.module.named_modules() if name)
+
     def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
         """Logits of `inputs`, given tensors from `load`: (N, classes), or (N, tokens, vocabulary)."""
         floats = next(t for t in params.values() if t.is_floating_point())
@@ -130,9 +134,13 @@ def hooked(module: nn.Module, taps: Taps | None) -> Iterator[None]:
     """Call the taps whenever one of the module's layers runs."""
     with ExitStack() as stack:
         for name, part in module.named_modules() if taps is not None else ():
+            assert taps is not None
             layer = _layer(name, part)
-            if layer is not None and taps is not None:
+            if layer is not None:
                 stack.callback(part.register_forward_pre_hook(_entering(taps, layer)).remove)
+            elif name in taps.modules:
+                layer = Layer(name, "other", -1)
+            if layer is not None:
                 stack.callback(part.register_forward_hook(_leaving(taps, layer)).remove)
         yield
 
@@ -159,6 +167,8 @@ def _entering(taps: Taps, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]]
 
 def _leaving(taps: Taps, layer: Layer) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor):  # attention and its weights
+            return (taps.leaving(layer, output[0]), *output[1:])
         return taps.leaving(layer, output) if isinstance(output, Tensor) else output
 
     return hook

@@ -80,6 +80,10 @@ class Network:
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
 
+    def modules(self) -> tuple[str, ...]:
+        """Everything that taps can be told of: its layers."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.shapes))
+
     def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
         """Logits (N, classes) of `inputs` (N, …), given tensors from `load`; in their dtype and on their device."""
         first = next(iter(params.values()))
