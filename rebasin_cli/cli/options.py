@@ -170,7 +170,7 @@ FitData = Annotated[
 FitLimit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)]
 
 DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
-Seed = Annotated[int, typer.Option(help="Order of the steps; the same seed, the same bytes.", rich_help_panel=_RUN)]
+Seed = Annotated[int, typer.Option(help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_RUN)]
 MaxSweeps = Annotated[int, typer.Option(min=1, help="Stop matching after so many sweeps.", rich_help_panel=_RUN)]
 MethodName = Annotated[
     Method, typer.Option("--method", help="How units are matched.", rich_help_panel=_RUN, show_default=True)

@@ -75,6 +75,7 @@ def begin_sweep(
         "path": blend.how,
         **judge.basis,
     }
+    basis = {name: value for name, value in basis.items() if value}
     kept.check(basis, force=force)
     first = kept.points(basis).get(0.0) or judge.measure(pair.a)
     return Sweep(judge, pair, blend, basis, first, kept)

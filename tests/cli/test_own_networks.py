@@ -158,7 +158,7 @@ def test_metrics_by_name_and_of_ones_own_are_shown_for_every_point(own: Path) ->
     assert barrier["naive"]["metrics"]["macro-f1"][1] < 1.0
     assert barrier["naive"]["metrics"]["margin"][1] < barrier["aligned"]["metrics"]["margin"][1]
     shown = run("report", "--markdown", "-", "--html", "r.html", cwd=own, stdin=found.stdout).stdout.decode()
-    assert "| aligned macro-f1 |" in shown
+    assert "## macro-f1\n\n| λ | naive | aligned |" in shown
     assert "<figcaption>macro-f1</figcaption>" in (own / "r.html").read_text()
 
 

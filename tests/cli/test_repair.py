@@ -41,7 +41,8 @@ def test_every_repair_is_a_curve_of_its_own(rebasin: Rebasin, resnets: Path) -> 
         assert curve["loss"][1] != barrier["aligned"]["loss"][1]
     assert "are interpolated, not recomputed" not in done.err
     shown = rebasin("report", "--markdown", "-", stdin=done.out.encode())
-    assert "aligned + repair accuracy" in shown.out
+    assert "| λ | naive | aligned | aligned + bn | aligned + repair |" in shown.out
+    assert "## Accuracy" in shown.out
 
 
 def test_without_repair_the_report_says_how_to(rebasin: Rebasin, resnets: Path) -> None:

@@ -25,7 +25,7 @@ def command(
     force: o.Force = False,
     data: o.DataPath = None,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.Limit = None,
     network: o.NetworkName = None,

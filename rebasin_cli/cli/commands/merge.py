@@ -39,7 +39,7 @@ def command(
     ] = None,
     data: o.DataPath = None,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,

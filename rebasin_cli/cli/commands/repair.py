@@ -22,7 +22,7 @@ def command(
     ] = None,
     at: Annotated[float, typer.Option(metavar="LAM", help="Where between the ends it lies.")] = 0.5,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.Limit = 2000,
     network: o.NetworkName = None,
