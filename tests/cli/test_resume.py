@@ -17,7 +17,7 @@ import pytest
 from tests.cli.conftest import Rebasin
 from tests.small import command, environment, mlp_state, run, save, save_pair
 
-# One line for every point; at the line number in `stop` it hangs, as a long evaluation would.
+# One line for every point; at the line number in `stop` it hangs, as long ones would, at that in `fail` it fails.
 EVALUATE = """
 import os, pathlib, sys, time
 from safetensors.torch import load_file
@@ -26,6 +26,8 @@ with open("calls", "a") as log:
 number = len(pathlib.Path("calls").read_text().splitlines())
 if pathlib.Path("stop").exists() and number == int(pathlib.Path("stop").read_text()):
     time.sleep(100)
+if pathlib.Path("fail").exists() and number == int(pathlib.Path("fail").read_text()):
+    sys.exit("it broke")
 print(float(load_file(sys.argv[1])["fc.0.weight"].square().mean()))
 """
 OWN = """
@@ -114,11 +116,11 @@ def test_a_document_named_with_report_can_be_gone_on_with(folder: Path) -> None:
 
 
 def test_points_that_failed_are_tried_again(rebasin: Rebasin, folder: Path) -> None:
-    (folder / "stop").write_text("2")
-    failed = rebasin(*PATH, *COMMAND, "--eval-timeout", 3, "--resume", "sweep.json")
+    (folder / "fail").write_text("2")
+    failed = rebasin(*PATH, *COMMAND, "--resume", "sweep.json")
     assert failed.code == 3
-    assert "still running" in failed.err
-    assert failed.document["barrier"]["failures"]
+    assert "it broke" in failed.err
+    assert list(failed.document["barrier"]["failures"]) == ["naive, λ = 0.333333"]
     before = calls(folder)
     done = rebasin(*PATH, *COMMAND, "--resume", "sweep.json")
     assert done.code == 0, done.err
