@@ -142,7 +142,7 @@ def _images(
     channels = network.width if isinstance(network, Network) and network.reads == "images" else None
     prepare = Preparation(request.image_size, request.moments, channels, folder if own else None)
     dataset, numbers = load_images(path, split, limit, prepare, config.get("label2id"))
-    first = ", ".join(f"{number} {name}" for name, number in list(numbers.items())[:4])
+    first = ", ".join(f"{number}: {name}" for name, number in list(numbers.items())[:4])
     listener.remark(f"{len(numbers)} classes, by the names of their folders: {first}{', …' * (len(numbers) > 4)}")
     return dataset
 

@@ -116,7 +116,8 @@ def _taps(
     for dim, module in wanted.items():
         for word, known, what in ((dim, layout.moving(), "dim that moves"), (module, modules, "module")):
             if word not in known:
-                hint = did_you_mean(word, known) or f"there are {', '.join(list(known)[:6])}, …"
+                listed = ", ".join(list(known)[:6]) + ", …" * (len(known) > 6)
+                hint = did_you_mean(word, known) or f"there are {listed}"
                 raise UsageError(
                     f"--tap {dim}={module}: there is no {what} `{word}`; {hint}",
                     remedy="`rebasin inspect` shows the dims; modules are called as in the keys of the checkpoint",

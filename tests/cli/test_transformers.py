@@ -120,7 +120,7 @@ def test_images_are_prepared_as_the_folder_says(tmp_path: Path) -> None:
     found = json.loads(done.stdout)["barrier"]
     assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-3)
     assert found["examples"] == 6
-    assert "3 classes, by the names of their folders: 1 bear, 2 deer, 0 wolf" in done.stderr.decode()
+    assert "3 classes, by the names of their folders: 1: bear, 2: deer, 0: wolf" in done.stderr.decode()
     own = document(tmp_path, *call, "--image-size", 8, "--normalise", "0.5,0.4,0.3/0.2,0.2,0.2")["barrier"]
     assert own["naive"]["loss"] == pytest.approx(found["naive"]["loss"], rel=1e-3)
     plain = document(tmp_path, *call, "--image-size", 8)["barrier"]
