@@ -203,6 +203,10 @@ Restarts = Annotated[
     typer.Option(min=1, metavar="N", help="Match from N starts, keep the best.", rich_help_panel=_RUN),
 ]
 QualityName = Annotated[Quality, typer.Option("--quality", help="Time for a better optimum.", rich_help_panel=_RUN)]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_RUN),
+]
 Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="What matching may keep between steps: 512MB, 8GB.", rich_help_panel=_RUN),
@@ -323,6 +327,7 @@ def match_choice(
     epochs: int = 20,
     learning_rate: float = 1e-2,
     momentum: float = 0.9,
+    threads: int | None = None,
 ) -> MatchChoice:
     """The options of matching as one value."""
     from rebasin_cli.pipeline.amounts import parse_bytes
@@ -334,7 +339,7 @@ def match_choice(
         device=device.value, restarts=restarts, quality=quality.value,
         time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
         memory=parse_bytes(memory) if memory else None, similarity=similarity.value,
-        epochs=epochs, learning_rate=learning_rate, momentum=momentum,
+        epochs=epochs, learning_rate=learning_rate, momentum=momentum, threads=threads,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ that polishes the rounded result moves them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -26,9 +27,10 @@ from torch import Tensor
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory, keep_read
-from rebasin_cli.matching.restarts import Attempt
+from rebasin_cli.matching.plans import Plan
+from rebasin_cli.matching.restarts import GRADIENTS, Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
-from rebasin_cli.matching.similarity import Plan, Similarities
+from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.matching.weights import OnStep, match_weights, similarity_dtype
 from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key
@@ -37,9 +39,6 @@ from rebasin_cli.spec import Layout
 Begin = Literal["barycentre", "identity"]
 
 MAX_ITERATIONS = 60
-GRADIENTS = 3
-"""Matrices held for each dim: its gradient, its similarity, and what the assignment takes."""
-
 TOLERANCE = 1e-4
 """The iterations end when the best vertex promises less than this share of the objective: what comes after rounding
 and descent does not depend on more."""
@@ -56,6 +55,7 @@ def frank_wolfe(
     max_iterations: int = MAX_ITERATIONS,
     device: str = "cpu",
     memory: int | None = None,
+    executor: Executor | None = None,
     on_step: OnStep | None = None,
 ) -> MatchResult:
     """Match B's units to A's: Frank-Wolfe on all plain dims, rounding, then descent.
@@ -63,7 +63,7 @@ def frank_wolfe(
     Args:
         start: `barycentre`, every unit of B spread evenly over all places, or `identity`.
         max_iterations: of Frank-Wolfe; max_sweeps: of the descent that follows.
-        memory: as for `match_weights`; the gradients come on top of it.
+        memory, executor: as for `match_weights`; the gradients come on top of it.
         on_step: called after each iteration and each step of the descent; it may raise `Enough`.
 
     Returns:
@@ -77,9 +77,9 @@ def frank_wolfe(
     free = joint_dims(layout)
     present = identity
     if set(free) != set(layout.moving()):  # what is held should be where it belongs
-        first = match_weights(layout, a, b, max_sweeps=max_sweeps, device=device, memory=memory)
+        first = match_weights(layout, a, b, max_sweeps=max_sweeps, device=device, memory=memory, executor=executor)
         present = first.permutation
-    similarities = Similarities(layout, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices)
+    similarities = Similarities(layout, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices, executor)
     state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, present)
     state.begin(start)
     early: Stop | None = None
@@ -95,7 +95,7 @@ def frank_wolfe(
     reached = inner_product(layout, a, b, rounded)
     polished = match_weights(
         layout, a, b, seed=seed, start=rounded, max_sweeps=0 if early else max_sweeps,
-        device=device, memory=memory, on_step=on_step,
+        device=device, memory=memory, executor=executor, on_step=on_step,
     )  # fmt: skip
     path = (reached, *polished.objective[1:])
     solvers = dict(polished.solvers)
@@ -133,10 +133,10 @@ def frank_wolfe_attempts(
         return []
 
     def attempt(start: Begin) -> Attempt:
-        def run(on_step: OnStep | None) -> MatchResult:
+        def run(on_step: OnStep | None, executor: Executor | None = None) -> MatchResult:
             return frank_wolfe(
                 layout, a, b, start=start, seed=seed, max_sweeps=max_sweeps, device=device, memory=memory,
-                on_step=on_step,
+                executor=executor, on_step=on_step,
             )  # fmt: skip
 
         return Attempt(f"frank-wolfe, {start}", run)

@@ -11,7 +11,10 @@ end the first model's units are put back into their own order, and it is the oth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import sqrt
 from time import perf_counter
 from typing import Literal
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.measures import dot, squared_distance
+from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, permute_tensor
@@ -27,7 +31,7 @@ from rebasin_cli.spec import Layout
 
 Algorithm = Literal["merge-many", "cycle-consistent", "to-first", "hierarchical"]
 State = Mapping[str, Tensor]
-Match = Callable[[State, State], MatchResult]
+Match = Callable[[State, State, Executor | None], MatchResult]
 OnRound = Callable[[str, int, int], None]
 
 MAX_ROUNDS = 100
@@ -76,6 +80,8 @@ class _Run:
     device: str
     on_round: OnRound | None
     memory: int | None = None
+    executor: Executor | None = None
+    at_once: int = 1
     objective: list[float] = field(default_factory=list)
     matches: int = 0
     stop: Stop = "converged"
@@ -86,15 +92,25 @@ class _Run:
 
     def onto(self, a: State, b: State) -> Permutation:
         """The permutation that brings `b` onto `a`."""
-        self.matches += 1
-        return self.match(a, b).permutation
+        return next(self.each_onto([(a, b)]))
+
+    def each_onto(self, pairs: Sequence[tuple[State, State]]) -> Iterator[Permutation]:
+        """For each pair (a, b), in order, the permutation that brings `b` onto `a`; one that is alone gets the executor
+        for itself."""
+        several = len(pairs) > 1 and self.at_once > 1
+        tasks = (partial(self.match, a, b, None if several else self.executor) for a, b in pairs)
+        with closing(in_order(tasks, self.executor if several else None, self.at_once)) as results:
+            for result in results:
+                self.matches += 1
+                yield result.permutation
 
     def refine(self, a: State, b: State, present: Permutation, sweeps: int) -> tuple[Permutation, float]:
         """Descend from the present permutation; the new one, and the gain in ⟨a, π(b)⟩."""
         self.matches += 1
         result = match_weights(
-            self.models.layout, a, b, start=present, max_sweeps=sweeps, device=self.device, memory=self.memory
-        )
+            self.models.layout, a, b, start=present, max_sweeps=sweeps, device=self.device, memory=self.memory,
+            executor=self.executor,
+        )  # fmt: skip
         return result.permutation, result.objective[-1] - result.objective[0]
 
 
@@ -109,6 +125,8 @@ def match_many(
     max_rounds: int = MAX_ROUNDS,
     device: str = "cpu",
     memory: int | None = None,
+    executor: Executor | None = None,
+    at_once: int = 1,
     on_round: OnRound | None = None,
 ) -> ManyResult:
     """Match N models to one another by their weights.
@@ -121,11 +139,13 @@ def match_many(
             arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
             one sweep of each model at a time, so that all move together.
         memory: as for `match_weights`.
+        executor: runs `at_once` matches at a time where they do not depend on each other; the result does not hang
+            on it. A match that is alone gets it for its own parts.
         on_round: called with what is done, how many steps of the round are, and of how many; may raise `Enough`.
     """
     given = tuple(weights) if weights else (1.0,) * len(states)
     models = Models(layout, tuple(states), tuple(w / sum(given) for w in given))
-    run = _Run(models, match, seed, max_rounds, device, on_round, memory)
+    run = _Run(models, match, seed, max_rounds, device, on_round, memory, executor, at_once)
     began = perf_counter()
     start = (Permutation.identity(layout),) * len(models)
     run.objective.append(total_similarity(models, start))
@@ -213,9 +233,10 @@ def pairwise_distances(
 def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
     found = list(present)
     models = run.models
+    first, *others = models.states
     try:
-        for i in range(1, len(models)):
-            found[i] = run.onto(models.states[0], models.states[i])
+        for i, permutation in enumerate(run.each_onto([(first, other) for other in others]), 1):
+            found[i] = permutation
             run.tell("to the first", i, len(models) - 1)
     except Enough as wish:
         run.stop = wish.stop
@@ -231,8 +252,9 @@ def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutat
     try:
         while len(groups) > 1:
             merged: list[tuple[int, ...]] = []
-            for one, two in zip(groups[::2], groups[1::2], strict=False):
-                move = run.onto(Mean(models, found, one), Mean(models, found, two))
+            pairs = list(zip(groups[::2], groups[1::2], strict=False))
+            means = [(Mean(models, tuple(found), one), Mean(models, tuple(found), two)) for one, two in pairs]
+            for (one, two), move in zip(pairs, run.each_onto(means), strict=True):
                 for i in two:
                     found[i] = found[i].compose(move, models.layout)
                 merged.append((*one, *two))

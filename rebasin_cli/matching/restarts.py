@@ -8,23 +8,36 @@ loop (samuela/git-re-basin#8), and 99 times by the best of twenty.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from math import prod
 from time import perf_counter
+from typing import TypeVar
 
 from torch import Tensor
 
-from rebasin_cli.matching.result import MatchResult, Stop, Trial
+from rebasin_cli.matching.memory import budgets, free_memory
+from rebasin_cli.matching.parallel import in_order
+from rebasin_cli.matching.result import Enough, MatchResult, Stop, Trial
 from rebasin_cli.matching.weights import OnStep, Order, Start, match_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
+N = TypeVar("N", int, float)
+
+GRADIENTS = 3
+"""Matrices that Frank-Wolfe holds for each dim: its gradient, its similarity, and what the assignment takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way to match, by name: called with a progress callback, or None."""
+    """One way to match, by name: called with a progress callback and an executor for its parts, either may be None."""
 
     name: str
-    run: Callable[[OnStep | None], MatchResult]
+    run: Callable[[OnStep | None, Executor | None], MatchResult]
 
 
 def descents(
@@ -47,11 +60,11 @@ def descents(
     """
 
     def attempt(start: Start | None, order: Order, seed: int) -> Attempt:
-        def run(on_step: OnStep | None) -> MatchResult:
+        def run(on_step: OnStep | None, executor: Executor | None = None) -> MatchResult:
             begin = start or Permutation.random(layout, seed)
             return match_weights(
                 layout, a, b, seed=seed, max_sweeps=max_sweeps, start=begin, order=order, device=device,
-                memory=memory, on_step=on_step,
+                memory=memory, executor=executor, on_step=on_step,
             )  # fmt: skip
 
         seeded = f", seed {seed}" if start is None or order == "random" else ""
@@ -73,35 +86,88 @@ def descents(
             yield found
 
 
-def best_of(attempts: Iterable[Attempt], on_step: OnStep | None = None) -> MatchResult:
+def best_of(
+    attempts: Iterable[Attempt],
+    on_step: OnStep | None = None,
+    *,
+    executor: Executor | None = None,
+    at_once: int = 1,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> MatchResult:
     """Make every attempt and keep the one that reached most; of equals the first.
 
-    An attempt that was told to stop (see `Enough`) is the last one; what it had reached counts.
+    Args:
+        on_step: handed to each attempt, in whatever thread it runs; once it has told one to stop (see `Enough`), all
+            that are under way stop at their next step, and what they have reached by then counts.
+        executor: runs `at_once` attempts at a time; one that is alone gets it for its own parts.
+        on_trial: told of every attempt that has ended, in order.
     """
-    best: MatchResult | None = None
-    trials: list[Trial] = []
-    seconds: dict[str, float] = {}
-    solvers: dict[str, int] = {}
-    solves = 0
-    early: Stop | None = None
-    for attempt in attempts:
-        began = perf_counter()
-        result = attempt.run(on_step)
-        trials.append(Trial(attempt.name, result.objective[-1], perf_counter() - began))
-        for phase, spent in result.seconds.items():
-            seconds[phase] = seconds.get(phase, 0.0) + spent
-        for solver, count in result.solvers.items():
-            solvers[solver] = solvers.get(solver, 0) + count
-        solves += result.solves
-        if best is None or result.objective[-1] > best.objective[-1]:
-            best = result
-        if result.stop in ("time", "interrupted"):
-            early = result.stop
-            break
-        if result.stop == "nothing-to-move":
-            break
-    if best is None:
+    left = iter(attempts)
+    first = list(islice(left, 2))
+    if not first:
         raise ValueError("no attempts")
-    if len(trials) == 1:
+    if len(first) == 1:
+        return first[0].run(on_step, executor)
+    stops: list[Stop] = []
+
+    def step(sweep: int, step: int, of: int, objective: float) -> None:
+        if stops:
+            raise Enough(stops[0])
+        try:
+            if on_step:
+                on_step(sweep, step, of, objective)
+        except Enough as wish:
+            stops.append(wish.stop)
+            raise
+
+    def ended(attempt: Attempt) -> tuple[MatchResult, Trial]:
+        began = perf_counter()
+        result = attempt.run(step, executor if at_once < 2 else None)
+        if result.stop == "nothing-to-move":
+            stops.append(result.stop)
+        return result, Trial(attempt.name, result.objective[-1], perf_counter() - began)
+
+    def tasks() -> Iterator[Callable[[], tuple[MatchResult, Trial]]]:
+        for attempt in chain(first, left):
+            if stops:
+                return
+            yield partial(ended, attempt)
+
+    results, trials = [], []
+    with closing(in_order(tasks(), executor, at_once, lambda: stops.append("interrupted"))) as ends:
+        for result, trial in ends:
+            results.append(result)
+            trials.append(trial)
+            if on_trial:
+                on_trial(trial)
+    best = max(results, key=lambda result: result.objective[-1])
+    if len(results) == 1:
         return best
-    return replace(best, stop=early or best.stop, seconds=seconds, solves=solves, solvers=solvers, trials=tuple(trials))
+    return replace(
+        best,
+        stop=stops[0] if stops else best.stop,
+        seconds=_summed(result.seconds for result in results),
+        solves=sum(result.solves for result in results),
+        solvers=_summed(result.solvers for result in results),
+        trials=tuple(trials),
+    )
+
+
+def starts_at_once(layout: Layout, threads: int, memory: int | None) -> int:
+    """How many starts may run side by side: up to `threads`, as long as what they hold fits into memory.
+
+    Each holds its own matrices: of similarities as far as its budget goes, and of gradients where all dims move
+    together; and two of the tensors. `memory` is what may be taken, in bytes; None for half of what is free.
+    """
+    elements = [prod(side.size for side in piece.sides) for t in layout.tensors.values() for piece in t.pieces]
+    matrices = 8 * sum(layout.dims[dim].size ** 2 for dim in layout.moving())
+    each = min(budgets(memory)[1].left, matrices) + GRADIENTS * matrices + 8 * max(elements, default=0)
+    return max(1, min(threads, (free_memory() // 2 if memory is None else memory) // max(1, each)))
+
+
+def _summed(parts: Iterable[Mapping[str, N]]) -> dict[str, N]:
+    total: dict[str, N] = {}
+    for part in parts:
+        for name, amount in part.items():
+            total[name] = total[name] + amount if name in total else amount
+    return total

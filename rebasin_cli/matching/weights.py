@@ -8,6 +8,7 @@ find what it found before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from math import prod
 from typing import Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.memory import budgets, keep_read, reading_seconds
-from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -39,6 +40,7 @@ def match_weights(
     order: Order = "forward",
     device: str = "cpu",
     memory: int | None = None,
+    executor: Executor | None = None,
     on_step: OnStep | None = None,
 ) -> MatchResult:
     """Match B's units to A's by their weights.
@@ -52,6 +54,7 @@ def match_weights(
         order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
         memory: bytes to keep between visits, in tensors of lazy sources and in similarity matrices; None for at
             most 512 MiB.
+        executor: shares the work of large products out; the result does not depend on it.
         on_step: called after each step with sweep, step, steps in a sweep, and the objective; it may raise `Enough`.
 
     Returns:
@@ -62,7 +65,7 @@ def match_weights(
     kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
     already = reading_seconds(kept_a, kept_b)
     dtype = similarity_dtype(layout, kept_a)
-    descent = Descent(layout, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices)
+    descent = Descent(layout, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices, executor)
     generator = torch.Generator().manual_seed(seed)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:
@@ -71,17 +74,14 @@ def match_weights(
     stop: Stop = "converged" if todo else "nothing-to-move"
     for sweep in range(max_sweeps if todo else 0):
         visits = torch.randperm(len(todo), generator=generator).tolist() if order == "random" else range(len(todo))
-        gained = 0.0
-        enough: Stop | None = None
-        for step, which in enumerate(visits):
-            gained += descent.visit(todo[which])
-            try:
-                if on_step:
-                    on_step(sweep, step + 1, len(todo), objective[-1] + gained)
-            except Enough as wish:
-                enough = wish.stop
-                break
-        objective.append(objective[-1] + gained)
+        reached = objective[-1]
+
+        def on_visit(done: int, gained: float, sweep: int = sweep, reached: float = reached) -> None:
+            if on_step:
+                on_step(sweep, done, len(todo), reached + gained)
+
+        gained, enough = descent.sweep([todo[which] for which in visits], on_visit)
+        objective.append(reached + gained)
         if enough or gained == 0.0:
             stop = enough or stop
             break

@@ -33,7 +33,16 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import beside, document_base, write_bytes, write_text
-from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity, with_data
+from rebasin_cli.pipeline.work import (
+    Source,
+    match,
+    matching_device,
+    open_source,
+    resolve_device,
+    scan_sources,
+    tell_identity,
+    with_data,
+)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
@@ -119,7 +128,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if judge:
             along = Blend(request.blend.how)
             sweep = begin_sweep(judge, pair, request.spec, inputs, blend=along, kept=kept, force=request.force)
-        alignment = _alignment(request, pair, saved, inputs, device, choice, listener)
+        alignment = _alignment(request, pair, saved, inputs, choice, listener)
         permutation = alignment.permutation
         distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
         document_of = partial(_document, request, pair, inputs, alignment, distance, before, device, listener)
@@ -223,7 +232,6 @@ def _alignment(
     pair: Pair,
     saved: SavedPermutation | None,
     inputs: Mapping[str, InputRecord],
-    device: str,
     choice: MatchChoice,
     listener: Listener,
 ) -> _Alignment:
@@ -245,7 +253,7 @@ def _alignment(
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, choice, device, listener)
+    result = match(pair, choice, matching_device(choice, pair.layout), listener)
     return _Alignment(result.permutation, result)
 
 

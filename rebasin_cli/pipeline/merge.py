@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from rebasin_cli.checkpoints import check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.many import Algorithm, ManyResult, Models, match_many, pairwise_distances
+from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
@@ -22,7 +24,7 @@ from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.merge_scores import judge_merge, merged_states, role_of
-from rebasin_cli.pipeline.methods import MatchChoice, match_states
+from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
@@ -35,7 +37,15 @@ from rebasin_cli.pipeline.targets import (
     output_base,
     write_text,
 )
-from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
+from rebasin_cli.pipeline.threads import pool, resolve_threads
+from rebasin_cli.pipeline.work import (
+    Source,
+    matching_device,
+    open_source,
+    resolve_device,
+    scan_sources,
+    write_weights,
+)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
 
@@ -108,7 +118,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         inputs = scan_sources(roles, listener)
         models = Models(layout, tuple(opened), weights)
-        result = _match(request, models, device, listener)
+        result = _match(request, models, listener)
         distances = pairwise_distances(models, result.permutations)
         states = merged_states(judge, models, result.permutations, listener)
         worth = None
@@ -190,14 +200,18 @@ def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> N
     check_files((*targets.permutations, targets.report), force=request.force)
 
 
-def _match(request: MergeRequest, models: Models, device: str, listener: Listener) -> ManyResult:
+def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyResult:
     choice = request.choice
+    device = matching_device(choice, models.layout)
+    threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
+        executor = stack.enter_context(pool(threads))
         advance = bar.enter_context(listener.phase("matching"))
 
-        def match(a: State, b: State) -> MatchResult:
-            return match_states(models.layout, a, b, choice, device, lambda *_: check())
+        def match(a: State, b: State, executor: Executor | None) -> MatchResult:
+            running = Running(device, check, lambda *_: check(), executor=executor, threads=threads if executor else 1)
+            return match_states(models.layout, a, b, choice, running)
 
         def on_round(what: str, done: int, of: int) -> None:
             nonlocal advance
@@ -209,7 +223,8 @@ def _match(request: MergeRequest, models: Models, device: str, listener: Listene
 
         result = match_many(
             models.layout, models.states, match, weights=models.weights, algorithm=request.algorithm,
-            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, on_round=on_round,
+            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, executor=executor,
+            at_once=starts_at_once(models.layout, threads, choice.memory), on_round=on_round,
         )  # fmt: skip
     if result.stop == "max-sweeps":
         listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts
+from rebasin_cli.matching import MatchResult, Trial, best_of, descents, frank_wolfe_attempts
 from rebasin_cli.matching.activations import Similarity, match_activations
 from rebasin_cli.matching.memory import budgets, keep_read
+from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.ste import SteOptions, match_ste
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
@@ -27,6 +29,7 @@ class MatchChoice:
         restarts: how many starts; None leaves it to `quality`.
         time_budget: seconds after which the best so far is taken.
         memory: bytes that matching may keep between steps; None leaves it to the method.
+        threads: how many work at once; None for as many as torch would take.
         fitting: what the methods in `LOOK_AT_DATA` look at.
     """
 
@@ -41,6 +44,7 @@ class MatchChoice:
     time_budget: float | None = None
     on_interrupt: str = "abort"
     memory: int | None = None
+    threads: int | None = None
     fitting: Fitting | None = None
     similarity: Similarity = "correlation"
     epochs: int = 20
@@ -57,11 +61,32 @@ STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
 """Starts by `--quality`."""
 
 
-Method = Callable[[Pair, MatchChoice, str, OnStep], MatchResult]
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where a match runs, and whom it tells.
+
+    Attributes:
+        device: a resolved one.
+        executor: for work that is independent of other work, `threads` at a time; None for one after the other.
+        on_step: told of every step of a match that is alone; check: of every step of one of several, in its thread.
+            Both may raise `Enough`.
+        on_several: told how many starts there are, if there are several; on_trial: of each that has ended.
+    """
+
+    device: str
+    check: Callable[[], None]
+    on_step: OnStep
+    on_several: Callable[[int], None] = lambda count: None
+    on_trial: Callable[[Trial], None] = lambda trial: None
+    executor: Executor | None = None
+    threads: int = 1
+
+
+Method = Callable[[Pair, MatchChoice, Running], MatchResult]
 
 
 def match_states(
-    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, device: str, on_step: OnStep
+    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, running: Running
 ) -> MatchResult:
     """Match B to A by their weights, from as many starts as the choice says."""
     if choice.method in LOOK_AT_DATA:
@@ -70,6 +95,7 @@ def match_states(
         )
     budget, _ = budgets(choice.memory)
     a, b = keep_read(a, budget), keep_read(b, budget)
+    device = running.device
     started = descents(
         layout, a, b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
         start=choice.start, order=choice.order, device=device, memory=choice.memory,
@@ -86,28 +112,37 @@ def match_states(
                 remedy="--method weights --restarts 5 takes one dim after another",
             )
     # The descent that was asked for first, so that what is kept is never below it.
-    result = best_of(chain(islice(started, 1), together, started), on_step)
+    count = choice.starts + len(together)
+    if count > 1:
+        running.on_several(count)
+    result = best_of(
+        chain(islice(started, 1), together, started),
+        running.on_step if count == 1 else lambda *_: running.check(),
+        executor=running.executor,
+        at_once=starts_at_once(layout, running.threads, choice.memory),
+        on_trial=running.on_trial,
+    )
     return replace(result, method=choice.method)
 
 
-def _weights(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
-    return match_states(pair.layout, pair.a, pair.b, choice, device, on_step)
+def _weights(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
+    return match_states(pair.layout, pair.a, pair.b, choice, running)
 
 
-def _activations(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     fitting = _fitting(choice)
     return match_activations(
         pair.layout, pair.a, pair.b, fitting.pair_run(pair.a, pair.b), prefix=fitting.prefix,
-        similarity=choice.similarity, named=fitting.taps, seed=choice.seed, on_step=on_step,
+        similarity=choice.similarity, named=fitting.taps, seed=choice.seed, on_step=running.on_step,
     )  # fmt: skip
 
 
-def _ste(pair: Pair, choice: MatchChoice, device: str, on_step: OnStep) -> MatchResult:
+def _ste(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     fitting = _fitting(choice)
     options = SteOptions(fitting.steps, choice.epochs, choice.learning_rate, choice.momentum)
     return match_ste(
         pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, options,
-        seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, on_step=on_step,
+        seed=choice.seed, max_sweeps=choice.max_sweeps, device=running.device, on_step=running.on_step,
     )  # fmt: skip
 
 
@@ -126,4 +161,4 @@ METHODS: Mapping[str, Method] = {
     "activations": _activations,
     "ste": _ste,
 }
-"""Every `--method`, by name: from the pair, the choice, a resolved device and a progress callback to a result."""
+"""Every `--method`, by name: from the pair, the choice and what it runs on to a result."""

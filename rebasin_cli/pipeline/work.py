@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,18 +23,23 @@ from rebasin_cli.checkpoints import (
     write_checkpoint,
 )
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching import MatchResult
+from rebasin_cli.matching import MatchResult, Trial
+from rebasin_cli.matching.plans import sweep_work
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.fitting import prepare_fitting
 from rebasin_cli.pipeline.listener import Advance, Listener
-from rebasin_cli.pipeline.methods import LOOK_AT_DATA, METHODS, MatchChoice
+from rebasin_cli.pipeline.methods import LOOK_AT_DATA, METHODS, MatchChoice, Running
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.pipeline.stopping import stopping
+from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.spec import Layout
+
+GPU_WORK = 1 << 33
+"""Multiply-adds of a sweep from which on a GPU is worth it: a core does as many while a CUDA context is being made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,22 +111,33 @@ def with_data(
 
 def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> MatchResult:
     """Match B onto A, with progress and what the outcome means."""
+    threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
+        executor = None if choice.method in LOOK_AT_DATA else stack.enter_context(pool(threads))
         advance: Advance = bar.enter_context(listener.phase("reading for the match"))
+
+        def begin(title: str, of: int, unit: str) -> None:
+            nonlocal advance
+            bar.close()
+            advance = bar.enter_context(listener.phase(title, of, unit))
 
         def on_step(sweep: int, step: int, of: int, objective: float) -> None:
             """How many sweeps there will be nobody knows, so that every sweep has a bar of its own."""
-            nonlocal advance
             if step == 1:
-                bar.close()
-                advance = bar.enter_context(listener.phase(f"matching, sweep {sweep + 1}", of, "steps"))
+                begin(f"matching, sweep {sweep + 1}", of, "steps")
             advance(1)
             if step == of:
                 listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
             check()
 
-        result = METHODS[choice.method](pair, choice, device, on_step)
+        def on_trial(trial: Trial) -> None:
+            advance(1)
+            listener.detail(f"{trial.name}: objective {trial.objective:.8g}")
+
+        on_several = partial(begin, "matching from several starts", unit="starts")
+        running = Running(device, check, on_step, on_several, on_trial, executor, threads)
+        result = METHODS[choice.method](pair, choice, running)
     for note in result.notes:
         listener.warn(note)
     if result.method == "ste":
@@ -197,3 +214,14 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not available:
         raise UsageError("--device cuda: torch sees no CUDA device", remedy="leave --device away, or use --device cpu")
     return "cuda" if available else "cpu"
+
+
+def matching_device(choice: MatchChoice, layout: Layout) -> str:
+    """Where weights are matched: `auto` leaves small networks to the CPU, which is done before a GPU has begun.
+
+    Raises:
+        UsageError: as `resolve_device`.
+    """
+    device = resolve_device(choice.device)
+    small = choice.device == "auto" and choice.method not in LOOK_AT_DATA and sweep_work(layout) < GPU_WORK
+    return "cpu" if small else device

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import torch
 
@@ -48,7 +49,7 @@ def measure(name: str, matching: str) -> None:
 
 
 def _matcher(layout: Layout, matching: str):  # type: ignore[no-untyped-def]
-    def match(a: State, b: State) -> MatchResult:
+    def match(a: State, b: State, executor: Executor | None = None) -> MatchResult:
         more = frank_wolfe_attempts(layout, a, b) if matching == "frank-wolfe" else []
         return best_of([*descents(layout, a, b, count=1), *more])
 

@@ -52,14 +52,17 @@ def _conv(into: int, out: int, kernel: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(into, out, kernel, stride, padding=kernel // 2, bias=False)
 
 
+Norm = Callable[[int], nn.Module]
+
+
 class _Block(nn.Module):
-    def __init__(self, into: int, out: int, stride: int) -> None:
+    def __init__(self, into: int, out: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _conv(into, out, 3, stride), ChannelNorm(out)
-        self.conv2, self.norm2 = _conv(out, out, 3, 1), ChannelNorm(out)
+        self.conv1, self.norm1 = _conv(into, out, 3, stride), norm(out)
+        self.conv2, self.norm2 = _conv(out, out, 3, 1), norm(out)
         self.shortcut = nn.Sequential()
         if stride != 1:
-            self.shortcut = nn.Sequential(_conv(into, out, 1, stride), ChannelNorm(out))
+            self.shortcut = nn.Sequential(_conv(into, out, 1, stride), norm(out))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
@@ -67,14 +70,14 @@ class _Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """ResNet-8 of basic blocks (the CIFAR layout) for grey images, with LayerNorm."""
+    """ResNet-8 of basic blocks (the CIFAR layout) for grey images, with LayerNorm or BatchNorm."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Norm = ChannelNorm) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _conv(1, width, 3, 1), ChannelNorm(width)
-        self.layer1 = nn.Sequential(_Block(width, width, 1))
-        self.layer2 = nn.Sequential(_Block(width, 2 * width, 2))
-        self.layer3 = nn.Sequential(_Block(2 * width, 4 * width, 2))
+        self.conv1, self.norm1 = _conv(1, width, 3, 1), norm(width)
+        self.layer1 = nn.Sequential(_Block(width, width, 1, norm))
+        self.layer2 = nn.Sequential(_Block(width, 2 * width, 2, norm))
+        self.layer3 = nn.Sequential(_Block(2 * width, 4 * width, 2, norm))
         self.linear = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to train, on what, and how many of it."""
+    """What to train, on what, and how many of it; `constant`: at the same rate to the end, as the paper's MLPs."""
 
     make: Callable[[], nn.Module]
     data: str
@@ -92,6 +95,8 @@ class Recipe:
     seeds: int = 2
     examples: int = 60_000
     rate: float = 1e-3
+    batch: int = 128
+    constant: bool = False
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -100,9 +105,15 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion-mlp-128": Recipe(lambda: Mlp(784, 128, 128, 128, 10), "fashion", 6, seeds=5),
     "fashion-mlp-256": Recipe(lambda: Mlp(784, 256, 256, 256, 10), "fashion", 6),
     "fashion-mlp-512": Recipe(lambda: Mlp(784, 512, 512, 512, 10), "fashion", 4),
-    "fashion-resnet8-16": Recipe(lambda: Residual(16), "fashion", 3, examples=20_000, rate=3e-3),
+    "digits-mlp-512-long": Recipe(lambda: Mlp(64, 512, 512, 512, 10), "digits", 100, seeds=5, constant=True),
+    "fashion-mlp-512-long": Recipe(
+        lambda: Mlp(784, 512, 512, 512, 10), "fashion", 30, seeds=5, examples=20_000, batch=500, constant=True
+    ),
+    "fashion-resnet8-16": Recipe(lambda: Residual(16), "fashion", 3, seeds=4, examples=20_000, rate=3e-3),
+    "fashion-resnet8-16-bn": Recipe(
+        lambda: Residual(16, nn.BatchNorm2d), "fashion", 3, seeds=4, examples=20_000, rate=3e-3
+    ),
 }
-BATCH = 128
 
 
 def split_of(data: str, examples: int = 60_000) -> Split:
@@ -129,10 +140,12 @@ def _train(recipe: Recipe, seed: int, inputs: Tensor, targets: Tensor) -> nn.Mod
     torch.manual_seed(seed)
     network = recipe.make()
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.rate)
-    batches = recipe.epochs * -(-len(inputs) // BATCH)
+    batches = recipe.epochs * -(-len(inputs) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=batches)
+    if recipe.constant:
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     for _ in range(recipe.epochs):
-        for batch in torch.randperm(len(inputs)).split(BATCH):
+        for batch in torch.randperm(len(inputs)).split(recipe.batch):
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(inputs[batch]), targets[batch]).backward()
             optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tests.networks import TINY, tiny_layout, tiny_state
 
 
 def matcher(layout: Layout, count: int = 1):  # type: ignore[no-untyped-def]
-    def match(a: State, b: State) -> MatchResult:
+    def match(a: State, b: State, executor: Executor | None = None) -> MatchResult:
         return best_of(descents(layout, a, b, count=count))
 
     return match

@@ -46,6 +46,7 @@ def command(
     quality: o.QualityName = o.Quality.DEFAULT,
     time_budget: o.TimeBudget = None,
     memory: o.Memory = None,
+    threads: o.Threads = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
     tap: o.Tap = None,
@@ -87,7 +88,7 @@ def command(
             one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
             choice=o.match_choice(
                 method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-                similarity, epochs, learning_rate, momentum,
+                similarity, epochs, learning_rate, momentum, threads,
             ),
             data=shown, force=force, dry_run=dry_run,
         )  # fmt: skip

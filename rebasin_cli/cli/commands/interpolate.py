@@ -108,6 +108,7 @@ def command(
     quality: o.QualityName = o.Quality.DEFAULT,
     time_budget: o.TimeBudget = None,
     memory: o.Memory = None,
+    threads: o.Threads = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
     tap: o.Tap = None,
@@ -170,7 +171,7 @@ def command(
             output=target, save_permutation=save_permutation, plot=plot, report=report, resume=resume,
             choice=o.match_choice(
                 method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-                similarity, epochs, learning_rate, momentum,
+                similarity, epochs, learning_rate, momentum, threads,
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip

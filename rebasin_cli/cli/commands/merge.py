@@ -69,6 +69,8 @@ def command(
     restarts: o.Restarts = None,
     quality: o.QualityName = o.Quality.DEFAULT,
     time_budget: o.TimeBudget = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
@@ -102,7 +104,8 @@ def command(
             tuple(sources(models, cleanup)), target, o.spec_choice(arch, sizes, freeze, ignore), algorithm.value,
             _numbers(weights), judged, steps, report,
             choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt
+                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
+                threads=threads,
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip
