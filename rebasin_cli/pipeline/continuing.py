@@ -7,7 +7,7 @@ measured anew where anything of it differs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,21 +48,37 @@ class Kept:
                 }
         return found
 
-    def check(self, basis: Basis, *, force: bool) -> None:
-        """Refuse to write over the document of another sweep; `basis` is that of the naive curve.
+    def check(self, basis: Basis, grid: Sequence[float], repairs: Sequence[str]) -> None:
+        """Refuse to write over the document of another sweep, or over points that this one leaves out.
+
+        Args:
+            basis: of the naive curve.
 
         Raises:
-            UsageError: naming what differs; not with `force`.
+            UsageError: naming what differs or would be lost.
         """
-        naive = next((curve for name, curve, _ in self._curves() if name == "naive"), None)
-        if naive is None or force:
+        barrier = self.document.barrier if self.document else None
+        if barrier is None or barrier.naive is None:
             return
+        naive = barrier.naive
         names = [n for n in dict.fromkeys((*basis, *naive.basis)) if basis.get(n) != naive.basis.get(n)]
         if names:
             raise UsageError(
                 f"{self.path} is of another sweep: it differs in {', '.join(names)}",
                 where="; ".join(f"{n}: {_short(naive.basis.get(n))} there, {_short(basis.get(n))} here" for n in names),
                 remedy="give the options of that run, name another file, or begin anew with --force",
+            )
+        known, wanted = ({place_of(lam) for lam in lams} for lams in (barrier.lam, grid))
+        if known - wanted:
+            raise UsageError(
+                f"{self.path} has {len(known)} points of a curve, and {len(known - wanted)} are none of this run",
+                remedy=f"--steps {len(known)} has all of them, --steps {2 * len(known) - 1} those between as well",
+            )
+        left = [name for name in barrier.repaired if name.rpartition(" ")[2] not in repairs]
+        if left:
+            raise UsageError(
+                f"{self.path} has the curve `{left[0]}`, which this run leaves out",
+                remedy=f"add --repair {left[0].rpartition(' ')[2]}, or name another file",
             )
 
     def files(self) -> set[Path]:

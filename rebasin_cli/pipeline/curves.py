@@ -58,13 +58,13 @@ class Sweep:
 
 
 def begin_sweep(
-    judge: Judge, pair: Pair, spec: SpecChoice, inputs: Mapping[str, InputRecord],
+    judge: Judge, pair: Pair, spec: SpecChoice, inputs: Mapping[str, InputRecord], grid: Sequence[float],
     *, blend: Blend = LINE, kept: Kept = NOTHING, force: bool = False,
 ) -> Sweep:  # fmt: skip
     """See that A can be judged and that `kept` is of this sweep, before anything that takes time.
 
     Raises:
-        UsageError: the document that would be gone on with is another sweep's; not with `force`.
+        UsageError: the document that would be gone on with is another sweep's or has more; not with `force`.
         ContentError: A cannot be judged.
     """
     options = {"set": dict(spec.sizes), "freeze": list(spec.freeze), "ignore": list(spec.ignore)}
@@ -76,7 +76,8 @@ def begin_sweep(
         **judge.basis,
     }
     basis = {name: value for name, value in basis.items() if value}
-    kept.check(basis, force=force)
+    if not force:
+        kept.check(basis, grid, judge.repairs)
     first = kept.points(basis).get(0.0) or judge.measure(pair.a)
     return Sweep(judge, pair, blend, basis, first, kept)
 

@@ -100,6 +100,8 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         RebasinError: in the order usage, headers, spec, data, targets, contents.
     """
     request, kept, before = _resumed(request)
+    if before is not request.document:
+        listener.remark(f"nothing is matched again: {request.permutation} was found before")
     grid = _checked_grid(request)
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
@@ -127,7 +129,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         sweep = None
         if judge:
             along = Blend(request.blend.how)
-            sweep = begin_sweep(judge, pair, request.spec, inputs, blend=along, kept=kept, force=request.force)
+            sweep = begin_sweep(judge, pair, request.spec, inputs, grid, blend=along, kept=kept, force=request.force)
         alignment = _alignment(request, pair, saved, inputs, choice, listener)
         permutation = alignment.permutation
         distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))

@@ -95,6 +95,7 @@ def test_a_signal_keeps_the_points_and_the_same_command_goes_on(
     done = run(*PATH, *COMMAND, "--resume", "sweep.json", cwd=folder)
     assert done.returncode == 0, done.stderr.decode()
     assert calls(folder) == 6 + 2  # the point that hung, and the one after it
+    assert b"nothing is matched again" in done.stderr
     finished = json.loads(done.stdout)
     assert finished == json.loads((folder / "sweep.json").read_text())
     assert finished["barrier"] == whole["barrier"]
@@ -140,6 +141,9 @@ def test_what_a_finished_sweep_measured_is_not_measured_again(rebasin: Rebasin, 
     assert calls(folder) == 5 + 2 * 2 + 4  # ¼ and ¾ of two curves, and all of a new one but A
     barrier = finer.document["barrier"]
     assert barrier["naive"]["loss"][::2] == first.document["barrier"]["naive"]["loss"]
+    without = rebasin(*PATH, *DATA, "--steps", 5, "--resume", "sweep.json")
+    assert without.code == 2
+    assert "has the curve `aligned + repair`, which this run leaves out" in without.err
     (folder / "calls").unlink()
     plain = rebasin(*PATH, *DATA, "--steps", 5, "--repair", "repair")
     assert plain.document["barrier"] == barrier
@@ -181,6 +185,8 @@ def written(folder: Path, name: str, value: Any) -> None:
         ((*DATA, "--ignore", "fc.2.bias"), 2, "spec options"),
         ((*DATA, "--combine", "slerp"), 2, "it differs in path"),
         ((*COMMAND,), 2, "it differs in command, examples, network"),
+        ((*DATA, "--steps", 2), 2, "has 3 points of a curve, and 1 are none of this run"),
+        ((*DATA, "--steps", 4), 2, "--steps 3 has all of them, --steps 5 those between as well"),
         ((*DATA, "--report", "r.json"), 2, "leave --report away"),
         ((), 2, "add --data FILE"),
     ],
