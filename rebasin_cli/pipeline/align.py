@@ -11,7 +11,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
-from rebasin_cli.pipeline.judges import DataRequest
+from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.plan import estimate

@@ -133,7 +133,7 @@ def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResu
     fitting = _fitting(choice)
     return match_activations(
         pair.layout, pair.a, pair.b, fitting.pair_run(pair.a, pair.b), prefix=fitting.prefix,
-        similarity=choice.similarity, seed=choice.seed, on_step=running.on_step,
+        similarity=choice.similarity, named=fitting.taps, seed=choice.seed, on_step=running.on_step,
     )  # fmt: skip
 
 

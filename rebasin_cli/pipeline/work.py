@@ -27,8 +27,8 @@ from rebasin_cli.matching import MatchResult, Trial
 from rebasin_cli.matching.plans import sweep_work
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.fitting import prepare_fitting
-from rebasin_cli.pipeline.judges import DataRequest
 from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.pipeline.methods import LOOK_AT_DATA, METHODS, MatchChoice, Running
 from rebasin_cli.pipeline.record import input_record
