@@ -12,6 +12,7 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, Trial, best_of, descents, frank_wolfe_attempts
 from rebasin_cli.matching.activations import Similarity, match_activations
+from rebasin_cli.matching.by_loss import Epochs
 from rebasin_cli.matching.memory import budgets, keep_read
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.ste import SteOptions, match_ste
@@ -139,7 +140,7 @@ def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResu
 
 def _ste(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     fitting = _fitting(choice)
-    options = SteOptions(fitting.steps, choice.epochs, choice.learning_rate, choice.momentum)
+    options = SteOptions(Epochs(fitting.steps, choice.epochs), choice.learning_rate, choice.momentum)
     return match_ste(
         pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, options,
         seed=choice.seed, max_sweeps=choice.max_sweeps, device=running.device, on_step=running.on_step,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.by_loss import Epochs
 from rebasin_cli.matching.ste import SteOptions, match_ste
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout
@@ -44,7 +45,7 @@ def test_the_loss_held_apart_never_rises_above_that_of_weight_matching() -> None
             return float(F.cross_entropy(network.logits(state, x[400:]), y[400:]))
 
     before = {key: tensor.clone() for key, tensor in (*a.items(), *((f"b.{k}", t) for k, t in b.items()))}
-    options = SteOptions(steps=4, epochs=15, learning_rate=0.1, patience=15)
+    options = SteOptions(Epochs(steps=4, epochs=15, patience=15), learning_rate=0.1)
     result = match_ste(layout, a, b, loss, held_apart, options)
     again = match_ste(layout, a, b, loss, held_apart, options)
     assert result.permutation.equals(again.permutation)
@@ -68,10 +69,10 @@ def test_it_waits_while_nothing_changes_and_stops_when_nothing_gets_better() -> 
     def loss(state: Mapping[str, Tensor], batch: int) -> Tensor:
         return F.cross_entropy(network.logits(state, x), y)
 
-    still = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(1, 6, learning_rate=0.0, patience=2))
+    still = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(Epochs(1, 6, patience=2), learning_rate=0.0))
     assert (still.stop, len(still.losses)) == ("max-sweeps", 7)
     assert still.permutation.equals(match_weights(layout, a, b).permutation)
-    lost = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(1, 60, learning_rate=1.0, patience=2))
+    lost = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(Epochs(1, 60, patience=2), learning_rate=1.0))
     assert lost.stop == "converged"
     assert len(lost.losses) < 60
     assert lost.permutation.equals(still.permutation)  # nothing was better than where it began
