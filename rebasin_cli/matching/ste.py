@@ -21,13 +21,16 @@ from rebasin_cli.matching.weights import OnStep, match_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
+RATE = 1e-2
+"""The paper's learning rate for its MNIST network."""
+
 
 @dataclass(frozen=True, slots=True)
 class SteOptions:
     """Hyper-parameters; the paper's for its MNIST network, but for the number of epochs (100)."""
 
     length: Epochs
-    learning_rate: float = 1e-2
+    learning_rate: float = RATE
     momentum: float = 0.9
 
 

@@ -41,7 +41,7 @@ from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
 
-_METHODS = ("weights", "frank-wolfe")
+_METHODS = ("weights", "frank-wolfe", "sinkhorn")
 State = Mapping[str, Tensor]
 
 
