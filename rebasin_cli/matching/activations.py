@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment import Assignment, solve_assignment
+from rebasin_cli.matching.assignment import solve_assignments
 from rebasin_cli.matching.blocks import Tree, solve_block
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.forms import Dense, Form
@@ -188,7 +188,7 @@ class _Sums:
 
     def grams(self) -> dict[tuple[str, ...], Dense]:
         """The similarity over each set of dims, as a form."""
-        return {dims: Dense(self._gram(dims).cpu(), len(dims)) for dims in self.totals}
+        return {dims: Dense(self._gram(dims).cpu()[None]) for dims in self.totals}
 
     def _gram(self, dims: tuple[str, ...]) -> Tensor:
         total = self.totals[dims]
@@ -250,6 +250,6 @@ class _Solver:
         found, _, _ = solve_block(tree, block.root, forms, present)
         return {dim: perm for dim, perm in found.items() if dim in moving}
 
-    def _assign(self, matrix: Tensor) -> Assignment:
-        self.solves += 1
-        return solve_assignment(matrix)
+    def _assign(self, matrices: Tensor) -> Tensor:
+        self.solves += len(matrices)
+        return torch.from_numpy(solve_assignments(matrices).columns)

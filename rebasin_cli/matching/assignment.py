@@ -54,6 +54,21 @@ class Assignment:
     prices: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignments:
+    """Permutations of the columns of many matrices, each of which maximises its own similarity.
+
+    Attributes:
+        columns: (m, n) int64.
+        gap: the largest of all; None if one was not proved.
+        solver: which solver gave them, and why another had to help.
+    """
+
+    columns: NDArray[np.int64]
+    gap: float | None
+    solver: str
+
+
 def has_fast_solver() -> bool:
     """Whether the compiled solver is there."""
     return _lazy_jv is not None
@@ -95,6 +110,41 @@ def solve_assignment(
     return _solve_lazy_jv(_lazy_jv, matrix, start)
 
 
+def solve_assignments(similarities: NDArray[Any] | torch.Tensor, *, backend: Backend = "auto") -> Assignments:
+    """Maximises Σ_i similarities[k, i, columns[k, i]] exactly, for every k by itself.
+
+    For many small matrices: none of them costs a call from Python, and up to n = 80 a dense Jonker-Volgenant method
+    takes the place of the lazy one.
+
+    Args:
+        similarities: (m, n, n); otherwise as for `solve_assignment`, as are the errors.
+    """
+    if backend == "lazy-jv" and _lazy_jv is None:
+        raise RuntimeError("the compiled assignment solver is not there: install again with a C compiler")
+    matrices = _as_matrices(similarities)
+    count, n = matrices.shape[:2]
+    if n < 2 or not count:
+        return Assignments(np.zeros((count, n), np.int64), 0.0, "trivial")
+    if _lazy_jv is None or backend == "scipy":
+        _require_finite(matrices)
+        return Assignments(np.stack([_solve_scipy(matrix).columns for matrix in matrices]), None, "scipy")
+    columns, prices, gaps = np.empty((count, n), np.int64), np.empty((count, n)), np.empty(count)
+    try:
+        _lazy_jv.solve_all(matrices, prices, columns, gaps)
+    except ValueError:
+        _require_finite(matrices)
+        raise
+    except ArithmeticError:  # numbers so large that their differences overflow
+        gaps[:], columns[:] = np.inf, np.arange(n)
+    paired = np.take_along_axis(matrices, columns[:, :, None], 2)[:, :, 0].astype(np.float64)
+    unproved = np.flatnonzero(~(gaps <= ROUNDING * n * (np.abs(paired).max(1) + np.abs(prices).max(1))))
+    for which in unproved:
+        columns[which] = _solve_scipy(matrices[which]).columns
+    if len(unproved):
+        return Assignments(columns, None, f"scipy (lazy-jv: {len(unproved)} of {count} not proved)")
+    return Assignments(columns, float(gaps.max()), "lazy-jv")
+
+
 def _solve_lazy_jv(solver: ModuleType, matrix: NDArray[Any], prices: NDArray[np.float64]) -> Assignment:
     columns = np.empty(len(matrix), np.int64)
     reason = "gave up"
@@ -129,18 +179,30 @@ def _paired(matrix: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.floa
 
 def _as_matrix(similarity: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
     """The same numbers in aligned, contiguous rows of float32 or float64 (float16 and bfloat16 fit in float32)."""
+    matrix = _as_array(similarity)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ContentError(f"a similarity must be a square matrix, this one has shape {matrix.shape}")
+    if len(matrix) > 1 and matrix.strides[1] != matrix.itemsize:
+        return _contiguous(matrix)
+    return np.require(matrix, requirements="A")
+
+
+def _as_matrices(similarities: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
+    matrices = _as_array(similarities)
+    if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2]:
+        raise ContentError(f"similarities must be a row of square matrices, these have shape {matrices.shape}")
+    return np.require(matrices, requirements=["C", "A"])
+
+
+def _as_array(similarity: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
+    """On the host, in float32 where that holds the numbers (float16 and bfloat16), otherwise in float64."""
     if isinstance(similarity, torch.Tensor):
         similarity = similarity.detach()
         if similarity.dtype != torch.float64:
             similarity = similarity.float()
         similarity = similarity.cpu().numpy()
-    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
-        raise ContentError(f"a similarity must be a square matrix, this one has shape {similarity.shape}")
     wanted = np.float32 if np.result_type(similarity.dtype, np.float32) == np.float32 else np.float64
-    matrix = similarity.astype(wanted, copy=False)
-    if len(matrix) > 1 and matrix.strides[1] != matrix.itemsize:
-        return _contiguous(matrix)
-    return np.require(matrix, requirements="A")
+    return similarity.astype(wanted, copy=False)
 
 
 def _contiguous(matrix: NDArray[Any]) -> NDArray[Any]:
@@ -154,9 +216,9 @@ def _require_finite(matrix: NDArray[Any]) -> None:
     finite = np.isfinite(matrix)
     if finite.all():
         return
-    row, column = np.argwhere(~finite)[0]
+    first = tuple(np.argwhere(~finite)[0])
     raise ContentError(
         f"{finite.size - np.count_nonzero(finite)} of {finite.size} entries of the similarity are not finite",
-        where=f"the first is {matrix[row, column]} at row {row}, column {column}",
+        where=f"the first is {matrix[first]} at row {first[-2]}, column {first[-1]}",
         remedy="look for NaN, infinities and overflowing products in both checkpoints",
     )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rebasin_cli.matching.assignment import Assignment, solve_assignment
+from rebasin_cli.matching.assignment import Assignment, Assignments, solve_assignment, solve_assignments
 from rebasin_cli.matching.blocks import Tree, solve_block
 from rebasin_cli.matching.coupled import Quadratic, improve
 from rebasin_cli.matching.forms import forms_of
@@ -211,7 +211,7 @@ class Descent:
         tree = Tree(
             {dim: tuple(c for c in layout.children(dim) if c in kept) for dim in kept},
             frozenset(dim for dim in kept if dim not in moving),
-            self._solve_one,
+            self._solve_all,
         )
         present = {dim: self._present(dim) for dim in kept}
         found, before, after = solve_block(tree, block.root, forms, present)
@@ -241,10 +241,18 @@ class Descent:
 
     def _solve_one(self, matrix: Tensor, prices: NDArray[np.float64] | None = None) -> Assignment:
         found = solve_assignment(matrix, prices=prices)
-        self.solvers[found.solver] = self.solvers.get(found.solver, 0) + 1
+        self._count(found, 1)
+        return found
+
+    def _solve_all(self, matrices: Tensor) -> Tensor:
+        found = solve_assignments(matrices)
+        self._count(found, len(matrices))
+        return torch.from_numpy(found.columns)
+
+    def _count(self, found: Assignment | Assignments, solves: int) -> None:
+        self.solvers[found.solver] = self.solvers.get(found.solver, 0) + solves
         if found.gap is not None:
             self.gap = max(self.gap or 0.0, found.gap)
-        return found
 
 
 def _neighbours(layout: Layout, found: tuple[Block, ...]) -> dict[str, set[str]]:

@@ -1,9 +1,8 @@
 """Pair forms: what putting units of B into places of A is worth, for the dims of a block.
 
 A form over the dims (d1, …, dk) holds Σ_rest A[x1, …, xk, rest] · B[y1, …, yk, rest] for all places x and units
-y. It can be taken apart along its first dim (`pair`: what is left when B's unit j sits in A's place i) and summed
-along a dim whose permutation is known (`along`). `Dense` keeps all the products, `Factored` the two factors; which
-is cheaper depends on sizes only, and everything else is written once for both.
+y. `Dense` keeps all the products, for a whole batch of such forms at once; `Factored` keeps the two factors of one
+form that would be too large, and gives the products of some pairs of its first dim at a time (`pairs`, `paired`).
 """
 
 from __future__ import annotations
@@ -23,38 +22,50 @@ DENSE_LIMIT = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """All products: `gram` has shape (n1, …, nk, n1, …, nk), A's places first."""
+    """All products of a batch of forms: `gram` has shape (batch, n1, …, nk, n1, …, nk), A's places first."""
 
     gram: Tensor
-    order: int
 
-    def pair(self, i: int, j: int) -> Dense:
-        """The form over the remaining dims when B's unit j sits in A's place i."""
-        return Dense(self.gram[i].select(self.order - 1, j), self.order - 1)
+    @property
+    def order(self) -> int:
+        """Number of dims."""
+        return (self.gram.dim() - 1) // 2
 
-    def lead(self, position: int) -> Dense:
-        """The same form with the dim at `position` first."""
-        k = self.order
-        return Dense(self.gram.movedim((position, k + position), (0, k)), k)
+    @property
+    def size(self) -> int:
+        """Number of units of the first dim."""
+        return self.gram.shape[1]
+
+    def pairs(self, rows: slice, columns: slice) -> Dense:
+        """The forms over the other dims with B's unit j in A's place i, for every i of `rows` and j of `columns`.
+
+        They are one batch, in the order (batch, i, j).
+        """
+        chosen = self.gram.movedim(1 + self.order, 2)[:, rows, columns]  # (batch, i, j, ..)
+        return Dense(chosen.flatten(0, 2))
+
+    def paired(self, perm: Tensor) -> Dense:
+        """The forms over the other dims with B's unit perm[i] in A's place i; perm (batch, n); order (batch, i)."""
+        return Dense(self._along(0, perm).flatten(0, 1))
 
     def along(self, position: int, perm: Tensor) -> Dense:
-        """The form over the other dims when the one at `position` is permuted by `perm` (n,)."""
-        k = self.order
-        front = self.gram.movedim((position, k + position), (0, 1))  # (n, n, ..)
-        return Dense(front[torch.arange(len(perm)), perm].sum(0), k - 1)
+        """The forms over the other dims when the one at `position` is permuted by `perm` (batch, n)."""
+        return Dense(self._along(position, perm).sum(1))
 
-    def matrix(self) -> Tensor:
-        """The (n, n) matrix of a form over one dim."""
-        return self.gram
+    def lead(self, position: int) -> Dense:
+        """The same forms with the dim at `position` first."""
+        return Dense(self.gram.movedim((1 + position, 1 + position + self.order), (1, 1 + self.order)))
 
-    def value(self) -> float:
-        """The number that a form over no dim is."""
-        return float(self.gram)
+    def _along(self, position: int, perm: Tensor) -> Tensor:
+        """What stands at (i, perm[i]) of the dim at `position`, shape (batch, n, ..)."""
+        front = self.gram.movedim((1 + position, 1 + position + self.order), (1, 2))  # (batch, n, n, ..)
+        batch, n = perm.shape
+        return front[torch.arange(batch)[:, None], torch.arange(n), perm]
 
 
 @dataclass(frozen=True, slots=True)
 class Factored:
-    """The two factors: `a` and `b` of shape (n1, …, nk, rest)."""
+    """The two factors of one form: `a` and `b` of shape (n1, …, nk, rest)."""
 
     a: Tensor
     b: Tensor
@@ -64,27 +75,23 @@ class Factored:
         """Number of dims."""
         return self.a.dim() - 1
 
-    def pair(self, i: int, j: int) -> Factored:
-        """The form over the remaining dims when B's unit j sits in A's place i."""
-        return Factored(self.a[i], self.b[j])
+    @property
+    def size(self) -> int:
+        """Number of units of the first dim."""
+        return self.a.shape[0]
 
-    def lead(self, position: int) -> Factored:
-        """The same form with the dim at `position` first."""
-        return Factored(self.a.movedim(position, 0), self.b.movedim(position, 0))
+    def pairs(self, rows: slice, columns: slice) -> Dense:
+        """As of `Dense`: one matrix product for all pairs."""
+        a, b = self.a[rows], self.b[columns]
+        gram = a.flatten(0, -2) @ b.flatten(0, -2).T
+        return Dense(gram.cpu().reshape(1, *a.shape[:-1], *b.shape[:-1])).pairs(slice(None), slice(None))
 
-    def along(self, position: int, perm: Tensor) -> Factored:
-        """The form over the other dims when the one at `position` is permuted by `perm` (n,)."""
-        a = self.a.movedim(position, -1)
-        b = self.b.index_select(position, perm.to(self.b.device)).movedim(position, -1)
-        return Factored(a.flatten(-2), b.flatten(-2))
-
-    def matrix(self) -> Tensor:
-        """The (n, n) matrix of a form over one dim."""
-        return self.a @ self.b.T
-
-    def value(self) -> float:
-        """The number that a form over no dim is."""
-        return float((self.a.double() * self.b.double()).sum())
+    def paired(self, perm: Tensor) -> Dense:
+        """As of `Dense`."""
+        inner = self.a.shape[1:-1]
+        moved = self.b[perm[0].to(self.b.device)]
+        gram = self.a.flatten(1, -2) @ moved.flatten(1, -2).mT  # (n, inner, inner)
+        return Dense(gram.cpu().reshape(-1, *inner, *inner))
 
 
 Form = Dense | Factored
@@ -106,5 +113,5 @@ def forms_of(terms: Iterable[Term]) -> dict[tuple[str, ...], list[Form]]:
         known = grams.get(term.sides)
         grams[term.sides] = a @ b.T if known is None else known.addmm_(a, b.T)
     for sides, gram in grams.items():
-        forms.setdefault(sides, []).append(Dense(gram.cpu().reshape(*sizes[sides], *sizes[sides]), len(sides)))
+        forms.setdefault(sides, []).append(Dense(gram.cpu().reshape(1, *sizes[sides], *sizes[sides])))
     return forms

@@ -85,7 +85,7 @@ class _Random(Mapping[str, Tensor]):
         generator = torch.Generator().manual_seed(1000 * self._places[key] + self._seed)
         shape = self._shapes[key]
         noise = torch.randn(shape, generator=generator)
-        if len(shape) == 1:
+        if len(shape) < 2:
             return (0.1 * noise + float(key.endswith("weight"))).to(self._dtype)
         return (noise * (2 * shape[0] / noise.numel()) ** 0.5).to(self._dtype)
 

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching import assignment as module
-from rebasin_cli.matching.assignment import Assignment, Backend, has_fast_solver, solve_assignment
+from rebasin_cli.matching.assignment import Assignment, Backend, has_fast_solver, solve_assignment, solve_assignments
 from tests.benchmarks.families import FAMILIES, make_similarity
 
 needs_fast_solver = pytest.mark.skipif(not has_fast_solver(), reason="built without the compiled solver")
@@ -297,3 +297,74 @@ def test_the_extension_checks_what_it_is_given() -> None:
         _lazy_jv.gap(good[0], good[1], np.full(4, 4))
     with pytest.raises(ValueError, match="finite"):
         _lazy_jv.solve(np.full((4, 4), np.nan), good[1], good[2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 33, 80, 81, 130])
+def test_many_at_once_are_each_solved_exactly(family: str, n: int, backend: Backend) -> None:
+    matrices = np.stack([make_similarity(family, n, seed=seed) for seed in range(5)])
+    found = solve_assignments(matrices, backend=backend)
+    assert found.columns.shape == (5, n)
+    assert found.columns.dtype == np.int64
+    assert found.solver == ("trivial" if n == 1 else backend)
+    for matrix, columns in zip(matrices, found.columns, strict=True):
+        assert sorted(columns) == list(range(n))
+        best = value_of(matrix, linear_sum_assignment(matrix, maximize=True)[1])
+        assert value_of(matrix, columns) >= best - 1e-13 * scale_of(matrix)
+    assert (found.gap is None) == (found.solver == "scipy")
+
+
+@needs_fast_solver
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_many_at_once_are_proved_whatever_they_hold(data: st.DataObject) -> None:
+    count, n = data.draw(st.integers(0, 6), label="count"), data.draw(st.integers(1, 9), label="n")
+    kinds = [st.integers(-3, 3), st.integers(0, 1), st.floats(-(2.0**100), 2.0**100, width=32)]
+    entries = kinds[data.draw(st.integers(0, 2), label="kind of entries")]
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]), label="dtype")
+    matrices = data.draw(hnp.arrays(dtype, (count, n, n), elements=entries), label="matrices")
+    found = solve_assignments(matrices)
+    assert found.gap is not None
+    for matrix, columns in zip(matrices, found.columns, strict=True):
+        assert sorted(columns) == list(range(n))
+        best = value_of(matrix, linear_sum_assignment(matrix, maximize=True)[1])
+        assert value_of(matrix, columns) >= best - 1e-13 * scale_of(matrix)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_at_once_take_any_strides_and_types(backend: Backend) -> None:
+    matrices = torch.randn(6, 9, 9, generator=torch.Generator().manual_seed(1))
+    wanted = solve_assignments(matrices, backend=backend).columns
+    wide = torch.empty(6, 9, 20)
+    wide[:, :, 3:12] = matrices
+    for given_ in (matrices.double(), matrices.mT.contiguous().mT, wide[:, :, 3:12], matrices.numpy()):
+        assert np.array_equal(solve_assignments(given_, backend=backend).columns, wanted)
+    half = solve_assignments(matrices.bfloat16(), backend=backend).columns
+    assert np.array_equal(half, solve_assignments(matrices.bfloat16().float(), backend=backend).columns)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_at_once_name_the_entry_that_is_not_finite(backend: Backend) -> None:
+    matrices = np.zeros((3, 4, 4), np.float32)
+    matrices[1, 2, 3] = np.nan
+    with pytest.raises(ContentError) as caught:
+        solve_assignments(matrices, backend=backend)
+    assert "row 2, column 3" in str(caught.value.where)
+    with pytest.raises(ContentError, match="square"):
+        solve_assignments(np.zeros((3, 4, 5), np.float32), backend=backend)
+
+
+@needs_fast_solver
+def test_the_compiled_solver_refuses_buffers_that_do_not_fit() -> None:
+    assert module._lazy_jv is not None
+    matrices, prices, columns, gaps = np.zeros((2, 3, 3)), np.zeros((2, 3)), np.zeros((2, 3), np.int64), np.zeros(2)
+    wrong = [
+        (matrices[0], prices, columns, gaps), (matrices[:, :, :2], prices, columns, gaps),
+        (matrices.astype(np.int64), prices, columns, gaps), (matrices, prices[:, :2].copy(), columns, gaps),
+        (matrices, prices, columns[:1], gaps), (matrices, prices, columns, np.zeros(3)),
+        (matrices, prices, columns.astype(np.int32), gaps), (matrices, columns, columns, gaps),
+    ]  # fmt: skip
+    for arguments in wrong:
+        with pytest.raises(TypeError):
+            module._lazy_jv.solve_all(*arguments)

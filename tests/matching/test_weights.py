@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching import MatchResult, inner_product, match_weights, measure_distance
+from rebasin_cli.matching.assignment import solve_assignments
 from rebasin_cli.matching.blocks import Tree, solve_block
 from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.terms import Block, block_terms, blocks
@@ -140,7 +141,9 @@ def test_dims_that_share_a_tensor_inside_a_pair_never_lower_the_block(tmp_path: 
     for seed in range(5):
         present = Permutation.random(layout, seed)
         terms = block_terms(layout, block, a, b, present, dtype=torch.float64, device=torch.device("cpu"))
-        tree = Tree({"kv": ("q", "v"), "q": (), "v": ()}, frozenset())
+        tree = Tree(
+            {"kv": ("q", "v"), "q": (), "v": ()}, frozenset(), lambda m: torch.from_numpy(solve_assignments(m).columns)
+        )
         found, before, after = solve_block(tree, "kv", forms_of(terms), {d: present[d] for d in block.dims})
         assert after >= before
         keys = [key for dim in block.dims for key in layout.users[dim]]

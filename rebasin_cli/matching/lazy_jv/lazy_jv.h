@@ -51,4 +51,11 @@ typedef struct {
 /* prices: in, the start (any finite numbers); out, the dual solution. columns: out, the permutation. */
 int lazy_jv_solve(const Matrix *a, double *prices, int64_t *columns, Counts *counts);
 
+/* Up to this size lists and bounds cost more than they spare. */
+enum { SMALL = 80 };
+
+/* `count` matrices like `first`, `step` bytes apart, each from prices of zero. Out: prices and columns (count, n), and
+ * the duality gap of each. */
+int solve_many(const Matrix *first, ptrdiff_t count, ptrdiff_t step, double *prices, int64_t *columns, double *gaps);
+
 #endif

@@ -90,10 +90,50 @@ static PyObject *gap(PyObject *module, PyObject *tuple) {
     return PyFloat_FromDouble(result);
 }
 
+/* (matrices, prices, columns, gaps): (m, n, n) float or double with contiguous rows; (m, n), (m, n) and (m,) to fill. */
+static PyObject *solve_all(PyObject *module, PyObject *tuple) {
+    PyObject *objects[4];
+    Py_buffer views[4];
+    int held = 0, fits = 1, status = LJV_OK;
+    (void)module;
+    if (!PyArg_ParseTuple(tuple, "OOOO", &objects[0], &objects[1], &objects[2], &objects[3])) return NULL;
+    for (; held < 4; held++)
+        if (PyObject_GetBuffer(objects[held], &views[held],
+                               PyBUF_FORMAT | (held ? PyBUF_ND | PyBUF_WRITABLE : PyBUF_STRIDES)) < 0)
+            break;
+    if (held == 4) {
+        const Py_buffer *m = &views[0];
+        int is_double = strcmp(m->format, "d") == 0;
+        fits = m->ndim == 3 && m->shape[1] == m->shape[2] && m->shape[1] >= 1 && m->shape[1] <= INT_MAX / 64 &&
+               (is_double || strcmp(m->format, "f") == 0) && m->strides[2] == m->itemsize &&
+               m->strides[1] % m->itemsize == 0 && strchr("d", views[1].format[0]) && strchr("lq", views[2].format[0]) &&
+               strchr("d", views[3].format[0]);
+        for (int k = 1; fits && k < 4; k++)
+            fits = views[k].itemsize == 8 && views[k].shape[0] == m->shape[0] && views[k].ndim == (k < 3 ? 2 : 1) &&
+                   (k == 3 || views[k].shape[1] == m->shape[1]);
+        if (fits) {
+            Matrix first = {m->buf, is_double, m->strides[1] / m->itemsize, (int)m->shape[1]};
+            Py_BEGIN_ALLOW_THREADS;
+            status = solve_many(&first, m->shape[0], m->strides[0], views[1].buf, views[2].buf, views[3].buf);
+            Py_END_ALLOW_THREADS;
+        } else
+            PyErr_SetString(PyExc_TypeError, "needs (m, n, n) float32 or float64 matrices with contiguous rows, "
+                                             "(m, n) float64 prices, (m, n) int64 columns and (m,) float64 gaps");
+    }
+    for (int k = 0; k < held; k++) PyBuffer_Release(&views[k]);
+    if (held < 4 || !fits) return NULL;
+    if (status == LJV_NO_MEMORY) return PyErr_NoMemory();
+    if (status == LJV_NOT_FINITE) return PyErr_Format(PyExc_ValueError, "an entry is not finite");
+    if (status != LJV_OK) return PyErr_Format(PyExc_ArithmeticError, "no augmenting path was found");
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"solve", solve, METH_VARARGS,
      "solve(matrix, prices, columns) -> counts. Prices: the start in, the dual solution out; columns: out."},
     {"gap", gap, METH_VARARGS, "gap(matrix, prices, columns) -> the dual bound minus the value of the columns."},
+    {"solve_all", solve_all, METH_VARARGS,
+     "solve_all(matrices, prices, columns, gaps): each matrix by itself, from prices of zero; the rest is filled in."},
     {NULL, NULL, 0, NULL},
 };
 
