@@ -31,7 +31,7 @@ from rebasin_cli.matching.memory import free_memory
 from rebasin_cli.matching.relaxation import Polishing, joint_dims
 from rebasin_cli.matching.restarts import Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
-from rebasin_cli.matching.soft import Mixer
+from rebasin_cli.matching.soft import Mixer, between
 from rebasin_cli.matching.weights import OnStep, match_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
@@ -82,8 +82,9 @@ def sinkhorn(
     free, held = joint_dims(layout), polishing.held()
     if not free:
         return polishing.finish("sinkhorn", held, None, {}, 0.0)
-    relaxed = _Relaxed(Mixer(layout, a, b, free, held, torch.device(device)), free, learning_rate)
-    early = _descend(relaxed, on_step)
+    place = torch.device(device)
+    relaxed = _Relaxed(Mixer(layout, b, free, held, place), free, learning_rate)
+    early = _descend(relaxed, Mixer(layout, a, free, Permutation({}), place), on_step)
     rounded = relaxed.candidate()
     return polishing.finish("sinkhorn", rounded, early, relaxed.solvers, perf_counter() - began)
 
@@ -151,8 +152,8 @@ def match_sinkhorn(
     a, b = ({key: state[key] for key in state} for state in (a, b))
     first = match_weights(layout, a, b, seed=seed, max_sweeps=max_sweeps, device=device)
     free = joint_dims(layout)
-    mixer = Mixer(layout, a, b, free, first.permutation, torch.device(device), buffers=True)
-    search = _ByLoss(_Relaxed(mixer, free, learning_rate, certainty=CERTAINTY), loss, target, seed)
+    mixer = Mixer(layout, b, free, first.permutation, torch.device(device), buffers=True)
+    search = _ByLoss(a, _Relaxed(mixer, free, learning_rate, certainty=CERTAINTY), loss, target, seed)
     found = search_by_loss(
         search, first, lambda permutation: held_apart(midpoint(layout, a, b, permutation)),
         length, seed=seed, on_step=on_step,
@@ -227,12 +228,18 @@ class _Relaxed:
         return self.mixer.held.replace(found)
 
 
-def _descend(relaxed: _Relaxed, on_step: OnStep | None) -> Stop | None:
+def _descend(relaxed: _Relaxed, a: Mixer, on_step: OnStep | None) -> Stop | None:
     """Steps down the distance until it is flat; why it ended, if it was told to."""
+
+    def loss(matrices: Mapping[str, Tensor]) -> Tensor:
+        """−⟨A, X(B)⟩ over all that is mixed."""
+        pairs = zip(a.pieces(), relaxed.mixer.pieces(), strict=True)
+        return -torch.stack([(one.view * two.mixed(matrices)).sum() for one, two in pairs]).sum()
+
     best, since = 0.0, 0
     try:
         for step in range(STEPS):
-            value = -relaxed.step(lambda matrices: -relaxed.mixer.inner_product(matrices))
+            value = -relaxed.step(loss)
             since = 0 if step == 0 or value > best + FLAT * abs(best) else since + 1
             best = value if step == 0 else max(value, best)
             if since >= PATIENCE:
@@ -247,13 +254,13 @@ def _descend(relaxed: _Relaxed, on_step: OnStep | None) -> Stop | None:
 class _ByLoss:
     """The search by the network's loss between A and X(B)."""
 
-    def __init__(self, relaxed: _Relaxed, loss: Loss, target: Target, seed: int) -> None:
-        self.relaxed, self.loss, self.target = relaxed, loss, target
+    def __init__(self, a: Mapping[str, Tensor], relaxed: _Relaxed, loss: Loss, target: Target, seed: int) -> None:
+        self.a, self.relaxed, self.loss, self.target = a, relaxed, loss, target
         self.generator = torch.Generator().manual_seed(seed)
 
     def step(self, batch: int) -> None:
         lam = 0.5 if self.target == "midpoint" else float(torch.rand((), generator=self.generator))
-        self.relaxed.step(lambda matrices: self.loss(self.relaxed.mixer.state(matrices, lam), batch))
+        self.relaxed.step(lambda matrices: self.loss(between(self.a, self.relaxed.mixer, matrices, lam), batch))
 
     def candidate(self) -> Permutation:
         return self.relaxed.candidate()
