@@ -15,7 +15,8 @@ from torch import Tensor
 from rebasin_cli.checkpoints import check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import barrier_above_line
-from rebasin_cli.matching.many import Algorithm, ManyResult, Mean, Models, match_many, pairwise_distances
+from rebasin_cli.matching.many import Algorithm, ManyResult, match_many
+from rebasin_cli.matching.models import Mean, Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging import interpolated, lambda_grid
