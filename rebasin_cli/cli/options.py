@@ -34,8 +34,17 @@ class Method(StrEnum):
 
     WEIGHTS = "weights"
     FRANK_WOLFE = "frank-wolfe"
+    SINKHORN = "sinkhorn"
     ACTIVATIONS = "activations"
     STE = "ste"
+
+
+class LossName(StrEnum):
+    """What Sinkhorn re-basin goes down."""
+
+    DISTANCE = "distance"
+    MIDPOINT = "midpoint"
+    RANDOM = "random"
 
 
 class Likeness(StrEnum):
@@ -185,11 +194,17 @@ Tap = Annotated[
         metavar="DIM=MODULE", help="A dim's units are what this module makes (activations).", rich_help_panel=_RUN
     ),
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="At most so many (--method ste).", rich_help_panel=_RUN)]
-LearningRate = Annotated[float, typer.Option(min=0, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
+Loss = Annotated[
+    LossName,
+    typer.Option("--loss", help="Of weights, or at ½ or a random λ on --data (sinkhorn).", rich_help_panel=_RUN),
+]
+Epochs = Annotated[int, typer.Option(min=1, help="At most so many (ste, sinkhorn).", rich_help_panel=_RUN)]
+LearningRate = Annotated[
+    float | None, typer.Option(min=0, help="Else 0.01 (ste) or 0.2 (sinkhorn).", rich_help_panel=_RUN)
+]
 Momentum = Annotated[float, typer.Option(min=0, max=1, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
 FitBatch = Annotated[
-    int, typer.Option("--fit-batch-size", min=1, help="Examples of a step (ste, activations).", rich_help_panel=_RUN)
+    int, typer.Option("--fit-batch-size", min=1, help="Examples of a step on --data.", rich_help_panel=_RUN)
 ]
 StartName = Annotated[
     Start,
@@ -325,9 +340,10 @@ def match_choice(
     memory: str | None = None,
     similarity: Likeness = Likeness.CORRELATION,
     epochs: int = 20,
-    learning_rate: float = 1e-2,
+    learning_rate: float | None = None,
     momentum: float = 0.9,
     threads: int | None = None,
+    loss: LossName = LossName.DISTANCE,
 ) -> MatchChoice:
     """The options of matching as one value."""
     from rebasin_cli.pipeline.amounts import parse_bytes
@@ -340,6 +356,7 @@ def match_choice(
         time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
         memory=parse_bytes(memory) if memory else None, similarity=similarity.value,
         epochs=epochs, learning_rate=learning_rate, momentum=momentum, threads=threads,
+        loss=loss.value,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from rebasin_cli.matching.frank_wolfe import frank_wolfe, frank_wolfe_attempts
 from rebasin_cli.matching.measures import Distance, inner_product, measure_distance
 from rebasin_cli.matching.restarts import best_of, descents
 from rebasin_cli.matching.result import Enough, MatchResult, Trial
+from rebasin_cli.matching.sinkhorn import match_sinkhorn, sinkhorn_attempts
 from rebasin_cli.matching.weights import match_weights
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "frank_wolfe",
     "frank_wolfe_attempts",
     "inner_product",
+    "match_sinkhorn",
     "match_weights",
     "measure_distance",
+    "sinkhorn_attempts",
     "solve_assignment",
 ]

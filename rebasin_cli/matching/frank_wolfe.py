@@ -28,11 +28,12 @@ from rebasin_cli.matching.assignment import Assignment, solve_assignment
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory, keep_read
 from rebasin_cli.matching.plans import Plan
+from rebasin_cli.matching.relaxation import Polishing, joint_dims
 from rebasin_cli.matching.restarts import GRADIENTS, Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.similarity import Similarities
-from rebasin_cli.matching.terms import Block, blocks
-from rebasin_cli.matching.weights import OnStep, match_weights, similarity_dtype
+from rebasin_cli.matching.terms import Block
+from rebasin_cli.matching.weights import OnStep, similarity_dtype
 from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key
 from rebasin_cli.spec import Layout
 
@@ -72,15 +73,10 @@ def frank_wolfe(
     """
     for_tensors, for_matrices = budgets(memory)
     a, b = keep_read(a, for_tensors), keep_read(b, for_tensors)
-    identity = Permutation.identity(layout)
-    before = inner_product(layout, a, b, identity)
-    free = joint_dims(layout)
-    present = identity
-    if set(free) != set(layout.moving()):  # what is held should be where it belongs
-        first = match_weights(layout, a, b, max_sweeps=max_sweeps, device=device, memory=memory, executor=executor)
-        present = first.permutation
+    polishing = Polishing(layout, a, b, seed, max_sweeps, device, memory, executor, on_step)
+    free, held = joint_dims(layout), polishing.held()
     similarities = Similarities(layout, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices, executor)
-    state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, present)
+    state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, held)
     state.begin(start)
     early: Stop | None = None
     try:
@@ -91,28 +87,7 @@ def frank_wolfe(
                 on_step(iteration, 1, 1, state.value)
     except Enough as wish:
         early = wish.stop
-    rounded = state.rounded()
-    reached = inner_product(layout, a, b, rounded)
-    polished = match_weights(
-        layout, a, b, seed=seed, start=rounded, max_sweeps=0 if early else max_sweeps,
-        device=device, memory=memory, executor=executor, on_step=on_step,
-    )  # fmt: skip
-    path = (reached, *polished.objective[1:])
-    solvers = dict(polished.solvers)
-    for solver, count in state.solvers.items():
-        solvers[solver] = solvers.get(solver, 0) + count
-    return MatchResult(
-        method="frank-wolfe",
-        permutation=polished.permutation,
-        objective=path if reached < before else (before, *path),
-        stop=early or polished.stop,
-        seed=seed,
-        seconds={**polished.seconds, "frank-wolfe": sum(state.seconds.values())},
-        solves=sum(solvers.values()),
-        gains=dict(polished.gains),
-        solvers=solvers,
-        gap=polished.gap,
-    )  # fmt: skip
+    return polishing.finish("frank-wolfe", state.rounded(), early, state.solvers, sum(state.seconds.values()))
 
 
 def frank_wolfe_attempts(
@@ -142,18 +117,6 @@ def frank_wolfe_attempts(
         return Attempt(f"frank-wolfe, {start}", run)
 
     return [attempt("barycentre"), attempt("identity")]
-
-
-def joint_dims(layout: Layout) -> tuple[str, ...]:
-    """The dims that can move together: those without insides, never more than two sides of them on one piece."""
-    acting = {bound.index_dim for bound in layout.tensors.values()}
-    free = {block.root for block in blocks(layout) if len(block.dims) == 1 and block.root not in acting}
-    for bound in layout.tensors.values():
-        for piece in bound.pieces if bound.section == "tensors" else ():
-            while sum(side.dim in free for side in piece.sides) > 2:
-                here = [str(side.dim) for side in piece.sides if side.dim in free]
-                free.discard(min(here, key=lambda dim: layout.dims[dim].size))
-    return tuple(dim for dim in layout.dims if dim in free)
 
 
 @dataclass(slots=True)

@@ -15,39 +15,26 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import sqrt
 from time import perf_counter
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from rebasin_cli.matching.measures import dot, squared_distance
+from rebasin_cli.matching.joint import STARTS, check_joint, frank_wolfe_many
+from rebasin_cli.matching.measures import dot
+from rebasin_cli.matching.models import Mean, Models, State, total_similarity
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
 
-Algorithm = Literal["merge-many", "cycle-consistent", "to-first", "hierarchical"]
-State = Mapping[str, Tensor]
+Algorithm = Literal["merge-many", "cycle-consistent", "frank-wolfe", "to-first", "hierarchical"]
 Match = Callable[[State, State, Executor | None], MatchResult]
 OnRound = Callable[[str, int, int], None]
 
 MAX_ROUNDS = 100
 _GAIN = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """N models of one layout and their weights, which sum to 1; states may be lazy."""
-
-    layout: Layout
-    states: tuple[State, ...]
-    weights: tuple[float, ...]
-
-    def __len__(self) -> int:
-        return len(self.states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +124,15 @@ def match_many(
         algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
             `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
             arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
-            one sweep of each model at a time, so that all move together.
+            one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
+            stochastic matrices of all models (see `joint`), and holds all of them in memory.
         memory: as for `match_weights`.
         executor: runs `at_once` matches at a time where they do not depend on each other; the result does not hang
             on it. A match that is alone gets it for its own parts.
         on_round: called with what is done, how many steps of the round are, and of how many; may raise `Enough`.
+
+    Raises:
+        ContentError: `frank-wolfe`, where no dims can move together or memory does not hold all models.
     """
     given = tuple(weights) if weights else (1.0,) * len(states)
     models = Models(layout, tuple(states), tuple(w / sum(given) for w in given))
@@ -150,10 +141,9 @@ def match_many(
     start = (Permutation.identity(layout),) * len(models)
     run.objective.append(total_similarity(models, start))
     found = _ALGORITHMS[algorithm](run, start)
-    first = found[0].inverse(layout)
     return ManyResult(
         algorithm=algorithm,
-        permutations=(start[0], *(perm.compose(first, layout) for perm in found[1:])),
+        permutations=_in_order_of_first(layout, found),
         objective=tuple(run.objective),
         stop=run.stop,
         seed=seed,
@@ -162,72 +152,10 @@ def match_many(
     )
 
 
-class Mean(Mapping[str, Tensor]):
-    """The weighted mean of permuted models, lazily: a tensor of each in memory at a time.
-
-    Args:
-        members: which of the models.
-    """
-
-    def __init__(self, models: Models, permutations: Sequence[Permutation], members: Sequence[int]) -> None:
-        self._models, self._permutations, self._members = models, permutations, tuple(members)
-
-    def __getitem__(self, key: str) -> Tensor:
-        total = sum(self._models.weights[i] for i in self._members)
-        if not total:
-            raise ValueError("the weights of these models are all zero")
-        mean: Tensor | None = None
-        for i in self._members:
-            tensor = permute_tensor(self._permutations[i], self._models.layout, key, self._models.states[i].__getitem__)
-            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-            if mean is None:  # differences to the first, so that equal models give themselves exactly
-                first, mean = wide, wide.clone()
-            else:
-                mean += self._models.weights[i] / total * (wide - first)
-        assert mean is not None
-        return mean
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models.states[self._members[0]])
-
-    def __len__(self) -> int:
-        return len(self._models.states[self._members[0]])
-
-
-def total_similarity(models: Models, permutations: Sequence[Permutation]) -> float:
-    """Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩, from ‖Σ w_i π_i(M_i)‖² and the norms; a tensor of each at a time."""
-    total = 0.0
-    everyone = Mean(models, permutations, range(len(models)))
-    for key, bound in models.layout.tensors.items():
-        if bound.section == "tensors":
-            mean = everyone[key]
-            total += dot(mean, mean)
-            for weight, state in zip(models.weights, models.states, strict=True):
-                tensor = state[key]
-                total -= weight * weight * dot(tensor, tensor)
-    return total / 2
-
-
-def pairwise_distances(
-    models: Models, permutations: Sequence[Permutation], on_step: Callable[[str], None] | None = None
-) -> dict[tuple[int, int], tuple[float, float]]:
-    """‖M_i − M_j‖ and ‖π_i(M_i) − π_j(M_j)‖ for all i < j, over the spec's `tensors`, one tensor of all at a time."""
-    pairs = [(i, j) for i in range(len(models)) for j in range(i + 1, len(models))]
-    squares = {pair: [0.0, 0.0] for pair in pairs}
-    for key, bound in models.layout.tensors.items():
-        if bound.section != "tensors":
-            continue
-        plain = [state[key] for state in models.states]
-        moved = [
-            permute_tensor(permutation, models.layout, key, state.__getitem__)
-            for permutation, state in zip(permutations, models.states, strict=True)
-        ]
-        for i, j in pairs:
-            squares[i, j][0] += squared_distance(plain[i], plain[j])
-            squares[i, j][1] += squared_distance(moved[i], moved[j])
-        if on_step:
-            on_step(key)
-    return {pair: (sqrt(before), sqrt(after)) for pair, (before, after) in squares.items()}
+def _in_order_of_first(layout: Layout, permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:
+    """All followed by what undoes the first one, which becomes the identity."""
+    undone = permutations[0].inverse(layout)
+    return (Permutation.identity(layout), *(perm.compose(undone, layout) for perm in permutations[1:]))
 
 
 def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
@@ -290,11 +218,7 @@ def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutatio
 
 
 def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
-    """The better of two simple beginnings, then one sweep of each model in turn against the mean of the others.
-
-    Where that gains nothing more, every model is matched anew once to the mean of the others, and it goes on from there
-    if one came nearer.
-    """
+    """The better of two simple beginnings, then all models together."""
     beginnings = []
     for begin in (_to_first, _hierarchical):
         trial = replace(run, objective=run.objective[:1])
@@ -304,7 +228,16 @@ def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Perm
             break
     best, value = max(beginnings, key=lambda beginning: beginning[1])
     run.objective.append(value)
-    found = list(best)
+    return _together(run, best)
+
+
+def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """One sweep of each model in turn against the mean of the others.
+
+    Where that gains nothing more, every model is matched anew once to the mean of the others, and it goes on from there
+    if one came nearer.
+    """
+    found = list(present)
     models = run.models
     anew = False
     for round_ in range(run.max_rounds if run.stop == "converged" else 0):
@@ -324,6 +257,25 @@ def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Perm
         anew = rested
     run.stop = "max-sweeps" if run.stop == "converged" else run.stop
     return tuple(found)
+
+
+def _frank_wolfe(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Cycle-consistent, and what Frank-Wolfe on all models finds from two starts; the best after the same rounds."""
+    check_joint(run.models)
+    best, value = _cycle_consistent(run, present), run.objective[-1]
+    for start in STARTS:
+        if run.stop != "converged":
+            break
+        tell = partial(_told, run, f"frank-wolfe, {start}")
+        held = _in_order_of_first(run.models.layout, best)
+        found = frank_wolfe_many(run.models, held, start=start, device=run.device, tell=tell)
+        trial = replace(run, objective=[total_similarity(run.models, found)])
+        found = _together(trial, found)
+        run.matches, run.stop = trial.matches, trial.stop
+        if trial.objective[-1] > value:
+            best, value = found, trial.objective[-1]
+            run.objective.append(value)
+    return best
 
 
 def _better(run: _Run, mean: State, i: int, present: Permutation) -> tuple[Permutation, float]:
@@ -372,6 +324,7 @@ def _keep_better(run: _Run, before: tuple[Permutation, ...], after: tuple[Permut
 _ALGORITHMS: Mapping[Algorithm, Callable[[_Run, tuple[Permutation, ...]], tuple[Permutation, ...]]] = {
     "merge-many": _merge_many,
     "cycle-consistent": _cycle_consistent,
+    "frank-wolfe": _frank_wolfe,
     "to-first": _to_first,
     "hierarchical": _hierarchical,
 }

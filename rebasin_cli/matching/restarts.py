@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from math import prod
 from time import perf_counter
 from typing import TypeVar
 
@@ -159,7 +158,7 @@ def starts_at_once(layout: Layout, threads: int, memory: int | None) -> int:
     Each holds its own matrices: of similarities as far as its budget goes, and of gradients where all dims move
     together; and two of the tensors. `memory` is what may be taken, in bytes; None for half of what is free.
     """
-    elements = [prod(side.size for side in piece.sides) for t in layout.tensors.values() for piece in t.pieces]
+    elements = [piece.elements for bound in layout.tensors.values() for piece in bound.pieces]
     matrices = 8 * sum(layout.dims[dim].size ** 2 for dim in layout.moving())
     each = min(budgets(memory)[1].left, matrices) + GRADIENTS * matrices + 8 * max(elements, default=0)
     return max(1, min(threads, (free_memory() // 2 if memory is None else memory) // max(1, each)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from math import prod
 from typing import Literal
 
 import torch
@@ -104,6 +103,6 @@ def match_weights(
 def similarity_dtype(layout: Layout, a: Mapping[str, Tensor]) -> torch.dtype:
     """The type of the similarities."""
     bound = [t for t in layout.tensors.values() if t.section == "tensors"]
-    elements = sum(prod(side.size for side in piece.sides) for tensor in bound for piece in tensor.pieces)
+    elements = sum(piece.elements for tensor in bound for piece in tensor.pieces)
     wide = elements <= SMALL or (bool(bound) and a[bound[0].key].dtype == torch.float64)
     return torch.float64 if wide else torch.float32

@@ -74,7 +74,7 @@ class Fitting:
 def prepare_fitting(
     request: DataRequest, layout: Layout, checkpoint: Checkpoint, method: str, device: str, listener: Listener
 ) -> Fitting:
-    """Find the network and the examples for `--method activations` and `ste`.
+    """Find the network and the examples for a method that looks at them.
 
     Raises:
         RebasinError: no network, or examples that do not fit it.
@@ -83,22 +83,22 @@ def prepare_fitting(
     dataset = fitting_data(request, network, checkpoint, listener)
     check(network, checkpoint, dataset)
     batch = request.fit_batch
-    if method != "ste":
+    if method == "activations":
         taps = _taps(request.taps, network, checkpoint, layout, dataset)
         return Fitting(network, dataset, dataset, batch, device, taps)
     if isinstance(network, PretrainedNetwork):
         raise ContentError(
-            "--method ste needs gradients, which do not flow through the loader of transformers",
+            f"--method {method} needs gradients, which do not flow through the loader of transformers",
             remedy="name the network with --network, or use --method activations",
         )
     if any(name.endswith("running_var") for name in network.shapes):
         listener.warn(
-            "the straight-through estimator sees BatchNorm's running statistics interpolated, not recomputed: "
+            f"--method {method} sees BatchNorm's running statistics interpolated, not recomputed: "
             "its losses are higher than those of a repaired network"
         )
     count = max(1, len(dataset) // HELD_APART)
     if len(dataset) < 2:
-        raise ContentError("--method ste holds examples apart, and there is one", remedy="give more examples")
+        raise ContentError(f"--method {method} holds examples apart, and there is one", remedy="give more examples")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     apart, seen = (_part(dataset, rows) for rows in (order[:count], order[count:]))
     return Fitting(network, seen, apart, min(batch, len(seen)), device)

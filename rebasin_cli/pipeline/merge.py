@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import check_target
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.many import Algorithm, ManyResult, Models, match_many, pairwise_distances
+from rebasin_cli.matching.many import Algorithm, ManyResult, match_many
+from rebasin_cli.matching.models import Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import save_permutation
@@ -49,7 +50,7 @@ from rebasin_cli.pipeline.work import (
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
 
-_METHODS = ("weights", "frank-wolfe")
+_METHODS = ("weights", "frank-wolfe", "sinkhorn")
 State = Mapping[str, Tensor]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from rebasin_cli.evaluation import barrier_above_line
-from rebasin_cli.matching.many import Mean, Models
+from rebasin_cli.matching.models import Mean, Models
 from rebasin_cli.merging import interpolated, lambda_grid
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.judges import Judge, measured

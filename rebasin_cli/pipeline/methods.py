@@ -12,8 +12,12 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, Trial, best_of, descents, frank_wolfe_attempts
 from rebasin_cli.matching.activations import Similarity, match_activations
+from rebasin_cli.matching.by_loss import Epochs
 from rebasin_cli.matching.memory import budgets, keep_read
 from rebasin_cli.matching.restarts import starts_at_once
+from rebasin_cli.matching.sinkhorn import RATE as SINKHORN_RATE
+from rebasin_cli.matching.sinkhorn import Target, match_sinkhorn, sinkhorn_attempts
+from rebasin_cli.matching.ste import RATE as STE_RATE
 from rebasin_cli.matching.ste import SteOptions, match_ste
 from rebasin_cli.matching.weights import OnStep, Order, Start
 from rebasin_cli.pipeline.binding import Pair
@@ -30,7 +34,9 @@ class MatchChoice:
         time_budget: seconds after which the best so far is taken.
         memory: bytes that matching may keep between steps; None leaves it to the method.
         threads: how many work at once; None for as many as torch would take.
-        fitting: what the methods in `LOOK_AT_DATA` look at.
+        loss: what `sinkhorn` goes down.
+        fitting: what a method that `looks_at_data` is shown.
+        learning_rate: None for the method's own.
     """
 
     method: str = "weights"
@@ -45,16 +51,22 @@ class MatchChoice:
     on_interrupt: str = "abort"
     memory: int | None = None
     threads: int | None = None
+    loss: Target = "distance"
     fitting: Fitting | None = None
     similarity: Similarity = "correlation"
     epochs: int = 20
-    learning_rate: float = 1e-2
+    learning_rate: float | None = None
     momentum: float = 0.9
 
     @property
     def starts(self) -> int:
         """How many starts."""
         return self.restarts or STARTS[self.quality]
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether the method needs examples."""
+        return self.method in ("activations", "ste") or (self.method == "sinkhorn" and self.loss != "distance")
 
 
 STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
@@ -89,10 +101,6 @@ def match_states(
     layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, running: Running
 ) -> MatchResult:
     """Match B to A by their weights, from as many starts as the choice says."""
-    if choice.method in LOOK_AT_DATA:
-        raise UsageError(
-            f"--method {choice.method} matches two networks, not several", remedy="use --method weights here"
-        )
     budget, _ = budgets(choice.memory)
     a, b = keep_read(a, budget), keep_read(b, budget)
     device = running.device
@@ -102,15 +110,20 @@ def match_states(
     )  # fmt: skip
     together = []
     if choice.method == "frank-wolfe" or choice.quality == "high":
-        together = frank_wolfe_attempts(
+        together += frank_wolfe_attempts(
             layout, a, b, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, memory=choice.memory
         )
-        if not together and choice.method == "frank-wolfe":
-            raise ContentError(
-                f"Frank-Wolfe moves all dims of {layout.spec.name} together: none can move so, or their gradients "
-                "do not fit into memory",
-                remedy="--method weights --restarts 5 takes one dim after another",
-            )
+    if choice.method == "sinkhorn":
+        together += sinkhorn_attempts(
+            layout, a, b, learning_rate=_rate(choice, SINKHORN_RATE), seed=choice.seed, max_sweeps=choice.max_sweeps,
+            device=device, memory=choice.memory,
+        )  # fmt: skip
+    if not together and choice.method != "weights":
+        raise ContentError(
+            f"--method {choice.method} moves all dims of {layout.spec.name} together: none can move so, or memory does "
+            "not hold their matrices",
+            remedy="--method weights --restarts 5 takes one dim after another",
+        )
     # The descent that was asked for first, so that what is kept is never below it.
     count = choice.starts + len(together)
     if count > 1:
@@ -139,25 +152,45 @@ def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResu
 
 def _ste(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     fitting = _fitting(choice)
-    options = SteOptions(fitting.steps, choice.epochs, choice.learning_rate, choice.momentum)
+    length = Epochs(fitting.steps, choice.epochs)
+    options = SteOptions(length, _rate(choice, STE_RATE), choice.momentum)
     return match_ste(
         pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, options,
         seed=choice.seed, max_sweeps=choice.max_sweeps, device=running.device, on_step=running.on_step,
     )  # fmt: skip
 
 
+def _sinkhorn(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
+    if not choice.looks_at_data:
+        return match_states(pair.layout, pair.a, pair.b, choice, running)
+    fitting = _fitting(choice)
+    return match_sinkhorn(
+        pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, Epochs(fitting.steps, choice.epochs),
+        target=choice.loss, learning_rate=_rate(choice, SINKHORN_RATE),
+        seed=choice.seed, max_sweeps=choice.max_sweeps, device=running.device, on_step=running.on_step,
+    )  # fmt: skip
+
+
+def missing_data(choice: MatchChoice) -> UsageError:
+    """What is said where a method that looks at examples has none."""
+    how = f"{choice.method} --loss {choice.loss}" if choice.method == "sinkhorn" else choice.method
+    return UsageError(f"--method {how} looks at examples, and there are none", remedy="add --data PATH")
+
+
+def _rate(choice: MatchChoice, own: float) -> float:
+    return own if choice.learning_rate is None else choice.learning_rate
+
+
 def _fitting(choice: MatchChoice) -> Fitting:
     if choice.fitting is None:
-        raise UsageError(f"--method {choice.method} looks at examples, and there are none", remedy="add --data PATH")
+        raise missing_data(choice)
     return choice.fitting
 
-
-LOOK_AT_DATA = ("activations", "ste")
-"""The methods that need examples."""
 
 METHODS: Mapping[str, Method] = {
     "weights": _weights,
     "frank-wolfe": _weights,
+    "sinkhorn": _sinkhorn,
     "activations": _activations,
     "ste": _ste,
 }

@@ -30,7 +30,7 @@ from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.fitting import prepare_fitting
 from rebasin_cli.pipeline.listener import Advance, Listener
-from rebasin_cli.pipeline.methods import LOOK_AT_DATA, METHODS, MatchChoice, Running
+from rebasin_cli.pipeline.methods import METHODS, MatchChoice, Running, missing_data
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.threads import pool, resolve_threads
@@ -101,10 +101,10 @@ def with_data(
     Raises:
         UsageError: there are none. RebasinError: they do not fit the network.
     """
-    if choice.method not in LOOK_AT_DATA:
+    if not choice.looks_at_data:
         return choice
     if data is None or data.command is not None:
-        raise UsageError(f"--method {choice.method} looks at examples, and there are none", remedy="add --data PATH")
+        raise missing_data(choice)
     fitting = prepare_fitting(data, pair.layout_a, pair.a, choice.method, device, listener)
     return replace(choice, fitting=fitting)
 
@@ -114,7 +114,7 @@ def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> M
     threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
-        executor = None if choice.method in LOOK_AT_DATA else stack.enter_context(pool(threads))
+        executor = None if choice.looks_at_data else stack.enter_context(pool(threads))
         advance: Advance = bar.enter_context(listener.phase("reading for the match"))
 
         def begin(title: str, of: int, unit: str) -> None:
@@ -140,7 +140,7 @@ def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> M
         result = METHODS[choice.method](pair, choice, running)
     for note in result.notes:
         listener.warn(note)
-    if result.method == "ste":
+    if result.losses:
         listener.remark(
             f"the midpoint's loss on examples held apart: {loss_text(result.losses[0])} after weight matching, "
             f"{loss_text(min(result.losses))} at its lowest in {len(result.losses) - 1} epochs"
@@ -223,5 +223,5 @@ def matching_device(choice: MatchChoice, layout: Layout) -> str:
         UsageError: as `resolve_device`.
     """
     device = resolve_device(choice.device)
-    small = choice.device == "auto" and choice.method not in LOOK_AT_DATA and sweep_work(layout) < GPU_WORK
+    small = choice.device == "auto" and not choice.looks_at_data and sweep_work(layout) < GPU_WORK
     return "cpu" if small else device

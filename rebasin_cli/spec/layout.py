@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from rebasin_cli.spec.language import PermutationSpec, Section
 
@@ -53,6 +54,11 @@ class Piece:
 
     offset: int
     sides: tuple[Side, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many they are."""
+        return prod(side.size for side in self.sides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`--method activations` and `--method ste`: on the pair that ships, and what they refuse."""
+"""Methods that look at data, on the pair that ships, and what they refuse."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from tests.small import DATA, run
 A, B, DIGITS = (DATA / name for name in ("digits_mlp_a.safetensors", "digits_mlp_b.safetensors", "digits.npz"))
 
 
-@pytest.mark.parametrize("method", ["activations", "ste"])
-def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, method: str) -> None:
+SINKHORN = ("sinkhorn", "--loss", "midpoint")
+
+
+@pytest.mark.parametrize("how", [("activations",), ("ste",), SINKHORN], ids=lambda how: how[0])
+def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, how: tuple[str, ...]) -> None:
+    method = how[0]
     out = tmp_path / "b.safetensors"
     done = rebasin(
-        "align", A, B, "--method", method, "--data", DIGITS, "--epochs", 2, "--fit-batch-size", 100, "-o", out
+        "align", A, B, "--method", *how, "--data", DIGITS, "--epochs", 2, "--fit-batch-size", 100, "-o", out
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.document["match"]["method"] == method
@@ -26,7 +30,7 @@ def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, method: st
     assert judged["naive"]["barrier"] > 0.5
     assert judged["aligned"]["barrier"] < 0.15
     assert judged["aligned"]["loss"][-1] == pytest.approx(judged["naive"]["loss"][-1], abs=1e-5)
-    if method == "ste":
+    if method != "activations":
         assert len(done.document["match"]["losses"]) == 3
         assert "held apart" in done.err
     else:
@@ -48,6 +52,8 @@ def test_interpolate_matches_by_data_too(tmp_path: Path) -> None:
         (("align", "--method", "activations"), 2, "add --data"),
         (("align", "--method", "ste"), 2, "add --data"),
         (("align", "--data", DIGITS), 2, "looks at no data"),
+        (("align", "--method", *SINKHORN), 2, "--loss midpoint looks at examples"),
+        (("align", "--method", "sinkhorn", "--data", DIGITS), 2, "looks at no data with --loss distance"),
         (("interpolate", "--method", "ste"), 2, "add --data"),
         (("align", "--method", "activations", "--data", "absent.npz"), 4, "absent.npz"),
         (("align", "--method", "ste", "--data", DIGITS, "--limit", 1), 3, "holds examples apart"),

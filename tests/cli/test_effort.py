@@ -37,7 +37,11 @@ def test_several_starts_and_their_spread(rebasin: Rebasin, strangers: Path) -> N
     assert "9, reaching" in shown.out
 
 
-@pytest.mark.parametrize("more", [["--restarts", 7], ["--quality", "high"], ["--method", "frank-wolfe"]], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [["--restarts", 7], ["--quality", "high"], ["--method", "frank-wolfe"], ["--method", "sinkhorn"]],
+    ids=str,
+)
 def test_threads_change_no_byte(rebasin: Rebasin, strangers: Path, more: list[object]) -> None:
     found = []
     for threads in (1, 2, 5):
@@ -62,15 +66,19 @@ def test_quality(rebasin: Rebasin, strangers: Path) -> None:
     assert matches[1]["objective"][-1] >= matches[0]["objective"][-1]
 
 
-def test_frank_wolfe_is_never_below_descent(rebasin: Rebasin, strangers: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "starts"),
+    [("frank-wolfe", ["frank-wolfe, barycentre", "frank-wolfe, identity"]), ("sinkhorn", ["sinkhorn, barycentre"])],
+)
+def test_joint_methods_are_never_below_descent(
+    rebasin: Rebasin, strangers: Path, method: str, starts: list[str]
+) -> None:
     plain = rebasin("align", "a.safetensors", "b.safetensors", "-o", "plain.safetensors")
-    done = rebasin("align", "a.safetensors", "b.safetensors", "-o", "fw.safetensors", "--method", "frank-wolfe")
+    done = rebasin("align", "a.safetensors", "b.safetensors", "-o", "other.safetensors", "--method", method)
     assert done.code == 0
     match = done.document["match"]
-    assert match["method"] == "frank-wolfe"
-    assert [trial["name"] for trial in match["trials"]] == [
-        "anchored, forward order", "frank-wolfe, barycentre", "frank-wolfe, identity",
-    ]  # fmt: skip
+    assert match["method"] == method
+    assert [trial["name"] for trial in match["trials"]] == ["anchored, forward order", *starts]
     assert match["objective"][-1] >= plain.document["match"]["objective"][-1]
 
 

@@ -26,7 +26,7 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 MODELS = ("m1.safetensors", "m2.safetensors", "m3.safetensors", "m4.safetensors")
 
 
-@pytest.mark.parametrize("algorithm", ["cycle-consistent", "merge-many", "to-first", "hierarchical"])
+@pytest.mark.parametrize("algorithm", ["cycle-consistent", "frank-wolfe", "merge-many", "to-first", "hierarchical"])
 def test_one_network_in_four_orders_is_itself(rebasin: Rebasin, family: Path, algorithm: str) -> None:
     done = rebasin(
         "merge", *MODELS, "-o", "merged.safetensors", "--algorithm", algorithm, "--data", "data.npz", "--restarts", 3

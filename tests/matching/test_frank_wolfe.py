@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching import best_of, descents, frank_wolfe, frank_wolfe_attempts, inner_product
-from rebasin_cli.matching.frank_wolfe import Begin, _Mixture, joint_dims
+from rebasin_cli.matching.frank_wolfe import Begin, _Mixture
 from rebasin_cli.matching.memory import Budget
+from rebasin_cli.matching.relaxation import joint_dims
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block
 from rebasin_cli.permutation import Permutation, permuted

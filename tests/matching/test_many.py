@@ -11,16 +11,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching import Enough, MatchResult, best_of, descents, inner_product
-from rebasin_cli.matching.many import (
-    ALGORITHMS,
-    Algorithm,
-    Mean,
-    Models,
-    State,
-    match_many,
-    pairwise_distances,
-    total_similarity,
-)
+from rebasin_cli.matching.many import ALGORITHMS, Algorithm, match_many
+from rebasin_cli.matching.models import Mean, Models, State, pairwise_distances, total_similarity
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout
 from tests.networks import TINY, tiny_layout, tiny_state

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.matching import MatchResult, match_weights
-from rebasin_cli.matching.ste import Loss, SteOptions, match_ste
+from rebasin_cli.matching.by_loss import Epochs, Loss
+from rebasin_cli.matching.ste import SteOptions, match_ste
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout
 from tests.evaluation.building import layout_of, network_for
@@ -39,7 +40,7 @@ class Problem:
     held_apart: Callable[[Mapping[str, Tensor]], float]
 
     def run(self) -> MatchResult:
-        options = SteOptions(steps=4, epochs=15, learning_rate=0.1, patience=15)
+        options = SteOptions(Epochs(steps=4, epochs=15, patience=15), learning_rate=0.1)
         return match_ste(self.layout, self.a, self.b, self.loss, self.held_apart, options)
 
 
@@ -98,10 +99,10 @@ def test_it_waits_while_nothing_changes_and_stops_when_nothing_gets_better() -> 
     def loss(state: Mapping[str, Tensor], batch: int) -> Tensor:
         return F.cross_entropy(network.logits(state, x), y)
 
-    still = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(1, 6, learning_rate=0.0, patience=2))
+    still = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(Epochs(1, 6, patience=2), learning_rate=0.0))
     assert (still.stop, len(still.losses)) == ("max-sweeps", 7)
     assert still.permutation.equals(match_weights(layout, a, b).permutation)
-    lost = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(1, 60, learning_rate=1.0, patience=2))
+    lost = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(Epochs(1, 60, patience=2), learning_rate=1.0))
     assert lost.stop == "converged"
     assert len(lost.losses) < 60
     assert lost.permutation.equals(still.permutation)  # nothing was better than where it began

@@ -50,8 +50,9 @@ def command(
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
     tap: o.Tap = None,
+    loss: o.Loss = o.LossName.DISTANCE,
     epochs: o.Epochs = 20,
-    learning_rate: o.LearningRate = 1e-2,
+    learning_rate: o.LearningRate = None,
     momentum: o.Momentum = 0.9,
     fit_batch: o.FitBatch = 1000,
     device: o.DeviceName = o.Device.AUTO,
@@ -69,11 +70,17 @@ def command(
     from rebasin_cli.pipeline.align import AlignRequest, align
     from rebasin_cli.pipeline.examples import DataRequest
 
+    choice = o.match_choice(
+        method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
+        similarity, epochs, learning_rate, momentum, threads, loss,
+    )  # fmt: skip
     shown, taps = None, o.taps(method, tap)
     if data is not None:
-        if method not in (o.Method.ACTIVATIONS, o.Method.STE):
+        if not choice.looks_at_data:
             raise UsageError(
-                f"--method {method.value} looks at no data", remedy="--data goes with --method activations or ste"
+                f"--method {method.value} looks at no data"
+                + (" with --loss distance" if method == o.Method.SINKHORN else ""),
+                remedy="--data goes with --method activations or ste, or sinkhorn --loss midpoint",
             )
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
@@ -86,11 +93,7 @@ def command(
         one, two = sources([a, b], cleanup)
         request = AlignRequest(
             one, two, o.spec_choice(arch, sizes, freeze, ignore), target, save_permutation, report,
-            choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-                similarity, epochs, learning_rate, momentum, threads,
-            ),
-            data=shown, force=force, dry_run=dry_run,
+            choice=choice, data=shown, force=force, dry_run=dry_run,
         )  # fmt: skip
         document = align(request, session)
     session.finish(document, payload=output != PIPE)

@@ -18,6 +18,7 @@ class Algorithm(StrEnum):
     """How N models are brought together."""
 
     CYCLE_CONSISTENT = "cycle-consistent"
+    FRANK_WOLFE = "frank-wolfe"
     MERGE_MANY = "merge-many"
     TO_FIRST = "to-first"
     HIERARCHICAL = "hierarchical"
