@@ -21,7 +21,7 @@ from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
-from rebasin_cli.checkpoints.scan import ScanResult, require_finite, scan
+from rebasin_cli.checkpoints.scan import ScanResult, hash_tensors, require_finite, scan
 from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, write_checkpoint, write_tensors
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "check_target",
     "dtype_name",
     "give_freed_memory_back",
+    "hash_tensors",
     "human_bytes",
     "is_floating",
     "open_checkpoint",

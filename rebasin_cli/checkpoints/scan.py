@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import TORCH_DTYPES
+from rebasin_cli.checkpoints.dtypes import TORCH_DTYPES, tensor_bytes
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError
 
@@ -48,6 +48,15 @@ def scan(checkpoint: Checkpoint, on_bytes: Callable[[int], None] | None = None) 
         for name, file in checkpoint.files.items():
             digests[name] = _scan_file(file, non_finite, hasher, on_bytes)
     return ScanResult(_combined(digests), {key: non_finite[key] for key in checkpoint if non_finite[key]})
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 in hexadecimal over names, dtypes, shapes and bytes of tensors in memory, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor_bytes(tensor).numpy().data)
+    return digest.hexdigest()
 
 
 def require_finite(checkpoint: Checkpoint, result: ScanResult) -> None:

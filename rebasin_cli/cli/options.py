@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +12,7 @@ import typer
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rebasin_cli.evaluation.images import Moments
     from rebasin_cli.pipeline.binding import SpecChoice
     from rebasin_cli.pipeline.methods import MatchChoice
     from rebasin_cli.report.document import RunDocument
@@ -131,7 +132,7 @@ Ignore = Annotated[
 DataPath = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="PATH", help="Arrays (.npz, .safetensors), idx folder, text, MODULE:LOADER.",
+        "--data", metavar="PATH", help="Arrays (.npz, .safetensors), idx or image folder, text, MODULE:LOADER.",
         rich_help_panel=DATA,
     ),
 ]  # fmt: skip
@@ -146,9 +147,23 @@ NetworkOption = Annotated[
 SequenceLength = Annotated[
     int | None, typer.Option(min=2, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=DATA)
 ]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=DATA)
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(metavar="MEAN/STD", help="Of images' channels: imagenet, 0.5/0.5.", rich_help_panel=DATA),
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
 ]
+MetricName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", metavar="NAME", help="Also top5, macro-f1, calibration-error, perplexity or MODULE:FUNCTION.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=DATA)]
 RepairName = Annotated[
     list[Repair] | None,
@@ -164,7 +179,7 @@ FitData = Annotated[
 FitLimit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)]
 
 DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
-Seed = Annotated[int, typer.Option(help="Order of the steps; the same seed, the same bytes.", rich_help_panel=_RUN)]
+Seed = Annotated[int, typer.Option(help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_RUN)]
 MaxSweeps = Annotated[int, typer.Option(min=1, help="Stop matching after so many sweeps.", rich_help_panel=_RUN)]
 MethodName = Annotated[
     Method, typer.Option("--method", help="How units are matched.", rich_help_panel=_RUN, show_default=True)
@@ -172,6 +187,12 @@ MethodName = Annotated[
 LikenessName = Annotated[
     Likeness,
     typer.Option("--similarity", help="Of activations (--method activations).", rich_help_panel=_RUN),
+]
+Tap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIM=MODULE", help="A dim's units are what this module makes (activations).", rich_help_panel=_RUN
+    ),
 ]
 Loss = Annotated[
     LossName,
@@ -247,6 +268,39 @@ def spec_choice(
             raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy=f"--set {name}=12")
         parsed[name] = int(value)
     return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))
+
+
+def need_data(given: Mapping[str, object]) -> None:
+    """Refuse options that say nothing without examples; `given` are their values by name.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} runs a network on examples, and without data there are none", remedy="add --data FILE"
+            )
+
+
+def taps(method: Method, given: Sequence[str] | None) -> dict[str, str]:
+    """What `--tap` says: dim → module.
+
+    Raises:
+        UsageError: another method looks at no activations.
+    """
+    if given and method != Method.ACTIVATIONS:
+        raise UsageError(f"--tap: --method {method.value} looks at no activations", remedy="add --method activations")
+    return pairs("--tap", given)
+
+
+def moments(text: str | None) -> Moments | None:
+    """What `--normalise` says."""
+    if text is None:
+        return None
+    from rebasin_cli.evaluation.images import parse_moments
+
+    return parse_moments(text)
 
 
 def repairs(named: Sequence[Repair] | None) -> tuple[Literal["bn", "repair"], ...]:

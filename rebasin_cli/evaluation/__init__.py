@@ -5,6 +5,7 @@ from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.data import Dataset, Split, load_data
 from rebasin_cli.evaluation.fitting import check_fits, check_runs
 from rebasin_cli.evaluation.loaders import load_named
+from rebasin_cli.evaluation.metrics import Maker, find_metrics
 from rebasin_cli.evaluation.named import is_named
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
 from rebasin_cli.evaluation.networks.modules import user_network
@@ -13,13 +14,13 @@ from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.sweep import (
     DEFAULT_BATCH_SIZE,
     AnyNetwork,
+    as_curve,
     evaluate,
-    measure_path,
     pair_runner,
     runner,
     sweep,
 )
-from rebasin_cli.evaluation.text import load_text
+from rebasin_cli.evaluation.text import load_masked_text, load_text
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
@@ -28,20 +29,23 @@ __all__ = [
     "BarrierReport",
     "Curve",
     "Dataset",
+    "Maker",
     "Network",
     "Scores",
     "Split",
+    "as_curve",
     "barrier_above_line",
     "barrier_above_mean",
     "build_network",
     "check_fits",
     "check_runs",
     "evaluate",
+    "find_metrics",
     "is_named",
     "load_data",
+    "load_masked_text",
     "load_named",
     "load_text",
-    "measure_path",
     "pair_runner",
     "parse_command",
     "pretrained_network",

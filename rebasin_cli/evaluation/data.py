@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rebasin_cli.checkpoints import system_failure
+from rebasin_cli.checkpoints import hash_tensors, system_failure
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.idx import read_idx_pair
 
@@ -24,7 +24,7 @@ Split = Literal["train", "test"]
 
 _FORMATS = (
     "use a .npz or .safetensors file with `inputs` (N, …) and `targets` (N,), "
-    "or a folder of idx files in the MNIST layout"
+    "a folder of idx files in the MNIST layout, or one of images, with a folder for each class"
 )
 _LABEL_DTYPES = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
@@ -52,6 +52,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def sha256(self) -> str:
+        """Of the examples themselves, wherever they come from."""
+        return hash_tensors({"inputs": self.inputs, "targets": self.targets})
+
 
 def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Dataset:
     """Read examples from a .npz or .safetensors file or a folder of idx files (`.gz` too).
@@ -65,8 +69,7 @@ def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Da
         ContentError: the file is not in a known format, is damaged, or its arrays cannot be inputs and targets.
         SystemFailure: it cannot be read.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"a limit of {limit} examples leaves none", remedy="give a limit of at least 1")
+    check_limit(limit)
     try:
         if path.is_dir():
             inputs, targets = read_idx_pair(path, split)
@@ -80,6 +83,12 @@ def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Da
     except OSError as error:
         raise system_failure(error, path, "read") from error
     return as_dataset(inputs, targets, str(path), split if path.is_dir() else None, limit)
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a number of examples below 1."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit of {limit} examples leaves none", remedy="give a limit of at least 1")
 
 
 def as_dataset(

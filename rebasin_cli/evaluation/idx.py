@@ -71,7 +71,7 @@ def _find(folder: Path, split: str, start: str, end: str) -> Path:
     raise ContentError(
         f"there is no {names[0]} or {names[1]} in the folder",
         where=f"{folder}, {split} split",
-        remedy="a folder of data holds idx files with the names of MNIST's; the split is chosen with --split",
+        remedy="a folder of data holds idx files with the names of MNIST's, or folders of images, one for each class",
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.metrics import Maker, collect
 from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.scores import Scores
@@ -43,21 +44,16 @@ def sweep(
         A loss that is not finite is returned as it is.
     """
 
-    def measure(lam: float) -> Scores:
-        return Scores(*evaluate(network, states(lam), dataset, batch_size=batch_size, device=device))
-
-    return measure_path(measure, grid, on_step)
-
-
-def measure_path(
-    measure: Callable[[float], Scores], grid: Sequence[float], on_step: Callable[[int, int], None] | None = None
-) -> Curve:
-    """The curve of whatever `measure` says at every λ."""
     found = []
     for done, lam in enumerate(grid, 1):
-        found.append(measure(lam))
+        found.append(evaluate(network, states(lam), dataset, batch_size=batch_size, device=device))
         if on_step:
             on_step(done, len(grid))
+    return as_curve(grid, found)
+
+
+def as_curve(grid: Sequence[float], found: Sequence[Scores]) -> Curve:
+    """The curve of what was measured at every λ."""
     names = dict.fromkeys(name for scores in found for name in scores.metrics)
     return Curve(
         tuple(grid),
@@ -74,8 +70,10 @@ def evaluate(
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: torch.device | str = "cpu",
-) -> tuple[float, float]:
-    """Mean cross-entropy in nats per example (per token where every token has a target), and accuracy, 0 to 1."""
+    metrics: Sequence[Maker] = (),
+) -> Scores:
+    """Mean cross-entropy in nats per example (per token where every token has a target), accuracy, and `metrics`."""
+    measuring = [make() for make in metrics]
     with torch.inference_mode(), _full_precision():
         params = network.load(state, device)
         answered = 0
@@ -84,13 +82,16 @@ def evaluate(
         for start in range(0, len(dataset), batch_size):
             targets = dataset.targets[start : start + batch_size].to(device)
             logits = network.logits(params, dataset.inputs[start : start + batch_size]).double()  # (batch, classes)
+            for metric in measuring:
+                metric.add(logits, targets)
             if targets.dim() > 1:  # (batch, tokens, vocabulary): every token is a question
                 logits, targets = logits.flatten(0, -2), targets.flatten()
             answered += int((targets >= 0).sum())
             loss += F.cross_entropy(logits, targets, reduction="sum")
             # argmax takes a NaN for the largest: such an example would count as right by its place
             correct += ((logits.argmax(1) == targets) & ~logits.isnan().any(1)).sum()
-        return loss.item() / answered, correct.item() / answered
+    mean = loss.item() / answered
+    return Scores(mean, correct.item() / answered, collect(measuring, mean))
 
 
 def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:

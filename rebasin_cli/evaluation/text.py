@@ -1,20 +1,26 @@
-"""Texts as examples for language models: cut into windows of tokens, each token the answer to those before it."""
+"""Texts as examples for language models: cut into windows of tokens, of which some are what the model is asked for."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from rebasin_cli.checkpoints import system_failure
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.subjects.libraries import library
 
 SEQUENCE_LENGTH = 512
 IGNORED = -100
 """The target of a token that is no question (torch's `ignore_index`)."""
+
+
+MASKED = 0.15
+"""Share of the tokens that a masked language model is asked for, as in its training (BERT, arXiv:1810.04805)."""
 
 
 def load_text(path: Path, folder: Path, length: int | None, limit: int | None) -> Dataset:
@@ -31,6 +37,48 @@ def load_text(path: Path, folder: Path, length: int | None, limit: int | None) -
     Raises:
         ContentError: not a text, too short, or no tokenizer that can be loaded.
     """
+    tokenizer = _tokenizer(folder)
+    length = _length(length, folder, tokenizer)
+    inputs = _windows(path, tokenizer, length)[:limit]
+    targets = torch.full_like(inputs, IGNORED)
+    targets[:, :-1] = inputs[:, 1:]
+    return Dataset(inputs, targets, str(path))
+
+
+def load_masked_text(path: Path, folder: Path, length: int | None, limit: int | None, seed: int) -> Dataset:
+    """As `load_text`, for masked language models: some tokens are hidden, and they are the questions.
+
+    Every window stands between the tokenizer's special tokens, where it has them. 15 % of its tokens, one at least,
+    become the mask token (always: the random words of BERT's training are for training); which ones, `seed` decides.
+
+    Returns:
+        inputs (windows, length), and targets of the same shape: the token behind every mask, all others ignored.
+
+    Raises:
+        ContentError: as `load_text`, or the tokenizer has no mask token.
+    """
+    tokenizer = _tokenizer(folder)
+    if tokenizer.mask_token_id is None:
+        raise ContentError(
+            "the tokenizer has no mask token, and a masked language model is asked for what is masked",
+            where=str(folder),
+            remedy="the folder must hold the model's own tokenizer; or give tokens with --data package.module:loader",
+        )
+    around = [[] if token is None else [token] for token in (tokenizer.cls_token_id, tokenizer.sep_token_id)]
+    length = _length(length, folder, tokenizer)
+    words = _windows(path, tokenizer, max(2, length - sum(map(len, around))))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(words.shape, generator=generator).argsort(1)  # a random order of each window's places
+    hidden = order < max(1, round(MASKED * words.shape[1]))
+    inputs = words.masked_fill(hidden, tokenizer.mask_token_id)
+    targets = words.masked_fill(~hidden, IGNORED)
+    first, last = (torch.tensor(ids, dtype=torch.int64).expand(len(words), -1) for ids in around)
+    targets = F.pad(targets, (first.shape[1], last.shape[1]), value=IGNORED)
+    return Dataset(torch.cat([first, inputs, last], 1)[:limit], targets[:limit], str(path))
+
+
+def _windows(path: Path, tokenizer: Any, length: int) -> torch.Tensor:
+    """The text's tokens, (windows, length)."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -40,36 +88,27 @@ def load_text(path: Path, folder: Path, length: int | None, limit: int | None) -
         ) from error
     except OSError as error:
         raise system_failure(error, path, "read") from error
-    tokens = _tokens(text, folder)
-    length = min(length or SEQUENCE_LENGTH, _longest(folder))
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if len(tokens) < 2:
         raise ContentError(f"{path} has {len(tokens)} tokens, and a prediction needs two", remedy="give a longer text")
-    if length < 2:
-        raise UsageError(f"--sequence-length {length}: a prediction needs two tokens", remedy="512 is usual")
     count = max(1, len(tokens) // length)
-    inputs = torch.tensor(tokens[: count * length]).reshape(count, -1)[:limit]
-    targets = torch.full_like(inputs, IGNORED)
-    targets[:, :-1] = inputs[:, 1:]
-    return Dataset(inputs, targets, str(path))
+    return torch.tensor(tokens[: count * length]).reshape(count, -1)
 
 
-def _tokens(text: str, folder: Path) -> list[int]:
+def _tokenizer(folder: Path) -> Any:
     transformers = library("transformers")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )  # fmt: skip
-        found: Any = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ContentError(
             f"no tokenizer can be loaded: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             where=str(folder),
             remedy="the folder must hold the tokenizer's files; or give tokens with --data package.module:loader",
         ) from error
-    return list(found)
 
 
-def _longest(folder: Path) -> int:
+def _length(wanted: int | None, folder: Path, tokenizer: Any) -> int:
+    """Tokens of a window: as many as were asked for, or as the model and its tokenizer take."""
     config = library("transformers").AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    longest = getattr(config, "max_position_embeddings", None)
-    return int(longest) if longest else SEQUENCE_LENGTH * 1024
+    longest = getattr(config, "max_position_embeddings", None) or math.inf
+    return int(min(wanted or SEQUENCE_LENGTH, longest, tokenizer.model_max_length))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from time import perf_counter
 from typing import Literal
 
@@ -24,6 +23,7 @@ from rebasin_cli.matching.forms import Dense, Form
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets
 from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.segments import Segment, channel_axis, segment_of, segments_of
 from rebasin_cli.matching.taps import Layer, Taps, per_channel
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.matching.weights import OnStep
@@ -35,45 +35,6 @@ PairRun = Callable[[Taps, Taps], None]
 """Runs both networks over all examples, batch by batch: A's taps first, then B's on the same batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Some channels of a layer's input that belong to dims of one block.
-
-    Attributes:
-        dims: the dims, owners before what is within them.
-        channels: number of each channel; shape (*sizes of the dims, places without a dim that moves).
-    """
-
-    dims: tuple[str, ...]
-    channels: Tensor
-
-
-def segments_of(layout: Layout, key: str, shape: tuple[int, ...], axis: int) -> tuple[Segment, ...]:
-    """What the spec says of one axis of a tensor, for the dims that move; each once, however often it is repeated."""
-    low = prod(shape[axis + 1 :])
-    high = low * shape[axis]
-    moving = set(layout.moving())
-    found: dict[tuple[object, ...], Segment] = {}
-    for piece in layout.tensors[key].pieces:
-        here = [at for at, side in enumerate(piece.sides) if low <= side.stride < high and side.size > 1]
-        dims = [at for at in here if piece.sides[at].dim in moving]
-        names = [str(piece.sides[at].dim) for at in dims]
-        owners = {piece.sides[at].owner for at in dims} - {None}
-        roots = {layout.root(name) for name in names}
-        if not dims or len(set(names)) < len(names) or len(roots) > 1 or not owners <= set(here):
-            continue
-        dims.sort(key=lambda at: _depth(layout, str(piece.sides[at].dim)))
-        channels = torch.tensor(piece.offset % high // low)
-        rest = [at for at in here if at not in dims]
-        for at in (*dims, *rest):
-            side = piece.sides[at]
-            channels = channels.unsqueeze(-1) + torch.arange(side.size) * (side.stride // low)
-        channels = channels.reshape(*(piece.sides[at].size for at in dims), -1)
-        segment = Segment(tuple(str(piece.sides[at].dim) for at in dims), channels)
-        found[segment.dims, tuple(channels.flatten().tolist())] = segment
-    return tuple(found.values())
-
-
 def match_activations(
     layout: Layout,
     a: Mapping[str, Tensor],
@@ -82,6 +43,7 @@ def match_activations(
     *,
     prefix: str = "",
     similarity: Similarity = "correlation",
+    named: Mapping[str, str] | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> MatchResult:
@@ -90,6 +52,7 @@ def match_activations(
     Args:
         a, b: tensors by key: for what no activation tells, and for the objective.
         run: runs both networks, whose layers' names lack `prefix`, over the same examples.
+        named: dim → module whose output counts its units, instead of what layers read along the dim.
         similarity: `covariance` is Σ z_A z_Bᵀ (least squares); `correlation` is Pearson's, 0 where a unit is dead.
 
     Returns:
@@ -97,7 +60,7 @@ def match_activations(
         which a dim has no activations are matched by weights afterwards, the others held.
     """
     shapes = {key: tuple(a[key].shape) for key, bound in layout.tensors.items() if bound.section == "tensors"}
-    sums = _Sums(layout, shapes, prefix, similarity == "correlation")
+    sums = _Sums(layout, shapes, prefix, similarity == "correlation", named or {})
     began = perf_counter()
     run(_Remembering(sums), _Multiplying(sums))
     middle = perf_counter()
@@ -115,7 +78,7 @@ def match_activations(
         if on_step:
             on_step(0, number + 1, len(every), start)
     descent = Descent(layout, a, b, torch.device("cpu"), torch.float64, permutation, budgets(None)[1])
-    while any(descent.visit(block) for block in left):
+    while descent.sweep(left)[0]:
         pass
     permutation = descent.permutation
     seconds = {"activations": middle - began, "assignment": perf_counter() - middle}
@@ -133,10 +96,6 @@ def match_activations(
     )  # fmt: skip
 
 
-def _depth(layout: Layout, dim: str) -> int:
-    return len(layout.owner_sizes(dim))
-
-
 @dataclass(slots=True)
 class _Sum:
     """Σ z_A z_Bᵀ over everything read by one set of dims, and what centres and scales it."""
@@ -152,6 +111,7 @@ class _Sums:
     shapes: Mapping[str, tuple[int, ...]]
     prefix: str
     centred: bool
+    named: Mapping[str, str] = field(default_factory=dict)
     known: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     waiting: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
     totals: dict[tuple[str, ...], _Sum] = field(default_factory=dict)
@@ -166,11 +126,22 @@ class _Sums:
             shape = self.shapes.get(key, ())
             axis = 1 - layer.outputs
             whole = len(shape) > 1 and shape[axis] == x.shape[layer.channels]  # not so in grouped convolutions
-            self.known[key] = segments_of(self.layout, key, shape, axis) if whole else ()
+            found = segments_of(self.layout, key, shape, axis) if whole else ()
+            self.known[key] = tuple(s for s in found if s.dims[-1] not in self.named)
         if not self.known[key]:
             return []
         rows = per_channel(layer, x).T.double()  # (channels, observations)
-        return [(s, rows[s.channels.to(rows.device)].flatten(-2).flatten(0, -2)) for s in self.known[key]]
+        return [(s, _units(s, rows)) for s in self.known[key]]
+
+    def made(self, layer: Layer, y: Tensor) -> list[tuple[Segment, Tensor]]:
+        """The activations of every segment that was said to be what a module makes."""
+        found = []
+        for segment in (segment_of(self.layout, dim) for dim, module in self.named.items() if module == layer.name):
+            axis = channel_axis(y.shape, segment.channels.numel())
+            assert axis is not None  # seen to before
+            rows = y.movedim(axis, -1).flatten(0, -2).T.double()
+            found.append((segment, _units(segment, rows)))
+        return found
 
     def add(self, segment: Segment, place: tuple[str, int], a: Tensor, b: Tensor) -> None:
         total = self.totals.get(segment.dims)
@@ -206,26 +177,44 @@ class _Sums:
         return matrix.reshape(*sizes, *sizes)
 
 
-class _Remembering(Taps):
-    """A's side: keeps what each layer reads until B comes to it."""
+def _units(segment: Segment, rows: Tensor) -> Tensor:
+    """(channels, observations) → (units, observations)."""
+    return rows[segment.channels.to(rows.device)].flatten(-2).flatten(0, -2)
+
+
+class _Watching(Taps):
+    """Takes what each layer reads, and what modules make that were named."""
 
     def __init__(self, sums: _Sums) -> None:
         self.sums = sums
+        self.modules = frozenset(sums.named.values())
 
     def entering(self, layer: Layer, x: Tensor) -> None:
-        for number, (_, units) in enumerate(self.sums.read(layer, x)):
-            self.sums.waiting.setdefault((layer.name, number), []).append(units)
+        self.take(layer.name, self.sums.read(layer, x))
+
+    def leaving(self, layer: Layer, y: Tensor) -> Tensor:
+        self.take(f"{layer.name} made", self.sums.made(layer, y))
+        return y
+
+    def take(self, place: str, found: list[tuple[Segment, Tensor]]) -> None:
+        """Take the activations of the segments in one place."""
+        raise NotImplementedError
 
 
-class _Multiplying(Taps):
-    """B's side: multiplies what each layer reads with what A's read on the same batch."""
+class _Remembering(_Watching):
+    """A's side: keeps activations until B comes to them."""
 
-    def __init__(self, sums: _Sums) -> None:
-        self.sums = sums
+    def take(self, place: str, found: list[tuple[Segment, Tensor]]) -> None:
+        for number, (_, units) in enumerate(found):
+            self.sums.waiting.setdefault((place, number), []).append(units)
 
-    def entering(self, layer: Layer, x: Tensor) -> None:
-        for number, (segment, units) in enumerate(self.sums.read(layer, x)):
-            self.sums.add(segment, (layer.name, number), self.sums.waiting[layer.name, number].pop(0), units)
+
+class _Multiplying(_Watching):
+    """B's side: multiplies activations with A's in the same place on the same batch."""
+
+    def take(self, place: str, found: list[tuple[Segment, Tensor]]) -> None:
+        for number, (segment, units) in enumerate(found):
+            self.sums.add(segment, (place, number), self.sums.waiting[place, number].pop(0), units)
 
 
 class _Solver:

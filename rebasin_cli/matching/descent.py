@@ -1,34 +1,22 @@
-"""One step of coordinate descent at a time: the present permutations, and what is known about each block."""
+"""Coordinate descent on blocks: the present permutations, what may still gain something, and whose turn it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import closing
 from dataclasses import dataclass, field
-from time import perf_counter
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rebasin_cli.matching.assignment import Assignment, Assignments, solve_assignment, solve_assignments
-from rebasin_cli.matching.blocks import Tree, solve_block
-from rebasin_cli.matching.coupled import Quadratic, improve
-from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.measures import inner_product
-from rebasin_cli.matching.memory import Budget, reading_seconds
-from rebasin_cli.matching.similarity import Plan, Similarities
-from rebasin_cli.matching.terms import (
-    Block,
-    Term,
-    block_keys,
-    block_terms,
-    blocks,
-    product_of_pieces,
-    selections,
-    two_sided_terms,
-)
+from rebasin_cli.matching.memory import Budget, working_clock
+from rebasin_cli.matching.plans import Plan
+from rebasin_cli.matching.result import Enough, Stop
+from rebasin_cli.matching.similarity import Similarities
+from rebasin_cli.matching.steps import Step, Steps
+from rebasin_cli.matching.terms import Block, blocks, product_of_pieces
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -36,12 +24,39 @@ RELATIVE_GAIN = 1e-7
 """A step counts as progress if it raises a block's value by more than this share of it: in float32 the sums of
 one step repeat themselves to about 1e-7, and smaller gains would let it cycle between equal solutions."""
 
+SMALL_STEP = 1 << 24
+"""Multiply-adds of a step that is not worth another thread."""
+
+LARGE_STEP = 4096
+"""Rows of a matrix from which on a step has all threads for its product: several at a time would take their memory
+several times over."""
+
+AHEAD = 16
+"""Turns that are looked for at a time among those that need not wait."""
+
+OnVisit = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A block whose turn it is to be solved.
+
+    Attributes:
+        ready: the plans that it is solved by, None for all there is to it.
+        is_whole: whether that is all, with everything else aligned.
+    """
+
+    block: Block
+    ready: tuple[Plan, ...] | None = None
+    is_whole: bool = True
+
 
 @dataclass(slots=True)
 class Descent:
     """The present permutations and the blocks that may still gain something.
 
     Attributes:
+        executor: takes steps of blocks that share no tensor side by side; the result does not depend on it.
         open: roots of blocks to be solved: never visited yet, or a neighbour changed since.
         seconds, gains, solvers, gap: what `MatchResult` reports.
     """
@@ -60,199 +75,190 @@ class Descent:
     gap: float | None = None
     blocks: tuple[Block, ...] = field(init=False)
     open: set[str] = field(init=False)
+    _steps: Steps = field(init=False)
     _neighbours: dict[str, set[str]] = field(init=False)
-    _quadratic: set[str] = field(init=False)
-    _inexact: set[str] = field(init=False)
-    _similarities: Similarities = field(init=False)
-    _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.blocks = blocks(self.layout)
         self.open = {block.root for block in self.blocks}
         self._neighbours = _neighbours(self.layout, self.blocks)
-        self._quadratic = {block.root for block in self.blocks if _stands_twice(self.layout, block)}
-        self._inexact = {block.root for block in self.blocks if _has_coupled_insides(self.layout, block)}
-        self._inexact |= self._quadratic
-        self._similarities = Similarities(
-            self.layout, self.a, self.b, self.dtype, self.device, self.budget, self.executor
-        )
-
-    def _clock(self) -> float:
-        """Seconds that were not spent in reading."""
-        return perf_counter() - reading_seconds(self.a, self.b)
+        similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
+        self._steps = Steps(self.layout, self.a, self.b, similarities, self.blocks)
 
     def objective(self) -> float:
         """⟨A, π(B)⟩ at the present permutations, from the tensors."""
         began = self._clock()
         moved = Permutation({dim: perm for dim, perm in self.permutation.items() if _moves(perm)})
-        value = inner_product(self.layout, self.a, self.b, moved)
+        value = inner_product(self.layout, self.a, self.b, moved, executor=self.executor)
         self.seconds["objective"] += self._clock() - began
         return value
 
-    def visit(self, block: Block) -> float:
-        """Solve one block if it is open, keep the result if it is better; the gain (0.0 if there was none)."""
-        if block.root not in self.open:
-            return 0.0
-        self.open.discard(block.root)
-        if block.root not in self._quadratic:
-            gain = self._plain_step(block) if len(block.dims) == 1 else self._nested_step(block)
-        else:
-            gain = self._quadratic_step(block) if len(block.dims) == 1 else self._checked_step(block)
-        if gain > 0.0:
-            self.open |= self._neighbours[block.root]
-            if block.root in self._inexact:
-                self.open.add(block.root)  # a local solution: from where it is now it may find more
-        self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
-        return gain
+    def sweep(self, visits: Sequence[Block], on_visit: OnVisit | None = None) -> tuple[float, Stop | None]:
+        """Visit blocks in order, each held against what those before it have found.
+
+        Args:
+            on_visit: called after every visit with how many there were and what they gained; it may raise `Enough`.
+
+        Returns:
+            The gain of all, and why it ended early if it did.
+        """
+        gains = [0.0] * len(visits)
+        with closing(self._take([Turn(block) for block in visits])) as steps:
+            try:
+                for done, (place, step) in enumerate(steps, start=1):
+                    if step is not None:
+                        gains[place] = self._accept(visits[place], step)
+                    if on_visit:
+                        on_visit(done, sum(gains))
+            except Enough as wish:
+                return sum(gains), wish.stop
+        return sum(gains), None
 
     def anchor(self) -> float:
         """A first pass outwards from the sides that never move; the objective that it reaches.
 
         The next block is always the one of whose work the largest share is already aligned, and it is solved with
-        that share alone: what is not aligned yet says nothing. Blocks with insides and quadratic ones are solved
-        as they are when their turn comes. What every piece is worth is known when the last of its dims has been
-        solved, so that the objective needs no pass of its own over what has been solved this way.
+        that share alone: what is not aligned yet says nothing. Quadratic blocks, and experts, are solved as they are
+        when their turn comes. What every piece is worth is known when the last of its dims has been solved, so that
+        the objective needs no pass of its own over what has been solved this way.
         """
+        turns = self._anchored_turns()
+        values = [0.0] * len(turns)
+        known: set[tuple[str, int]] = set()
+        with closing(self._take(turns)) as steps:
+            for place, step in steps:
+                turn = turns[place]
+                if turn.ready is None:
+                    if step is not None:
+                        self._accept(turn.block, step)
+                    if not turn.is_whole:
+                        self.open.add(turn.block.root)
+                    continue
+                assert step is not None
+                self.permutation = self.permutation.replace(step.found)
+                self._count(turn.block, step, step.after - step.before)
+                values[place] = step.after
+                known.update((plan.bound.key, plan.number) for plan in turn.ready)
+                if not turn.is_whole or turn.block.root in self._steps.inexact:
+                    self.open.add(turn.block.root)
+        began = self._clock()
+        rest = product_of_pieces(self.layout, self.a, self.b, self.permutation, known)
+        self.seconds["objective"] += self._clock() - began
+        return sum(values) + rest
+
+    def _anchored_turns(self) -> list[Turn]:
         waiting = {block.root: block for block in self.blocks}
         done: set[str] = set()
-        value = 0.0
-        known: set[tuple[str, int]] = set()
+        turns: list[Turn] = []
         while waiting:
             share = {root: self._aligned_share(block, done) for root, block in waiting.items()}
-            root = max(waiting, key=lambda r: share[r])
-            block = waiting.pop(root)
+            block = waiting.pop(max(waiting, key=lambda root: share[root]))
             done.update(block.dims)
-            if len(block.dims) > 1 or root in self._quadratic:
-                gain = self.visit(block)
-                if not done.issuperset(self._neighbours[root]) or (gain and root in self._inexact):
-                    self.open.add(root)
+            if not self._steps.has_matrices(block):
+                turns.append(Turn(block, None, done.issuperset(self._neighbours[block.root])))
                 continue
-            plans = self._similarities.plans(block)
-            ready = [plan for plan in plans if done.issuperset(plan.neighbours)]
+            plans = self._steps.similarities.plans(block)
+            ready = tuple(plan for plan in plans if done.issuperset(plan.neighbours))
             if ready:
-                value += self._anchored_step(block, ready)
-                known.update((plan.bound.key, plan.number) for plan in ready)
-            if len(ready) == len(plans):
-                self.open.discard(root)
-        began = self._clock()
-        value += product_of_pieces(self.layout, self.a, self.b, self.permutation, known)
-        self.seconds["objective"] += self._clock() - began
-        return value
-
-    def _anchored_step(self, block: Block, ready: list[Plan]) -> float:
-        began = self._clock()
-        matrix = self._similarities.partial(block, self.permutation, ready)
-        middle = self._clock()
-        found = self._assign_warm(block.root, matrix)
-        value = _paired(matrix, found)
-        gain = value - _paired(matrix, self.permutation[block.root])
-        self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
-        self.permutation = self.permutation.replace({block.root: found})
-        self.seconds["similarity"] += middle - began
-        self.seconds["assignment"] += self._clock() - middle
-        return value
+                turns.append(Turn(block, ready, len(ready) == len(plans)))
+        return turns
 
     def _aligned_share(self, block: Block, done: set[str]) -> float:
-        plans = self._similarities.plans(block) if len(block.dims) == 1 else []
+        if not self._steps.has_matrices(block):
+            return 0.0
+        plans = self._steps.similarities.plans(block)
         whole = sum(plan.work for plan in plans)
         return sum(plan.work for plan in plans if done.issuperset(plan.neighbours)) / whole if whole else 0.0
 
-    def _plain_step(self, block: Block) -> float:
-        root = block.root
-        began = self._clock()
-        matrix = self._similarities.matrix(block, self.permutation)
-        middle = self._clock()
-        found = self._assign_warm(root, matrix)
-        before, after = _paired(matrix, self.permutation[root]), _paired(matrix, found)
-        self.seconds["similarity"] += middle - began
-        self.seconds["assignment"] += self._clock() - middle
-        return self._keep(before, after, {root: found})
+    def _take(self, turns: Sequence[Turn]) -> Generator[tuple[int, Step | None], None, None]:
+        """Place and outcome of every turn, as each ends; None for a block that was not open. The caller accepts it.
 
-    def _nested_step(self, block: Block) -> float:
-        found, before, after = self._solve(block)
-        return self._keep(before, after, found)
+        One that shares no tensor with those before it that have not ended yet need not wait for them: it finds what
+        it would have found after them. So the result is that of one turn after the other.
+        """
+        waiting = dict(enumerate(turns))
+        running: dict[Future[Step], int] = {}
+        try:
+            while waiting or running:
+                for place in self._free(turns, waiting, running.values()):
+                    turn = waiting[place]
+                    is_open = turn.block.root in self.open
+                    if is_open and self._is_for_a_thread(turn):
+                        assert self.executor is not None
+                        self.open.discard(turn.block.root)
+                        running[self.executor.submit(self._solve, turn, self.permutation)] = place
+                    elif not running or not is_open or self._work(turn) < SMALL_STEP:
+                        self.open.discard(turn.block.root)
+                        yield place, self._solve(turn, self.permutation, self.executor) if is_open else None
+                    else:
+                        continue
+                    del waiting[place]
+                if running:
+                    ended = wait(running, return_when=FIRST_COMPLETED).done
+                    for future in sorted(ended, key=running.__getitem__):
+                        yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)
 
-    def _quadratic_step(self, block: Block) -> float:
-        root = block.root
-        n = self.layout.dims[root].size
-        linear = torch.zeros(n, n, dtype=torch.float64)
-        for term in self._terms(block):  # what is held comes again below, as a quadratic
-            if not term.held:
-                linear += (term.a @ term.b.T).double().cpu()
-        pairs = list(two_sided_terms(self.layout, block, self.a, self.b, self.permutation))
-        quadratic = Quadratic(linear, torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
-        began = self._clock()
-        found, gain = improve(quadratic, self.permutation[root], self._assign)
-        self.seconds["assignment"] += self._clock() - began
-        after = quadratic.value(found)
-        return self._keep(after - gain, after, {root: found})
+    def _free(self, turns: Sequence[Turn], waiting: Mapping[int, Turn], running: Iterable[int]) -> list[int]:
+        """Places of the next turns that need not wait for any before them, in order."""
+        if self.executor is None:
+            return [next(iter(waiting))]
+        busy = {turns[place].block.root for place in running}
+        free: list[int] = []
+        for place, turn in waiting.items():
+            root = turn.block.root
+            if root not in busy and self._neighbours[root].isdisjoint(busy):
+                free.append(place)
+            busy.add(root)
+            if len(free) == AHEAD:
+                break
+        return free
 
-    def _checked_step(self, block: Block) -> float:
-        """Owners on two sides of a tensor: what the linear solution promises is kept only if it comes true."""
-        keys = {key for dim in block.dims for key in self.layout.users[dim]}
-        before = inner_product(self.layout, self.a, self.b, self.permutation, keys)
-        found, _, _ = self._solve(block)
-        after = inner_product(self.layout, self.a, self.b, self.permutation.replace(found), keys)
-        return self._keep(before, after, found)
+    def _is_for_a_thread(self, turn: Turn) -> bool:
+        if self.executor is None or not self._steps.has_matrices(turn.block):
+            return False
+        rows = max(plan.size for plan in self._steps.similarities.plans(turn.block))
+        return rows <= LARGE_STEP and self._work(turn) >= SMALL_STEP
 
-    def _keep(self, before: float, after: float, found: Mapping[str, Tensor]) -> float:
-        if after - before <= RELATIVE_GAIN * max(abs(before), abs(after)):
-            return 0.0
-        self.permutation = self.permutation.replace(found)
-        return after - before
+    def _work(self, turn: Turn) -> int:
+        """Multiply-adds of a turn at most."""
+        if not self._steps.has_matrices(turn.block):
+            return LARGE_STEP**3
+        return sum(plan.work * plan.size**2 for plan in turn.ready or self._steps.similarities.plans(turn.block))
 
-    def _solve(self, block: Block) -> tuple[dict[str, Tensor], float, float]:
-        began = self._clock()
-        forms = forms_of(self._terms(block))
-        middle = self._clock()
-        layout = self.layout
-        moving = set(layout.moving())
-        kept = [dim for dim in block.dims if layout.dims[dim].size > 1]
-        tree = Tree(
-            {dim: tuple(c for c in layout.children(dim) if c in kept) for dim in kept},
-            frozenset(dim for dim in kept if dim not in moving),
-            self._solve_all,
-        )
-        present = {dim: self._present(dim) for dim in kept}
-        found, before, after = solve_block(tree, block.root, forms, present)
-        self.seconds["similarity"] += middle - began
-        self.seconds["assignment"] += self._clock() - middle
-        return {dim: perm for dim, perm in found.items() if dim in moving}, before, after
+    def _solve(self, turn: Turn, permutation: Permutation, executor: Executor | None = None) -> Step:
+        if turn.ready is None:
+            return self._steps.solve(turn.block, permutation, executor)
+        return self._steps.anchored(turn.block, permutation, turn.ready, executor)
 
-    def _terms(self, block: Block) -> Iterator[Term]:
-        return block_terms(self.layout, block, self.a, self.b, self.permutation, dtype=self.dtype, device=self.device)
+    def _accept(self, block: Block, step: Step) -> float:
+        """Keep what a step has found if it is better; the gain (0.0 if it is not)."""
+        gain = step.after - step.before
+        if gain <= RELATIVE_GAIN * max(abs(step.before), abs(step.after)):
+            gain = 0.0
+        else:
+            self.permutation = self.permutation.replace(step.found)
+            self.open |= self._neighbours[block.root]
+            if block.root in self._steps.inexact:
+                self.open.add(block.root)  # a local solution: from where it is now it may find more
+        self._count(block, step, gain)
+        return gain
 
-    def _present(self, dim: str) -> Tensor:
-        found = self.permutation.get(dim)
-        if found is not None:
-            return found
-        shape = (*self.layout.owner_sizes(dim), self.layout.dims[dim].size)
-        return torch.arange(shape[-1]).expand(shape)
+    def _count(self, block: Block, step: Step, gain: float) -> None:
+        self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
+        for phase, spent in step.seconds.items():
+            self.seconds[phase] += spent
+        for solver, count in step.solvers.items():
+            self.solvers[solver] = self.solvers.get(solver, 0) + count
+        if step.gap is not None:
+            self.gap = max(self.gap or 0.0, step.gap)
 
-    def _assign(self, matrix: Tensor) -> Tensor:
-        return torch.from_numpy(self._solve_one(matrix).columns)
-
-    def _assign_warm(self, root: str, matrix: Tensor) -> Tensor:
-        """Start from the prices of the block's last assignment: its matrix has changed little since."""
-        found = self._solve_one(matrix, self._prices.get(root))
-        if found.prices is not None:
-            self._prices[root] = found.prices
-        return torch.from_numpy(found.columns)
-
-    def _solve_one(self, matrix: Tensor, prices: NDArray[np.float64] | None = None) -> Assignment:
-        found = solve_assignment(matrix, prices=prices)
-        self._count(found, 1)
-        return found
-
-    def _solve_all(self, matrices: Tensor) -> Tensor:
-        found = solve_assignments(matrices)
-        self._count(found, len(matrices))
-        return torch.from_numpy(found.columns)
-
-    def _count(self, found: Assignment | Assignments, solves: int) -> None:
-        self.solvers[found.solver] = self.solvers.get(found.solver, 0) + solves
-        if found.gap is not None:
-            self.gap = max(self.gap or 0.0, found.gap)
+    def _clock(self) -> float:
+        """Seconds that were not spent in reading."""
+        return working_clock(self.a, self.b)
 
 
 def _neighbours(layout: Layout, found: tuple[Block, ...]) -> dict[str, set[str]]:
@@ -267,35 +273,5 @@ def _neighbours(layout: Layout, found: tuple[Block, ...]) -> dict[str, set[str]]
     return neighbours
 
 
-def _has_coupled_insides(layout: Layout, block: Block) -> bool:
-    """Whether two dims within one unit stand on one piece: they are solved in turn, which may end too early."""
-    moving = set(layout.moving())
-
-    def line(dim: str | None) -> set[str]:
-        return set() if dim is None else {dim} | line(layout.dims[dim].owner)
-
-    for key in block_keys(layout, block):
-        for piece in layout.tensors[key].pieces:
-            here = [side.dim for side in piece.sides if side.dim in block.dims and side.dim in moving]
-            if any(one not in line(two) and two not in line(one) for one in here for two in here if one and two):
-                return True
-    return False
-
-
-def _paired(matrix: Tensor, perm: Tensor) -> float:
-    """Σ_i matrix[i, perm[i]], summed in float64."""
-    rows = torch.arange(len(perm), device=matrix.device)
-    return float(matrix[rows, perm.to(matrix.device)].double().sum())
-
-
 def _moves(perm: Tensor) -> bool:
     return not torch.equal(perm, torch.arange(perm.shape[-1]).expand(perm.shape))
-
-
-def _stands_twice(layout: Layout, block: Block) -> bool:
-    return any(
-        held
-        for key in block_keys(layout, block)
-        for piece in layout.tensors[key].pieces
-        for _, held in selections(piece, block)
-    )

@@ -27,10 +27,11 @@ from torch import Tensor
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory, keep_read
+from rebasin_cli.matching.plans import Plan
 from rebasin_cli.matching.relaxation import Polishing, joint_dims
 from rebasin_cli.matching.restarts import GRADIENTS, Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
-from rebasin_cli.matching.similarity import Plan, Similarities
+from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block
 from rebasin_cli.matching.weights import OnStep, similarity_dtype
 from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
 
-_SLICE = 1 << 18  # in float64 both still fit into a cache
+AT_ONCE = 4
+"""Tensors looked at side by side at most: each takes the memory of itself and a copy."""
+
+_SLICE = 1 << 16  # in float64 three of them still fit into a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +46,20 @@ def inner_product(
     b: Mapping[str, Tensor],
     permutation: Permutation,
     keys: Collection[str] | None = None,
+    *,
+    executor: Executor | None = None,
 ) -> float:
-    """⟨A, π(B)⟩ over the spec's `tensors` (or those of them in `keys`), products and sum in float64."""
-    total = 0.0
-    for key, bound in layout.tensors.items():
-        if bound.section == "tensors" and (keys is None or key in keys):
-            total += dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
-    return total
+    """⟨A, π(B)⟩ over the spec's `tensors` (or those of them in `keys`), products and sum in float64.
+
+    Args:
+        executor: takes several tensors side by side; the sum does not depend on it.
+    """
+
+    def product(key: str) -> float:
+        return dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
+
+    wanted = [k for k, bound in layout.tensors.items() if bound.section == "tensors" and (keys is None or k in keys)]
+    return sum(in_order((partial(product, key) for key in wanted), executor, AT_ONCE))
 
 
 def measure_distance(
@@ -63,11 +76,16 @@ def measure_distance(
     for key, bound in layout.tensors.items():
         if bound.section != "tensors":
             continue
-        one, two = a[key], b[key]
-        moved = permute_tensor(permutation, layout, key, b.__getitem__)
-        squares[key] = (squared_distance(one, two), squared_distance(one, moved))
-        norm_a, norm_b = norm_a + dot(one, one), norm_b + dot(two, two)
-        products = [products[0] + dot(one, two), products[1] + dot(one, moved)]
+        two = b[key]
+        moved = permute_tensor(permutation, layout, key, partial(_read_again, b, key, two))
+        before = after = 0.0
+        for x, y, z in _slices(a[key], two, moved):
+            norm_a, norm_b = norm_a + float(torch.dot(x, x)), norm_b + float(torch.dot(y, y))
+            products = [products[0] + float(torch.dot(x, y)), products[1] + float(torch.dot(x, z))]
+            y -= x
+            z -= x
+            before, after = before + float(torch.dot(y, y)), after + float(torch.dot(z, z))
+        squares[key] = (before, after)
         if on_step:
             on_step(key)
     scale = sqrt(norm_a * norm_b) or 1.0
@@ -91,11 +109,16 @@ def squared_distance(one: Tensor, two: Tensor) -> float:
     return sum(float((x - y).square().sum()) for x, y in _slices(one, two))
 
 
-def _slices(one: Tensor, two: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both tensors in float64, a slice at a time, so that no float64 copy of a large one is made."""
-    x, y = one.reshape(-1), two.reshape(-1)
-    for at in range(0, x.numel(), _SLICE):
-        yield x[at : at + _SLICE].double(), y[at : at + _SLICE].double()
+def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of as many elements in float64, a slice at a time, so that no float64 copy of a large one is made."""
+    lines = [tensor.reshape(-1) for tensor in tensors]
+    for at in range(0, lines[0].numel(), _SLICE):
+        yield tuple(line[at : at + _SLICE].to(torch.float64, copy=True) for line in lines)
+
+
+def _read_again(b: Mapping[str, Tensor], known: str, tensor: Tensor, key: str) -> Tensor:
+    """A tensor of B, but for one that has been read."""
+    return tensor if key == known else b[key]
 
 
 def _relative(layout: Layout, dim: str, squares: Mapping[str, tuple[float, float]]) -> float:

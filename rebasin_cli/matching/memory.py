@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock, get_ident
 from time import perf_counter
 
 from torch import Tensor
@@ -68,15 +69,25 @@ class CachedTensors(Mapping[str, Tensor]):
     What came first stays: every sweep goes through all tensors in the same order, where dropping the oldest would
     drop each tensor just before it is wanted again.
 
-    Attributes:
-        seconds: wall time spent in the source.
+    Several threads may read at once; each has its time counted by itself.
     """
 
     def __init__(self, source: Mapping[str, Tensor], budget: Budget) -> None:
-        self.seconds = 0.0
         self._source = source
         self._budget = budget
         self._kept: dict[str, Tensor] = {}
+        self._lock = Lock()
+        self._seconds: dict[int, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent in the source, in all threads."""
+        return sum(self._seconds.values())
+
+    @property
+    def seconds_here(self) -> float:
+        """Wall time spent in the source by the thread that asks."""
+        return self._seconds.get(get_ident(), 0.0)
 
     def __getitem__(self, key: str) -> Tensor:
         kept = self._kept.get(key)
@@ -84,9 +95,10 @@ class CachedTensors(Mapping[str, Tensor]):
             return kept
         began = perf_counter()
         tensor = self._source[key]
-        self.seconds += perf_counter() - began
-        if self._budget.take(tensor.numel() * tensor.element_size()):
-            self._kept[key] = tensor
+        self._seconds[get_ident()] = self.seconds_here + perf_counter() - began
+        with self._lock:
+            if key not in self._kept and self._budget.take(tensor.numel() * tensor.element_size()):
+                self._kept[key] = tensor
         return tensor
 
     def __contains__(self, key: object) -> bool:
@@ -105,5 +117,10 @@ def keep_read(source: Mapping[str, Tensor], budget: Budget) -> Mapping[str, Tens
 
 
 def reading_seconds(*sources: Mapping[str, Tensor]) -> float:
-    """Wall time that has been spent in reading through caches."""
+    """Wall time that has been spent in reading through caches, in all threads."""
     return sum(source.seconds for source in sources if isinstance(source, CachedTensors))
+
+
+def working_clock(*sources: Mapping[str, Tensor]) -> float:
+    """Seconds on a clock that stands still while the thread that asks reads through caches."""
+    return perf_counter() - sum(source.seconds_here for source in sources if isinstance(source, CachedTensors))

@@ -28,14 +28,6 @@ def joint_dims(layout: Layout) -> tuple[str, ...]:
     return tuple(dim for dim in layout.dims if dim in free)
 
 
-def sweep_work(layout: Layout) -> int:
-    """Multiply-adds for the gradients of all dims that can move together: what an iteration costs, but for
-    assignments."""
-    free = joint_dims(layout)
-    pieces = [piece for bound in layout.tensors.values() if bound.section == "tensors" for piece in bound.pieces]
-    return sum(side.size * piece.elements for piece in pieces for side in piece.sides if side.dim in free)
-
-
 @dataclass(slots=True)
 class Polishing:
     """The descents before and after a relaxation; the fields are the arguments of `match_weights`."""

@@ -1,99 +1,42 @@
-"""Similarity matrices of single dims, kept between visits and mended where their neighbours moved.
+"""Similarity matrices of blocks, kept between visits and mended where their neighbours moved.
 
 S[i, j] = Σ over pieces ⟨A's unit i, B's unit j with everything else aligned⟩ (Git Re-Basin, arXiv:2209.04836, §3.2).
-Between two visits to a dim only some units of its neighbours have moved, and S changes only through them:
+A dim with others within it has a matrix for every set of dims that stand together on a piece, over the product of
+their units. Between two visits only some units of the neighbours have moved, and S changes only through them:
 S += A[:, moved] · (B[:, new places] − B[:, old places])ᵀ. What has no moving neighbour is computed once.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from math import prod
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.matching.memory import Budget
 from rebasin_cli.matching.parallel import add_product
-from rebasin_cli.matching.terms import Block, block_keys
-from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
-from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
+from rebasin_cli.matching.plans import Plan, chunks, flat, permutes_keys, plans_of
+from rebasin_cli.matching.terms import Block, blocks
+from rebasin_cli.permutation import source_key
+from rebasin_cli.spec import Layout
 
 MENDED_SHARE = 0.3
 """Above this share of moved units a fresh product is cheaper than two gathers and a mend."""
 
-MENDS = 12
+MENDS = 32
 """Mends in a row before a matrix is made anew, so that float32 rounding does not pile up."""
 
 THIN = 64
 """Operands with fewer columns than this are added up in one product: by themselves each costs a pass over S."""
 
+LARGEST = 1 << 28
+"""Entries that a matrix over several dims may have (1 GiB in float32): larger ones are worked on in parts (`forms`)."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """How one piece contributes: the side to solve for, the sides that move with other dims, and the rest.
-
-    Attributes:
-        number: which of the tensor's pieces it is.
-        others: positions of the sides that move with other dims, and of their owners, in order.
-        frame: the piece made of `others` alone, row-major: what gathers their flat places.
-    """
-
-    bound: BoundTensor
-    number: int
-    solved: int
-    others: tuple[int, ...]
-    frame: Piece
-
-    @property
-    def piece(self) -> Piece:
-        """The piece itself."""
-        return self.bound.pieces[self.number]
-
-    @property
-    def neighbours(self) -> tuple[str, ...]:
-        """The other dims that it depends on."""
-        dims = [str(self.piece.sides[at].dim) for at in self.others]
-        return (*dims, self.bound.index_dim) if self.bound.index_dim else tuple(dims)
-
-    @property
-    def work(self) -> int:
-        """Multiply-adds for each entry of S."""
-        return prod(s.size for at, s in enumerate(self.piece.sides) if at != self.solved)
-
-
-def plans_of(layout: Layout, block: Block, moving: Collection[str]) -> list[Plan]:
-    """The plans of a block of one dim."""
-    plans: list[Plan] = []
-    for key in block_keys(layout, block):
-        bound = layout.tensors[key]
-        for number, piece in enumerate(bound.pieces):
-            for solved in [at for at, side in enumerate(piece.sides) if side.dim == block.root]:
-                others = _moving_sides(piece, solved, moving)
-                plans.append(Plan(bound, number, solved, others, _frame(piece, others)))
-    return plans
-
-
-def _moving_sides(piece: Piece, solved: int, moving: Collection[str]) -> tuple[int, ...]:
-    """Sides of other moving dims, and of their owners, whose units say which inner permutation holds."""
-    found = {at for at, side in enumerate(piece.sides) if at != solved and side.dim in moving}
-    found |= {owner for at in found for owner in owner_sides(piece, at) if owner != INDEX_SIDE}
-    return tuple(sorted(found))
-
-
-def _frame(piece: Piece, others: tuple[int, ...]) -> Piece:
-    sides: list[Side] = []
-    stride = prod(piece.sides[at].size for at in others)
-    for at in others:
-        side = piece.sides[at]
-        stride //= side.size
-        owner = side.owner
-        if owner is not None and owner != INDEX_SIDE:
-            owner = others.index(owner)
-        sides.append(Side(side.dim, side.size, stride, owner))
-    return Piece(0, tuple(sides))
+Dims = tuple[str, ...]
+"""What a matrix is over: dims of one block that stand together on a piece, owners first."""
 
 
 @dataclass(slots=True)
@@ -108,11 +51,12 @@ class _Kept:
 
 @dataclass(slots=True)
 class Similarities:
-    """The similarity matrices of all blocks of one dim.
+    """The similarity matrices of all blocks. Different blocks may be asked for in different threads.
 
     Attributes:
-        budget: for the matrices that are kept; those that do not fit are made anew at every visit.
-        products, mends: how many matrices were made anew and how many mended.
+        budget: for the matrices that are kept; those that do not fit are made anew at every visit. Who gets how much
+            is settled at the start, so that it depends neither on the order of the visits nor on their threads.
+        products, mends: how many matrices were made anew and how many mended, by what they are over.
     """
 
     layout: Layout
@@ -122,84 +66,136 @@ class Similarities:
     device: torch.device
     budget: Budget
     executor: Executor | None = None
-    products: int = 0
-    mends: int = 0
-    _plans: dict[str, list[Plan]] = field(default_factory=dict)
-    _kept: dict[str, _Kept] = field(default_factory=dict)
-    _still: dict[str, Tensor] = field(default_factory=dict)
+    products: Counter[Dims] = field(default_factory=Counter)
+    mends: Counter[Dims] = field(default_factory=Counter)
+    _plans: dict[str, dict[Dims, list[Plan]]] = field(default_factory=dict)
+    _kept: dict[Dims, _Kept] = field(default_factory=dict)
+    _still: dict[Dims, Tensor] = field(default_factory=dict)
+    _keeps: set[Dims] = field(default_factory=set)
+    _keeps_still: set[Dims] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        moving = frozenset(self.layout.moving())
+        for block in blocks(self.layout):
+            if permutes_keys(self.layout, block):
+                continue
+            plans = plans_of(self.layout, block, moving)
+            if any(len(plan.units) > 1 and plan.size**2 > LARGEST for plan in plans):
+                continue
+            groups = self._plans.setdefault(block.root, {})
+            for plan in plans:
+                groups.setdefault(plan.dims, []).append(plan)
+        by_dims = [(dims, plans) for groups in self._plans.values() for dims, plans in groups.items()]
+        for keeps, wanted in ((self._keeps, _can_move), (self._keeps_still, _is_partly_still)):
+            for dims, plans in by_dims:
+                if wanted(plans) and self.budget.take(plans[0].size ** 2 * self.dtype.itemsize):
+                    keeps.add(dims)
+
+    def covers(self, block: Block) -> bool:
+        """Whether the block has matrices here: not if it permutes keys, or if one over several dims is too large."""
+        return block.root in self._plans
 
     def plans(self, block: Block) -> list[Plan]:
-        """The plans of a block, made once."""
-        if block.root not in self._plans:
-            self._plans[block.root] = plans_of(self.layout, block, frozenset(self.layout.moving()))
-        return self._plans[block.root]
+        """The plans of a block."""
+        return [plan for plans in self._plans[block.root].values() for plan in plans]
 
     def matrix(self, block: Block, permutation: Mapping[str, Tensor]) -> Tensor:
-        """S (n, n) of a block at the present permutations of all others. Not to be modified."""
-        plans = self.plans(block)
-        now = _neighbours(plans, permutation)
-        kept = self._kept.get(block.root)
+        """S (n, n) of a block of one dim at the present permutations of all others. Not to be modified."""
+        return self.matrices(block, permutation, self.executor)[block.dims]
+
+    def matrices(
+        self, block: Block, permutation: Mapping[str, Tensor], executor: Executor | None = None
+    ) -> dict[Dims, Tensor]:
+        """Every matrix of a block, at the present permutations of all other blocks. Not to be modified."""
+        groups = self._plans[block.root]
+        return {dims: self._matrix(dims, plans, permutation, executor) for dims, plans in groups.items()}
+
+    def partial(
+        self,
+        block: Block,
+        permutation: Mapping[str, Tensor],
+        plans: Collection[Plan],
+        executor: Executor | None = None,
+    ) -> dict[Dims, Tensor]:
+        """The matrices from some of the plans only; the next call of `matrices` adds the others."""
+        found = {}
+        for dims, group in self._plans[block.root].items():
+            ready = [plan for plan in group if plan in plans]
+            if ready:
+                missing = [plan for plan in group if plan not in plans]
+                found[dims] = self._fresh(dims, ready, missing, permutation, executor)
+        return found
+
+    def _matrix(
+        self, dims: Dims, plans: list[Plan], permutation: Mapping[str, Tensor], executor: Executor | None
+    ) -> Tensor:
+        kept = self._kept.get(dims)
         if kept is not None and kept.mends < MENDS:
             held = [plan for plan in plans if plan not in kept.missing]
-            if self._mend(held, kept, now):
-                self._add(kept.matrix, block.root, kept.missing, permutation)
+            if self._mend(dims, held, kept, _neighbours(plans, permutation), executor):
+                self._add(kept.matrix, dims, kept.missing, permutation, executor)
                 kept.missing = []
                 return kept.matrix
-        return self._fresh(block.root, plans, [], permutation)
+        return self._fresh(dims, plans, [], permutation, executor)
 
-    def partial(self, block: Block, permutation: Mapping[str, Tensor], plans: list[Plan]) -> Tensor:
-        """S from some of the plans only; the next call of `matrix` adds the others."""
-        missing = [plan for plan in self.plans(block) if plan not in plans]
-        return self._fresh(block.root, plans, missing, permutation)
-
-    def _fresh(self, root: str, plans: list[Plan], missing: list[Plan], permutation: Mapping[str, Tensor]) -> Tensor:
-        kept = self._kept.pop(root, None)
-        n = self.layout.dims[root].size
+    def _fresh(
+        self,
+        dims: Dims,
+        plans: list[Plan],
+        missing: list[Plan],
+        permutation: Mapping[str, Tensor],
+        executor: Executor | None,
+    ) -> Tensor:
+        kept = self._kept.pop(dims, None)
+        n = plans[0].size
         matrix = torch.zeros(n, n, dtype=self.dtype, device=self.device) if kept is None else kept.matrix.zero_()
-        self._add(matrix, root, plans, permutation)
-        self.products += 1
-        if kept is not None or self._take(matrix):
-            self._kept[root] = _Kept(matrix, _neighbours([*plans, *missing], permutation), missing)
+        self._add(matrix, dims, plans, permutation, executor)
+        self.products[dims] += 1
+        if dims in self._keeps:
+            self._kept[dims] = _Kept(matrix, _neighbours([*plans, *missing], permutation), missing)
         return matrix
 
-    def _add(self, matrix: Tensor, root: str, plans: list[Plan], permutation: Mapping[str, Tensor]) -> None:
+    def _add(
+        self,
+        matrix: Tensor,
+        dims: Dims,
+        plans: list[Plan],
+        permutation: Mapping[str, Tensor],
+        executor: Executor | None,
+    ) -> None:
         still = [plan for plan in plans if not plan.neighbours]
         if still:
-            self._add_still(matrix, root, still)
+            self._add_still(matrix, dims, still, executor)
         for plan in plans:
             if plan.neighbours:
-                a, b = self._operands(plan, permutation)
-                flat = _places(plan, permutation)
-                moved = b if flat is None else _gathered(b, flat.to(b.device))
-                self._add_product(matrix, a, moved)
+                self._add_chunks(matrix, plan, permutation, executor, to=plan.places(permutation))
 
-    def _add_still(self, matrix: Tensor, root: str, plans: Collection[Plan]) -> None:
+    def _add_still(self, matrix: Tensor, dims: Dims, plans: Collection[Plan], executor: Executor | None) -> None:
         """Add what has no moving neighbour.
 
         Its sum is kept only where it saves products and will be wanted again, when neighbours have moved.
         """
         thin = [plan for plan in plans if plan.work < THIN]
         if thin:
-            operands = [self._operands(plan, {}) for plan in thin]
-            one, two = (torch.cat([pair[which].flatten(1) for pair in operands], 1) for which in (0, 1))
-            self._add_product(matrix, one, two)
-        if len(thin) == len(plans):
+            pairs = [self._operands(plan, {}) for plan in thin]
+            one, two = (torch.cat([flat(pair[which], self.dtype) for pair in pairs], 1) for which in (0, 1))
+            add_product(matrix, one, two, executor)
+        wide = [plan for plan in plans if plan.work >= THIN]
+        if not wide:
             return
-        total = self._still.get(root)
+        total = self._still.get(dims)
         if total is None:
-            alone = len(plans) == len(self._plans[root])
-            total = matrix if alone else torch.zeros_like(matrix)
-            for plan in plans:
-                if plan.work >= THIN:
-                    a, b = self._operands(plan, {})
-                    self._add_product(total, a, b)
-            if alone:
+            total = torch.zeros_like(matrix) if dims in self._keeps_still else matrix
+            for plan in wide:
+                self._add_chunks(total, plan, {}, executor)
+            if total is matrix:
                 return
-            if self._take(total):
-                self._still[root] = total
+            self._still[dims] = total
         matrix += total
 
-    def _mend(self, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor]) -> bool:
+    def _mend(
+        self, dims: Dims, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor], executor: Executor | None
+    ) -> bool:
         """Bring a kept matrix up to date; False where making it anew is cheaper."""
         changed = {dim for dim, perm in now.items() if not torch.equal(perm, kept.at[dim])}
         if not changed:
@@ -212,7 +208,7 @@ class Similarities:
                 continue
             if plan.bound.index_dim in changed:
                 return False
-            old, new = _places(plan, kept.at), _places(plan, now)
+            old, new = plan.places(kept.at), plan.places(now)
             assert old is not None
             assert new is not None
             where = torch.nonzero(old != new).flatten()
@@ -221,50 +217,45 @@ class Similarities:
         if moved > 2 * MENDED_SHARE * whole:
             return False
         for plan, where, old, new in todo:
-            a, b = self._operands(plan, now)
-            where, old, new = where.to(a.device), old.to(a.device), new.to(a.device)
-            difference = _gathered(b, new).sub_(_gathered(b, old))
-            self._add_product(kept.matrix, _gathered(a, where), difference)
+            self._add_chunks(kept.matrix, plan, now, executor, at=where, to=new, less=old)
         kept.at = now
         kept.mends += 1
-        self.mends += 1
+        self.mends[dims] += 1
         return True
+
+    def _add_chunks(
+        self,
+        matrix: Tensor,
+        plan: Plan,
+        permutation: Mapping[str, Tensor],
+        executor: Executor | None,
+        *,
+        at: Tensor | None = None,
+        to: Tensor | None = None,
+        less: Tensor | None = None,
+    ) -> None:
+        """Add the product of A's places `at` and B's places `to` (without those at `less`), a part at a time."""
+        x, y = self._operands(plan, permutation)
+        at, to, less = (None if places is None else places.to(self.device) for places in (at, to, less))
+        for a, b in chunks(x, y, at, to, self.dtype, less=less):
+            add_product(matrix, a, b, executor)
 
     def _operands(self, plan: Plan, permutation: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A's and B's piece, shape (n, places of the other moving sides, rest); B's not gathered yet."""
         key = source_key(permutation, plan.bound)
-        return self._operand(self.a[plan.bound.key], plan), self._operand(self.b[key], plan)
-
-    def _operand(self, tensor: Tensor, plan: Plan) -> Tensor:
-        """A view where the tensor's strides allow it."""
-        view = piece_view(tensor.contiguous(), plan.piece)
-        rest = [at for at in range(view.dim()) if at != plan.solved and at not in plan.others]
-        n, places = plan.piece.sides[plan.solved].size, prod(plan.piece.sides[at].size for at in plan.others)
-        view = view.permute(plan.solved, *plan.others, *rest).to(device=self.device, dtype=self.dtype)
-        return view.reshape(n, places, -1)  # (n, places, rest)
-
-    def _add_product(self, matrix: Tensor, a: Tensor, b: Tensor) -> None:
-        add_product(matrix, a.flatten(1), b.flatten(1), self.executor)
-
-    def _take(self, matrix: Tensor) -> bool:
-        return self.budget.take(matrix.numel() * matrix.element_size())
+        a, b = plan.operand(self.a[plan.bound.key]), plan.operand(self.b[key])
+        return a.to(self.device), b.to(self.device)
 
 
-def _gathered(operand: Tensor, places: Tensor) -> Tensor:
-    """The operand (n, places, rest) at some of its places, copied in the order in which it lies in memory."""
-    if operand.stride(1) > operand.stride(0):
-        return operand.transpose(0, 1).index_select(0, places).transpose(0, 1)
-    return operand.index_select(1, places)
+def _can_move(plans: list[Plan]) -> bool:
+    """Whether the matrix is worth keeping: it is wanted again when a neighbour has moved."""
+    return any(plan.neighbours for plan in plans)
+
+
+def _is_partly_still(plans: list[Plan]) -> bool:
+    """Whether a part of the matrix stays as it is while the rest has to be made anew."""
+    return _can_move(plans) and any(not plan.neighbours and plan.work >= THIN for plan in plans)
 
 
 def _neighbours(plans: Collection[Plan], permutation: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {dim: permutation[dim] for plan in plans for dim in plan.neighbours if dim in permutation}
-
-
-def _places(plan: Plan, permutation: Mapping[str, Tensor]) -> Tensor | None:
-    """For every flat place of the other moving sides in A, its place in B; None if there are none."""
-    if not plan.others:
-        return None
-    sizes = [side.size for side in plan.frame.sides]
-    flat = torch.arange(prod(sizes)).reshape(sizes)
-    return gather_piece(flat, plan.frame, permutation, plan.bound.place).reshape(-1)

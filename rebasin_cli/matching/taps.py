@@ -19,13 +19,14 @@ class Layer:
 
     Attributes:
         name: its tensors are `{name}.weight`, `{name}.bias`, `{name}.running_mean`, …
-        kind: a `norm` scales and shifts each channel by its weight and bias.
+        kind: a `norm` scales and shifts each channel by its weight and bias; `other` modules, of which nothing is
+            known, are met only if they are in `Taps.modules`.
         channels: the axis of its inputs and outputs that counts channels: 1 or −1.
         outputs: the axis of its weight that counts outputs; inputs are on the other one (1 or 0).
     """
 
     name: str
-    kind: Literal["linear", "convolution", "norm"]
+    kind: Literal["linear", "convolution", "norm", "other"]
     channels: int
     outputs: int = 0
 
@@ -41,7 +42,13 @@ class Layer:
 
 
 class Taps:
-    """Called by a running network; this one watches nothing and changes nothing."""
+    """Called by a running network; this one watches nothing and changes nothing.
+
+    Attributes:
+        modules: names of modules to be told of whatever they are, once they have made something.
+    """
+
+    modules: frozenset[str] = frozenset()
 
     def entering(self, layer: Layer, x: Tensor) -> None:
         """A layer is about to read `x`; its parameters have not been read yet."""

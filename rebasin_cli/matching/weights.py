@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.memory import budgets, keep_read, reading_seconds
-from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -73,17 +73,14 @@ def match_weights(
     stop: Stop = "converged" if todo else "nothing-to-move"
     for sweep in range(max_sweeps if todo else 0):
         visits = torch.randperm(len(todo), generator=generator).tolist() if order == "random" else range(len(todo))
-        gained = 0.0
-        enough: Stop | None = None
-        for step, which in enumerate(visits):
-            gained += descent.visit(todo[which])
-            try:
-                if on_step:
-                    on_step(sweep, step + 1, len(todo), objective[-1] + gained)
-            except Enough as wish:
-                enough = wish.stop
-                break
-        objective.append(objective[-1] + gained)
+        reached = objective[-1]
+
+        def on_visit(done: int, gained: float, sweep: int = sweep, reached: float = reached) -> None:
+            if on_step:
+                on_step(sweep, done, len(todo), reached + gained)
+
+        gained, enough = descent.sweep([todo[which] for which in visits], on_visit)
+        objective.append(reached + gained)
         if enough or gained == 0.0:
             stop = enough or stop
             break

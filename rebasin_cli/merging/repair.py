@@ -8,7 +8,7 @@ the ends'. Both end as new values of tensors that the checkpoint already has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,9 +30,12 @@ class Channels:
     mean: Tensor
     deviation: Tensor
 
-    def towards(self, other: Channels, lam: float) -> Channels:
-        """Between this (λ = 0) and another; deviations are interpolated, not variances (REPAIR, eq. 3)."""
-        return Channels(torch.lerp(self.mean, other.mean, lam), torch.lerp(self.deviation, other.deviation, lam))
+    @staticmethod
+    def mixed(parts: Sequence[Channels], weights: Sequence[float]) -> Channels:
+        """Of several networks; weights sum to 1. Deviations are interpolated, not variances (REPAIR, eq. 3)."""
+        along = torch.tensor(weights, dtype=torch.float64, device=parts[0].mean.device)
+        mean, deviation = (torch.stack(v) for v in ([p.mean for p in parts], [p.deviation for p in parts]))
+        return Channels(along @ mean, along @ deviation)  # (networks,) @ (networks, channels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rebasin_cli.checkpoints import hash_tensors
 from rebasin_cli.spec import Layout
 
 
@@ -37,6 +38,10 @@ class Permutation(Mapping[str, Tensor]):
         return all(torch.equal(_of(self, d, other[d]), other[d]) for d in other) and all(
             torch.equal(self[d], _of(other, d, self[d])) for d in self
         )
+
+    def sha256(self) -> str:
+        """Of every dim's array."""
+        return hash_tensors({dim: self[dim] for dim in sorted(self)})
 
     def replace(self, changed: Mapping[str, Tensor]) -> Permutation:
         """A copy with the arrays of some dims exchanged."""

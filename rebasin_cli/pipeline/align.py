@@ -11,7 +11,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
-from rebasin_cli.pipeline.judges import DataRequest
+from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.plan import estimate
@@ -37,6 +37,7 @@ from rebasin_cli.pipeline.work import (
     Source,
     exact_reader,
     match,
+    matching_device,
     open_source,
     resolve_device,
     scan_sources,
@@ -87,9 +88,10 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
     Raises:
         RebasinError: in the order headers, spec, targets, contents; before matching starts, unless a disk fills up.
     """
-    device = resolve_device(request.choice.device)
+    resolve_device(request.choice.device)  # refused before anything is read
     with open_source(request.a, listener) as a, open_source(request.b, listener) as b:
         pair = bind_pair(a, b, request.spec)
+        device = matching_device(request.choice, pair.layout)
         targets = _targets(request, b)
         _check(request, pair, targets)
         choice = with_data(request.choice, request.data, pair, device, listener)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +12,16 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError, GateError, UsageError
-from rebasin_cli.evaluation import Curve, Scores, measure_path
+from rebasin_cli.evaluation import Curve, Scores, as_curve
 from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.binding import Pair, SpecChoice
+from rebasin_cli.pipeline.continuing import NOTHING, Basis, Kept, place_of
 from rebasin_cli.pipeline.judges import Judge, measured
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
+from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
+from rebasin_cli.spec import Layout
 
 _HOLD = 2_000_000_000
 """Bytes of both checkpoints up to which they are kept in memory for the sweep instead of being read at every λ."""
@@ -31,58 +34,90 @@ _IN_A_ROW = 3
 """After so many failures one after the other the rest of a curve is not tried."""
 
 
-def measure_barrier(
-    judge: Judge,
-    pair: Pair,
-    permutation: Permutation | None,
-    grid: Sequence[float],
-    *,
-    listener: Listener,
-    first: Scores | None = None,
-    blend: Blend = LINE,
-) -> BarrierRecord:
-    """Sweep λ from A to B as it is, and to π(B) if there is a permutation.
+Keep = Callable[[Callable[[], BarrierRecord]], None]
+"""Called at the start and after every point with what makes a record of the points so far."""
 
-    Args:
-        first: what A is worth, where that was measured before.
-        blend: how the points between are combined.
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a path is measured by, with its first point.
+
+    Attributes:
+        blend: how the points between the ends are combined.
+        basis: what the points of the naive curve hang on.
+        first: what A is worth.
+        kept: what an earlier run measured.
     """
+
+    judge: Judge
+    pair: Pair
+    blend: Blend
+    basis: Basis
+    first: Scores
+    kept: Kept
+
+
+def begin_sweep(
+    judge: Judge, pair: Pair, spec: SpecChoice, inputs: Mapping[str, InputRecord], grid: Sequence[float],
+    *, blend: Blend = LINE, kept: Kept = NOTHING, force: bool = False,
+) -> Sweep:  # fmt: skip
+    """See that A can be judged and that `kept` is of this sweep, before anything that takes time.
+
+    Raises:
+        UsageError: the document that would be gone on with is another sweep's or has more; not with `force`.
+        ContentError: A cannot be judged.
+    """
+    options = {"set": dict(spec.sizes), "freeze": list(spec.freeze), "ignore": list(spec.ignore)}
+    basis = {
+        **{role.upper(): inputs[role].sha256 or "" for role in ("a", "b")},
+        "spec": pair.layout.spec.sha256,
+        "spec options": json.dumps(options, sort_keys=True) if any(options.values()) else "",
+        "path": blend.how,
+        **judge.basis,
+    }
+    basis = {name: value for name, value in basis.items() if value}
+    if not force:
+        kept.check(basis, grid, judge.repairs)
+    first = kept.points(basis).get(0.0) or judge.measure(pair.a)
+    return Sweep(judge, pair, blend, basis, first, kept)
+
+
+def measure_barrier(
+    sweep: Sweep, permutation: Permutation | None, grid: Sequence[float], *, listener: Listener, keep: Keep
+) -> BarrierRecord:
+    """Measure from A to B as it is, to π(B) if there is a permutation, and repaired if that was asked for."""
+    judge, pair = sweep.judge, sweep.pair
     a, b = _held(pair.a, pair), _held(pair.b, pair)
-    sweeper = _Sweeper(judge, pair, tuple(grid), listener, first, blend)
-    naive = sweeper.curve(a, b, "naive")
-    aligned = None
+    number = 1 + (permutation is not None) + len(judge.repairs)
+    sweeper = _Sweeper(sweep, tuple(grid), listener, keep, number)
+    naive = sweeper.curve(a, b, "naive", {})
+    more: dict[str, str] = {}
     if permutation is not None:
         moved: Mapping[str, Tensor] = permuted(permutation, pair.layout, b)
         if isinstance(b, dict):
             moved = {key: moved[key] for key in b}  # permuted once, not at every λ
-        aligned = sweeper.curve(a, moved, "aligned")
+        more = {"permutation": permutation.sha256()}
+        sweeper.curve(a, moved, "aligned", more)
         b = moved
-    repaired = _repaired(sweeper, a, b, "naive" if aligned is None else "aligned")
+    _repair(sweeper, a, b, "naive" if permutation is None else "aligned", more)
     _tell_ends(judge, naive, listener)
-    if not repaired:
-        _tell_buffers(pair, listener)
-    return BarrierRecord(
-        lam=tuple(grid),
-        naive=_record(naive),
-        aligned=_record(aligned) if aligned else None,
-        data=judge.source,
-        split=judge.split,
-        examples=judge.examples,
-        repaired={name: _record(curve) for name, curve in repaired.items()},
-        failures=sweeper.failures,
-    )
+    if not judge.repairs:
+        tell_buffers(pair.layout, listener)
+    return sweeper.record()
 
 
-def _repaired(sweeper: _Sweeper, a: Mapping[str, Tensor], b: Mapping[str, Tensor], base: str) -> dict[str, Curve]:
+def _repair(
+    sweeper: _Sweeper, a: Mapping[str, Tensor], b: Mapping[str, Tensor], base: str, more: Mapping[str, str]
+) -> None:
     """The last curve once more for every kind of repair."""
-    found: dict[str, Curve] = {}
-    for kind in sweeper.judge.repairs:
-        repairer = sweeper.judge.repairer
+    judge = sweeper.sweep.judge
+    for kind in judge.repairs:
+        repairer = judge.repairer
         assert repairer is not None
-        if kind == "repair":
+        whole = {**more, "repair": kind, "fitted on": repairer.examples.sha256()}
+        if kind == "repair" and sweeper.lacks(whole):
             repairer.measure_ends(a, b)
-        found[f"{base} + {kind}"] = sweeper.curve(a, b, f"{base} + {kind}", partial(repairer.finish, kind=kind))
-    return found
+        sweeper.curve(a, b, f"{base} + {kind}", whole, partial(repairer.finish, kind=kind))
 
 
 def check_measured(document: RunDocument) -> None:
@@ -112,8 +147,8 @@ def check_gate(document: RunDocument, limit: float) -> None:
     name, curve = list(barrier.curves.items())[-1]
     if not curve.barrier <= limit:
         raise GateError(
-            f"the {name} barrier is {loss_text(curve.barrier)} nats, above --max-barrier {limit:g}",
-            where=f"largest loss above the line between the ends, {barrier.examples} examples",
+            f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",
+            where=f"largest loss above the line between the ends, {barrier.loss_unit}, {barrier.examples} examples",
             remedy="another --seed may find a better optimum; everything was written all the same",
         )
 
@@ -127,46 +162,86 @@ Finish = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
 
 @dataclass(slots=True)
 class _Sweeper:
-    """Measures curves over one grid; `failures` by curve and λ."""
+    """Measures curves over one grid.
 
-    judge: Judge
-    pair: Pair
+    Attributes:
+        number: of curves that there will be; `curves` are those so far.
+        failures: by curve and λ.
+    """
+
+    sweep: Sweep
     grid: tuple[float, ...]
     listener: Listener
-    first: Scores | None
-    blend: Blend
+    keep: Keep
+    number: int
+    curves: dict[str, tuple[Basis, list[Scores]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def curve(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str, finish: Finish | None = None) -> Curve:
-        """Loss at every λ from `a` to `b`; a point that cannot be measured is NaN."""
+    def curve(
+        self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str, more: Basis, finish: Finish | None = None
+    ) -> Curve:
+        """Loss at every λ from `a` to `b`; a point that cannot be measured is NaN. `more` belongs to its basis."""
+        known = self._known(more)
+        found: list[Scores] = []
+        self.curves[name] = ({**self.sweep.basis, **more}, found)
         failed = 0
-
-        def measure(lam: float) -> Scores:
-            nonlocal failed
-            if lam == 0.0 and self.first is not None:
-                return self.first
-            if failed >= _IN_A_ROW:
-                self.failures[f"{name}, λ = {lam:g}"] = f"not tried, after {_IN_A_ROW} failures one after the other"
-                return Scores(math.nan)
-            state = interpolated(self.pair.layout_a, a, b, lam, self.blend)
-            place = f"{name}, λ = {lam:g}"
-            scores = measured(self.judge, finish(state, lam) if finish else state, self.failures, place)
-            failed = failed + 1 if place in self.failures else 0
-            if place in self.failures:
-                self.listener.warn(f"{place} could not be measured: {self.failures[place]}")
-            return scores
-
+        self.keep(self.record)
         with self.listener.phase(f"{name} path", len(self.grid), "points") as advance:
-            curve = measure_path(measure, self.grid, lambda done, of: advance(1))
+            for lam in self.grid:
+                place = f"{name}, λ = {lam:g}"
+                scores = known.get(place_of(lam))
+                if scores is None and failed >= _IN_A_ROW:
+                    self.failures[place] = f"not tried, after {_IN_A_ROW} failures one after the other"
+                    scores = Scores(math.nan)
+                elif scores is None:
+                    state = interpolated(self.sweep.pair.layout_a, a, b, lam, self.sweep.blend)
+                    scores = measured(self.sweep.judge, finish(state, lam) if finish else state, self.failures, place)
+                    failed = failed + 1 if place in self.failures else 0
+                    if place in self.failures:
+                        self.listener.warn(f"{place} could not be measured: {self.failures[place]}")
+                found.append(scores)
+                self.keep(self.record)
+                advance(1)
+        curve = as_curve(self.grid, found)
         unknown = [x for x in curve.non_finite if f"{name}, λ = {x:g}" not in self.failures]
         if unknown:
             where = ", ".join(f"{x:g}" for x in unknown)
             self.listener.warn(f"the loss of the {name} path is not finite at λ = {where}")
         return curve
 
+    def lacks(self, more: Basis) -> bool:
+        """Whether there are points between the ends that were not measured before."""
+        known = self._known(more)
+        return any(place_of(lam) not in known for lam in self.grid)
 
-def _record(curve: Curve) -> CurveRecord:
-    return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean, curve.metrics)
+    def record(self) -> BarrierRecord:
+        """What was measured so far."""
+        records: dict[str, CurveRecord] = {}
+        for name, (basis, found) in self.curves.items():
+            rest = [Scores(math.nan)] * (len(self.grid) - len(found))
+            records[name] = _record(as_curve(self.grid, [*found, *rest]), basis)
+        judge = self.sweep.judge
+        naive, aligned = (records.pop(name, None) for name in ("naive", "aligned"))
+        done = sum(len(found) for _, found in self.curves.values())
+        return BarrierRecord(
+            lam=self.grid,
+            naive=naive,
+            aligned=aligned,
+            data=judge.source,
+            split=judge.split,
+            examples=judge.examples,
+            unit="" if judge.unit == NATS else judge.unit,
+            repaired=records,
+            failures=dict(self.failures),
+            missing=self.number * len(self.grid) - done,
+        )
+
+    def _known(self, more: Basis) -> dict[float, Scores]:
+        return {**self.sweep.kept.points({**self.sweep.basis, **more}), 0.0: self.sweep.first}
+
+
+def _record(curve: Curve, basis: Basis) -> CurveRecord:
+    return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean, curve.metrics, basis)
 
 
 def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
@@ -182,10 +257,11 @@ def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
             )
 
 
-def _tell_buffers(pair: Pair, listener: Listener) -> None:
-    buffers = sum(bound.section == "buffers" for bound in pair.layout.tensors.values())
+def tell_buffers(layout: Layout, listener: Listener) -> None:
+    """Say that running statistics were mixed like weights, where there are any."""
+    buffers = sum(bound.section == "buffers" for bound in layout.tensors.values())
     if buffers:
         listener.warn(
-            f"{buffers} running statistics are interpolated, not recomputed: between the ends they do not fit the "
-            "interpolated weights, which makes both barriers higher than they need be: --repair bn recomputes them"
+            f"{buffers} running statistics are interpolated, not recomputed: they do not fit the mixed weights, which "
+            "makes losses and barriers higher than they need be: --repair bn recomputes them"
         )

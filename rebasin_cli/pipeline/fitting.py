@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint
-from rebasin_cli.errors import ContentError
+from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation import AnyNetwork, Dataset, evaluate, pair_runner
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
 from rebasin_cli.matching.activations import PairRun
-from rebasin_cli.pipeline.judges import DataRequest, batch_size_of, check, find_network, fitting_data
+from rebasin_cli.matching.segments import channel_axis, segment_of
+from rebasin_cli.matching.taps import Layer, Taps
+from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, check, find_network, fitting_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.spec import Layout
+from rebasin_cli.spec.hints import did_you_mean
 
 HELD_APART = 5
 """One example in so many is held apart where a method chooses between permutations."""
@@ -27,6 +30,7 @@ class Fitting:
     """A network and the examples that a method may look at.
 
     Attributes:
+        taps: dim → module whose output counts its units.
         seen: what gradients and activations come from; apart: what permutations are chosen by.
         batch: examples at a time.
     """
@@ -36,6 +40,7 @@ class Fitting:
     apart: Dataset
     batch: int
     device: str
+    taps: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -63,7 +68,7 @@ class Fitting:
         """The loss on what is held apart."""
         return evaluate(
             self.network, state, self.apart, batch_size=batch_size_of(self.network), device=self.device
-        )[0]  # fmt: skip
+        ).loss  # fmt: skip
 
 
 def prepare_fitting(
@@ -79,7 +84,8 @@ def prepare_fitting(
     check(network, checkpoint, dataset)
     batch = request.fit_batch
     if method == "activations":
-        return Fitting(network, dataset, dataset, batch, device)
+        taps = _taps(request.taps, network, checkpoint, layout, dataset)
+        return Fitting(network, dataset, dataset, batch, device, taps)
     if isinstance(network, PretrainedNetwork):
         raise ContentError(
             f"--method {method} needs gradients, which do not flow through the loader of transformers",
@@ -96,6 +102,52 @@ def prepare_fitting(
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     apart, seen = (_part(dataset, rows) for rows in (order[:count], order[count:]))
     return Fitting(network, seen, apart, min(batch, len(seen)), device)
+
+
+def _taps(
+    wanted: Mapping[str, str], network: AnyNetwork, state: Mapping[str, Tensor], layout: Layout, dataset: Dataset
+) -> dict[str, str]:
+    """Dim → module, as the network calls it; every dim moves, and its module has a channel for each of its units.
+
+    Raises:
+        UsageError: there is no such dim or module. ContentError: the module makes something else, or nothing.
+    """
+    modules = {network.prefix + name: name for name in network.modules()}
+    for dim, module in wanted.items():
+        for word, known, what in ((dim, layout.moving(), "dim that moves"), (module, modules, "module")):
+            if word not in known:
+                listed = ", ".join(list(known)[:6]) + ", …" * (len(known) > 6)
+                hint = did_you_mean(word, known) or f"there are {listed}"
+                raise UsageError(
+                    f"--tap {dim}={module}: there is no {what} `{word}`; {hint}",
+                    remedy="`rebasin inspect` shows the dims; modules are called as in the keys of the checkpoint",
+                )
+    found = {dim: modules[module] for dim, module in wanted.items()}
+    watch = _Shapes(frozenset(found.values()))
+    if found:
+        with torch.inference_mode():
+            network.logits(network.load(state), dataset.inputs[:1], watch)
+    for dim, module in found.items():
+        units = segment_of(layout, dim).channels.numel()
+        shape = watch.found.get(module)
+        if shape is None or channel_axis(shape, units) is None:
+            makes = "did not run, or makes no tensor" if shape is None else f"makes {list(shape)} of one example"
+            raise ContentError(
+                f"--tap {dim}={wanted[dim]}: the dim has {units} units, and the module {makes}",
+                remedy="name a module whose output has a channel for each of the dim's units",
+            )
+    return found
+
+
+class _Shapes(Taps):
+    """Remembers the shape of what modules make."""
+
+    def __init__(self, modules: frozenset[str]) -> None:
+        self.modules, self.found = modules, dict[str, tuple[int, ...]]()
+
+    def leaving(self, layer: Layer, y: Tensor) -> Tensor:
+        self.found[layer.name] = tuple(y.shape)
+        return y
 
 
 def _part(dataset: Dataset, rows: Tensor) -> Dataset:

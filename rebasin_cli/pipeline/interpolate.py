@@ -6,17 +6,20 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching import MatchResult, measure_distance
+from rebasin_cli.matching import Distance, MatchResult, measure_distance
 from rebasin_cli.merging import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
-from rebasin_cli.pipeline.curves import measure_barrier
-from rebasin_cli.pipeline.judges import DataRequest, prepare_judge
+from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
+from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
+from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, write_path
@@ -29,8 +32,17 @@ from rebasin_cli.pipeline.record import (
     peak_memory,
     versions,
 )
-from rebasin_cli.pipeline.targets import write_bytes, write_text
-from rebasin_cli.pipeline.work import Source, match, open_source, resolve_device, scan_sources, tell_identity, with_data
+from rebasin_cli.pipeline.targets import beside, document_base, write_bytes, write_text
+from rebasin_cli.pipeline.work import (
+    Source,
+    match,
+    matching_device,
+    open_source,
+    resolve_device,
+    scan_sources,
+    tell_identity,
+    with_data,
+)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
@@ -47,6 +59,7 @@ class InterpolateRequest:
         at: the one λ to write; None writes every point of the grid, if there is an output.
         best: write the point of the grid with the lowest loss (`--at best`); `at` does not count then.
         blend: how the points are combined; weights of its own are for the one point that is written.
+        resume: the document that is kept while sweeping, and gone on from if it is there.
         output: a checkpoint (with `at`), a folder of checkpoints (without), or a pipe.
     """
 
@@ -65,6 +78,7 @@ class InterpolateRequest:
     save_permutation: Path | None = None
     plot: Path | None = None
     report: Path | None = None
+    resume: Path | None = None
     choice: MatchChoice = field(default_factory=MatchChoice)
     force: bool = False
     dry_run: bool = False
@@ -79,54 +93,30 @@ class _Alignment:
     saved: SavedPermutation | None = None
 
 
-def from_document(document: RunDocument) -> tuple[Source, Source, SpecChoice, Path | None]:
-    """Inputs, spec and permutation of an earlier run, to be worked on.
-
-    Raises:
-        ContentError: it names no two checkpoints, or one that was read from a pipe and is gone.
-    """
-    paths = []
-    for role in ("a", "b"):
-        entry = document.inputs.get(role)
-        if entry is None or entry.path == "-":
-            how = "names no checkpoint" if entry is None else "read its checkpoint from a pipe, for"
-            raise ContentError(
-                f"the run document of `rebasin {document.command}` {how} {role.upper()}",
-                where="stdin",
-                remedy="name both checkpoints: rebasin interpolate A B",
-            )
-        paths.append(Source.file(Path(entry.path)))
-    if document.architecture is None:
-        raise ContentError(
-            f"the run document of `rebasin {document.command}` has no architecture",
-            where="stdin",
-            remedy="pipe the document of `rebasin align`, or name both checkpoints",
-        )
-    permutation = document.outputs.get("permutation")
-    named = Path(permutation) if permutation else None
-    return paths[0], paths[1], SpecChoice.of_record(document.architecture), named
-
-
 def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
     """Measure and write the path.
 
     Raises:
         RebasinError: in the order usage, headers, spec, data, targets, contents.
     """
+    request, kept, before = _resumed(request)
+    if before is not request.document:
+        listener.remark(f"nothing is matched again: {request.permutation} was found before")
     grid = _checked_grid(request)
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
         a = files.enter_context(open_source(request.a, listener))
         b = files.enter_context(open_source(request.b, listener))
         pair = bind_pair(a, b, request.spec)
-        _check_same_spec(request.document, pair)
+        check_same_spec(before, pair)
         saved = load_permutation(request.permutation) if request.permutation and request.align else None
         if saved:
             saved.check_fits(pair.layout)
         at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
         targets = path_targets(request.output, at, request.plot, request.save_permutation, request.report, pair)
         _check_weights(request, pair)
-        check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force)
+        ours = kept.files()
+        check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force, ours=ours)
         matched = request.align and saved is None and request.document is None
         choice = with_data(request.choice, request.data, pair, device, listener) if matched else request.choice
         judge = prepare_judge(request.data, pair.layout_a, a, device, listener) if request.data else None
@@ -136,48 +126,55 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
-        first = judge.measure(a) if judge else None  # before matching: a judge that cannot judge A is told at once
-        alignment = _alignment(request, pair, saved, inputs, device, choice, listener)
-        permutation = alignment.permutation
-        distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
-        barrier = None
+        sweep = None
         if judge:
             along = Blend(request.blend.how)
-            barrier = measure_barrier(judge, pair, permutation, grid, listener=listener, first=first, blend=along)
+            sweep = begin_sweep(judge, pair, request.spec, inputs, grid, blend=along, kept=kept, force=request.force)
+        alignment = _alignment(request, pair, saved, inputs, choice, listener)
+        permutation = alignment.permutation
+        distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
+        document_of = partial(_document, request, pair, inputs, alignment, distance, before, device, listener)
+        written: dict[str, str] = {}
+        if targets.permutation and permutation is not None:  # before the sweep, so that it is not matched for again
+            hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
+            replaces = request.force or targets.permutation in ours
+            save_permutation(targets.permutation, permutation, pair.layout, inputs=hashes, force=replaces)
+            written["permutation"] = str(targets.permutation)
+        barrier = None
+        if sweep:
+            with keeping(targets.report, lambda so_far: document_of(so_far, written), listener) as keep:
+                barrier = measure_barrier(sweep, permutation, grid, listener=listener, keep=keep)
             if request.best:
                 targets = replace(targets, at=_best_point(barrier, listener))
         else:
             listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
-        written = write_path(
+        written |= write_path(
             targets, pair, permutation, grid, request.spec, inputs,
             method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
             repairer=judge.repairer if judge else None, kind=judge.repairs[-1] if judge and judge.repairs else None,
             blend=request.blend,
             force=request.force, listener=listener,
         )  # fmt: skip
-        if targets.permutation and permutation is not None:
-            hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
-            save_permutation(targets.permutation, permutation, pair.layout, inputs=hashes, force=request.force)
-            written["permutation"] = str(targets.permutation)
-        document = RunDocument(
-            command="interpolate",
-            inputs=_all_inputs(request, inputs),
-            architecture=architecture_record(
-                pair.layout, request.spec, distance, alignment.result.gains if alignment.result else None
-            ),
-            match=match_record(alignment.result) if alignment.result else None,
-            distance=distance_record(distance),
-            barrier=barrier,
-            outputs=written,
-            warnings=tuple(listener.warnings),
-            versions=versions(),
-            device=device,
-            at=targets.at if targets.weights is not None else None,
-            peak_memory_bytes=peak_memory(),
-        )
-    document = _continued(request.document, document)
+        document = document_of(barrier, written, at=targets.at if targets.weights is not None else None)
     _write_reports(document, targets)
     return document
+
+
+def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, Kept, RunDocument | None]:
+    """The request with the place of its document, what was kept there, and the run whose permutation is worked on."""
+    place = request.resume
+    if place is None:
+        return request, NOTHING, request.document
+    kept = read_kept(place)
+    request = replace(request, report=place.absolute())
+    if not request.align or request.permutation is not None or request.document is not None:
+        return request, kept, request.document
+    own = request.save_permutation.absolute() if request.save_permutation else None
+    found = None if request.force else kept.permutation(request.choice.method, request.choice.seed)
+    if found is not None:
+        return replace(request, permutation=found, save_permutation=None if own == found else own), kept, kept.document
+    default = beside(document_base(place), ".permutation.safetensors")
+    return replace(request, save_permutation=own or default), kept, None
 
 
 def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
@@ -232,24 +229,11 @@ def _check_weights(request: InterpolateRequest, pair: Pair) -> None:
             )
 
 
-def _check_same_spec(document: RunDocument | None, pair: Pair) -> None:
-    architecture = document.architecture if document else None
-    spec = pair.layout.spec
-    if architecture and architecture.sha256 != spec.sha256:
-        raise ContentError(
-            f"the spec `{spec.name}` has changed since the run document was made: "
-            f"its hash is {spec.sha256[:12]}…, the document says {architecture.sha256[:12]}…",
-            where=str(spec.path),
-            remedy="run `rebasin align` again",
-        )
-
-
 def _alignment(
     request: InterpolateRequest,
     pair: Pair,
     saved: SavedPermutation | None,
     inputs: Mapping[str, InputRecord],
-    device: str,
     choice: MatchChoice,
     listener: Listener,
 ) -> _Alignment:
@@ -271,8 +255,32 @@ def _alignment(
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, choice, device, listener)
+    result = match(pair, choice, matching_device(choice, pair.layout), listener)
     return _Alignment(result.permutation, result)
+
+
+def _document(
+    request: InterpolateRequest, pair: Pair, inputs: Mapping[str, InputRecord], alignment: _Alignment,
+    distance: Distance, before: RunDocument | None, device: str, listener: Listener,
+    barrier: BarrierRecord | None, outputs: Mapping[str, str], at: float | None = None,
+) -> RunDocument:  # fmt: skip
+    """What is known of the path so far, together with what an earlier run found."""
+    result = alignment.result
+    document = RunDocument(
+        command="interpolate",
+        inputs=_all_inputs(request, inputs),
+        architecture=architecture_record(pair.layout, request.spec, distance, result.gains if result else None),
+        match=match_record(result) if result else None,
+        distance=distance_record(distance),
+        barrier=barrier,
+        outputs=dict(outputs),
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        device=device,
+        at=at,
+        peak_memory_bytes=peak_memory(),
+    )
+    return continued(before, document)
 
 
 def _other_inputs(request: InterpolateRequest) -> list[Path]:
@@ -289,29 +297,6 @@ def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) 
         files = request.data.files()
         found |= {role: input_record(path, None) for role, path in roles if path is not None and path in files}
     return found
-
-
-def _continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
-    """What the earlier command found stays, unless it was found anew."""
-    if before is None:
-        return now
-    architecture = now.architecture
-    if architecture and before.architecture:
-        gains = before.architecture.dims
-        dims = {
-            name: replace(dim, gain=gains[name].gain) if name in gains else dim
-            for name, dim in architecture.dims.items()
-        }
-        architecture = replace(architecture, dims=dims)
-    return replace(
-        now,
-        inputs={**before.inputs, **{r: e for r, e in now.inputs.items() if r != "permutation"}},
-        architecture=architecture,
-        match=now.match or before.match,
-        outputs={**before.outputs, **now.outputs},
-        warnings=tuple(dict.fromkeys((*before.warnings, *now.warnings))),
-        peak_memory_bytes=max(before.peak_memory_bytes, now.peak_memory_bytes),
-    )
 
 
 def _write_reports(document: RunDocument, targets: PathTargets) -> None:

@@ -14,60 +14,21 @@ from torch import Tensor
 from rebasin_cli.checkpoints import Checkpoint, write_checkpoint
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation import (
-    FAMILIES,
     AnyNetwork,
     Dataset,
-    Network,
+    Maker,
     Scores,
-    Split,
-    build_network,
-    check_fits,
-    check_runs,
     evaluate,
+    find_metrics,
     is_named,
-    load_data,
-    load_named,
-    load_text,
     parse_command,
-    pretrained_network,
     run_command,
-    user_network,
 )
+from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.repairing import FIT_EXAMPLES, Kind, Repairer
+from rebasin_cli.report.document import NATS
 from rebasin_cli.spec import Layout
-
-
-@dataclass(frozen=True, slots=True)
-class DataRequest:
-    """What to evaluate on, and with what; the fields are the options of the same names.
-
-    Attributes:
-        path: `--data`: a file, a folder, or `package.module:loader`.
-        fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
-            None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
-        repairs: what to do to the points of the path, each a curve of its own.
-        command: `--eval-command`; timeout: seconds for one point.
-    """
-
-    path: Path | None = None
-    split: Split = "test"
-    limit: int | None = None
-    batch_size: int | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    fit: Path | None = None
-    fit_limit: int | None = None
-    fit_batch: int = 1000
-    repairs: tuple[Kind, ...] = ()
-    network: str | None = None
-    sequence_length: int | None = None
-    command: str | None = None
-    timeout: float | None = None
-    fit_split: Split = "train"
-
-    def files(self) -> list[Path]:
-        """The inputs that are files."""
-        return [path for path in (self.path, self.fit) if path is not None and not is_named(str(path))]
 
 
 @dataclass(slots=True)
@@ -75,17 +36,19 @@ class NetworkJudge:
     """A network and the examples it is judged on, which fit each other.
 
     Attributes:
+        metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
-        unit: of the loss.
+        basis: what its figures hang on, by name.
     """
 
     network: AnyNetwork
     dataset: Dataset
     batch_size: int
     device: str
+    metrics: tuple[Maker, ...] = ()
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
-    unit: str = "nats per example"
+    basis: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
@@ -103,6 +66,12 @@ class NetworkJudge:
         return self.dataset.split
 
     @property
+    def unit(self) -> str:
+        """Of the loss."""
+        asked = self.network.answers
+        return NATS if asked == "example" else f"nats per {asked}"
+
+    @property
     def chance(self) -> float:
         """Accuracy of always guessing the commonest label; 1.0 where that says nothing."""
         if self.dataset.targets.dim() > 1:
@@ -111,11 +80,10 @@ class NetworkJudge:
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
         """What a state is worth."""
-        loss, accuracy = evaluate(
-            self.network, state, self.dataset, batch_size=self.batch_size, device=self.device
+        return evaluate(
+            self.network, state, self.dataset,
+            batch_size=self.batch_size, device=self.device, metrics=self.metrics,
         )  # fmt: skip
-        per_token = getattr(self.network, "per_token", False)
-        return Scores(loss, accuracy, {"perplexity": math.exp(min(loss, 700.0))} if per_token else {})
 
 
 @dataclass(slots=True)
@@ -134,7 +102,12 @@ class CommandJudge:
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     chance: float = 1.0
-    unit: str = "as the command gives it"
+    unit: str = "the command's own unit"
+
+    @property
+    def basis(self) -> Mapping[str, str]:
+        """What its figures hang on."""
+        return {"command": self.source}
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
         """What the command says of a state.
@@ -168,11 +141,23 @@ def prepare_judge(
             raise UsageError("--eval-command and --data are two judges", remedy="leave one of them away")
         if request.repairs:
             raise UsageError("--repair looks inside a network, and a command shows none", remedy="use --data instead")
+        if request.metrics:
+            raise UsageError(
+                "--metric is for --data; a command's metrics are the numbers in the JSON that it prints",
+                remedy="leave it away",
+            )
         return CommandJudge(words, checkpoint, request.timeout, request.command)
+    metrics = find_metrics(request.metrics)
     network, dataset = network_and_data(request, layout, checkpoint, listener)
-    judge = NetworkJudge(network, dataset, request.batch_size or batch_size_of(network), device)
-    if getattr(network, "per_token", False):
-        judge.unit = "nats per token"
+    judge = NetworkJudge(network, dataset, request.batch_size or batch_size_of(network), device, metrics)
+    if network.answers != "example":
+        judge.metrics = find_metrics(("perplexity", *request.metrics))
+    judge.basis = {
+        "examples": dataset.sha256(),
+        "network": request.network or network.family,
+        "network options": ",".join(f"{name}={value}" for name, value in sorted(request.options.items())),
+        "metrics": ",".join(request.metrics),
+    }
     if request.repairs:
         limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
         examples = fitting_data(limited, network, checkpoint, listener)
@@ -180,70 +165,6 @@ def prepare_judge(
         for kind in request.repairs:
             judge.repairer.check(kind)
     return judge
-
-
-def network_and_data(
-    request: DataRequest, layout: Layout, checkpoint: Checkpoint, listener: Listener
-) -> tuple[AnyNetwork, Dataset]:
-    """The network of a checkpoint and the examples of `--data`, which fit each other."""
-    network = find_network(request, layout, checkpoint)
-    for assumption in network.assumptions:
-        listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
-    assert request.path is not None
-    dataset = read_data(request, request.path, request.split, request.limit, network, checkpoint)
-    check(network, checkpoint, dataset)
-    return network, dataset
-
-
-def find_network(request: DataRequest, layout: Layout, checkpoint: Checkpoint) -> AnyNetwork:
-    """The user's own network, the one that ships for the architecture, or the one that config.json names."""
-    if request.network is not None:
-        return user_network(request.network, checkpoint, layout.prefix, request.options)
-    config = checkpoint.config
-    if layout.spec.name not in FAMILIES and config is not None and config.get("architectures"):
-        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        return pretrained_network(config, checkpoint, folder)
-    return build_network(layout, checkpoint.infos, request.options)
-
-
-def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint, listener: Listener) -> Dataset:
-    """The examples that statistics are taken from; of data with two halves the training half."""
-    path = request.fit or request.path
-    assert path is not None
-    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint)
-    if request.fit is None and dataset.split is None:
-        listener.remark("statistics are fitted on examples of --data itself; --fit-data names others")
-    check(network, checkpoint, dataset)
-    return dataset
-
-
-def read_data(
-    request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint
-) -> Dataset:
-    """Examples from a function of the user's, a text, or a file of arrays."""
-    if is_named(str(path)) and not path.exists():
-        return load_named(str(path), split, limit)
-    if getattr(network, "per_token", False) and path.suffix not in (".npz", ".safetensors"):
-        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        return load_text(path, folder, request.sequence_length, limit)
-    return load_data(path, split, limit)
-
-
-def check(network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> None:
-    """See that examples fit a network, before any long work.
-
-    Raises:
-        ContentError: they do not.
-    """
-    if isinstance(network, Network):
-        check_fits(network, dataset)
-    else:
-        check_runs(network, state, dataset)
-
-
-def batch_size_of(network: AnyNetwork) -> int:
-    """Examples at a time, unless the user says otherwise."""
-    return 512 if isinstance(network, Network) else network.batch_size
 
 
 def measured(judge: Judge, state: Mapping[str, Tensor], failures: dict[str, str], place: str) -> Scores:

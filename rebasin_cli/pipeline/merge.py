@@ -14,16 +14,17 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import check_target
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation import barrier_above_line
 from rebasin_cli.matching.many import Algorithm, ManyResult, match_many
-from rebasin_cli.matching.models import Mean, Models, pairwise_distances
+from rebasin_cli.matching.models import Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.merging import interpolated, lambda_grid
-from rebasin_cli.permutation import Permutation, permuted, save_permutation
+from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
-from rebasin_cli.pipeline.judges import DataRequest, Judge, measured, prepare_judge
+from rebasin_cli.pipeline.curves import tell_buffers
+from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.merge_scores import judge_merge, merged_states, role_of
 from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept
 from rebasin_cli.pipeline.plan import estimate
@@ -38,7 +39,14 @@ from rebasin_cli.pipeline.targets import (
     write_text,
 )
 from rebasin_cli.pipeline.threads import pool, resolve_threads
-from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
+from rebasin_cli.pipeline.work import (
+    Source,
+    matching_device,
+    open_source,
+    resolve_device,
+    scan_sources,
+    write_weights,
+)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
 
@@ -100,7 +108,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         tell_layout(layout, listener)
         document = RunDocument(
             command="merge",
-            inputs={_role(i): input_record(source.shown, None) for i, source in enumerate(request.models)},
+            inputs={role_of(i): input_record(source.shown, None) for i, source in enumerate(request.models)},
             architecture=architecture_record(layout, request.spec),
             warnings=tuple(listener.warnings),
             versions=versions(),
@@ -108,13 +116,18 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         )
         if request.dry_run:
             return replace(document, plan=_plan(request, pairs, targets).plan)
-        roles = {_role(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
+        roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         inputs = scan_sources(roles, listener)
         models = Models(layout, tuple(opened), weights)
-        result = _match(request, models, device, listener)
+        result = _match(request, models, listener)
         distances = pairwise_distances(models, result.permutations)
-        scores, barriers = _judged(request, judge, models, result.permutations, listener) if judge else ({}, {})
-        merged = Mean(models, result.permutations, range(len(models)))
+        states = merged_states(judge, models, result.permutations, listener)
+        worth = None
+        if judge:
+            worth = judge_merge(judge, models, result.permutations, states, request.steps, listener)
+        merged = list(states.values())[-1]  # repaired as was asked for last
+        if not (judge and judge.repairs):
+            tell_buffers(layout, listener)
         for pair in pairs:
             tell_kept(pair, listener)
 
@@ -123,21 +136,24 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             return first.read_raw(key) if is_first(pairs[0], key) else merged[key].to(first[key].dtype)
 
         recipe = {"algorithm": request.algorithm, "weights": ",".join(f"{w:g}" for w in weights), "seed": result.seed}
+        if judge and judge.repairs:
+            recipe["repair"] = judge.repairs[-1]
         write_weights(
             targets.merged, opened[0], read, force=request.force, listener=listener,
             metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
         )  # fmt: skip
-        hashes = [inputs[_role(i)].sha256 or "" for i in range(len(opened))]
+        hashes = [inputs[role_of(i)].sha256 or "" for i in range(len(opened))]
         for path, permutation, sha256 in zip(targets.permutations, result.permutations, hashes, strict=False):
             save_permutation(
                 path, permutation, layout, inputs={"a": hashes[0], "b": sha256}, force=request.force
             )  # fmt: skip
         if request.data:
-            inputs |= {"data": input_record(request.data.path, None)} if request.data.path else {}
+            roles_of_data = (("data", request.data.path), ("fit-data", request.data.fit))
+            inputs |= {role: input_record(path, None) for role, path in roles_of_data if path in request.data.files()}
         document = replace(
             document,
             inputs=inputs,
-            merge=_record(request, weights, result, distances, scores, barriers),
+            merge=_record(request, weights, result, distances, *(worth or ({}, {}))),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
@@ -164,10 +180,6 @@ def _weights(request: MergeRequest) -> tuple[float, ...]:
     return tuple(weight / sum(given) for weight in given)
 
 
-def _role(i: int) -> str:
-    return f"model.{i + 1}"
-
-
 def _targets(request: MergeRequest) -> _Targets:
     report = request.report.absolute() if request.report else None
     if not isinstance(request.output, Path):
@@ -189,8 +201,9 @@ def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> N
     check_files((*targets.permutations, targets.report), force=request.force)
 
 
-def _match(request: MergeRequest, models: Models, device: str, listener: Listener) -> ManyResult:
+def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyResult:
     choice = request.choice
+    device = matching_device(choice, models.layout)
     threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
@@ -221,44 +234,6 @@ def _match(request: MergeRequest, models: Models, device: str, listener: Listene
     return result
 
 
-def _judged(
-    request: MergeRequest, judge: Judge, models: Models, permutations: Sequence[Permutation], listener: Listener
-) -> tuple[dict[str, ScoreRecord], dict[tuple[int, int], tuple[float, float]]]:
-    """What every model, the plain mean and the merge are worth, and both barriers of every pair."""
-    identity = tuple(Permutation({}) for _ in permutations)
-    everyone = range(len(models))
-    points: dict[str, State] = {_role(i): state for i, state in enumerate(models.states)}
-    points["naive average"] = Mean(models, identity, everyone)
-    points["merged"] = Mean(models, permutations, everyone)
-    failures: dict[str, str] = {}
-    scores: dict[str, ScoreRecord] = {}
-    inner = lambda_grid(request.steps)[1:-1]
-    pairs = [(i, j) for i in everyone for j in everyone if i < j]
-    with listener.phase("judging", len(points) + 2 * len(pairs) * len(inner), "points") as advance:
-
-        def measure(state: State, name: str) -> ScoreRecord:
-            found = measured(judge, state, failures, name)
-            advance(1)
-            return ScoreRecord(found.loss, found.accuracy)
-
-        scores = {name: measure(state, name) for name, state in points.items()}
-        barriers = {}
-        for i, j in pairs:
-            found = []
-            for perms in (identity, permutations):
-                one, two = (permuted(perms[k], models.layout, models.states[k]) for k in (i, j))
-                between = [
-                    measure(interpolated(models.layout, one, two, lam), f"{_role(i)} to {_role(j)}").loss
-                    for lam in inner
-                ]
-                loss = (scores[_role(i)].loss, *between, scores[_role(j)].loss)
-                found.append(barrier_above_line((0.0, *inner, 1.0), loss))
-            barriers[i, j] = (found[0], found[1])
-    for place, why in failures.items():
-        listener.warn(f"{place} could not be measured: {why}")
-    return scores, barriers
-
-
 def _record(
     request: MergeRequest,
     weights: Sequence[float],
@@ -270,7 +245,7 @@ def _record(
     pairs = []
     for (i, j), (before, after) in distances.items():
         naive, aligned = barriers.get((i, j), (None, None))
-        pairs.append(PairRecord(_role(i), _role(j), before, after, naive, aligned))
+        pairs.append(PairRecord(role_of(i), role_of(j), before, after, naive, aligned))
     moved = [
         sum(map(permutation.fraction_moved, permutation)) / max(1, len(permutation))
         for permutation in result.permutations

@@ -15,7 +15,8 @@ from rebasin_cli.matching.activations import Similarity, match_activations
 from rebasin_cli.matching.by_loss import Epochs
 from rebasin_cli.matching.frank_wolfe import Begin
 from rebasin_cli.matching.memory import budgets, keep_read
-from rebasin_cli.matching.relaxation import sweep_work
+from rebasin_cli.matching.plans import sweep_work
+from rebasin_cli.matching.relaxation import joint_dims
 from rebasin_cli.matching.restarts import Attempt, starts_at_once
 from rebasin_cli.matching.sinkhorn import RATE as SINKHORN_RATE
 from rebasin_cli.matching.sinkhorn import Target, match_sinkhorn, sinkhorn_attempts
@@ -144,7 +145,8 @@ def _together(
     layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, device: str
 ) -> list[Attempt]:
     """What moves all dims together beside the descents, by the method or the quality that was asked for."""
-    cheap = sweep_work(layout) <= CHEAP
+    # What is held meanwhile (dims with insides) would be solved all over again, and is what takes longest.
+    cheap = set(joint_dims(layout)) == set(layout.moving()) and sweep_work(layout) <= CHEAP
     attempts: list[Attempt] = []
     starts: tuple[Begin, ...] = ()
     if choice.method == "frank-wolfe" or choice.quality == "high":
@@ -172,7 +174,7 @@ def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResu
     fitting = _fitting(choice)
     return match_activations(
         pair.layout, pair.a, pair.b, fitting.pair_run(pair.a, pair.b), prefix=fitting.prefix,
-        similarity=choice.similarity, seed=choice.seed, on_step=running.on_step,
+        similarity=choice.similarity, named=fitting.taps, seed=choice.seed, on_step=running.on_step,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -66,9 +66,18 @@ def path_targets(
 
 
 def check_path_targets(
-    targets: PathTargets, grid: Sequence[float], pair: Pair, inputs: Sequence[Path], *, force: bool
+    targets: PathTargets,
+    grid: Sequence[float],
+    pair: Pair,
+    inputs: Sequence[Path],
+    *,
+    force: bool,
+    ours: Collection[Path] = (),
 ) -> None:
     """Every collision among the outputs, and what no output could hold.
+
+    Args:
+        ours: files that an earlier run left to be gone on with, which may be replaced.
 
     Raises:
         UsageError, SystemFailure: see `check_target`.
@@ -79,7 +88,8 @@ def check_path_targets(
         [pair.a, pair.b, *inputs], {**targets.paths(), **{f"λ = {lam:g}": path for lam, path in points.items()}}
         if targets.at is None else targets.paths(),
     )  # fmt: skip
-    check_files((targets.plot, targets.permutation, targets.report), force=force)
+    for path in (targets.plot, targets.permutation, targets.report):
+        check_files((path,), force=force or path in ours)
     if targets.weights is None:
         return
     check_dtypes(pair)

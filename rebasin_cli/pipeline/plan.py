@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from math import prod
 
-from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.matching.assignment import has_fast_solver
+from rebasin_cli.matching.memory import MATRICES, TENSORS
+from rebasin_cli.matching.plans import sweep_work
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.report.document import PlanRecord
 from rebasin_cli.spec import Layout
 
 # Orders of magnitude of one core of a present-day machine. They only have to tell seconds from hours.
 _BYTES_PER_SECOND = 5e8  # read, digest and look for NaN
-_FLOPS = 2e10  # float32 products, gathers included
-_ASSIGNMENT = 2e-9  # seconds per n³ of an exact assignment: 0.3 s at 512, 17 s at 2048
-_SWEEPS = 8  # what weight matching takes until it converges, as a rule
+_FLOPS = 6e10  # float32 products, gathers included
+_ASSIGNMENT = 1e-8  # seconds per n² of an exact assignment, compiled: 40 ms at 2048, 1.2 s at 11008
+_SLOW_ASSIGNMENT = 2e-9  # seconds per n³ without a compiler: 0.3 s at 512, 17 s at 2048
+_SWEEPS = 2  # an anchored pass and what is left after it; independent networks take more, but small ones
 _IDLE_MEMORY = 300_000_000  # the interpreter with torch, before it has read anything
 
 
@@ -34,7 +37,7 @@ def estimate(
         seconds += matching_seconds(pair.layout)
     parameters = sum(prod(info.shape) for info in pair.a.infos.values())
     seconds += points * examples * 2 * parameters / _FLOPS
-    memory = _IDLE_MEMORY + _matching_memory(pair.layout, pair.b)
+    memory = _IDLE_MEMORY + _matching_memory(pair)
     if points:
         memory += 3 * pair.a.nbytes
     return PlanRecord(
@@ -43,22 +46,25 @@ def estimate(
 
 
 def matching_seconds(layout: Layout) -> float:
-    """Similarities of every sweep (2·n·elements for each tensor in which a dim of n units stands) and assignments."""
-    total = 0.0
+    """Products of every sweep, and assignments: one for every pair of owners' units."""
+    total = _SWEEPS * 2 * sweep_work(layout) / _FLOPS
     for name in layout.moving():
         n = layout.dims[name].size
-        copies = prod(layout.owner_sizes(name)) ** 2 if layout.owner_sizes(name) else 1
-        elements = sum(_elements(layout, key) for key in layout.users.get(name, ()))
-        total += _SWEEPS * (2 * n * elements / _FLOPS + copies * _ASSIGNMENT * n**3)
+        copies = prod(layout.owner_sizes(name)) ** 2
+        each = _ASSIGNMENT * n**2 if has_fast_solver() else _SLOW_ASSIGNMENT * n**3
+        total += _SWEEPS * copies * each
     return total
 
 
-def _elements(layout: Layout, key: str) -> int:
-    return sum(prod(side.size for side in piece.sides) for piece in layout.tensors[key].pieces)
+def _matching_memory(pair: Pair) -> int:
+    """What is kept between steps, three of the largest tensor, and the largest similarity twice."""
+    largest = max((info.nbytes for info in pair.b.infos.values()), default=0)
+    units = [_units(pair.layout, name) for name in pair.layout.moving()]
+    matrices = 4 * sum(n**2 for n in units)
+    kept = min(TENSORS, pair.a.nbytes + pair.b.nbytes) + min(MATRICES, matrices)
+    return kept + 3 * largest + 8 * max(units, default=0) ** 2
 
 
-def _matching_memory(layout: Layout, checkpoint: Checkpoint) -> int:
-    """Two of the largest tensor in float32 with a copy each, and the largest similarity in float32 and float64."""
-    largest = max((prod(info.shape) for info in checkpoint.infos.values()), default=0)
-    widest = max((layout.dims[name].size for name in layout.moving()), default=0)
-    return 4 * 4 * largest + 12 * widest**2
+def _units(layout: Layout, name: str) -> int:
+    """Units of a dim in all units of its owners."""
+    return layout.dims[name].size * prod(layout.owner_sizes(name))

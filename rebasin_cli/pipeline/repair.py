@@ -12,7 +12,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import evaluate
 from rebasin_cli.merging import check_lambda
 from rebasin_cli.pipeline.binding import SpecChoice, bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.judges import DataRequest, batch_size_of, network_and_data
+from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, network_and_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.repairing import Kind, Repairer
@@ -87,12 +87,13 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         inputs = scan_sources(named, listener)
         if ends:
             repairer.measure_ends(*ends)
-        repaired = repairer.between(checkpoint, request.lam, request.kind)
+        repaired = repairer.between(checkpoint, (1 - request.lam, request.lam), request.kind)
         size = batch_size_of(network)
         before, after = (evaluate(network, s, examples, batch_size=size, device=device) for s in (checkpoint, repaired))
-        for when, (loss, accuracy) in (("before", before), ("after", after)):
+        for when, scores in (("before", before), ("after", after)):
             listener.remark(
-                f"{when}: loss {loss_text(loss)}, accuracy {percent_text(accuracy)} on the examples fitted on"
+                f"{when}: loss {loss_text(scores.loss)}, accuracy {percent_text(scores.accuracy)} "
+                "on the examples fitted on"
             )
         changed = set(repaired.changed)
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)

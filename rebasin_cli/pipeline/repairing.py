@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -45,14 +45,14 @@ class Repairer:
     """Finishes states of one architecture with the statistics of some examples.
 
     Attributes:
-        ends: channels of A and of B (in A's order); measured when first needed.
+        ends: channels of A and of B, or of every model of a merge, all in A's order; measured when first needed.
     """
 
     network: AnyNetwork
     examples: Dataset
     device: str
     listener: Listener
-    ends: tuple[dict[str, Channels], dict[str, Channels]] | None = field(default=None)
+    ends: tuple[dict[str, Channels], ...] | None = None
 
     def check(self, kind: Kind) -> None:
         """Refuse what cannot be done, from names alone.
@@ -66,28 +66,27 @@ class Repairer:
                 remedy="use --repair repair, which rescales channels of any network",
             )
 
-    def measure_ends(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-        """Measure the channels of both ends; `b` is in A's order."""
-        with self.listener.phase("measuring the ends' channels", 2, "networks") as advance:
+    def measure_ends(self, *states: Mapping[str, Tensor]) -> None:
+        """Measure the channels of the networks that are mixed, all in one order."""
+        with self.listener.phase("measuring the ends' channels", len(states), "networks") as advance:
             found = []
-            for state in (a, b):
+            for state in states:
                 found.append(measure_channels(self._load(state), self._run))
                 advance(1)
-            self.ends = (found[0], found[1])
+            self.ends = tuple(found)
 
     def finish(self, state: Mapping[str, Tensor], lam: float, kind: Kind) -> Mapping[str, Tensor]:
         """The state at λ with its statistics repaired; the ends themselves stay as they are."""
-        return state if lam in (0.0, 1.0) else self.between(state, lam, kind)
+        return state if lam in (0.0, 1.0) else self.between(state, (1 - lam, lam), kind)
 
-    def between(self, state: Mapping[str, Tensor], lam: float, kind: Kind) -> Overlay:
-        """A state with its statistics repaired, wherever between the ends it lies."""
+    def between(self, state: Mapping[str, Tensor], weights: Sequence[float], kind: Kind) -> Overlay:
+        """A state with its statistics repaired; `weights` of the ends tell where between them it lies."""
         params = self._load(state)
         if kind == "bn":
             repaired = reset_statistics(params, self._run)
         else:
             assert self.ends is not None
-            one, two = self.ends
-            goals = {name: one[name].towards(two[name], lam) for name in one}
+            goals = {name: Channels.mixed([end[name] for end in self.ends], weights) for name in self.ends[0]}
             repaired = repair_channels(params, self._run, goals)
         for text in repaired.remarks:
             self.listener.warn(f"REPAIR, {text}")

@@ -26,6 +26,12 @@ def output_base(output: Path) -> Path:
     return output.with_suffix("") if output.suffix == ".safetensors" else output
 
 
+def document_base(document: Path) -> Path:
+    """`x/run.json` and `x/run.rebasin.json` → `x/run`."""
+    document = Path(os.path.abspath(document))
+    return document.with_name(document.name.removesuffix(".json").removesuffix(".rebasin"))
+
+
 def beside(base: Path, ending: str) -> Path:
     """`x/b` and `.rebasin.json` → `x/b.rebasin.json`."""
     return base.with_name(base.name + ending)

@@ -24,10 +24,11 @@ from rebasin_cli.checkpoints import (
 )
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, Trial
+from rebasin_cli.matching.plans import sweep_work
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.fitting import prepare_fitting
-from rebasin_cli.pipeline.judges import DataRequest
 from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.pipeline.methods import METHODS, MatchChoice, Running, missing_data
 from rebasin_cli.pipeline.record import input_record
@@ -36,6 +37,9 @@ from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.spec import Layout
+
+GPU_WORK = 1 << 33
+"""Multiply-adds of a sweep from which on a GPU is worth it: a core does as many while a CUDA context is being made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +214,14 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not available:
         raise UsageError("--device cuda: torch sees no CUDA device", remedy="leave --device away, or use --device cpu")
     return "cuda" if available else "cpu"
+
+
+def matching_device(choice: MatchChoice, layout: Layout) -> str:
+    """Where weights are matched: `auto` leaves small networks to the CPU, which is done before a GPU has begun.
+
+    Raises:
+        UsageError: as `resolve_device`.
+    """
+    device = resolve_device(choice.device)
+    small = choice.device == "auto" and not choice.looks_at_data and sweep_work(layout) < GPU_WORK
+    return "cpu" if small else device

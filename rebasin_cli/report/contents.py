@@ -5,8 +5,9 @@ The terminal, Markdown and HTML show these same values, so that no figure is for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rebasin_cli.report.document import (
@@ -31,6 +32,7 @@ MANY_DIMS = 16
 """From this many dims on they are shown by family (`h.0 … h.31`): a screen holds about as many lines."""
 
 _PLACES = 4  # tensors named for one dim
+_BESIDE = 4  # columns of figures beside λ that 80 columns of a terminal hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,10 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
         rows.append(("starts", trials_text(match)))
     if document.barrier:
         rows.append(("data", data_text(document.barrier)))
+        if document.barrier.missing:
+            rows.append(
+                ("cut short", f"{count_text(document.barrier.missing, 'point')} not measured; --resume goes on")
+            )
     if document.plan:
         rows += plan_facts(document)
     rows += [(f"{name} →", path) for name, path in document.outputs.items()]
@@ -156,7 +162,7 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         stays = tuple(document.architecture.stays.items())
         found.append(Grid("Never moves", ("what", "why"), stays, words=(0, 1)))
     if document.barrier:
-        found += [curve_grid(document.barrier), barrier_grid(document.barrier)]
+        found += [*curve_grids(document.barrier), barrier_grid(document.barrier)]
     if document.merge is not None:
         found += merge_grids(document.merge)
     if document.checks is not None:
@@ -181,20 +187,34 @@ def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool) -> Grid:
     return Grid("Dims", (*columns, "note"), rows, words=(0, len(columns)))
 
 
-def curve_grid(barrier: BarrierRecord) -> Grid:
-    """Loss and accuracy at every λ."""
-    curves = barrier.curves.items()
-    columns = ("λ", *(f"{name} {what}" for name, c in curves for what in ("loss", "accuracy", *c.metrics)))
-    rows = tuple(
-        (f"{lam:.4f}", *(text for _, curve in curves for text in _figures(curve, i)))
-        for i, lam in enumerate(barrier.lam)
-    )
-    return Grid("Loss in nats per example, accuracy", columns, rows, words=())
+def curve_grids(barrier: BarrierRecord) -> list[Grid]:
+    """What was measured at every λ: loss and accuracy of two curves side by side, of more a table for each measure."""
+    curves = barrier.curves
+    others = tuple(dict.fromkeys(name for curve in curves.values() for name in curve.metrics))
+    measures: dict[str, Callable[[CurveRecord, int], str]] = {
+        "loss": lambda curve, i: loss_text(curve.loss[i]),
+        "accuracy": lambda curve, i: percent_text(curve.accuracy[i]),
+        **{name: partial(_metric_text, name) for name in others},
+    }
+    titles = {"loss": f"Loss in {barrier.loss_unit}", "accuracy": "Accuracy"}
+    together = len(curves) * len(measures) <= _BESIDE
+    groups = [tuple(measures)] if together else [(name,) for name in measures]
+    return [
+        Grid(
+            f"{titles['loss']}, accuracy" if together else titles.get(group[0], group[0]),
+            ("λ", *(f"{curve} {name}" if together else curve for curve in curves for name in group)),
+            tuple(
+                (f"{lam:.4f}", *(measures[name](curve, i) for curve in curves.values() for name in group))
+                for i, lam in enumerate(barrier.lam)
+            ),
+            words=(),
+        )
+        for group in groups
+    ]
 
 
-def _figures(curve: CurveRecord, i: int) -> tuple[str, ...]:
-    others = (measure_text(values[i]) for values in curve.metrics.values())
-    return (loss_text(curve.loss[i]), percent_text(curve.accuracy[i]), *others)
+def _metric_text(name: str, curve: CurveRecord, i: int) -> str:
+    return measure_text(curve.metrics[name][i] if name in curve.metrics else None)
 
 
 def _merge_headline(merge: MergeRecord) -> str:
@@ -202,8 +222,9 @@ def _merge_headline(merge: MergeRecord) -> str:
     if "merged" in scores:
         losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
         ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
+        merged = list(scores.values())[-1]  # the one that is written, repaired if that was asked for
         return (
-            f"{len(merge.weights)} models merged: loss {loss_text(scores['merged'].loss)}, of their plain mean "
+            f"{len(merge.weights)} models merged: loss {loss_text(merged.loss)}, of their plain mean "
             f"{loss_text(scores['naive average'].loss)}, {ends}"
         )
     before, after = (
@@ -227,8 +248,12 @@ def merge_grids(merge: MergeRecord) -> list[Grid]:
     )  # fmt: skip
     found = [Grid(f"Pairs, {merge.algorithm}", columns, rows)]
     if merge.scores:
-        scored = ((name, loss_text(s.loss), percent_text(s.accuracy)) for name, s in merge.scores.items())
-        found.append(Grid("Worth", ("network", "loss", "accuracy"), tuple(scored)))
+        others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
+        scored = (
+            (name, loss_text(s.loss), percent_text(s.accuracy), *(measure_text(s.metrics.get(o)) for o in others))
+            for name, s in merge.scores.items()
+        )
+        found.append(Grid("Worth", ("network", "loss", "accuracy", *others), tuple(scored)))
     return found
 
 
@@ -239,7 +264,7 @@ def barrier_grid(barrier: BarrierRecord) -> Grid:
         ("above the line between the ends (Entezari et al.)", *(loss_text(c.barrier) for _, c in curves)),
         ("above the mean of the ends (Frankle et al.)", *(loss_text(c.barrier_to_mean) for _, c in curves)),
     )
-    return Grid("Barrier, in nats", ("largest loss", *(name for name, _ in curves)), rows)
+    return Grid(f"Barrier, in {barrier.loss_unit}", ("largest loss", *(name for name, _ in curves)), rows)
 
 
 def _families(dims: Mapping[str, DimRecord]) -> dict[str, list[str]]:

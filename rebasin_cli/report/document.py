@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
+NATS = "nats per example"
+"""What losses are in, unless a document says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class CurveRecord:
         barrier: max over λ of the loss above the line between the ends (Entezari et al., arXiv:2110.06296).
         barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
         metrics: whatever else was measured at each λ, by name.
+        basis: what the points hang on, by name: hashes of inputs, permutation and examples, and options.
     """
 
     loss: tuple[float, ...]
@@ -147,6 +150,7 @@ class CurveRecord:
     barrier: float
     barrier_to_mean: float
     metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    basis: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,8 @@ class BarrierRecord:
         lam: λ, the weight on B; "lambda" in JSON.
         naive: with B as it is; aligned: with π(B).
         repaired: the best path so far with its statistics repaired, by what was done: "aligned + bn".
+        missing: points that were not measured yet, because the sweep was cut short; theirs are NaN too.
+        unit: of the losses; empty: nats per example.
         failures: why a point could not be measured, by curve and λ ("naive, λ = 0.5"); its figures are NaN.
         split: which part of the data; examples: how many.
     """
@@ -169,6 +175,13 @@ class BarrierRecord:
     examples: int = 0
     repaired: Mapping[str, CurveRecord] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    missing: int = 0
+    unit: str = ""
+
+    @property
+    def loss_unit(self) -> str:
+        """What losses and barriers are in."""
+        return self.unit or NATS
 
     @property
     def curves(self) -> dict[str, CurveRecord]:
@@ -179,10 +192,11 @@ class BarrierRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRecord:
-    """What one network is worth: loss in nats per example, fraction right."""
+    """What one network is worth: loss in nats per example, fraction right, and whatever else was measured by name."""
 
     loss: float
     accuracy: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +227,7 @@ class MergeRecord:
         stop: as in the record of a match.
         seconds: wall time of matching; matches: how many of one network to another or to a mean.
         moved: of each model, the fraction of its units whose place changed, averaged over dims.
-        scores: by role of a model, and of `naive average` and `merged`; empty without data.
+        scores: by role of a model, and of `naive average`, `merged` and, repaired, `merged + bn`; empty without data.
     """
 
     algorithm: str

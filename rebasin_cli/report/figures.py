@@ -46,8 +46,8 @@ def loss_text(loss: float | None) -> str:
 
 
 def measure_text(value: float | None) -> str:
-    """A norm or an objective: four significant digits."""
-    if value is None:
+    """A norm, an objective or a metric: four significant digits; what was not measured is a dash."""
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 

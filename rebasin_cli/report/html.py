@@ -60,9 +60,11 @@ def _charts(barrier: BarrierRecord) -> str:
         f'<span class="{name}">●</span> {name}, barrier <b>{loss_text(curve.barrier)}</b>'
         for name, curve in curves.items()
     )
+    others = dict.fromkeys(metric for curve in curves.values() for metric in curve.metrics)
     charts = (
-        ("Loss (nats per example)", {name: curve.loss for name, curve in curves.items()}, "nats"),
+        (f"Loss ({barrier.loss_unit})", {name: curve.loss for name, curve in curves.items()}, barrier.loss_unit),
         ("Accuracy (fraction right)", {name: curve.accuracy for name, curve in curves.items()}, ""),
+        *((o, {n: c.metrics[o] for n, c in curves.items() if o in c.metrics}, "") for o in others),
     )
     figures = "\n".join(
         f"<figure><figcaption>{escape(title)}</figcaption>{curve_svg(title, barrier.lam, values, unit)}</figure>"

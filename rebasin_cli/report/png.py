@@ -43,7 +43,7 @@ def to_png(barrier: BarrierRecord) -> bytes:
         loss.plot(barrier.lam, curve.loss, marker="o", markersize=3, label=label, **style)
         accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=name, **style)
         _mark_barrier(loss, barrier.lam, curve, colour)
-    loss.set_ylabel("loss, nats per example")
+    loss.set_ylabel(f"loss, {barrier.loss_unit}")
     accuracy.set_ylabel("accuracy")
     for axes in (loss, accuracy):
         axes.set_xlabel("λ, the weight on B")

@@ -27,10 +27,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FAST = ("mlp", "vgg16", "resnet20", "resnet20-x4", "resnet50", "gpt2-mlps")
+FAST = ("mlp", "vgg16", "resnet20", "resnet20-x4", "resnet50", "gpt2-mlps", "gpt2", "regnetx-002")
 SLOW = ("resnet20-x16", "resnet20-x32", "llama-block", "sd15-unet", "two-gigabytes", "llama-7b-1", "llama-7b-2",
         "llama-7b-4", "llama-7b-8")  # fmt: skip
-WEIGHTS = ("planted", "independent")
+WEIGHTS = ("planted", "faint", "independent")
 OTHERS = ("assignment", "recovery", "optima", "merging")
 """Benchmarks that are programs of their own."""
 
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", help=f"comma-separated; by default {','.join(FAST)}; slow: {','.join(SLOW)}")
     parser.add_argument("--all", action="store_true", help="the slow cases, too: an hour, 20 GB of disk")
-    parser.add_argument("--weights", default=",".join(WEIGHTS), help="planted, independent, or both")
+    parser.add_argument("--weights", default=",".join(WEIGHTS), help=f"some of {','.join(WEIGHTS)}")
     parser.add_argument("--engines", default="paper,ours,floor", help="some of paper, ours, floor")
     parser.add_argument("--rounds", type=int, default=1, help="of each the fastest counts")
     parser.add_argument("--align", default="", help="more options for `rebasin align`: '--memory 1GB'")

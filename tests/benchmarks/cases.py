@@ -15,10 +15,10 @@ from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, find_spec, load_spec
 
 Shapes = dict[str, tuple[int, ...]]
-Weights = Literal["planted", "independent"]
+Weights = Literal["planted", "faint", "independent"]
 
-NOISE = 1.0
-"""Of planted weights: B is A permuted, plus noise of so many times each tensor's own scale."""
+NOISE: Mapping[Weights, float] = {"planted": 1.0, "faint": 3.0}
+"""B is A permuted, plus noise of so many times each tensor's own scale; independent weights are all noise."""
 
 MLP_ONLY = """
 tensors:
@@ -66,12 +66,13 @@ class Case:
 
 
 def make_weights(case: Case, layout: Layout, weights: Weights) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """A, and B lazily: independent of it, or A's units in a random order plus noise."""
+    """A, and B lazily: independent of it, or A's units in a random order plus more or less noise."""
     shapes = case.shapes()
     a = _Random(shapes, case.dtype, seed=1)
     if weights == "independent":
         return a, _Random(shapes, case.dtype, seed=2)
-    return a, _Noisy(permuted(Permutation.random(layout, 3), layout, a), _Random(shapes, case.dtype, seed=4))
+    clean, noise = permuted(Permutation.random(layout, 3), layout, a), _Random(shapes, case.dtype, seed=4)
+    return a, _Noisy(clean, noise, NOISE[weights])
 
 
 class _Random(Mapping[str, Tensor]):
@@ -97,11 +98,11 @@ class _Random(Mapping[str, Tensor]):
 
 
 class _Noisy(Mapping[str, Tensor]):
-    def __init__(self, clean: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> None:
-        self._clean, self._noise = clean, noise
+    def __init__(self, clean: Mapping[str, Tensor], noise: Mapping[str, Tensor], times: float) -> None:
+        self._clean, self._noise, self._times = clean, noise, times
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._clean[key] + NOISE * self._noise[key]
+        return self._clean[key] + self._times * self._noise[key]
 
     def __iter__(self) -> Any:
         return iter(self._clean)
@@ -167,6 +168,23 @@ def _resnet50() -> Shapes:
     return shapes | {"fc.weight": (1000, before), "fc.bias": (1000,)}
 
 
+def _timm(name: str) -> Shapes:
+    from rebasin_cli.evaluation.subjects.libraries import library
+
+    with torch.device("meta"):
+        network = library("timm").create_model(name)
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def _gpt2() -> Shapes:
+    from rebasin_cli.evaluation.subjects.libraries import library
+
+    transformers = library("transformers")
+    with torch.device("meta"):
+        network = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
 def _gpt2_mlps() -> Shapes:
     shapes: Shapes = {}
     for i in range(12):
@@ -210,6 +228,8 @@ CASES: Mapping[str, Case] = {
     "resnet20-x16": Case(lambda: _resnet20(16), "resnet-basic", goal=8, slow=True),
     "resnet20-x32": Case(lambda: _resnet20(32), "resnet-basic", goal=8, slow=True),
     "resnet50": Case(_resnet50, "resnet-bottleneck", goal=12),
+    "regnetx-002": Case(lambda: _timm("regnetx_002"), "regnet-timm", command=True),
+    "gpt2": Case(_gpt2, "gpt2", config={"n_head": 12}, command=True),
     "gpt2-mlps": Case(_gpt2_mlps, MLP_ONLY, goal=5),
     "llama-block": Case(lambda: _gated(4096, 11008), GATED_MLP, goal=5, slow=True),
     "sd15-unet": Case(_sd15_unet, "sd15-unet", torch.float16, slow=True, command=True, memory=6 * 10**9),

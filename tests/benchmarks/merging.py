@@ -35,8 +35,8 @@ def measure(name: str, algorithms: Sequence[str], matchings: Sequence[str]) -> N
     models = Models(layout, tuple(states), (1 / len(states),) * len(states))
 
     def show(what: str, state: State, figures: str = "") -> None:
-        loss, accuracy = evaluate(network, {key: state[key] for key in states[0]}, test)
-        print(f"{name:22}{what:32}{loss:8.4f}{100 * accuracy:8.2f} %{figures}", flush=True)
+        scores = evaluate(network, {key: state[key] for key in states[0]}, test)
+        print(f"{name:22}{what:32}{scores.loss:8.4f}{100 * scores.accuracy:8.2f} %{figures}", flush=True)
 
     for number, state in enumerate(states):
         show(f"seed {number}", state)

@@ -49,6 +49,16 @@ def test_one_network_in_four_orders_is_itself(rebasin: Rebasin, family: Path, al
     assert record["moved"][0] == 0
 
 
+def test_metrics_are_measured_of_every_network(rebasin: Rebasin, family: Path) -> None:
+    done = rebasin("merge", *MODELS[:2], "-o", "m.safetensors", "--data", "data.npz", "--metric", "macro-f1")
+    assert done.code == 0, done.err
+    scores = done.document["merge"]["scores"]
+    assert set(scores) == {"model.1", "model.2", "naive average", "merged"}
+    assert scores["model.1"]["metrics"] == scores["model.2"]["metrics"] == {"macro-f1": 1.0}
+    assert scores["naive average"]["metrics"]["macro-f1"] < 1
+    assert "| macro-f1 |" in rebasin("report", "--markdown", "-", stdin=done.out.encode()).out
+
+
 def test_every_permutation_is_a_file_that_apply_takes(rebasin: Rebasin, family: Path) -> None:
     assert rebasin("merge", *MODELS, "-o", "merged.safetensors").code == 0
     for number, model in enumerate(MODELS, 1):

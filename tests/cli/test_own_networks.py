@@ -16,9 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rebasin_cli.evaluation.subjects.libraries import library
 from tests.cli.conftest import Rebasin
-from tests.small import run, save, save_pair
+from tests.small import mlp_state, run, save, save_pair
 
 OWN = """
 import numpy as np
@@ -34,6 +33,21 @@ class Own(nn.Module):
         for layer in self.fc[:-1]:
             x = self.act(layer(x))
         return {"logits": self.fc[-1](x)}
+
+class Parts(Own):
+    # the same, with its activations as modules, and one that is never called
+    def __init__(self, widths):
+        super().__init__(widths, "relu")
+        self.acts = nn.ModuleList(nn.ReLU() for _ in self.fc[1:])
+        self.spare = nn.Identity()
+    def forward(self, x):
+        for layer, act in zip(self.fc, self.acts):
+            x = act(layer(x))
+        return self.fc[-1](x)
+
+def parts(state):
+    weights = [t for k, t in state.items() if k.endswith("weight")]
+    return Parts([weights[0].shape[1], *(len(w) for w in weights)])
 
 def make(state, act="relu"):
     weights = [t for k, t in state.items() if k.endswith("weight")]
@@ -58,6 +72,10 @@ def data(split, limit):
 
 def no_data():
     return []
+
+def margin(outputs, targets):
+    two = outputs.topk(2).values
+    return {"margin": (two[:, 0] - two[:, 1]).mean(), "rows": float(len(outputs))}
 """
 EVALUATE = """
 import json, sys, time
@@ -106,11 +124,42 @@ def test_data_of_ones_own(own: Path) -> None:
     assert (found["data"], found["split"], found["examples"]) == ("mine:data", "train", 60)
 
 
+def test_taps_named_by_hand(own: Path) -> None:
+    """Behind the activation they are what the next layer reads, so that nothing changes; before it they are not."""
+    save(own / "b.safetensors", mlp_state(4))
+    call = (*PATH, "--data", "mine:data", "--network", "mine:parts", "--method", "activations")
+    derived = document(own, *call, "--save-permutation", "derived.safetensors")
+    behind = document(own, *call, "--tap", "h.0=acts.0", "--tap", "h.1=acts.1", "--save-permutation", "p.safetensors")
+    assert behind["barrier"] == derived["barrier"]
+    one, two = (load_file(own / f"{name}.safetensors") for name in ("derived", "p"))
+    assert all(torch.equal(one[dim], two[dim]) for dim in one)
+    before = document(own, *call, "--tap", "h.0=fc.0")
+    assert before["barrier"]["aligned"] != derived["barrier"]["aligned"]
+
+
 def test_repair_works_on_a_network_of_ones_own(own: Path) -> None:
     plain = document(own, *PATH, "--no-align", "--data", "data.npz", "--repair", "repair")["barrier"]
     mine = document(own, *PATH, "--no-align", "--data", "mine:data", "--network", "mine:make", "--repair", "repair")
     name = "naive + repair"
     assert mine["barrier"]["repaired"][name]["loss"] == pytest.approx(plain["repaired"][name]["loss"], rel=1e-4)
+
+
+def test_metrics_by_name_and_of_ones_own_are_shown_for_every_point(own: Path) -> None:
+    call = (*PATH, "--data", "data.npz", "--metric", "top5", "--metric", "mine:margin", "--metric", "macro-f1")
+    found = run(*call, cwd=own)
+    assert found.returncode == 0, found.stderr.decode()
+    barrier = json.loads(found.stdout)["barrier"]
+    for name in ("naive", "aligned"):
+        metrics = barrier[name]["metrics"]
+        assert list(metrics) == ["top5", "margin", "rows", "macro-f1"]
+        assert all(len(values) == 3 for values in metrics.values())
+        assert metrics["rows"] == [60.0] * 3
+        assert metrics["top5"][0] == metrics["macro-f1"][0] == 1.0  # the labels are A's own answers
+    assert barrier["naive"]["metrics"]["macro-f1"][1] < 1.0
+    assert barrier["naive"]["metrics"]["margin"][1] < barrier["aligned"]["metrics"]["margin"][1]
+    shown = run("report", "--markdown", "-", "--html", "r.html", cwd=own, stdin=found.stdout).stdout.decode()
+    assert "## macro-f1\n\n| λ | naive | aligned |" in shown
+    assert "<figcaption>macro-f1</figcaption>" in (own / "r.html").read_text()
 
 
 def test_a_command_judges_every_point(own: Path) -> None:
@@ -121,12 +170,22 @@ def test_a_command_judges_every_point(own: Path) -> None:
     assert found["aligned"]["loss"][1] == pytest.approx(found["aligned"]["loss"][0], rel=1e-5)
     assert found["naive"]["accuracy"] == [0.5] * 3
     assert found["naive"]["metrics"] == {"norm": [2.0] * 3}
-    assert found["examples"] == 0
+    assert (found["examples"], found["unit"]) == (0, "the command's own unit")
+
+
+TAPPED = ("--data", "data.npz", "--network", "mine:parts", "--method", "activations", "--tap")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        ((*TAPPED, "h.7=acts.0"), 2, "there is no dim that moves `h.7`; did you mean `h.1`?"),
+        ((*TAPPED, "h.0=act.0"), 2, "there is no module `act.0`; did you mean `acts.0`?"),
+        ((*TAPPED, "h.0=fc.2"), 3, "the dim has 8 units, and the module makes [1, 16] of one example"),
+        ((*TAPPED, "h.0=spare"), 3, "the dim has 8 units, and the module did not run"),
+        ((*TAPPED, "h.0"), 2, "expected NAME=VALUE"),
+        (("--data", "data.npz", "--tap", "h.0=fc.0"), 2, "--method weights looks at no activations"),
+        (("--data", "data.npz", "--method", "activations", "--tap", "h.0=fc.9"), 2, "did you mean `fc.2`?"),
         (("--data", "data.npz", "--network", "mine:raises"), 3, "raised ValueError: no such thing"),
         (("--data", "data.npz", "--network", "mine:nothing"), 3, "returned int"),
         (("--data", "data.npz", "--network", "mine:absent"), 2, "has no attribute 'absent'"),
@@ -141,6 +200,12 @@ def test_a_command_judges_every_point(own: Path) -> None:
         (("--data", "mine:no_data"), 3, "no examples"),
         (("--data", "mine:absent"), 2, "has no attribute"),
         (("--network", "mine:make"), 2, "--data"),
+        (("--metric", "top5"), 2, "--data"),
+        (("--data", "data.npz", "--image-size", 8), 2, "are for folders of images, and data.npz is none"),
+        (("--data", "data.npz", "--normalise", "0.5"), 2, "expected MEAN/DEVIATION"),
+        (("--data", "data.npz", "--metric", "top3"), 2, "did you mean `top5`?"),
+        (("--data", "data.npz", "--metric", "mine:raises"), 3, "the function raised TypeError"),
+        (("--eval-command", "true {checkpoint}", "--metric", "top5"), 2, "the numbers in the JSON"),
         (("--eval-command", "python eval.py"), 2, "{checkpoint}"),
         (("--eval-command", "absent-program {checkpoint}"), 2, "absent-program cannot be run"),
         (("--eval-command", PYTHON + " eval.py {checkpoint}", "--data", "data.npz"), 2, "two judges"),
@@ -201,62 +266,6 @@ def test_what_a_command_started_ends_with_it(own: Path) -> None:
         time.sleep(0.05)
     os.kill(pid, 9)
     pytest.fail("the command's child lived on")
-
-
-def test_a_language_model_of_transformers(tmp_path: Path) -> None:
-    transformers = library("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = [f"w{i}" for i in range(40)]
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        config = transformers.GPT2Config(
-            vocab_size=41, n_embd=24, n_layer=2, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0
-        )  # fmt: skip
-        model = transformers.GPT2LMHeadModel(config)
-        model.save_pretrained(tmp_path / str(seed))
-        plain = tokenizers.Tokenizer(
-            tokenizers.models.WordLevel({"?": 0, **{w: i + 1 for i, w in enumerate(words)}}, "?")
-        )
-        plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-        transformers.PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(tmp_path / str(seed))
-    text = np.random.default_rng(0).choice(words, 70)
-    (tmp_path / "text.txt").write_text(" ".join(text))
-    found = document(
-        tmp_path, "interpolate", "0", "1", "--data", "text.txt", "--sequence-length", 10, "--steps", 3
-    )["barrier"]  # fmt: skip
-    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "1").eval()
-    tokens = torch.tensor([words.index(w) + 1 for w in text]).reshape(7, 10)
-    with torch.no_grad():
-        loss = float(model(input_ids=tokens, labels=tokens).loss)
-    assert found["naive"]["loss"][2] == pytest.approx(loss, rel=1e-4)
-    assert found["aligned"]["loss"][2] == pytest.approx(loss, rel=1e-4)
-    assert found["naive"]["metrics"]["perplexity"][2] == pytest.approx(np.exp(loss), rel=1e-4)
-    assert found["examples"] == 7
-    bad = run("interpolate", "0", "1", "--data", "0/model.safetensors", "--steps", 3, cwd=tmp_path)
-    assert bad.returncode == 3
-    assert b"inputs" in bad.stderr
-    (tmp_path / "short.txt").write_text("w1")
-    short = run("interpolate", "0", "1", "--data", "short.txt", "--steps", 3, cwd=tmp_path)
-    assert b"needs two" in short.stderr
-
-
-def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
-    transformers = library("transformers")
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        config = transformers.ViTConfig(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20, image_size=8,
-            patch_size=4, num_labels=3,
-        )  # fmt: skip
-        transformers.ViTForImageClassification(config).save_pretrained(tmp_path / str(seed))
-    inputs = np.random.default_rng(0).random((9, 3, 8, 8), dtype=np.float32)
-    np.savez(tmp_path / "data.npz", inputs=inputs, targets=np.arange(9) % 3)
-    found = document(tmp_path, "interpolate", "0", "1", "--data", "data.npz", "--steps", 2)["barrier"]
-    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "0").eval()
-    with torch.no_grad():
-        logits = model(pixel_values=torch.from_numpy(inputs)).logits
-    wanted = torch.nn.functional.cross_entropy(logits, torch.arange(9) % 3)
-    assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_without_a_network_the_message_names_the_ways_out(rebasin: Rebasin, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def test_every_repair_is_a_curve_of_its_own(rebasin: Rebasin, resnets: Path) -> 
         assert curve["loss"][1] != barrier["aligned"]["loss"][1]
     assert "are interpolated, not recomputed" not in done.err
     shown = rebasin("report", "--markdown", "-", stdin=done.out.encode())
-    assert "aligned + repair accuracy" in shown.out
+    assert "| λ | naive | aligned | aligned + bn | aligned + repair |" in shown.out
+    assert "## Accuracy" in shown.out
 
 
 def test_without_repair_the_report_says_how_to(rebasin: Rebasin, resnets: Path) -> None:
@@ -76,6 +77,68 @@ def test_repair_as_a_command_equals_repair_along_the_path(rebasin: Rebasin, resn
             torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def three(resnets: Path) -> Path:
+    """A third network beside the two."""
+    save(
+        resnets / "c.safetensors",
+        {k: t.contiguous() for k, t in randomise(ResNet(4, 1, 3), 2).float().state_dict().items()},
+    )
+    return resnets
+
+
+MERGE = ("merge", "a.safetensors", "b.safetensors", "c.safetensors", "--data", "data.npz", "-o", "m.safetensors")
+
+
+def test_a_merge_is_repaired_and_the_last_kind_is_written(rebasin: Rebasin, three: Path) -> None:
+    done = rebasin(*MERGE, "--steps", 3, "--repair", "bn", "--repair", "repair")
+    assert done.code == 0, done.err
+    scores = done.document["merge"]["scores"]
+    assert list(scores)[3:] == ["naive average", "merged", "merged + bn", "merged + repair"]
+    assert len({score["loss"] for score in scores.values()}) == len(scores)
+    assert "are interpolated, not recomputed" not in done.err
+    judged = rebasin("interpolate", *["m.safetensors"] * 2, "--no-align", "--data", "data.npz", "--steps", 2)
+    assert judged.document["barrier"]["naive"]["loss"][0] == pytest.approx(scores["merged + repair"]["loss"], rel=1e-4)
+    shown = rebasin("report", "--text", "-", stdin=done.out.encode()).out
+    assert f"3 models merged: loss {scores['merged + repair']['loss']:.3f}" in shown
+
+
+def test_a_repaired_merge_has_the_mean_deviations_of_its_models(rebasin: Rebasin, three: Path) -> None:
+    done = rebasin(*MERGE, "--steps", 3, "--repair", "repair", "--weights", "1,1,2")
+    assert done.code == 0, done.err
+    for number, name in enumerate("abc", 1):
+        rebasin("apply", f"m.{number}.permutation.safetensors", f"{name}.safetensors", "-o", f"{number}.safetensors")
+    one, two, three_, merged = (deviations(three / f"{name}.safetensors") for name in ("1", "2", "3", "m"))
+    torch.testing.assert_close(merged, 0.25 * one + 0.25 * two + 0.5 * three_, rtol=1e-3, atol=1e-4)
+
+
+def deviations(path: Path) -> torch.Tensor:
+    """Of every channel behind the first normalisation, by torch alone."""
+    network = ResNet(4, 1, 3)
+    network.load_state_dict(load_file(path))
+    network.eval()
+    found: list[torch.Tensor] = []
+    network.bn1.register_forward_hook(lambda module, inputs, output: found.append(output.std((0, 2, 3), correction=0)))
+    with torch.no_grad():
+        network(torch.from_numpy(np.load(path.parent / "data.npz")["inputs"]))
+    return found[0]
+
+
+def test_a_merge_without_repair_says_that_statistics_do_not_fit(rebasin: Rebasin, three: Path) -> None:
+    done = rebasin(*MERGE, "--steps", 3)
+    assert "running statistics are interpolated, not recomputed" in done.err
+    assert list(done.document["merge"]["scores"])[-1] == "merged"
+
+
+def test_a_merge_of_two_is_the_midpoint_repaired(rebasin: Rebasin, resnets: Path) -> None:
+    rebasin(*PATH, "--at", 0.5, "--repair", "repair", "-o", "wanted.safetensors")
+    two = ("merge", "a.safetensors", "b.safetensors", "--algorithm", "to-first", "--data", "data.npz")
+    assert rebasin(*two, "--repair", "repair", "--steps", 3, "-o", "m.safetensors").code == 0
+    wanted, found = load_file("wanted.safetensors"), load_file("m.safetensors")
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_as_a_process_it_writes_beside_the_checkpoint(resnets: Path) -> None:
     done = run("repair", "a.safetensors", "--data", "data.npz", cwd=resnets)
     assert done.returncode == 0, done.stderr
@@ -90,6 +153,7 @@ def test_as_a_process_it_writes_beside_the_checkpoint(resnets: Path) -> None:
         (("repair", "a.safetensors", "--data", "data.npz", "-o", "a.safetensors"), 2, "both an input and"),
         (("repair", "a.safetensors", "--data", "absent.npz"), 4, "absent.npz"),
         (("interpolate", "a.safetensors", "b.safetensors", "--repair", "bn"), 2, "--data"),
+        (("merge", "a.safetensors", "b.safetensors", "-o", "m.safetensors", "--repair", "bn"), 2, "--data"),
         ((*PATH, "--repair", "bn", "--fit-data", "grey.npz"), 3, "channels"),
     ],
 )

@@ -28,7 +28,8 @@ def small() -> tuple[nn.Module, dict[str, Tensor], Dataset]:
 
 def test_loss_is_the_mean_in_nats_and_accuracy_a_fraction() -> None:
     module, state, data = small()
-    loss, accuracy = evaluate(network_for("mlp", state), state, data)
+    scores = evaluate(network_for("mlp", state), state, data)
+    loss, accuracy = scores.loss, scores.accuracy
     with torch.no_grad():
         probabilities = module(data.inputs).softmax(1)
     picked = probabilities[torch.arange(50), data.targets]
@@ -42,13 +43,15 @@ def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     _, state, data = small()
     network = network_for("mlp", state)
     whole = evaluate(network, state, data)
-    assert evaluate(network, state, data, batch_size=batch_size) == pytest.approx(whole, rel=1e-12)
+    found = evaluate(network, state, data, batch_size=batch_size)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert found.accuracy == whole.accuracy
 
 
 def test_uniform_logits_have_a_loss_of_log_classes() -> None:
     _, state, data = small()
     zeros = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
-    assert evaluate(network_for("mlp", state), zeros, data)[0] == pytest.approx(math.log(4), rel=1e-12)
+    assert evaluate(network_for("mlp", state), zeros, data).loss == pytest.approx(math.log(4), rel=1e-12)
 
 
 def test_sums_are_in_float64_for_float32_networks() -> None:
@@ -56,9 +59,9 @@ def test_sums_are_in_float64_for_float32_networks() -> None:
     state = {"0.weight": torch.zeros(4, 1)}
     count = 1_000_000
     data = Dataset(torch.zeros(count, 1), torch.zeros(count, dtype=torch.int64), "zeros")
-    loss, accuracy = evaluate(network_for("mlp", state), state, data, batch_size=1000)
-    assert loss == pytest.approx(math.log(4), rel=1e-12)
-    assert accuracy == 1.0
+    scores = evaluate(network_for("mlp", state), state, data, batch_size=1000)
+    assert scores.loss == pytest.approx(math.log(4), rel=1e-12)
+    assert scores.accuracy == 1.0
 
 
 def test_points_come_in_order_and_progress_is_told() -> None:
@@ -130,5 +133,5 @@ def test_a_gpu_gives_the_losses_of_the_cpu(kind: str) -> None:
         state = {key: torch.randn(shape, generator=generator) / shape[1] ** 0.5 for key, shape in shapes.items()}
         network = network_for("vgg", state)
         data = Dataset(images(16, count=20).float(), torch.arange(20) % 4, "random")
-    on_cpu = evaluate(network, state, data)
-    assert evaluate(network, state, data, device="cuda") == pytest.approx(on_cpu, rel=1e-5)
+    on_cpu, on_gpu = (evaluate(network, state, data, device=device) for device in ("cpu", "cuda"))
+    assert (on_gpu.loss, on_gpu.accuracy) == pytest.approx((on_cpu.loss, on_cpu.accuracy), rel=1e-5)

@@ -6,13 +6,16 @@ import copy
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from rebasin_cli.matching.activations import PairRun, Similarity, match_activations, segments_of
+from rebasin_cli.matching.activations import PairRun, Similarity, match_activations
+from rebasin_cli.matching.segments import channel_axis, segment_of, segments_of
 from rebasin_cli.matching.taps import Taps
 from rebasin_cli.permutation import Permutation, permuted
 from tests.benchmarks.train_resnet import ResNet
 from tests.evaluation.building import layout_of, network_for, randomise
+from tests.spec.building import bound
 
 
 def both(family: str, a: dict[str, Tensor], b: dict[str, Tensor], inputs: Tensor, batch: int = 16) -> PairRun:
@@ -83,6 +86,46 @@ def test_similarities_are_those_of_the_definition() -> None:
         else:
             wanted = hidden[0].T @ hidden[1]
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("similarity", ["covariance", "correlation"])
+def test_a_module_named_by_hand_takes_the_place_of_what_layers_read(similarity: Similarity) -> None:
+    """Against the correlation of what the first layer makes, before the nonlinearity, computed by hand."""
+    a, b = states("mlp"), states("mlp")
+    generator = torch.Generator().manual_seed(1)
+    for key, tensor in b.items():
+        b[key] = tensor + torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    layout = layout_of("mlp", a)
+    run = both("mlp", a, b, images(37))
+    derived = match_activations(layout, a, b, run, similarity=similarity)
+    tapped = match_activations(layout, a, b, run, similarity=similarity, named={"h.0": "0"})
+    x = images(37).flatten(1)
+    hidden = [x @ s["0.weight"].T + s["0.bias"] for s in (a, b)]
+    gram = hidden[0].T @ hidden[1]
+    if similarity == "correlation":
+        gram = torch.corrcoef(torch.cat([h.T for h in hidden]))[:9, 9:]
+    best = linear_sum_assignment(gram.numpy(), maximize=True)[1]
+    assert tapped.permutation["h.0"].tolist() == best.tolist()
+    assert not torch.equal(derived.permutation["h.0"], tapped.permutation["h.0"])
+    assert torch.equal(derived.permutation["h.2"], tapped.permutation["h.2"])
+
+
+def test_units_of_a_dim_within_an_owner_are_counted_inside_it() -> None:
+    layout = bound("dims:\n  v: within h\ntensors:\n  x: (h v) _\n  y: h\n", {"x": (6, 2), "y": (2,)})
+    segment = segment_of(layout, "v")
+    assert segment.dims == ("h", "v")
+    assert segment.channels[1].flatten().tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "axis"),
+    [
+        ((1, 5), 5, -1), ((1, 5), 4, None), ((1, 5, 8, 8), 5, 1), ((1, 8, 8, 5), 5, -1), ((1, 5, 5, 5), 5, 1),
+        ((1, 7, 5), 5, -1), ((1, 5, 7), 5, 1), ((1, 5, 5), 5, -1), ((5,), 5, None),
+    ],
+)  # fmt: skip
+def test_the_axis_of_the_channels(shape: tuple[int, ...], channels: int, axis: int | None) -> None:
+    assert channel_axis(shape, channels) == axis
 
 
 def test_a_flattened_axis_has_positions() -> None:

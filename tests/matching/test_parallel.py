@@ -12,13 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import Enough, MatchResult, best_of, descents, frank_wolfe_attempts, inner_product
+from rebasin_cli.matching import (
+    Enough,
+    MatchResult,
+    best_of,
+    descents,
+    frank_wolfe_attempts,
+    inner_product,
+    match_weights,
+)
 from rebasin_cli.matching.many import ALGORITHMS, Algorithm, match_many
 from rebasin_cli.matching.parallel import STRIPE, add_product, in_order
 from rebasin_cli.matching.restarts import Attempt, starts_at_once
 from rebasin_cli.matching.result import Stop
-from rebasin_cli.matching.weights import OnStep
+from rebasin_cli.matching.weights import OnStep, Order
 from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import bind, load_spec
 from tests.matching.test_many import matcher, states
 from tests.networks import TINY, tiny_layout, tiny_state
 
@@ -186,3 +195,43 @@ def test_memory_says_how_many_run_side_by_side(tmp_path: Path) -> None:
     assert starts_at_once(layout, 6, None) == 6
     assert starts_at_once(layout, 6, 0) == 1
     assert 1 < starts_at_once(layout, 10**6, 10**6) < 1000
+
+
+@pytest.mark.parametrize("order", ["forward", "random"])
+@pytest.mark.parametrize("name", list(TINY))
+def test_steps_side_by_side_find_what_they_would_in_turn(
+    name: str, order: Order, tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rebasin_cli.matching.descent.SMALL_STEP", 0)  # every step is worth a thread here
+    layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
+    for start in ("identity", "anchored"):
+        one = match_weights(layout, a, b, start=start, order=order, seed=3)
+        for _ in range(3):
+            four = match_weights(layout, a, b, start=start, order=order, seed=3, executor=pool)
+            assert _outcome(one) == _outcome(four)
+
+
+def test_steps_that_share_no_tensor_are_under_way_together(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two steps waits until the other one has begun."""
+    monkeypatch.setattr("rebasin_cli.matching.descent.SMALL_STEP", 0)
+    path = tmp_path / "apart.yaml"
+    path.write_text('tensors:\n  "{i}.weight": _ h.{i}\n')
+    layout = bind(load_spec(path), {f"{i}.weight": (7, 5) for i in range(2)})
+    a, b = ({f"{i}.weight": torch.randn(7, 5) for i in range(2)} for _ in "ab")
+    both = threading.Barrier(2)
+
+    class Meeting(dict):  # type: ignore[type-arg]
+        def __getitem__(self, key: str) -> torch.Tensor:
+            if threading.current_thread() is not threading.main_thread() and key not in met:
+                met.add(key)
+                both.wait(30)
+            found: torch.Tensor = super().__getitem__(key)
+            return found
+
+    met: set[str] = set()
+    alone = match_weights(layout, a, b, start="identity")
+    together = match_weights(layout, Meeting(a), b, start="identity", executor=pool)
+    assert met == set(a)
+    assert together.permutation.equals(alone.permutation)

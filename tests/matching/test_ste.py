@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rebasin_cli.matching import match_weights
-from rebasin_cli.matching.by_loss import Epochs
+from rebasin_cli.matching import MatchResult, match_weights
+from rebasin_cli.matching.by_loss import Epochs, Loss
 from rebasin_cli.matching.ste import SteOptions, match_ste
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout
@@ -28,12 +29,26 @@ def trained(seed: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
 
 
-def test_the_loss_held_apart_never_rises_above_that_of_weight_matching() -> None:
+@dataclass(frozen=True)
+class Problem:
+    """Two trained networks, and the losses of a state: on a batch, and on examples that no batch has."""
+
+    layout: Layout
+    a: dict[str, Tensor]
+    b: dict[str, Tensor]
+    loss: Loss
+    held_apart: Callable[[Mapping[str, Tensor]], float]
+
+    def run(self) -> MatchResult:
+        options = SteOptions(Epochs(steps=4, epochs=15, patience=15), learning_rate=0.1)
+        return match_ste(self.layout, self.a, self.b, self.loss, self.held_apart, options)
+
+
+def problem(seed: int) -> Problem:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 6, generator=generator)
     y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
-    a, b = trained(0, x[:400], y[:400]), trained(1, x[:400], y[:400])
-    layout = layout_of("mlp", a)
+    a, b = trained(seed, x[:400], y[:400]), trained(seed + 1, x[:400], y[:400])
     network = network_for("mlp", a)
 
     def loss(state: Mapping[str, Tensor], batch: int) -> Tensor:
@@ -44,19 +59,34 @@ def test_the_loss_held_apart_never_rises_above_that_of_weight_matching() -> None
         with torch.no_grad():
             return float(F.cross_entropy(network.logits(state, x[400:]), y[400:]))
 
-    before = {key: tensor.clone() for key, tensor in (*a.items(), *((f"b.{k}", t) for k, t in b.items()))}
-    options = SteOptions(Epochs(steps=4, epochs=15, patience=15), learning_rate=0.1)
-    result = match_ste(layout, a, b, loss, held_apart, options)
-    again = match_ste(layout, a, b, loss, held_apart, options)
-    assert result.permutation.equals(again.permutation)
-    weights = match_weights(layout, a, b)
-    found, plain = (held_apart(middle(layout, a, b, r.permutation)) for r in (result, weights))
-    assert found < plain  # here it does find something better
-    assert min(result.losses) == found
-    assert len(result.losses) == 16
-    for key, tensor in before.items():
-        now = b[key[2:]] if key.startswith("b.") else a[key]
-        assert torch.equal(tensor, now)
+    return Problem(layout_of("mlp", a), a, b, loss, held_apart)
+
+
+def test_the_loss_held_apart_is_never_above_that_of_weight_matching_and_mostly_far_below() -> None:
+    gains = []
+    for seed in (0, 4, 6, 8, 10):
+        given = problem(seed)
+        weights = match_weights(given.layout, given.a, given.b)
+        result = given.run()
+        found, plain = (
+            given.held_apart(middle(given.layout, given.a, given.b, r.permutation)) for r in (result, weights)
+        )
+        assert found <= plain  # one that finds nothing better returns what weight matching found
+        assert min(result.losses) == found
+        assert result.losses[0] == plain
+        assert len(result.losses) == 16
+        gains.append(plain - found)
+    assert sum(gain > 0.02 for gain in gains) >= 3, gains  # which ones hangs on the rounding of the machine
+
+
+def test_the_same_call_gives_the_same_permutation_and_leaves_its_inputs_alone() -> None:
+    given = problem(6)
+    before = {key: tensor.clone() for key, tensor in given.a.items()}, {k: t.clone() for k, t in given.b.items()}
+    first, second = given.run(), given.run()
+    assert first.permutation.equals(second.permutation)
+    assert first.losses == second.losses
+    for state, copy in zip((given.a, given.b), before, strict=True):
+        assert all(torch.equal(state[key], tensor) for key, tensor in copy.items())
 
 
 def test_it_waits_while_nothing_changes_and_stops_when_nothing_gets_better() -> None:

@@ -77,7 +77,7 @@ def test_a_repaired_network_has_the_channels_it_was_asked_for(family: str) -> No
     head = {"mlp": "4", "resnet-basic": "fc"}[family]
     assert head not in one
     assert len(one) == {"mlp": 2, "resnet-basic": 9}[family]
-    goals = {name: one[name].towards(two[name], 0.3) for name in one}
+    goals = {name: Channels.mixed((one[name], two[name]), (0.7, 0.3)) for name in one}
     middle = mixed(a, b, 0.3)
     repaired = repair_channels(network.load(middle), run, goals)
     assert not repaired.remarks
@@ -91,8 +91,11 @@ def test_a_repaired_network_has_the_channels_it_was_asked_for(family: str) -> No
 
 
 def test_deviations_are_interpolated_not_variances() -> None:
-    one, two = (Channels(torch.zeros(1), torch.full((1,), d)) for d in (1.0, 3.0))
-    assert float(one.towards(two, 0.5).deviation) == 2.0
+    parts = [Channels(torch.full((1,), m).double(), torch.full((1,), d).double()) for m, d in ((0, 1.0), (4, 3.0))]
+    middle = Channels.mixed(parts, (0.5, 0.5))
+    assert (float(middle.mean), float(middle.deviation)) == (2.0, 2.0)
+    three = Channels.mixed([*parts, parts[0]], (0.2, 0.5, 0.3))
+    assert (float(three.mean), float(three.deviation)) == (2.0, 2.0)
 
 
 def test_layers_that_cannot_hold_a_correction_are_named() -> None:

@@ -78,6 +78,35 @@ def test_every_command_has_a_headline() -> None:
     assert headline(replace(EXAMPLES["others"], plan=None, architectures=None)) == "0 of 1 check passed"
 
 
+def test_every_form_names_the_unit_of_the_losses() -> None:
+    for unit, words in (("", "nats per example"), ("nats per masked token", "nats per masked token")):
+        document = replace(INTERPOLATE, barrier=replace(BARRIER, unit=unit))
+        for text in (shown(document), to_html(document), to_markdown(document)):
+            assert f"Loss in {words}" in text
+            assert f"Barrier, in {words}" in text
+
+
+def with_more() -> RunDocument:
+    """Metrics, one of them missing in places, and repaired curves."""
+    naive = replace(BARRIER.naive, metrics={"macro-f1": (0.5,) * 8 + (math.nan,)})
+    more = {"aligned + bn": BARRIER.aligned, "aligned + repair": BARRIER.aligned}
+    return replace(INTERPOLATE, barrier=replace(BARRIER, naive=naive, repaired=more))
+
+
+def test_what_does_not_fit_beside_each_other_has_tables_of_its_own() -> None:
+    assert [grid.title for grid in grids(INTERPOLATE)][1:2] == ["Loss in nats per example, accuracy"]
+    titles = {grid.title: grid for grid in grids(with_more())}
+    names = ("λ", "naive", "aligned", "aligned + bn", "aligned + repair")
+    for title in ("Loss in nats per example", "Accuracy", "macro-f1"):
+        assert titles[title].columns == names
+    assert [row[1:3] for row in titles["macro-f1"].rows] == [("0.5", "–")] * 8 + [("–", "–")]
+    assert titles["Accuracy"].rows[4] == ("0.5000", "50.0 %", "90.0 %", "90.0 %", "90.0 %")
+    text = shown(with_more())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "0.5000   50.0 %" in text
+    assert "<figcaption>macro-f1</figcaption>" in to_html(with_more())
+
+
 def test_facts_name_inputs_and_outputs() -> None:
     rows = dict(facts(ALIGN))
     assert rows["A"] == "/models/a.safetensors"

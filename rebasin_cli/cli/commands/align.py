@@ -25,12 +25,14 @@ def command(
     force: o.Force = False,
     data: o.DataPath = None,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.Limit = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     arch: o.Arch = None,
     sizes: o.Set = None,
     freeze: o.Freeze = None,
@@ -47,6 +49,7 @@ def command(
     threads: o.Threads = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
+    tap: o.Tap = None,
     loss: o.Loss = o.LossName.DISTANCE,
     epochs: o.Epochs = 20,
     learning_rate: o.LearningRate = None,
@@ -65,13 +68,13 @@ def command(
     """
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.align import AlignRequest, align
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
 
     choice = o.match_choice(
         method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
         similarity, epochs, learning_rate, momentum, threads, loss,
     )  # fmt: skip
-    shown = None
+    shown, taps = None, o.taps(method, tap)
     if data is not None:
         if not choice.looks_at_data:
             raise UsageError(
@@ -81,7 +84,8 @@ def command(
             )
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
-            fit_batch=fit_batch, network=network, sequence_length=sequence_length,
+            fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,
+            image_size=image_size, moments=o.moments(normalise), taps=taps,
         )  # fmt: skip
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:

@@ -51,13 +51,16 @@ def command(
     ] = None,
     data: o.DataPath = None,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=_DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=_DATA)
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,
+    metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     eval_command: Annotated[
         str | None,
         typer.Option(metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}' instead.", rich_help_panel=_DATA),
@@ -84,6 +87,13 @@ def command(
     ] = None,
     save_permutation: o.SavePermutation = None,
     report: o.Report = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep the run document while sweeping, and go on from it if it is there.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     force: o.Force = False,
     arch: o.Arch = None,
     sizes: o.Set = None,
@@ -101,6 +111,7 @@ def command(
     threads: o.Threads = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
+    tap: o.Tap = None,
     loss: o.Loss = o.LossName.DISTANCE,
     epochs: o.Epochs = 20,
     learning_rate: o.LearningRate = None,
@@ -122,21 +133,25 @@ def command(
     if max_barrier is not None and data is None and eval_command is None:
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.continuing import from_document
     from rebasin_cli.pipeline.curves import check_gate, check_measured
-    from rebasin_cli.pipeline.interpolate import InterpolateRequest, from_document, interpolate
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
+    from rebasin_cli.pipeline.interpolate import InterpolateRequest, interpolate
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(arch, sizes, freeze, ignore)
-    judged = None
+    judged, taps = None, o.taps(method, tap)
     if data is not None or eval_command is not None:
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
+            metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
+            taps=taps,
         )  # fmt: skip
-    elif o.repairs(repair) or network:
-        needs = "--repair measures activations" if o.repairs(repair) else "--network is run on examples"
-        raise UsageError(f"{needs}, and without data there are none", remedy="add --data FILE")
+    else:
+        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric, "--resume": resume})
+    if resume is not None and report is not None:
+        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     with ExitStack() as cleanup:
         target = output_of(output, json)
         before = None
@@ -154,7 +169,7 @@ def command(
         request = InterpolateRequest(
             one, two, choice, before, align=align, permutation=permutation, steps=steps, at=_point(at), data=judged,
             best=at == "best", blend=_blend(combine, weight),
-            output=target, save_permutation=save_permutation, plot=plot, report=report,
+            output=target, save_permutation=save_permutation, plot=plot, report=report, resume=resume,
             choice=o.match_choice(
                 method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
                 similarity, epochs, learning_rate, momentum, threads, loss,

@@ -40,12 +40,19 @@ def command(
     ] = None,
     data: o.DataPath = None,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,
+    metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
+    sequence_length: o.SequenceLength = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
+    repair: o.RepairName = None,
+    fit_data: o.FitData = None,
+    fit_limit: o.FitLimit = None,
     steps: Annotated[
         int, typer.Option(min=3, help="Points between two models.", rich_help_panel=o.DATA)
     ] = 5,
@@ -78,17 +85,19 @@ def command(
     Beside it appear the permutation of every model (1 is the first, which stays as it is) and a run document.
     """
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.merge import MergeRequest, merge
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     judged = None
     if data is not None:
         judged = DataRequest(
-            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), network=network
+            data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
+            repairs=o.repairs(repair), network=network, sequence_length=sequence_length, metrics=tuple(metric or ()),
+            seed=seed, image_size=image_size, moments=o.moments(normalise),
         )  # fmt: skip
-    elif network is not None:
-        raise UsageError("--network is run on examples, and without data there are none", remedy="add --data FILE")
+    else:
+        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})
     with ExitStack() as cleanup:
         target = output_of(output, json)
         assert target is not None

@@ -22,11 +22,13 @@ def command(
     ] = None,
     at: Annotated[float, typer.Option(metavar="LAM", help="Where between the ends it lies.")] = 0.5,
     split: Annotated[
-        o.SplitName, typer.Option(help="Half of a folder of idx files.", rich_help_panel=o.DATA)
+        o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.Limit = 2000,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
+    image_size: o.ImageSize = None,
+    normalise: o.Normalise = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")
     ] = None,
@@ -43,7 +45,7 @@ def command(
 ) -> None:
     """Recompute a merged checkpoint's BatchNorm statistics; with both ends, rescale every channel (REPAIR)."""
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.judges import DataRequest
+    from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.repair import RepairRequest, repair
 
     if data is None:
@@ -53,7 +55,8 @@ def command(
         target = output_of(output, json)
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         fitted = DataRequest(
-            data, split.value, limit, options=o.pairs("--network-option", network_option), network=network
+            data, split.value, limit, options=o.pairs("--network-option", network_option), network=network,
+            image_size=image_size, moments=o.moments(normalise),
         )  # fmt: skip
         request = RepairRequest(
             source, fitted, tuple(ends), at, o.spec_choice(arch, sizes, None, ignore), target, report,

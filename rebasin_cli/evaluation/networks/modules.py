@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.named import call_named, import_named
-from rebasin_cli.evaluation.networks.network import Params
+from rebasin_cli.evaluation.networks.network import Answers, Params
 from rebasin_cli.matching.taps import Layer, Taps
 
 HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"
@@ -27,7 +27,7 @@ class ModuleNetwork:
         shapes: the tensors of the checkpoint that it reads, by its own names.
         argument: the keyword under which its forward takes inputs; None: the first one.
         batch_size: examples at a time, unless the user says otherwise.
-        per_token: whether it answers every token, so that its loss is per token.
+        answers: what it is asked.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class ModuleNetwork:
         *,
         argument: str | None = None,
         batch_size: int = 512,
-        per_token: bool = False,
+        answers: Answers = "example",
     ) -> None:
         self.family, self.module, self.prefix, self.argument = family, module.eval(), prefix, argument
-        self.batch_size, self.per_token = batch_size, per_token
+        self.batch_size, self.answers = batch_size, answers
         self.shapes, self.assumptions = _check_keys(family, module, keys, prefix)
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -53,6 +53,10 @@ class ModuleNetwork:
         dtype = torch.float64 if wide else torch.float32
         self.module.to(dtype)
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
+
+    def modules(self) -> tuple[str, ...]:
+        """Everything that taps can be told of."""
+        return tuple(name for name, _ in self.module.named_modules() if name)
 
     def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
         """Logits of `inputs`, given tensors from `load`: (N, classes), or (N, tokens, vocabulary)."""
@@ -130,9 +134,13 @@ def hooked(module: nn.Module, taps: Taps | None) -> Iterator[None]:
     """Call the taps whenever one of the module's layers runs."""
     with ExitStack() as stack:
         for name, part in module.named_modules() if taps is not None else ():
+            assert taps is not None
             layer = _layer(name, part)
-            if layer is not None and taps is not None:
+            if layer is not None:
                 stack.callback(part.register_forward_pre_hook(_entering(taps, layer)).remove)
+            elif name in taps.modules:
+                layer = Layer(name, "other", -1)
+            if layer is not None:
                 stack.callback(part.register_forward_hook(_leaving(taps, layer)).remove)
         yield
 
@@ -159,6 +167,8 @@ def _entering(taps: Taps, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]]
 
 def _leaving(taps: Taps, layer: Layer) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor):  # attention and its weights
+            return (taps.leaving(layer, output[0]), *output[1:])
         return taps.leaving(layer, output) if isinstance(output, Tensor) else output
 
     return hook

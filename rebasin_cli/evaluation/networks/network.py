@@ -15,6 +15,10 @@ Params = Mapping[str, Tensor]
 Forward = Callable[[Params, Tensor], Tensor]
 
 
+Answers = Literal["example", "next token", "masked token"]
+"""What a network is asked: the class of an example, or tokens of a text, so that its loss is one per token."""
+
+
 class HasShape(Protocol):
     """What a builder needs to know of a tensor, such as `TensorInfo`."""
 
@@ -53,6 +57,7 @@ class Network:
         reads: "vectors" (N, features) or "images" (N, channels, height, width).
         width: number of features or channels of one input.
         classes: number of logits.
+        answers: what it is asked.
         assumptions: what shapes cannot tell and was taken for granted, with the option that says otherwise.
     """
 
@@ -64,6 +69,7 @@ class Network:
     width: int
     classes: int
     assumptions: tuple[str, ...] = ()
+    answers: Answers = "example"
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The tensors it reads, on `device`, all in one dtype: float64 where any is float64, else float32.
@@ -73,6 +79,10 @@ class Network:
         params = {name: state[self.prefix + name].to(device) for name in self.shapes}
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
+
+    def modules(self) -> tuple[str, ...]:
+        """Everything that taps can be told of: its layers."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.shapes))
 
     def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
         """Logits (N, classes) of `inputs` (N, …), given tensors from `load`; in their dtype and on their device."""

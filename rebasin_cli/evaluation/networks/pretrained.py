@@ -11,10 +11,17 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
+from rebasin_cli.evaluation.networks.network import Answers
 from rebasin_cli.evaluation.subjects.libraries import library
 
-_TEXT = ("ForCausalLM", "LMHeadModel")
-_IMAGES = ("ForImageClassification",)
+_ANSWERS: Mapping[str, Answers] = {
+    "ForCausalLM": "next token",
+    "LMHeadModel": "next token",
+    "ForMaskedLM": "masked token",
+    "ForImageClassification": "example",
+}
+"""What models are asked, by how their class is called."""
+
 TEXT_BATCH = 8
 
 
@@ -40,11 +47,13 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
     """
     names = config.get("architectures") or ["none"]
     name = str(names[0])
-    if not name.endswith((*_TEXT, *_IMAGES)):
+    answers = next((asked for ending, asked in _ANSWERS.items() if name.endswith(ending)), None)
+    if answers is None:
         raise ContentError(
             f"config.json names the architecture {name}, which has no loss that can be measured here",
             where=str(folder),
-            remedy="causal language models and image classifiers have one; for others --network or --eval-command",
+            remedy="language models (causal, masked) and image classifiers have one; for others --network or "
+            "--eval-command",
         )
     try:
         transformers = library("transformers")
@@ -68,13 +77,13 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
             where=str(folder),
             remedy="config.json and checkpoint must belong together",
         )
-    is_text = name.endswith(_TEXT)
+    is_text = answers != "example"
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     return PretrainedNetwork(
         name, model, shapes, "",
         argument="input_ids" if is_text else "pixel_values",
         batch_size=TEXT_BATCH if is_text else 64,
-        per_token=is_text,
+        answers=answers,
     )  # fmt: skip
 
 

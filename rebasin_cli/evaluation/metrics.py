@@ -1,0 +1,182 @@
+"""What is measured of a network besides its loss and accuracy: `--metric`, by name or by a user's own function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.named import call_named, import_named, is_named
+from rebasin_cli.spec.hints import did_you_mean
+
+HELP = "a function of (outputs, targets) of a batch that returns their mean, or a dict of such numbers by name"
+RESERVED = ("loss", "accuracy")
+
+_TOP = 5
+_BINS = 15  # as Guo et al. and everyone after them
+
+
+class Metric:
+    """Sees every batch of one network, then says what it is worth by name."""
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take a batch: logits (N, …, classes) in float64, targets (N, …), negative where there is no question."""
+
+    def values(self, loss: float) -> dict[str, float]:
+        """The figures over all batches; `loss` is the mean loss over them."""
+        raise NotImplementedError
+
+
+class Top5(Metric):
+    """Fraction of answers whose right class is among the five likeliest."""
+
+    def __init__(self) -> None:
+        self.right, self.count = 0, 0
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        logits, targets = _answers(logits, targets)
+        if logits.shape[1] <= _TOP:
+            raise ContentError(
+                f"--metric top5 is 1 for every network with {logits.shape[1]} classes",
+                remedy="leave it away; accuracy is always measured",
+            )
+        best = logits.topk(_TOP).indices  # (answers, 5)
+        found = (best == targets[:, None]).any(1) & ~logits.isnan().any(1)
+        self.right, self.count = self.right + int(found.sum()), self.count + len(targets)
+
+    def values(self, loss: float) -> dict[str, float]:
+        return {"top5": self.right / self.count}
+
+
+class MacroF1(Metric):
+    """Mean over classes of the F1 score; classes that are neither there nor answered do not count."""
+
+    def __init__(self) -> None:
+        self.right, self.wanted, self.said = (torch.zeros((), dtype=torch.int64),) * 3
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        logits, targets = _answers(logits, targets)
+        classes = logits.shape[1]
+        answers = torch.where(logits.isnan().any(1), classes, logits.argmax(1))  # NaN is an answer that no class is
+        self.right = self.right + _counts(targets[answers == targets], classes)
+        self.wanted = self.wanted + _counts(targets, classes)
+        self.said = self.said + _counts(answers, classes)
+
+    def values(self, loss: float) -> dict[str, float]:
+        total = self.wanted + self.said
+        seen = total > 0
+        return {"macro-f1": (2 * self.right[seen].double() / total[seen]).mean().item()}
+
+
+class CalibrationError(Metric):
+    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599): |accuracy − confidence| in 15 bins, weighed."""
+
+    def __init__(self) -> None:
+        self.difference, self.count = torch.zeros(_BINS, dtype=torch.float64), 0
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        logits, targets = _answers(logits, targets)
+        confidence, answers = logits.softmax(1).max(1)
+        bins = (confidence * _BINS).ceil().sub(1).nan_to_num(0).clamp(0, _BINS - 1).long()  # (low, high], as published
+        gaps = (answers == targets).double() - confidence
+        self.difference += torch.zeros(_BINS, dtype=torch.float64).index_add(0, bins.cpu(), gaps.cpu())
+        self.count += len(targets)
+
+    def values(self, loss: float) -> dict[str, float]:
+        return {"calibration-error": self.difference.abs().sum().item() / self.count}
+
+
+class Perplexity(Metric):
+    """exp of the mean loss."""
+
+    def values(self, loss: float) -> dict[str, float]:
+        return {"perplexity": math.exp(min(loss, 700.0))}  # the largest that a float holds is exp(709)
+
+
+class Own(Metric):
+    """A user's function: its batch means, averaged over examples; named as the function, or as the keys of its dict."""
+
+    def __init__(self, reference: str, function: Callable[..., object]) -> None:
+        self.reference, self.function = reference, function
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        found = call_named("--metric", self.reference, self.function, logits, targets)
+        named = found if isinstance(found, Mapping) else {self.reference.partition(":")[2]: found}
+        for name, value in named.items():
+            try:
+                number = float(value)  # a tensor or an array of one number, too
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ContentError(
+                    f"--metric {self.reference}: `{name}` is a {type(value).__name__}, no number",
+                    remedy=f"it is {HELP}",
+                ) from error
+            self.sums[str(name)] = self.sums.get(str(name), 0.0) + number * len(targets)
+        self.count += len(targets)
+
+    def values(self, loss: float) -> dict[str, float]:
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+Maker = Callable[[], Metric]
+"""Makes a metric that has seen nothing yet: one for each network that is measured."""
+
+METRICS: Mapping[str, Maker] = {
+    "top5": Top5,
+    "macro-f1": MacroF1,
+    "calibration-error": CalibrationError,
+    "perplexity": Perplexity,
+}
+"""Every `--metric` that has a name of its own."""
+
+
+def find_metrics(names: Sequence[str]) -> tuple[Maker, ...]:
+    """The metrics that are called so, each once.
+
+    Raises:
+        UsageError: one is neither in `METRICS` nor `package.module:function`, or cannot be imported.
+    """
+    return tuple(_find(name) for name in dict.fromkeys(names))
+
+
+def collect(metrics: Sequence[Metric], loss: float) -> dict[str, float]:
+    """All their figures by name.
+
+    Raises:
+        ContentError: two have one name.
+    """
+    found: dict[str, float] = {}
+    for metric in metrics:
+        for name, value in metric.values(loss).items():
+            if name in found or name in RESERVED:
+                raise ContentError(f"--metric: two figures are called `{name}`", remedy="rename your own")
+            found[name] = value
+    return found
+
+
+def _find(name: str) -> Maker:
+    if name in METRICS:
+        return METRICS[name]
+    if not is_named(name):
+        hint = did_you_mean(name, METRICS)
+        raise UsageError(
+            f"--metric {name}: there is none of that name" + (f"; {hint}" if hint else ""),
+            remedy=f"use {', '.join(METRICS)}, or package.module:function: {HELP}",
+        )
+    function = import_named("--metric", name, HELP)
+    return lambda: Own(name, function)
+
+
+def _answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(answers, classes) and (answers,), without what is no question."""
+    logits, targets = logits.flatten(0, -2), targets.flatten()
+    asked = targets >= 0
+    return (logits, targets) if bool(asked.all()) else (logits[asked], targets[asked])
+
+
+def _counts(classes: Tensor, of: int) -> Tensor:
+    return torch.bincount(classes, minlength=of)[:of].cpu()

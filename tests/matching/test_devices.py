@@ -1,0 +1,54 @@
+"""Matching on a GPU: the permutations that the CPU finds. Skipped, and visibly, where there is none."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.frank_wolfe import frank_wolfe
+from rebasin_cli.matching.plans import sweep_work
+from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.work import GPU_WORK, matching_device
+from rebasin_cli.spec import bind, find_spec
+from tests.networks import TINY, tiny_layout, tiny_state
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("name", list(TINY))
+def test_a_gpu_finds_what_the_cpu_finds(name: str, memory: int | None, tmp_path: Path) -> None:
+    layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
+    on_cpu = match_weights(layout, a, b, memory=memory)
+    on_gpu = match_weights(layout, a, b, memory=memory, device="cuda")
+    assert on_gpu.permutation.equals(on_cpu.permutation)
+    assert on_gpu.objective == pytest.approx(on_cpu.objective, rel=1e-10)
+
+
+@needs_gpu
+def test_frank_wolfe_on_a_gpu(tmp_path: Path) -> None:
+    layout, a, b = tiny_layout("residual", tmp_path), tiny_state("residual", 1), tiny_state("residual", 2)
+    assert frank_wolfe(layout, a, b, device="cuda").permutation.equals(frank_wolfe(layout, a, b).permutation)
+
+
+def test_small_networks_are_left_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chain(*widths: int) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, (before, after) in enumerate(pairwise(widths)):
+            shapes |= {f"fc.{i}.weight": (after, before), f"fc.{i}.bias": (after,)}
+        return shapes
+
+    small, large = (bind(find_spec("mlp"), chain(784, n, n, 10)) for n in (512, 4096))
+    assert sweep_work(small) == 512**2 * (784 + 512 + 512 + 10 + 2)
+    assert sweep_work(small) < GPU_WORK < sweep_work(large)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert matching_device(MatchChoice(), small) == "cpu"
+    assert matching_device(MatchChoice(), large) == "cuda"
+    assert matching_device(MatchChoice(device="cuda"), small) == "cuda"
+    assert matching_device(MatchChoice(method="ste"), small) == "cuda"  # the network runs there, too
+    assert matching_device(MatchChoice(device="cpu"), large) == "cpu"
