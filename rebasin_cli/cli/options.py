@@ -215,7 +215,7 @@ OrderName = Annotated[
 ]
 Restarts = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Match from N starts, keep the best.", rich_help_panel=_RUN),
+    typer.Option(min=1, metavar="N", help="N descents instead of what --quality has.", rich_help_panel=_RUN),
 ]
 QualityName = Annotated[Quality, typer.Option("--quality", help="Time for a better optimum.", rich_help_panel=_RUN)]
 Threads = Annotated[

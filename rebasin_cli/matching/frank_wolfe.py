@@ -13,7 +13,7 @@ that polishes the rounded result moves them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -95,12 +95,13 @@ def frank_wolfe_attempts(
     a: Mapping[str, Tensor],
     b: Mapping[str, Tensor],
     *,
+    starts: Sequence[Begin] = ("barycentre", "identity"),
     seed: int = 0,
     max_sweeps: int = 100,
     device: str = "cpu",
     memory: int | None = None,
 ) -> list[Attempt]:
-    """Frank-Wolfe from the barycentre and from the identity; none where no dims can move together, or their gradients
+    """Frank-Wolfe from each start; none where no dims can move together, or their gradients
     would not fit into memory."""
     free = joint_dims(layout)
     size = 4 if similarity_dtype(layout, a) == torch.float32 else 8
@@ -116,7 +117,7 @@ def frank_wolfe_attempts(
 
         return Attempt(f"frank-wolfe, {start}", run)
 
-    return [attempt("barycentre"), attempt("identity")]
+    return [attempt(start) for start in starts]
 
 
 @dataclass(slots=True)

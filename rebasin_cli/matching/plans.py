@@ -78,7 +78,7 @@ def sweep_work(layout: Layout) -> int:
     """Multiply-adds of one product for every moving side: what a sweep takes if nothing is kept."""
     moving = set(layout.moving())
     return sum(
-        side.size * prod(other.size for other in piece.sides)
+        side.size * piece.elements
         for bound in layout.tensors.values()
         if bound.section == "tensors"
         for piece in bound.pieces

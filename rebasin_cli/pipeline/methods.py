@@ -13,8 +13,11 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, Trial, best_of, descents, frank_wolfe_attempts
 from rebasin_cli.matching.activations import Similarity, match_activations
 from rebasin_cli.matching.by_loss import Epochs
+from rebasin_cli.matching.frank_wolfe import Begin
 from rebasin_cli.matching.memory import budgets, keep_read
-from rebasin_cli.matching.restarts import starts_at_once
+from rebasin_cli.matching.plans import sweep_work
+from rebasin_cli.matching.relaxation import joint_dims
+from rebasin_cli.matching.restarts import Attempt, starts_at_once
 from rebasin_cli.matching.sinkhorn import RATE as SINKHORN_RATE
 from rebasin_cli.matching.sinkhorn import Target, match_sinkhorn, sinkhorn_attempts
 from rebasin_cli.matching.ste import RATE as STE_RATE
@@ -64,6 +67,11 @@ class MatchChoice:
         return self.restarts or STARTS[self.quality]
 
     @property
+    def leaves_it_to_quality(self) -> bool:
+        """Whether nothing is said of where to start and how often."""
+        return (self.restarts, self.start, self.order) == (None, "anchored", "forward")
+
+    @property
     def looks_at_data(self) -> bool:
         """Whether the method needs examples."""
         return self.method in ("activations", "ste") or (self.method == "sinkhorn" and self.loss != "distance")
@@ -71,6 +79,10 @@ class MatchChoice:
 
 STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
 """Starts by `--quality`."""
+
+CHEAP = 1 << 31
+"""Multiply-adds of a sweep up to which the default has Frank-Wolfe from the barycentre beside the descent (four times
+the time of the descent alone: a second or two at most), and the high quality Sinkhorn re-basin (a hundred times)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +120,7 @@ def match_states(
         layout, a, b, count=choice.starts, seed=choice.seed, max_sweeps=choice.max_sweeps,
         start=choice.start, order=choice.order, device=device, memory=choice.memory,
     )  # fmt: skip
-    together = []
-    if choice.method == "frank-wolfe" or choice.quality == "high":
-        together += frank_wolfe_attempts(
-            layout, a, b, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device, memory=choice.memory
-        )
-    if choice.method == "sinkhorn":
-        together += sinkhorn_attempts(
-            layout, a, b, learning_rate=_rate(choice, SINKHORN_RATE), seed=choice.seed, max_sweeps=choice.max_sweeps,
-            device=device, memory=choice.memory,
-        )  # fmt: skip
+    together = _together(layout, a, b, choice, device)
     if not together and choice.method != "weights":
         raise ContentError(
             f"--method {choice.method} moves all dims of {layout.spec.name} together: none can move so, or memory does "
@@ -136,6 +139,31 @@ def match_states(
         on_trial=running.on_trial,
     )
     return replace(result, method=choice.method)
+
+
+def _together(
+    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, device: str
+) -> list[Attempt]:
+    """What moves all dims together beside the descents, by the method or the quality that was asked for."""
+    # What is held meanwhile (dims with insides) would be solved all over again, and is what takes longest.
+    cheap = set(joint_dims(layout)) == set(layout.moving()) and sweep_work(layout) <= CHEAP
+    attempts: list[Attempt] = []
+    starts: tuple[Begin, ...] = ()
+    if choice.method == "frank-wolfe" or choice.quality == "high":
+        starts = ("barycentre", "identity")
+    elif choice.method == "weights" and choice.quality == "default" and choice.leaves_it_to_quality and cheap:
+        starts = ("barycentre",)
+    if starts:
+        attempts += frank_wolfe_attempts(
+            layout, a, b, starts=starts, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device,
+            memory=choice.memory,
+        )  # fmt: skip
+    if choice.method == "sinkhorn" or (choice.quality == "high" and cheap):
+        attempts += sinkhorn_attempts(
+            layout, a, b, learning_rate=_rate(choice, SINKHORN_RATE), seed=choice.seed, max_sweeps=choice.max_sweeps,
+            device=device, memory=choice.memory,
+        )  # fmt: skip
+    return attempts
 
 
 def _weights(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:

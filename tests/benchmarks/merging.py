@@ -9,6 +9,7 @@ run (`tests/benchmarks/trained.py`); time is that of the processor, one thread.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -26,8 +27,8 @@ from tests.benchmarks.trained import RECIPES, trained
 FIVE = tuple(name for name, recipe in RECIPES.items() if recipe.seeds == 5)
 
 
-def measure(name: str, matching: str) -> None:
-    """Print every line for one family of networks; `matching` is `descent` or `frank-wolfe`."""
+def measure(name: str, algorithms: Sequence[str], matchings: Sequence[str]) -> None:
+    """Print every line for one family of networks."""
     states, test = trained(name)
     layout = detect({key: tuple(tensor.shape) for key, tensor in states[0].items()})
     network = build_network(layout, states[0], {})
@@ -35,18 +36,32 @@ def measure(name: str, matching: str) -> None:
 
     def show(what: str, state: State, figures: str = "") -> None:
         scores = evaluate(network, {key: state[key] for key in states[0]}, test)
-        print(f"{name:18}{what:32}{scores.loss:8.4f}{100 * scores.accuracy:8.2f} %{figures}", flush=True)
+        print(f"{name:22}{what:32}{scores.loss:8.4f}{100 * scores.accuracy:8.2f} %{figures}", flush=True)
 
     for number, state in enumerate(states):
         show(f"seed {number}", state)
     identity = (Permutation.identity(layout),) * len(states)
     show("plain mean", Mean(models, identity, range(len(states))))
-    for algorithm in ALGORITHMS:
+    for algorithm, matching in itertools.product(algorithms, matchings):
         began = time.process_time()
-        result = match_many(layout, states, _matcher(layout, matching), algorithm=algorithm)
+        result = match_many(layout, states, _matcher(layout, matching), algorithm=algorithm)  # type: ignore[arg-type]
         spent = time.process_time() - began
         merged = Mean(models, result.permutations, range(len(states)))
-        show(f"{algorithm}, {matching}", merged, f"{result.objective[-1]:11.3f}{spent:8.2f} s")
+        closed = "cycles close" if cycles_close(layout, result.permutations) else "CYCLES DO NOT CLOSE"
+        show(f"{algorithm}, {matching}", merged, f"{result.objective[-1]:11.3f}{spent:8.2f} s  {closed}")
+
+
+def cycles_close(layout: Layout, permutations: Sequence[Permutation]) -> bool:
+    """Whether the way around every three models leads each unit back to where it was."""
+    identity = Permutation.identity(layout)
+    for cycle in itertools.permutations(range(len(permutations)), 3):
+        way = identity
+        for i, j in zip(cycle, (*cycle[1:], cycle[0]), strict=True):
+            onto = permutations[j].compose(permutations[i].inverse(layout), layout)  # j's units in i's order
+            way = onto.compose(way, layout)
+        if not way.equals(identity):
+            return False
+    return True
 
 
 def _matcher(layout: Layout, matching: str):  # type: ignore[no-untyped-def]
@@ -61,12 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--networks", default=",".join(FIVE), help="comma-separated")
+    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="comma-separated")
+    parser.add_argument("--matching", default="descent,frank-wolfe", help="how pairs are matched, comma-separated")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(f"{'networks':18}{'what':32}{'loss':>8}{'accuracy':>10}{'objective':>11}{'time':>10}")
+    print(f"{'networks':22}{'what':32}{'loss':>8}{'accuracy':>10}{'objective':>11}{'time':>10}")
     for name in options.networks.split(","):
-        for matching in ("descent", "frank-wolfe"):
-            measure(name, matching)
+        measure(name, options.algorithms.split(","), options.matching.split(","))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.evaluation import Dataset, Network, barrier_above_line, build_network, runner, sweep
-from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts
+from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts, sinkhorn_attempts
 from rebasin_cli.merging import interpolated, lambda_grid, reset_statistics
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout, detect
@@ -43,12 +43,12 @@ def _frank_wolfe(which: int) -> Run:
     return lambda layout, a, b: frank_wolfe_attempts(layout, a, b)[which].run(None, None)
 
 
-def _mix(count: int) -> Run:
-    """As `--method frank-wolfe` and `--quality high` do."""
+def _mix(count: int, frank_wolfes: int = 2, sinkhorns: int = 0) -> Run:
+    """Some descents with what moves all dims together."""
 
     def run(layout: Layout, a: State, b: State) -> MatchResult:
-        first, *more = descents(layout, a, b, count=count)
-        return best_of([first, *frank_wolfe_attempts(layout, a, b), *more])
+        together = [*frank_wolfe_attempts(layout, a, b)[:frank_wolfes], *sinkhorn_attempts(layout, a, b)[:sinkhorns]]
+        return best_of([*descents(layout, a, b, count=count), *together])
 
     return run
 
@@ -64,8 +64,11 @@ RUNS: Mapping[str, Run] = {
     "--restarts 20": _descents(20),
     "Frank-Wolfe, barycentre": _frank_wolfe(0),
     "Frank-Wolfe, identity": _frank_wolfe(1),
+    "Sinkhorn, distance": lambda layout, a, b: sinkhorn_attempts(layout, a, b)[0].run(None, None),
+    "--quality default": _mix(1, 1),
     "--method frank-wolfe": _mix(1),
-    "--quality high": _mix(5),
+    "--method sinkhorn": _mix(1, 0, 1),
+    "--quality high": _mix(5, 2, 1),
 }
 
 
@@ -149,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--networks", default="all", help=f"some of {','.join(RECIPES)}")
+    parser.add_argument("--methods", default="all", help="comma-separated numbers, from 0, which is always among them")
     parser.add_argument("--pairs", type=int, default=1, help="of each network, at most so many")
     parser.add_argument("--points", type=int, default=11, help="of each curve")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -157,11 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(names) - set(RECIPES):
         parser.error(f"no such network: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
+    chosen = range(len(RUNS)) if options.methods == "all" else sorted({0, *map(int, options.methods.split(","))})
+    runs = {list(RUNS)[at]: list(RUNS.values())[at] for at in chosen}
     rows: list[Row] = []
     print(f"{'network':24}{'method':34}{'gain':>11}{'  >':4}{'barrier':>10}{'  <':4}{'seconds':>9}")
     for name in names:
-        found = measure(name, options.pairs, options.points, RUNS)
-        describe(found, RUNS)
+        found = measure(name, options.pairs, options.points, runs)
+        describe(found, runs)
         rows += found
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)

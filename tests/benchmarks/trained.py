@@ -87,7 +87,12 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to train, on what, and how many of it; `constant`: at the same rate to the end, as the paper's MLPs."""
+    """What to train, on what, and how many of it.
+
+    Attributes:
+        constant: at the same rate to the end, as the paper's MLPs.
+        side: height and width of the images, averaged down from 28.
+    """
 
     make: Callable[[], nn.Module]
     data: str
@@ -97,6 +102,7 @@ class Recipe:
     rate: float = 1e-3
     batch: int = 128
     constant: bool = False
+    side: int = 28
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -107,28 +113,34 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion-mlp-512": Recipe(lambda: Mlp(784, 512, 512, 512, 10), "fashion", 4),
     "digits-mlp-512-long": Recipe(lambda: Mlp(64, 512, 512, 512, 10), "digits", 100, seeds=5, constant=True),
     "fashion-mlp-512-long": Recipe(
-        lambda: Mlp(784, 512, 512, 512, 10), "fashion", 30, seeds=5, examples=20_000, batch=500, constant=True
+        lambda: Mlp(784, 512, 512, 512, 10), "fashion", 40, seeds=5, examples=30_000, batch=500, constant=True
     ),
     "fashion-resnet8-16": Recipe(lambda: Residual(16), "fashion", 3, seeds=4, examples=20_000, rate=3e-3),
     "fashion-resnet8-16-bn": Recipe(
         lambda: Residual(16, nn.BatchNorm2d), "fashion", 3, seeds=4, examples=20_000, rate=3e-3
     ),
+    "fashion-resnet8-32": Recipe(lambda: Residual(32), "fashion", 6, seeds=4, examples=20_000, rate=3e-3, side=14),
 }
 
 
-def split_of(data: str, examples: int = 60_000) -> Split:
+def split_of(recipe: Recipe) -> Split:
     """(train inputs, train targets, test inputs, test targets), pixels from 0 to 1."""
-    if data == "digits":
+    if recipe.data == "digits":
         return load_split()
     train, test = (load_data(FASHION, split) for split in ("train", "test"))
-    return train.inputs[:examples], train.targets[:examples], test.inputs, test.targets
+    seen = slice(recipe.examples)
+    return _sized(train.inputs[seen], recipe), train.targets[seen], _sized(test.inputs, recipe), test.targets
+
+
+def _sized(images: Tensor, recipe: Recipe) -> Tensor:
+    return images if recipe.side == 28 else nn.functional.adaptive_avg_pool2d(images.unsqueeze(1), recipe.side)[:, 0]
 
 
 def trained(name: str) -> tuple[list[dict[str, Tensor]], Dataset]:
     """The networks of a recipe, one a seed, trained if they are not there yet, and the test set."""
     recipe = RECIPES[name]
     paths = [FOLDER / f"{name}-{seed}.safetensors" for seed in range(recipe.seeds)]
-    split = split_of(recipe.data, recipe.examples)
+    split = split_of(recipe)
     for seed, path in enumerate(paths):
         if not path.exists():
             FOLDER.mkdir(parents=True, exist_ok=True)
@@ -141,9 +153,11 @@ def _train(recipe: Recipe, seed: int, inputs: Tensor, targets: Tensor) -> nn.Mod
     network = recipe.make()
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.rate)
     batches = recipe.epochs * -(-len(inputs) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=batches)
+    schedule: torch.optim.lr_scheduler.LRScheduler
     if recipe.constant:
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=batches)
     for _ in range(recipe.epochs):
         for batch in torch.randperm(len(inputs)).split(recipe.batch):
             optimizer.zero_grad()
