@@ -27,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.cases import CASES
+
 FAST = ("mlp", "vgg16", "resnet20", "resnet20-x4", "resnet50", "gpt2-mlps", "gpt2", "regnetx-002")
 SLOW = ("resnet20-x16", "resnet20-x32", "llama-block", "sd15-unet", "two-gigabytes", "llama-7b-1", "llama-7b-2",
         "llama-7b-4", "llama-7b-8")  # fmt: skip
@@ -145,6 +147,8 @@ def main() -> None:
 
 
 def _measure(name: str, weights: str, options: argparse.Namespace) -> Figures | None:
+    if CASES[name].command and weights != "planted":
+        return None  # how long it takes to come to rest from nothing in common says nothing of memory
     with tempfile.TemporaryDirectory(dir=options.folder) as made:
         folder = Path(made)
         what = run_step("make", name, weights, folder)
@@ -152,8 +156,6 @@ def _measure(name: str, weights: str, options: argparse.Namespace) -> Figures | 
             found = compare(name, weights, options.engines.split(","), options.rounds, folder)
             describe(found, what["goal"])
             return found
-        if weights != "planted":
-            return None  # how long it takes to come to rest from nothing in common says nothing of memory
         return time_command(name, weights, what["memory"], folder, options.align.split())
 
 
