@@ -180,10 +180,11 @@ class Descent:
         running: dict[Future[Step], int] = {}
         try:
             while waiting or running:
-                for place in self._free(turns, waiting, running.values()):
+                free = self._free(turns, waiting, running.values())
+                for place in free:
                     turn = waiting[place]
                     is_open = turn.block.root in self.open
-                    if is_open and self._is_for_a_thread(turn):
+                    if is_open and (running or len(free) > 1) and self._is_for_a_thread(turn):
                         assert self.executor is not None
                         self.open.discard(turn.block.root)
                         running[self.executor.submit(self._solve, turn, self.permutation)] = place

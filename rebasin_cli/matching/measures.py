@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
+from itertools import groupby
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from rebasin_cli.spec import Layout
 
 AT_ONCE = 4
 """Tensors looked at side by side at most: each takes the memory of itself and a copy."""
+
+LARGE = 1 << 25
+"""Elements from which on a tensor is looked at alone."""
 
 _SLICE = 1 << 16  # in float64 three of them still fit into a cache
 
@@ -58,8 +62,15 @@ def inner_product(
     def product(key: str) -> float:
         return dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
 
+    def is_large(key: str) -> bool:
+        return sum(prod(side.size for side in piece.sides) for piece in layout.tensors[key].pieces) > LARGE
+
     wanted = [k for k, bound in layout.tensors.items() if bound.section == "tensors" and (keys is None or k in keys)]
-    return sum(in_order((partial(product, key) for key in wanted), executor, AT_ONCE))
+    return sum(
+        value
+        for large, group in groupby(wanted, is_large)
+        for value in in_order((partial(product, key) for key in group), None if large else executor, AT_ONCE)
+    )
 
 
 def measure_distance(
