@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _HALVES: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
-_GREY = {"1", "L", "I", "F", "I;16"}
+_GREY = {"1", "L", "LA"}
+_DEEP = ("I", "F")  # modes of more than eight bits a channel begin so
 _CHUNK = 64  # images at a time through a preparation of transformers
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels, which nearly every network of torchvision and timm was trained with."""
@@ -135,10 +136,17 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
 
 
 def _open(file: Path, mode: str) -> Image:
+    pillow = _pillow()
     try:
-        with _pillow().open(file) as image:
+        with pillow.open(file) as image:
+            if image.mode.startswith(_DEEP):  # Pillow would cut them off at 255
+                raise ContentError(
+                    f"its pixels are of mode {image.mode}, and images have eight bits a channel",
+                    where=str(file),
+                    remedy="save it with eight bits a channel, or save arrays: np.savez(file, inputs=…, targets=…)",
+                )
             return image.convert(mode)  # type: ignore[no-any-return]
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         raise ContentError(f"not a readable image: {error}", where=str(file), remedy="repair or remove it") from error
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rebasin_cli.report.contents import Grid, facts, grids, headline, short_path
+from rebasin_cli.report.contents import facts, grids, headline, short_path
 from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.measured import Grid
 from rebasin_cli.report.terminal_plot import loss_plot
 
 PLOT_WIDTH = 78

@@ -5,18 +5,14 @@ The terminal, Markdown and HTML show these same values, so that no figure is for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     BarrierRecord,
-    CurveRecord,
     DimRecord,
     MatchRecord,
-    MergeRecord,
     RunDocument,
 )
 from rebasin_cli.report.figures import (
@@ -27,22 +23,12 @@ from rebasin_cli.report.figures import (
     percent_text,
     seconds_text,
 )
+from rebasin_cli.report.measured import Grid, barrier_grid, curve_grids, merge_grids, merge_headline
 
 MANY_DIMS = 16
 """From this many dims on they are shown by family (`h.0 … h.31`): a screen holds about as many lines."""
 
 _PLACES = 4  # tensors named for one dim
-_BESIDE = 4  # columns of figures beside λ that 80 columns of a terminal hold
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of text; every column but the first is figures unless named in `words`."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: tuple[int, ...] = (0,)
 
 
 def headline(document: RunDocument) -> str:
@@ -53,7 +39,7 @@ def headline(document: RunDocument) -> str:
     if barrier is not None:
         return ", ".join(f"{name} barrier {loss_text(curve.barrier)}" for name, curve in barrier.curves.items())
     if document.merge is not None:
-        return _merge_headline(document.merge)
+        return merge_headline(document.merge)
     distance = document.distance
     if distance is not None:
         return f"B aligned onto A: distance {measure_text(distance.before)} → {measure_text(distance.after)}"
@@ -185,86 +171,6 @@ def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool) -> Grid:
     if matched:
         columns = (*columns, "moved", "gain", "distance left")
     return Grid("Dims", (*columns, "note"), rows, words=(0, len(columns)))
-
-
-def curve_grids(barrier: BarrierRecord) -> list[Grid]:
-    """What was measured at every λ: loss and accuracy of two curves side by side, of more a table for each measure."""
-    curves = barrier.curves
-    others = tuple(dict.fromkeys(name for curve in curves.values() for name in curve.metrics))
-    measures: dict[str, Callable[[CurveRecord, int], str]] = {
-        "loss": lambda curve, i: loss_text(curve.loss[i]),
-        "accuracy": lambda curve, i: percent_text(curve.accuracy[i]),
-        **{name: partial(_metric_text, name) for name in others},
-    }
-    titles = {"loss": f"Loss in {barrier.loss_unit}", "accuracy": "Accuracy"}
-    together = len(curves) * len(measures) <= _BESIDE
-    groups = [tuple(measures)] if together else [(name,) for name in measures]
-    return [
-        Grid(
-            f"{titles['loss']}, accuracy" if together else titles.get(group[0], group[0]),
-            ("λ", *(f"{curve} {name}" if together else curve for curve in curves for name in group)),
-            tuple(
-                (f"{lam:.4f}", *(measures[name](curve, i) for curve in curves.values() for name in group))
-                for i, lam in enumerate(barrier.lam)
-            ),
-            words=(),
-        )
-        for group in groups
-    ]
-
-
-def _metric_text(name: str, curve: CurveRecord, i: int) -> str:
-    return measure_text(curve.metrics[name][i] if name in curve.metrics else None)
-
-
-def _merge_headline(merge: MergeRecord) -> str:
-    scores = merge.scores
-    if "merged" in scores:
-        losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
-        ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
-        merged = list(scores.values())[-1]  # the one that is written, repaired if that was asked for
-        return (
-            f"{len(merge.weights)} models merged: loss {loss_text(merged.loss)}, of their plain mean "
-            f"{loss_text(scores['naive average'].loss)}, {ends}"
-        )
-    before, after = (
-        sum(getattr(pair, which) for pair in merge.pairs) / len(merge.pairs) for which in ("before", "after")
-    )
-    return (
-        f"{len(merge.weights)} models merged: mean distance between two {measure_text(before)} → {measure_text(after)}"
-    )
-
-
-def merge_grids(merge: MergeRecord) -> list[Grid]:
-    """Distances and barriers of every pair, and what each model, the plain mean and the merge are worth."""
-    barriers = any(pair.aligned is not None for pair in merge.pairs)
-    columns = ("models", "distance", "in one order", *(("naive barrier", "barrier in one order") if barriers else ()))
-    rows = tuple(
-        (
-            f"{pair.first}, {pair.second}", measure_text(pair.before), measure_text(pair.after),
-            *((loss_text(pair.naive), loss_text(pair.aligned)) if barriers else ()),
-        )
-        for pair in merge.pairs
-    )  # fmt: skip
-    found = [Grid(f"Pairs, {merge.algorithm}", columns, rows)]
-    if merge.scores:
-        others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
-        scored = (
-            (name, loss_text(s.loss), percent_text(s.accuracy), *(measure_text(s.metrics.get(o)) for o in others))
-            for name, s in merge.scores.items()
-        )
-        found.append(Grid("Worth", ("network", "loss", "accuracy", *others), tuple(scored)))
-    return found
-
-
-def barrier_grid(barrier: BarrierRecord) -> Grid:
-    """Both definitions of the barrier, named."""
-    curves = barrier.curves.items()
-    rows = (
-        ("above the line between the ends (Entezari et al.)", *(loss_text(c.barrier) for _, c in curves)),
-        ("above the mean of the ends (Frankle et al.)", *(loss_text(c.barrier_to_mean) for _, c in curves)),
-    )
-    return Grid(f"Barrier, in {barrier.loss_unit}", ("largest loss", *(name for name, _ in curves)), rows)
 
 
 def _families(dims: Mapping[str, DimRecord]) -> dict[str, list[str]]:

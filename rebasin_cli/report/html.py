@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from rebasin_cli.report.contents import Grid, facts, grids, headline
+from rebasin_cli.report.contents import facts, grids, headline
 from rebasin_cli.report.document import BarrierRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measured import Grid
 from rebasin_cli.report.svg import curve_svg
 
 _STYLE = """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rebasin_cli.report.contents import Grid, facts, grids, headline
+from rebasin_cli.report.contents import facts, grids, headline
 from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.measured import Grid
 
 
 def to_markdown(document: RunDocument) -> str:

@@ -133,6 +133,14 @@ def test_damaged_images_are_named(folder: Path) -> None:
         assert caught.value.where.endswith("0.png")
 
 
+def test_images_of_sixteen_bits_are_refused(folder: Path) -> None:
+    """Pillow's way to eight bits would make nearly all of it white."""
+    Image.fromarray(np.full((6, 6), 30_000, np.uint16)).save(folder / "ant" / "deep.png")
+    with pytest.raises(ContentError, match="eight bits a channel") as caught:
+        load_images(folder, "test", None, PLAIN)
+    assert caught.value.where.endswith("deep.png")
+
+
 def test_no_images_and_no_limit(folder: Path) -> None:
     with pytest.raises(UsageError, match="limit of 0"):
         load_images(folder, "test", 0, PLAIN)

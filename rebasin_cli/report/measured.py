@@ -1,0 +1,103 @@
+"""The tables of what was measured: along a path, and of the models of a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord
+from rebasin_cli.report.figures import loss_text, measure_text, percent_text
+
+_BESIDE = 4  # columns of figures beside λ that 80 columns of a terminal hold
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of text; every column but the first is figures unless named in `words`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: tuple[int, ...] = (0,)
+
+
+def curve_grids(barrier: BarrierRecord) -> list[Grid]:
+    """What was measured at every λ: loss and accuracy of two curves side by side, of more a table for each measure."""
+    curves = barrier.curves
+    others = tuple(dict.fromkeys(name for curve in curves.values() for name in curve.metrics))
+    measures: dict[str, Callable[[CurveRecord, int], str]] = {
+        "loss": lambda curve, i: loss_text(curve.loss[i]),
+        "accuracy": lambda curve, i: percent_text(curve.accuracy[i]),
+        **{name: partial(_metric_text, name) for name in others},
+    }
+    titles = {"loss": f"Loss in {barrier.loss_unit}", "accuracy": "Accuracy"}
+    together = len(curves) * len(measures) <= _BESIDE
+    groups = [tuple(measures)] if together else [(name,) for name in measures]
+    return [
+        Grid(
+            f"{titles['loss']}, accuracy" if together else titles.get(group[0], group[0]),
+            ("λ", *(f"{curve} {name}" if together else curve for curve in curves for name in group)),
+            tuple(
+                (f"{lam:.4f}", *(measures[name](curve, i) for curve in curves.values() for name in group))
+                for i, lam in enumerate(barrier.lam)
+            ),
+            words=(),
+        )
+        for group in groups
+    ]
+
+
+def _metric_text(name: str, curve: CurveRecord, i: int) -> str:
+    return measure_text(curve.metrics[name][i] if name in curve.metrics else None)
+
+
+def barrier_grid(barrier: BarrierRecord) -> Grid:
+    """Both definitions of the barrier, named."""
+    curves = barrier.curves.items()
+    rows = (
+        ("above the line between the ends (Entezari et al.)", *(loss_text(c.barrier) for _, c in curves)),
+        ("above the mean of the ends (Frankle et al.)", *(loss_text(c.barrier_to_mean) for _, c in curves)),
+    )
+    return Grid(f"Barrier, in {barrier.loss_unit}", ("largest loss", *(name for name, _ in curves)), rows)
+
+
+def merge_headline(merge: MergeRecord) -> str:
+    """What the merge is worth beside its models and their plain mean, or how much closer they came."""
+    scores = merge.scores
+    if "merged" in scores:
+        losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
+        ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
+        merged = list(scores.values())[-1]  # the one that is written, repaired if that was asked for
+        return (
+            f"{len(merge.weights)} models merged: loss {loss_text(merged.loss)}, of their plain mean "
+            f"{loss_text(scores['naive average'].loss)}, {ends}"
+        )
+    before, after = (
+        sum(getattr(pair, which) for pair in merge.pairs) / len(merge.pairs) for which in ("before", "after")
+    )
+    return (
+        f"{len(merge.weights)} models merged: mean distance between two {measure_text(before)} → {measure_text(after)}"
+    )
+
+
+def merge_grids(merge: MergeRecord) -> list[Grid]:
+    """Distances and barriers of every pair, and what each model, the plain mean and the merge are worth."""
+    barriers = any(pair.aligned is not None for pair in merge.pairs)
+    columns = ("models", "distance", "in one order", *(("naive barrier", "barrier in one order") if barriers else ()))
+    rows = tuple(
+        (
+            f"{pair.first}, {pair.second}", measure_text(pair.before), measure_text(pair.after),
+            *((loss_text(pair.naive), loss_text(pair.aligned)) if barriers else ()),
+        )
+        for pair in merge.pairs
+    )  # fmt: skip
+    found = [Grid(f"Pairs, {merge.algorithm}", columns, rows)]
+    if merge.scores:
+        others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
+        scored = (
+            (name, loss_text(s.loss), percent_text(s.accuracy), *(measure_text(s.metrics.get(o)) for o in others))
+            for name, s in merge.scores.items()
+        )
+        found.append(Grid("Worth", ("network", "loss", "accuracy", *others), tuple(scored)))
+    return found
