@@ -15,6 +15,7 @@ import yaml
 from rebasin_cli.errors import ContentError, SystemFailure
 
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TOO_DEEP = "nested too deep to be a permutation spec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ def parse_yaml(text: str, file: str) -> Table:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
+        if "nesting" in str(error.problem):  # libyaml's own limit, since 0.2.6
+            raise ContentError(TOO_DEEP, where=where) from error
         raise ContentError(
             f"not valid YAML: {error.problem or error.context}",
             where=where,
@@ -84,7 +87,7 @@ def parse_yaml(text: str, file: str) -> Table:
     except yaml.YAMLError as error:
         raise ContentError(f"not valid YAML: {error}", where=file) from error
     except RecursionError as error:
-        raise ContentError("nested too deep to be a permutation spec", where=file) from error
+        raise ContentError(TOO_DEEP, where=file) from error
 
 
 def _table(node: yaml.Node | None, file: str) -> Table:
