@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -40,14 +42,28 @@ def gather_piece(
         place: place of the tensor among its siblings, for dims within a dim that acts on keys.
         skip: positions of sides that stay as they are in B.
 
-    Owners are gathered before what is within them, so that the inner permutation is indexed by A's place.
+    Owners are gathered before what is within them, so that the inner permutation is indexed by A's place. Sides that
+    lie one behind the other and move together (heads and what is inside of them) are gathered at once, by their places
+    among all of them.
     """
-    order = sorted(range(len(piece.sides)), key=lambda at: len(owner_sides(piece, at)))
-    for at in order:
-        side = piece.sides[at]
-        if side.dim is None or at in skip or side.dim not in permutation:
-            continue
-        perm = permutation[side.dim].to(view.device)
+    moving = [at for at, side in enumerate(piece.sides) if side.dim in permutation and at not in skip]
+    for run in _runs(view, piece, moving):
+        flat = torch.arange(prod(view.shape[at] for at in run)).reshape([view.shape[at] for at in run])
+        places = _gather_sides(flat, _part(piece, run), range(len(run)), permutation, place).reshape(-1)
+        shape = view.shape
+        view = view.flatten(run[0], run[-1]).index_select(run[0], places.to(view.device)).reshape(shape)
+        moving = [at for at in moving if at not in run]
+    return _gather_sides(view, piece, moving, permutation, place)
+
+
+def _gather_sides(
+    view: Tensor, piece: Piece, moving: Iterable[int], permutation: Mapping[str, Tensor], place: int
+) -> Tensor:
+    """Gather one side after the other, owners first."""
+    for at in sorted(moving, key=lambda at: len(owner_sides(piece, at))):
+        dim = piece.sides[at].dim
+        assert dim is not None
+        perm = permutation[dim].to(view.device)
         owners = owner_sides(piece, at)
         if INDEX_SIDE in owners:
             perm = perm[place]
@@ -61,6 +77,27 @@ def gather_piece(
         shape = [view.shape[k] if k in axes else 1 for k in range(view.dim())]
         view = torch.take_along_dim(view, perm.reshape(shape), dim=at)
     return view
+
+
+def _runs(view: Tensor, piece: Piece, moving: Sequence[int]) -> list[tuple[int, ...]]:
+    """Two or more moving sides next to each other that are one axis in memory, none with an owner elsewhere."""
+    runs: list[list[int]] = []
+    for at in moving:
+        if runs and at == runs[-1][-1] + 1 and view.stride(at - 1) == view.stride(at) * view.shape[at]:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    return [
+        tuple(run)
+        for run in runs
+        if len(run) > 1 and all(owner in (*run, INDEX_SIDE) for at in run for owner in owner_sides(piece, at))
+    ]
+
+
+def _part(piece: Piece, run: tuple[int, ...]) -> Piece:
+    """The piece made of some of its sides alone."""
+    owners = {at: new for new, at in enumerate(run)} | {None: None, INDEX_SIDE: INDEX_SIDE}
+    return Piece(0, tuple(replace(piece.sides[at], owner=owners[piece.sides[at].owner]) for at in run))
 
 
 def permute_tensor(permutation: Mapping[str, Tensor], layout: Layout, key: str, read: Read) -> Tensor:
