@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class _Stdin(io.TextIOWrapper):
 
 
 @pytest.fixture
-def rebasin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rebasin:
+def rebasin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rebasin]:
     """Call `rebasin ARGUMENTS`; stdout is a pipe, so that it carries the document."""
 
     def call(*arguments: object, stdin: bytes = b"") -> Outcome:
@@ -45,7 +46,10 @@ def rebasin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    return call
+    yield call
+    for name, module in list(sys.modules.items()):  # a process of its own would not know them either
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture
