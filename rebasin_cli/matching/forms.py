@@ -71,11 +71,6 @@ class Factored:
     b: Tensor
 
     @property
-    def order(self) -> int:
-        """Number of dims."""
-        return self.a.dim() - 1
-
-    @property
     def size(self) -> int:
         """Number of units of the first dim."""
         return self.a.shape[0]
