@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,15 +20,15 @@ _TOP = 5
 _BINS = 15  # as Guo et al. and everyone after them
 
 
-class Metric:
+class Metric(ABC):
     """Sees every batch of one network, then says what it is worth by name."""
 
-    def add(self, logits: Tensor, targets: Tensor) -> None:
+    def add(self, logits: Tensor, targets: Tensor) -> None:  # noqa: B027  (perplexity looks at the loss alone)
         """Take a batch: logits (N, …, classes) in float64, targets (N, …), negative where there is no question."""
 
+    @abstractmethod
     def values(self, loss: float) -> dict[str, float]:
         """The figures over all batches; `loss` is the mean loss over them."""
-        raise NotImplementedError
 
 
 class Top5(Metric):

@@ -8,6 +8,7 @@ each other, so that each is solved once and exactly.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment import solve_assignments
-from rebasin_cli.matching.blocks import Tree, solve_block
+from rebasin_cli.matching.blocks import solve_of_layout
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.forms import Dense, Form
 from rebasin_cli.matching.measures import inner_product
@@ -182,7 +183,7 @@ def _units(segment: Segment, rows: Tensor) -> Tensor:
     return rows[segment.channels.to(rows.device)].flatten(-2).flatten(0, -2)
 
 
-class _Watching(Taps):
+class _Watching(Taps, ABC):
     """Takes what each layer reads, and what modules make that were named."""
 
     def __init__(self, sums: _Sums) -> None:
@@ -196,9 +197,9 @@ class _Watching(Taps):
         self.take(f"{layer.name} made", self.sums.made(layer, y))
         return y
 
+    @abstractmethod
     def take(self, place: str, found: list[tuple[Segment, Tensor]]) -> None:
         """Take the activations of the segments in one place."""
-        raise NotImplementedError
 
 
 class _Remembering(_Watching):
@@ -229,15 +230,7 @@ class _Solver:
         }
         if {dim for dims in forms for dim in dims} < {dim for dim in block.dims if dim in moving}:
             return None
-        kept = [dim for dim in block.dims if layout.dims[dim].size > 1]
-        tree = Tree(
-            {dim: tuple(child for child in layout.children(dim) if child in kept) for dim in kept},
-            frozenset(dim for dim in kept if dim not in moving),
-            self._assign,
-        )
-        present = {dim: torch.arange(layout.dims[dim].size).expand(*layout.owner_sizes(dim), -1) for dim in kept}
-        found, _, _ = solve_block(tree, block.root, forms, present)
-        return {dim: perm for dim, perm in found.items() if dim in moving}
+        return solve_of_layout(layout, block, forms, {}, self._assign)[0]
 
     def _assign(self, matrices: Tensor) -> Tensor:
         self.solves += len(matrices)

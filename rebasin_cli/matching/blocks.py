@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.forms import Dense, Form, Forms
+from rebasin_cli.matching.terms import Block
+from rebasin_cli.spec import Layout
 
 Solve = Callable[[Tensor], Tensor]
 """Matrices (batch, n, n) → the best columns of each (batch, n)."""
@@ -43,6 +45,23 @@ class Tree:
     def below(self, dim: str) -> list[str]:
         """The dims within `dim`, owners first."""
         return [d for child in self.children.get(dim, ()) for d in (child, *self.below(child))]
+
+
+def solve_of_layout(
+    layout: Layout, block: Block, forms: Forms, permutation: Mapping[str, Tensor], solve: Solve
+) -> tuple[dict[str, Tensor], float, float]:
+    """`solve_block` for a block of a layout, from where its dims are; new indices of the dims that may move."""
+    moving = set(layout.moving())
+    kept = [dim for dim in block.dims if layout.dims[dim].size > 1]
+    tree = Tree(
+        {dim: tuple(child for child in layout.children(dim) if child in kept) for dim in kept},
+        frozenset(dim for dim in kept if dim not in moving),
+        solve,
+    )
+    identity = {dim: torch.arange(layout.dims[dim].size).expand(*layout.owner_sizes(dim), -1) for dim in kept}
+    present = {dim: permutation.get(dim, still) for dim, still in identity.items()}
+    found, before, after = solve_block(tree, block.root, forms, present)
+    return {dim: perm for dim, perm in found.items() if dim in moving}, before, after
 
 
 def solve_block(tree: Tree, root: str, forms: Forms, present: Indices) -> tuple[dict[str, Tensor], float, float]:

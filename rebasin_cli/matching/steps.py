@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment import Assignment, Assignments, solve_assignment, solve_assignments
-from rebasin_cli.matching.blocks import Tree, solve_block
+from rebasin_cli.matching.blocks import solve_of_layout
 from rebasin_cli.matching.coupled import Quadratic, improve
 from rebasin_cli.matching.forms import Dense, Form, forms_of
 from rebasin_cli.matching.measures import inner_product
@@ -148,22 +148,8 @@ class Steps:
             found = torch.from_numpy(assignment.columns)
             step.end({root: found}, _paired(matrix, permutation[root]), _paired(matrix, found))
         else:
-            step.end(*self._solve_tree(step, block, permutation, forms))
+            step.end(*solve_of_layout(self.layout, block, forms, permutation, step.solve_all))
         step.seconds["assignment"] += self._clock() - began
-
-    def _solve_tree(
-        self, step: Step, block: Block, permutation: Permutation, forms: Mapping[Dims, list[Form]]
-    ) -> tuple[dict[str, Tensor], float, float]:
-        layout = self.layout
-        moving = set(layout.moving())
-        kept = [dim for dim in block.dims if layout.dims[dim].size > 1]
-        tree = Tree(
-            {dim: tuple(child for child in layout.children(dim) if child in kept) for dim in kept},
-            frozenset(dim for dim in kept if dim not in moving),
-            step.solve_all,
-        )
-        found, before, after = solve_block(tree, block.root, forms, {d: self._present(permutation, d) for d in kept})
-        return {dim: perm for dim, perm in found.items() if dim in moving}, before, after
 
     def _solve_quadratic(self, step: Step, block: Block, permutation: Permutation) -> None:
         root = block.root
@@ -190,7 +176,7 @@ class Steps:
         forms = forms_of(self._terms(block, permutation))
         step.seconds["similarity"] += self._clock() - began
         began = self._clock()
-        found, _, _ = self._solve_tree(step, block, permutation, forms)
+        found, _, _ = solve_of_layout(self.layout, block, forms, permutation, step.solve_all)
         after = inner_product(self.layout, self.a, self.b, permutation.replace(found), keys)
         step.end(found, before, after)
         step.seconds["assignment"] += self._clock() - began
@@ -198,13 +184,6 @@ class Steps:
     def _terms(self, block: Block, permutation: Permutation) -> Iterator[Term]:
         of = self.similarities
         return block_terms(self.layout, block, self.a, self.b, permutation, dtype=of.dtype, device=of.device)
-
-    def _present(self, permutation: Permutation, dim: str) -> Tensor:
-        found = permutation.get(dim)
-        if found is not None:
-            return found
-        shape = (*self.layout.owner_sizes(dim), self.layout.dims[dim].size)
-        return torch.arange(shape[-1]).expand(shape)
 
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""
