@@ -188,7 +188,7 @@ class Descent:
                         assert self.executor is not None
                         self.open.discard(turn.block.root)
                         running[self.executor.submit(self._solve, turn, self.permutation)] = place
-                    elif not running or not is_open or self._work(turn) < SMALL_STEP:
+                    elif not running or not is_open or self._is_small(turn):
                         self.open.discard(turn.block.root)
                         yield place, self._solve(turn, self.permutation, self.executor) if is_open else None
                     else:
@@ -219,16 +219,15 @@ class Descent:
         return free
 
     def _is_for_a_thread(self, turn: Turn) -> bool:
-        if self.executor is None or not self._steps.has_matrices(turn.block):
+        if self.executor is None or not self._steps.has_matrices(turn.block) or self._is_small(turn):
             return False
-        rows = max(plan.size for plan in self._steps.similarities.plans(turn.block))
-        return rows <= LARGE_STEP and self._work(turn) >= SMALL_STEP
+        return max(plan.size for plan in self._steps.similarities.plans(turn.block)) <= LARGE_STEP
 
-    def _work(self, turn: Turn) -> int:
-        """Multiply-adds of a turn at most."""
+    def _is_small(self, turn: Turn) -> bool:
         if not self._steps.has_matrices(turn.block):
-            return LARGE_STEP**3
-        return sum(plan.work * plan.size**2 for plan in turn.ready or self._steps.similarities.plans(turn.block))
+            return False  # nobody knows
+        plans = turn.ready or self._steps.similarities.plans(turn.block)
+        return sum(plan.work * plan.size**2 for plan in plans) < SMALL_STEP
 
     def _solve(self, turn: Turn, permutation: Permutation, executor: Executor | None = None) -> Step:
         if turn.ready is None:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from math import prod, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def inner_product(
         return dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
 
     def is_large(key: str) -> bool:
-        return sum(prod(side.size for side in piece.sides) for piece in layout.tensors[key].pieces) > LARGE
+        return sum(piece.elements for piece in layout.tensors[key].pieces) > LARGE
 
     wanted = [k for k, bound in layout.tensors.items() if bound.section == "tensors" and (keys is None or k in keys)]
     return sum(
@@ -93,8 +93,7 @@ def measure_distance(
         for x, y, z in _slices(a[key], two, moved):
             norm_a, norm_b = norm_a + float(torch.dot(x, x)), norm_b + float(torch.dot(y, y))
             products = [products[0] + float(torch.dot(x, y)), products[1] + float(torch.dot(x, z))]
-            y -= x
-            z -= x
+            y, z = y - x, z - x
             before, after = before + float(torch.dot(y, y)), after + float(torch.dot(z, z))
         squares[key] = (before, after)
         if on_step:
@@ -124,7 +123,7 @@ def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of as many elements in float64, a slice at a time, so that no float64 copy of a large one is made."""
     lines = [tensor.reshape(-1) for tensor in tensors]
     for at in range(0, lines[0].numel(), _SLICE):
-        yield tuple(line[at : at + _SLICE].to(torch.float64, copy=True) for line in lines)
+        yield tuple(line[at : at + _SLICE].double() for line in lines)
 
 
 def _read_again(b: Mapping[str, Tensor], known: str, tensor: Tensor, key: str) -> Tensor:
