@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching import Enough, best_of, descents, inner_product, match_weights, sinkhorn_attempts
@@ -19,8 +15,7 @@ from rebasin_cli.matching.sinkhorn import Target, match_sinkhorn, sinkhorn
 from rebasin_cli.matching.soft import Mixer, between
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import bind, load_spec
-from tests.evaluation.building import layout_of, network_for
-from tests.matching.test_ste import trained
+from tests.matching.test_ste import problem
 from tests.networks import TINY, tiny_layout, tiny_state
 
 
@@ -84,33 +79,24 @@ def test_told_to_stop_it_returns_what_it_has(after: int, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("target", ["midpoint", "random"])
 def test_the_loss_held_apart_never_rises_above_that_of_weight_matching(target: Target) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(600, 6, generator=generator)
-    y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
-    states = [trained(seed, x[:400], y[:400]) for seed in range(6)]
-    network = network_for("mlp", states[0])
-    layout = layout_of("mlp", states[0])
-
-    def loss(state: Mapping[str, Tensor], batch: int) -> Tensor:
-        part = slice(100 * batch, 100 * batch + 100)
-        return F.cross_entropy(network.logits(state, x[part]), y[part])
-
-    def held_apart(state: Mapping[str, Tensor]) -> float:
-        with torch.no_grad():
-            return float(F.cross_entropy(network.logits(state, x[400:]), y[400:]))
-
     better = 0
-    for a, b in itertools.pairwise(states):
-        kept = {key: tensor.clone() for key, tensor in b.items()}
+    for given in map(problem, range(5)):
+        kept = {key: tensor.clone() for key, tensor in given.b.items()}
         result, again = (
-            match_sinkhorn(layout, a, b, loss, held_apart, Epochs(4, 25, patience=25), target=target, seed=3)
+            match_sinkhorn(
+                given.layout, given.a, given.b, given.loss, given.held_apart, Epochs(4, 25, patience=25),
+                target=target, seed=3,
+            )
             for _ in range(2)
+        )  # fmt: skip
+        weights = match_weights(given.layout, given.a, given.b)
+        found, plain = (
+            given.held_apart(midpoint(given.layout, given.a, given.b, one.permutation)) for one in (result, weights)
         )
-        plain = held_apart(midpoint(layout, a, b, match_weights(layout, a, b).permutation))
-        assert held_apart(midpoint(layout, a, b, result.permutation)) == min(result.losses) <= plain
+        assert found == min(result.losses) <= plain
         assert result.losses == again.losses
         assert result.permutation.equals(again.permutation)
-        assert all(torch.equal(b[key], kept[key]) for key in b)
+        assert all(torch.equal(given.b[key], kept[key]) for key in given.b)
         better += min(result.losses) < plain
     assert better > 0
 
