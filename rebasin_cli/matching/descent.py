@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import Budget, working_clock
-from rebasin_cli.matching.plans import Plan
 from rebasin_cli.matching.result import Enough, Stop
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.steps import Step, Steps
 from rebasin_cli.matching.terms import Block, blocks, product_of_pieces
+from rebasin_cli.matching.turns import Turn, anchored_turns
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -35,20 +35,6 @@ AHEAD = 16
 """Turns that are looked for at a time among those that need not wait."""
 
 OnVisit = Callable[[int, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A block whose turn it is to be solved.
-
-    Attributes:
-        ready: the plans that it is solved by, None for all there is to it.
-        is_whole: whether that is all, with everything else aligned.
-    """
-
-    block: Block
-    ready: tuple[Plan, ...] | None = None
-    is_whole: bool = True
 
 
 @dataclass(slots=True)
@@ -115,14 +101,15 @@ class Descent:
         return sum(gains), None
 
     def anchor(self) -> float:
-        """A first pass outwards from the sides that never move; the objective that it reaches.
+        """A first pass outwards from the sides that never move (see `turns`); the objective that it reaches.
 
-        The next block is always the one of whose work the largest share is already aligned, and it is solved with
-        that share alone: what is not aligned yet says nothing. Quadratic blocks, and experts, are solved as they are
-        when their turn comes. What every piece is worth is known when the last of its dims has been solved, so that
-        the objective needs no pass of its own over what has been solved this way.
+        What a piece is worth is known when the last of its dims has been solved, so that the objective needs no pass
+        of its own over what has been solved this way.
         """
-        turns = self._anchored_turns()
+        of = self._steps.similarities
+        plans = {block.root: of.plans(block) for block in self.blocks if self._steps.has_matrices(block)}
+        neighbours = {block: self._neighbours[block.root] for block in self.blocks}
+        turns = anchored_turns(self.layout, neighbours, plans)
         values = [0.0] * len(turns)
         known: set[tuple[str, int]] = set()
         with closing(self._take(turns)) as steps:
@@ -131,44 +118,19 @@ class Descent:
                 if turn.ready is None:
                     if step is not None:
                         self._accept(turn.block, step)
-                    if not turn.is_whole:
-                        self.open.add(turn.block.root)
-                    continue
-                assert step is not None
-                self.permutation = self.permutation.replace(step.found)
-                self._count(turn.block, step, step.after - step.before)
-                values[place] = step.after
-                known.update((plan.bound.key, plan.number) for plan in turn.ready)
-                if not turn.is_whole or turn.block.root in self._steps.inexact:
+                else:
+                    assert step is not None
+                    self._move(turn.block, step)
+                    self._count(turn.block, step, step.after - step.before)
+                    if turn.is_last:
+                        values[place] = step.after
+                        known.update((plan.bound.key, plan.number) for plan in turn.ready)
+                if not turn.is_whole:
                     self.open.add(turn.block.root)
         began = self._clock()
         rest = product_of_pieces(self.layout, self.a, self.b, self.permutation, known)
         self.seconds["objective"] += self._clock() - began
         return sum(values) + rest
-
-    def _anchored_turns(self) -> list[Turn]:
-        waiting = {block.root: block for block in self.blocks}
-        done: set[str] = set()
-        turns: list[Turn] = []
-        while waiting:
-            share = {root: self._aligned_share(block, done) for root, block in waiting.items()}
-            block = waiting.pop(max(waiting, key=lambda root: share[root]))
-            done.update(block.dims)
-            if not self._steps.has_matrices(block):
-                turns.append(Turn(block, None, done.issuperset(self._neighbours[block.root])))
-                continue
-            plans = self._steps.similarities.plans(block)
-            ready = tuple(plan for plan in plans if done.issuperset(plan.neighbours))
-            if ready:
-                turns.append(Turn(block, ready, len(ready) == len(plans)))
-        return turns
-
-    def _aligned_share(self, block: Block, done: set[str]) -> float:
-        if not self._steps.has_matrices(block):
-            return 0.0
-        plans = self._steps.similarities.plans(block)
-        whole = sum(plan.work for plan in plans)
-        return sum(plan.work for plan in plans if done.issuperset(plan.neighbours)) / whole if whole else 0.0
 
     def _take(self, turns: Sequence[Turn]) -> Generator[tuple[int, Step | None], None, None]:
         """Place and outcome of every turn, as each ends; None for a block that was not open. The caller accepts it.
@@ -183,7 +145,7 @@ class Descent:
                 free = self._free(turns, waiting, running.values())
                 for place in free:
                     turn = waiting[place]
-                    is_open = turn.block.root in self.open
+                    is_open = turn.ready is not None or turn.block.root in self.open
                     if is_open and (running or len(free) > 1) and self._is_for_a_thread(turn):
                         assert self.executor is not None
                         self.open.discard(turn.block.root)
@@ -240,12 +202,15 @@ class Descent:
         if gain <= RELATIVE_GAIN * max(abs(step.before), abs(step.after)):
             gain = 0.0
         else:
-            self.permutation = self.permutation.replace(step.found)
-            self.open |= self._neighbours[block.root]
-            if block.root in self._steps.inexact:
-                self.open.add(block.root)  # a local solution: from where it is now it may find more
+            self._move(block, step)
         self._count(block, step, gain)
         return gain
+
+    def _move(self, block: Block, step: Step) -> None:
+        self.permutation = self.permutation.replace(step.found)
+        self.open |= self._neighbours[block.root]
+        if block.root in self._steps.inexact:
+            self.open.add(block.root)  # a local solution: from where it is now it may find more
 
     def _count(self, block: Block, step: Step, gain: float) -> None:
         self.gains[block.root] = self.gains.get(block.root, 0.0) + gain

@@ -104,39 +104,42 @@ class Similarities:
         return self.matrices(block, permutation, self.executor)[block.dims]
 
     def matrices(
-        self, block: Block, permutation: Mapping[str, Tensor], executor: Executor | None = None
-    ) -> dict[Dims, Tensor]:
-        """Every matrix of a block, at the present permutations of all other blocks. Not to be modified."""
-        groups = self._plans[block.root]
-        return {dims: self._matrix(dims, plans, permutation, executor) for dims, plans in groups.items()}
-
-    def partial(
         self,
         block: Block,
         permutation: Mapping[str, Tensor],
-        plans: Collection[Plan],
         executor: Executor | None = None,
+        only: Collection[Plan] | None = None,
     ) -> dict[Dims, Tensor]:
-        """The matrices from some of the plans only; the next call of `matrices` adds the others."""
+        """Every matrix of a block, at the present permutations of all other blocks. Not to be modified.
+
+        Args:
+            only: the plans to make them from, where it is not from all; a later call adds the others.
+        """
         found = {}
-        for dims, group in self._plans[block.root].items():
-            ready = [plan for plan in group if plan in plans]
-            if ready:
-                missing = [plan for plan in group if plan not in plans]
-                found[dims] = self._fresh(dims, ready, missing, permutation, executor)
+        for dims, plans in self._plans[block.root].items():
+            wanted = plans if only is None else [plan for plan in plans if plan in only]
+            if wanted:
+                found[dims] = self._matrix(dims, plans, wanted, permutation, executor)
         return found
 
     def _matrix(
-        self, dims: Dims, plans: list[Plan], permutation: Mapping[str, Tensor], executor: Executor | None
+        self,
+        dims: Dims,
+        plans: list[Plan],
+        wanted: list[Plan],
+        permutation: Mapping[str, Tensor],
+        executor: Executor | None,
     ) -> Tensor:
         kept = self._kept.get(dims)
-        if kept is not None and kept.mends < MENDS:
+        missing = [plan for plan in plans if plan not in wanted]
+        if kept is not None and kept.mends < MENDS and all(plan in kept.missing for plan in missing):
             held = [plan for plan in plans if plan not in kept.missing]
             if self._mend(dims, held, kept, _neighbours(plans, permutation), executor):
-                self._add(kept.matrix, dims, kept.missing, permutation, executor)
-                kept.missing = []
+                more = [plan for plan in kept.missing if plan in wanted]
+                self._add(kept.matrix, dims, more, permutation, executor)
+                kept.missing = missing
                 return kept.matrix
-        return self._fresh(dims, plans, [], permutation, executor)
+        return self._fresh(dims, wanted, missing, permutation, executor)
 
     def _fresh(
         self,

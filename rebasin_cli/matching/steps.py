@@ -127,7 +127,7 @@ class Steps:
         """Solve a block by some of its plans alone."""
         step = Step()
         began = self._clock()
-        matrices = self.similarities.partial(block, permutation, ready, executor)
+        matrices = self.similarities.matrices(block, permutation, executor, ready)
         step.seconds["similarity"] += self._clock() - began
         self._solve_forms(step, block, permutation, _dense(self.layout, matrices))
         return step

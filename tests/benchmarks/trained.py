@@ -69,15 +69,20 @@ class _Block(nn.Module):
         return torch.relu(y + self.shortcut(x))
 
 
-class Residual(nn.Module):
-    """ResNet-8 of basic blocks (the CIFAR layout) for grey images, with LayerNorm or BatchNorm."""
+def _stage(into: int, out: int, stride: int, norm: Norm, blocks: int) -> nn.Sequential:
+    first = _Block(into, out, stride, norm)
+    return nn.Sequential(first, *(_Block(out, out, 1, norm) for _ in range(blocks - 1)))
 
-    def __init__(self, width: int, norm: Norm = ChannelNorm) -> None:
+
+class Residual(nn.Module):
+    """Basic blocks (the CIFAR layout), so many a stage, for grey images: ResNet-8, ResNet-20, …"""
+
+    def __init__(self, width: int, norm: Norm = ChannelNorm, blocks: int = 1) -> None:
         super().__init__()
         self.conv1, self.norm1 = _conv(1, width, 3, 1), norm(width)
-        self.layer1 = nn.Sequential(_Block(width, width, 1, norm))
-        self.layer2 = nn.Sequential(_Block(width, 2 * width, 2, norm))
-        self.layer3 = nn.Sequential(_Block(2 * width, 4 * width, 2, norm))
+        self.layer1 = _stage(width, width, 1, norm, blocks)
+        self.layer2 = _stage(width, 2 * width, 2, norm, blocks)
+        self.layer3 = _stage(2 * width, 4 * width, 2, norm, blocks)
         self.linear = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,6 +125,12 @@ RECIPES: Mapping[str, Recipe] = {
         lambda: Residual(16, nn.BatchNorm2d), "fashion", 3, seeds=4, examples=20_000, rate=3e-3
     ),
     "fashion-resnet8-32": Recipe(lambda: Residual(32), "fashion", 6, seeds=4, examples=20_000, rate=3e-3, side=14),
+    "fashion-resnet20-16": Recipe(
+        lambda: Residual(16, blocks=3), "fashion", 8, seeds=4, examples=20_000, rate=3e-3, side=14
+    ),
+    "fashion-resnet20-32": Recipe(
+        lambda: Residual(32, blocks=3), "fashion", 8, seeds=3, examples=20_000, rate=3e-3, side=14
+    ),
 }
 
 

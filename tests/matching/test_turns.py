@@ -1,0 +1,138 @@
+"""The anchored first pass: who is solved when, by which pieces, and what it is good for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.measures import inner_product
+from rebasin_cli.matching.plans import permutes_keys, plans_of
+from rebasin_cli.matching.terms import blocks
+from rebasin_cli.matching.turns import Turn, anchored_turns
+from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.spec import Layout, bind, find_spec, load_spec
+from tests.benchmarks.cases import CASES
+from tests.networks import TINY, tiny_layout, tiny_state
+
+STREAM = """
+tensors:
+  in: s _
+  b{i}.up: m.{i} s
+  b{i}.down: s m.{i}
+  out: _ s
+"""
+
+
+def turns_of(layout: Layout) -> list[Turn]:
+    moving = frozenset(layout.moving())
+    found = blocks(layout)
+    around = {
+        block: {layout.root(dim) for other in found for dim in other.dims if share(layout, block.dims, dim)}
+        for block in found
+    }
+    plans = {b.root: plans_of(layout, b, moving) for b in found if not permutes_keys(layout, b)}
+    return anchored_turns(layout, {b: roots - {b.root} for b, roots in around.items()}, plans)
+
+
+def share(layout: Layout, dims: tuple[str, ...], other: str) -> bool:
+    return any(other in layout.tensors[key].dims() for dim in dims for key in layout.users[dim])
+
+
+def stream(tmp_path: Path, inputs: int) -> Layout:
+    path = tmp_path / "stream.yaml"
+    path.write_text(STREAM)
+    shapes = {"in": (8, inputs), "out": (5, 8)}
+    for i in range(3):
+        shapes |= {f"b{i}.up": (9, 8), f"b{i}.down": (8, 9)}
+    return bind(load_spec(path), shapes)
+
+
+def told(turns: list[Turn]) -> list[tuple[str, set[str]]]:
+    return [(turn.block.root, {plan.bound.key for plan in turn.ready or ()}) for turn in turns]
+
+
+def test_a_stream_that_few_inputs_place_is_placed_again_by_what_its_layers_were_not_chosen_by(tmp_path: Path) -> None:
+    assert told(turns_of(stream(tmp_path, inputs=3))) == [
+        ("s", {"in", "out"}),
+        ("m.0", {"b0.up"}),
+        ("s", {"in", "out", "b0.down"}),
+        ("m.1", {"b1.up", "b1.down"}),
+        ("m.2", {"b2.up", "b2.down"}),
+    ]
+
+
+def test_a_stream_that_rests_on_more_than_its_layers_do_is_left_alone(tmp_path: Path) -> None:
+    turns = turns_of(stream(tmp_path, inputs=30))
+    assert [turn.block.root for turn in turns] == ["s", "m.0", "m.1", "m.2"]
+    assert [turn.is_whole for turn in turns] == [False, True, True, True]
+    assert all(turn.is_last for turn in turns)
+
+
+def test_what_moves_again_is_not_final(tmp_path: Path) -> None:
+    turns = turns_of(stream(tmp_path, inputs=3))
+    assert [turn.is_last for turn in turns] == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_no_matrix_of_a_block_goes_without_evidence(name: str, tmp_path: Path) -> None:
+    layout = tiny_layout(name, tmp_path)
+    turns = turns_of(layout)
+    done: set[str] = set()
+    for turn in turns:
+        done.update(turn.block.dims)
+        if turn.ready is None:
+            continue
+        moving = frozenset(layout.moving())
+        could = {p.dims for p in plans_of(layout, turn.block, moving) if done.issuperset(p.neighbours)}
+        assert {plan.dims for plan in turn.ready} == could
+
+
+@pytest.mark.parametrize("name", [*TINY, "resnet20"])
+def test_the_pass_knows_what_it_has_reached(name: str, tmp_path: Path) -> None:
+    if name in TINY:
+        layout: Layout = tiny_layout(name, tmp_path)
+        a: Mapping[str, Tensor] = tiny_state(name, 1)
+        b: Mapping[str, Tensor] = tiny_state(name, 2)
+    else:
+        layout, a, b = residual_pair(noise=2)
+    result = match_weights(layout, a, b, max_sweeps=0)
+    assert len(result.objective) == 2
+    assert result.objective[1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-6)
+
+
+def residual_pair(noise: float, seed: int = 0) -> tuple[Layout, Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """ResNet20 at random, and the same in the order of `Permutation.random(…, seed)`, plus `noise` times its scale."""
+    shapes = CASES["resnet20"].shapes()
+    layout = bind(find_spec("resnet-basic"), shapes)
+    generator = torch.Generator().manual_seed(seed)
+
+    def weights() -> dict[str, Tensor]:
+        return {key: spread(shape) * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+
+    a, more = weights(), weights()
+    moved = permuted(Permutation.random(layout, seed), layout, a)
+    return layout, a, {key: moved[key] + noise * more[key] for key in moved}
+
+
+def spread(shape: tuple[int, ...]) -> float:
+    return (2 * shape[0] / torch.Size(shape).numel()) ** 0.5 if len(shape) > 1 else 0.1
+
+
+def test_what_noise_hides_in_the_stem_is_found_in_the_layers() -> None:
+    """27 inputs a unit say little at three and a half times as much noise as signal; what its layers say is enough.
+
+    Of these ten, three are found when every block takes all that there is to it, and from the identity none.
+    """
+    found = 0
+    for seed in range(10):
+        layout, a, b = residual_pair(3.5, seed)
+        result = match_weights(layout, a, b)
+        assert all(one <= two for one, two in itertools.pairwise(result.objective[1:]))
+        found += result.permutation.equals(Permutation.random(layout, seed).inverse(layout))
+    assert found >= 8
