@@ -8,6 +8,7 @@ import sys
 from setuptools import Extension, find_packages, setup
 
 LAZY_JV = "rebasin_cli/matching/lazy_jv"
+SOURCES = ("module", "solve", "first", "bids", "paths", "lists", "rows", "small")
 
 # No contraction of a*b+c: the same matrix gives the same permutation on every machine.
 COMPILE = ["/O2", "/std:c11"] if sys.platform == "win32" else ["-O3", "-std=c11", "-ffp-contract=off"]
@@ -18,7 +19,10 @@ setup(
     ext_modules=[
         Extension(
             "rebasin_cli.matching._lazy_jv",
-            sources=[f"{LAZY_JV}/{name}.c" for name in ("module", "solve", "bids", "paths", "lists", "rows", "small")],
+            sources=[
+                f"{LAZY_JV}/{name}.c"
+                for name in ("module", "solve", "first", "bids", "paths", "lists", "rows", "small")
+            ],
             depends=[f"{LAZY_JV}/{name}.h" for name in ("lazy_jv", "search", "passes")],
             extra_compile_args=COMPILE,
             optional=True,

@@ -108,9 +108,8 @@ class Steps:
         if block.root not in self.quadratic:
             began = self._clock()
             if self.similarities.covers(block):
-                forms: Mapping[Dims, list[Form]] = _dense(
-                    self.layout, self.similarities.matrices(block, permutation, executor)
-                )
+                matrices = self.similarities.matrices(block, permutation, executor)
+                forms: Mapping[Dims, list[Form]] = _dense(self.layout, block, matrices)
             else:
                 forms = forms_of(self._terms(block, permutation))
             step.seconds["similarity"] += self._clock() - began
@@ -129,7 +128,7 @@ class Steps:
         began = self._clock()
         matrices = self.similarities.matrices(block, permutation, executor, ready)
         step.seconds["similarity"] += self._clock() - began
-        self._solve_forms(step, block, permutation, _dense(self.layout, matrices))
+        self._solve_forms(step, block, permutation, _dense(self.layout, block, matrices))
         return step
 
     def _solve_forms(
@@ -190,12 +189,13 @@ class Steps:
         return working_clock(self.a, self.b)
 
 
-def _dense(layout: Layout, matrices: Mapping[Dims, Tensor]) -> dict[Dims, list[Form]]:
-    """Matrices over the product of dims as forms over each of them."""
+def _dense(layout: Layout, block: Block, matrices: Mapping[Dims, Tensor]) -> dict[Dims, list[Form]]:
+    """Matrices over the product of dims as forms over each of them; on the host but for that of a block of one dim."""
     forms: dict[Dims, list[Form]] = {}
     for dims, matrix in matrices.items():
         sizes = [layout.dims[dim].size for dim in dims]
-        forms[dims] = [Dense(matrix.cpu().reshape(1, *sizes, *sizes))]
+        here = matrix if len(block.dims) == 1 else matrix.cpu()
+        forms[dims] = [Dense(here.reshape(1, *sizes, *sizes))]
     return forms
 
 

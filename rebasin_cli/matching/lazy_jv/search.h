@@ -89,6 +89,17 @@ void make_list(Search *s, int i); /* from v and groups */
 Bid best_two(Search *s, int i);   /* the two best columns of row i today */
 void clear_pairs(Search *s);
 
+/* first.c */
+typedef struct {
+    Candidate *lists;
+    int *list_size;
+    double *bound, spread;
+} First; /* the lists as they were at the start; begins as zeros, and has to be released */
+
+int first_lists(Search *s, const Given *given, First *first);
+void first_lists_again(Search *s, const First *first);
+void release_first(First *first);
+
 /* bids.c */
 int greedy(Search *s, int *free_rows);
 int reduce_rows(Search *s, int *free_rows, int left);

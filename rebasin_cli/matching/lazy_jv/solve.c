@@ -24,31 +24,6 @@
 /* The auction runs if more than n / 16 rows stay free, and a few: from there on, paths cost more than starting over. */
 enum { AUCTION_SHARE = 16, FEW_ROWS = 8 };
 
-/* Candidates a row keeps. Measured: short lists are made faster and serve small matrices; at 4096, 12 to 24 are equal. */
-static int list_room(int n) { return n < 2560 ? 6 + n / 256 : 16; }
-
-/* The first reading of every row. Spread: the mean over rows of the largest value minus (nearly) the least. */
-static int first_lists(Search *s, double *spread) {
-    double sum = 0;
-    int rows = 0;
-    for (int i = 0; i < s->n; i++) {
-        if (!row_is_finite(s->a, i)) return LJV_NOT_FINITE;
-        if (s->row_constant[i]) continue;
-        read_row(s, i);
-        make_list(s, i);
-        if (s->list_size[i] == 0) continue;
-        double least = INFINITY;
-        for (int g = 0; g < group_count(s); g++)
-            if (s->groups[g] > -INFINITY && s->groups[g] < least) least = s->groups[g];
-        const Candidate *list = list_of(s, i);
-        if (least == INFINITY) least = list[s->list_size[i] - 1].then;
-        sum += list[0].then - least;
-        rows++;
-    }
-    *spread = rows ? sum / rows : 0;
-    return LJV_OK;
-}
-
 /* Constant columns are set apart here: their entries d_j are taken off their prices. */
 static void start_prices(Search *s, const double *prices, const unsigned char *constant) {
     s->fixed_count = 0;
@@ -64,21 +39,27 @@ static void start_prices(Search *s, const double *prices, const unsigned char *c
 }
 
 /* Pairs every row that is not constant, as far as bidding goes; lists the rows left and returns how many. */
-static int place_by_bids(Search *s, const double *prices, const unsigned char *constant, int *free_rows) {
-    double spread;
+static int place_by_bids(Search *s, const double *prices, const unsigned char *constant, const Given *given,
+                         int *free_rows) {
+    First first = {0};
     start_prices(s, prices, constant);
-    int status = first_lists(s, &spread);
-    if (status != LJV_OK) return status;
-    int left = reduce_rows(s, free_rows, greedy(s, free_rows));
-    if (left <= s->n / AUCTION_SHARE + FEW_ROWS || !(spread > 0)) return left;
-    start_prices(s, prices, constant);
-    first_lists(s, &spread);
-    auction(s, free_rows, spread);
-    return reduce_rows(s, free_rows, greedy(s, free_rows));
+    int left = first_lists(s, given, &first);
+    if (left == LJV_OK) {
+        left = reduce_rows(s, free_rows, greedy(s, free_rows));
+        if (left > s->n / AUCTION_SHARE + FEW_ROWS && first.spread > 0) {
+            start_prices(s, prices, constant);
+            first_lists_again(s, &first);
+            auction(s, free_rows, first.spread);
+            left = reduce_rows(s, free_rows, greedy(s, free_rows));
+        }
+    }
+    release_first(&first);
+    return left;
 }
 
-static int place_all(Search *s, const double *prices, const unsigned char *constant, int *free_rows) {
-    int left = place_by_bids(s, prices, constant, free_rows), status = LJV_OK;
+static int place_all(Search *s, const double *prices, const unsigned char *constant, const Given *given,
+                     int *free_rows) {
+    int left = place_by_bids(s, prices, constant, given, free_rows), status = LJV_OK;
     if (left < 0) return left;
     s->open_count = 0;
     for (int j = 0; j < s->n; j++) {
@@ -129,7 +110,7 @@ static void release(Search *s, Memory *memory) {
     free(s->rows.entries);
 }
 
-int lazy_jv_solve(const Matrix *a, double *prices, int64_t *columns, Counts *counts) {
+int lazy_jv_solve(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts) {
     Search s = {.a = a, .n = a->n, .counts = counts, .room = list_room(a->n)};
     Memory memory;
     unsigned char *constant = malloc((size_t)a->n);
@@ -139,7 +120,7 @@ int lazy_jv_solve(const Matrix *a, double *prices, int64_t *columns, Counts *cou
     if (allocate(&s, &memory) && constant && scratch) {
         for (int i = 0; i < a->n; i++) s.row_constant[i] = (unsigned char)row_is_constant(a, i);
         constant_columns(a, constant, scratch);
-        status = place_all(&s, prices, constant, scratch);
+        status = place_all(&s, prices, constant, given, scratch);
     }
     for (int i = 0; status == LJV_OK && i < a->n; i++) {
         columns[i] = s.x[i];
