@@ -35,6 +35,9 @@ void constant_columns(const Matrix *a, unsigned char *constant, int *scratch);
 enum { BLOCK = 512, LANES = 64 };
 void row_values(const Matrix *a, int row, const double *prices, double *v, double *groups);
 
+/* The first of the columns with the largest value of a finite row. */
+int best_column(const Matrix *a, int row, const double *prices);
+
 /* into[t] becomes the larger of both, t < n. */
 void largest_of_both(double *into, const double *other, ptrdiff_t n);
 

@@ -50,6 +50,18 @@ PER_MACHINE static double NAME(best)(const ENTRY *restrict a, const double *rest
     return top[0];
 }
 
+/* The first column of a value. */
+PER_MACHINE static int NAME(find)(const ENTRY *restrict a, const double *restrict p, double value, ptrdiff_t n) {
+    ptrdiff_t j = 0;
+    for (; j + LANES <= n; j += LANES) {
+        int here = 0;
+        for (ptrdiff_t l = 0; l < LANES; l++) here |= (double)a[j + l] - p[j + l] == value;
+        if (here) break;
+    }
+    while (j < n && (double)a[j] - p[j] != value) j++;
+    return (int)j;
+}
+
 static int NAME(constant)(const ENTRY *a, int n) {
     for (int j = 1; j < n; j++)
         if (a[j] != a[0]) return 0;

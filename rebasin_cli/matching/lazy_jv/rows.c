@@ -38,6 +38,15 @@ void row_values(const Matrix *a, int row, const double *prices, double *v, doubl
         values_f32(row_f32(a, row), prices, v, groups, a->n);
 }
 
+int best_column(const Matrix *a, int row, const double *prices) {
+    if (a->is_double) {
+        const double *entries = row_f64(a, row);
+        return find_f64(entries, prices, best_f64(entries, prices, a->n), a->n);
+    }
+    const float *entries = row_f32(a, row);
+    return find_f32(entries, prices, best_f32(entries, prices, a->n), a->n);
+}
+
 PER_MACHINE void largest_of_both(double *restrict into, const double *restrict other, ptrdiff_t n) {
     for (ptrdiff_t t = 0; t < n; t++) into[t] = other[t] > into[t] ? other[t] : into[t];
 }

@@ -57,6 +57,21 @@ static int place_by_bids(Search *s, const double *prices, const unsigned char *c
     return left;
 }
 
+/* Whether no two rows want the same column: then each may have its own, and the prices of the start prove it. Found out
+ * in one pass; where it is not so, the first rows tell (of n columns wanted at random two are the same within some
+ * square root of n). */
+static int all_have_their_best(const Matrix *a, const double *prices, int64_t *columns, unsigned char *taken) {
+    memset(taken, 0, (size_t)a->n);
+    for (int i = 0; i < a->n; i++) {
+        if (!row_is_finite(a, i)) return LJV_NOT_FINITE;
+        int j = best_column(a, i, prices);
+        if (taken[j]) return 0;
+        taken[j] = 1;
+        columns[i] = j;
+    }
+    return 1;
+}
+
 static int place_all(Search *s, const double *prices, const unsigned char *constant, const Given *given,
                      int *free_rows) {
     int left = place_by_bids(s, prices, constant, given, free_rows), status = LJV_OK;
@@ -110,13 +125,12 @@ static void release(Search *s, Memory *memory) {
     free(s->rows.entries);
 }
 
-int lazy_jv_solve(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts) {
+static int solve_in_full(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts) {
     Search s = {.a = a, .n = a->n, .counts = counts, .room = list_room(a->n)};
     Memory memory;
     unsigned char *constant = malloc((size_t)a->n);
     int *scratch = malloc((size_t)a->n * sizeof *scratch);
     int status = LJV_NO_MEMORY;
-    memset(counts, 0, sizeof *counts);
     if (allocate(&s, &memory) && constant && scratch) {
         for (int i = 0; i < a->n; i++) s.row_constant[i] = (unsigned char)row_is_constant(a, i);
         constant_columns(a, constant, scratch);
@@ -130,4 +144,14 @@ int lazy_jv_solve(const Matrix *a, const Given *given, double *prices, int64_t *
     free(constant);
     free(scratch);
     return status;
+}
+
+int lazy_jv_solve(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts) {
+    unsigned char *taken = malloc((size_t)a->n);
+    memset(counts, 0, sizeof *counts);
+    if (!taken) return LJV_NO_MEMORY;
+    int found = given ? 0 : all_have_their_best(a, prices, columns, taken); /* from lists it is found out as fast */
+    free(taken);
+    if (found != 0) return found < 0 ? found : LJV_OK;
+    return solve_in_full(a, given, prices, columns, counts);
 }
