@@ -2,11 +2,11 @@
 
 What is not aligned yet says nothing, so a block is solved by the pieces whose other sides are aligned. Nor does a
 piece say the same thing twice: where units were chosen by it, it speaks for the neighbours that they were chosen by,
-right or wrong. So, while a neighbour rests on less than the block does, the block leaves it one of two pieces that
-tie them to each other: the units of a residual stream that few inputs have placed are placed again after each of the
-first layers, by what those were not chosen by. Noise that differs from piece to piece then averages out, where
-otherwise the first mistakes would be what all that follows agrees on. Both halves of the rule are ours; the paper
-(arXiv:2209.04836, Algorithm 1) begins at the identity.
+right or wrong. So, while a neighbour rests on little, a block leaves it one of two pieces that tie them to each other:
+the units of a residual stream that few inputs have placed are placed again after each of the first layers, by what
+those were not chosen by. Noise that differs from piece to piece then averages out, where otherwise the first mistakes
+would be what all that follows agrees on. Both halves of the rule are ours; the paper (arXiv:2209.04836, Algorithm 1)
+begins at the identity.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from rebasin_cli.spec import Layout
 HALF = 0.45
 """Share of the work of the pieces between two blocks that is enough for the later one: two tensors of one shape are
 halves even where a norm or a bias stands beside one of them."""
+
+ENOUGH = 2
+"""A neighbour that rests on so many times what it could be left is left alone. From there on it is found about as
+often without, and the blocks rather take all there is to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,9 @@ class _Order:
             self.turns.append(Turn(block, None, self.done.keys() >= self.neighbours[block]))
         elif ready:
             left = self._left(ready)
-            given = [plan for plans in left.values() for plan in plans]
-            self._solve(block, [plan for plan in ready if plan not in given])
-            for neighbour, plans in left.items():
-                same = {(plan.bound.key, plan.number) for plan in plans}
-                more = [plan for plan in self.plans[neighbour] if (plan.bound.key, plan.number) in same]
+            self._solve(block, [plan for plan in ready if plan not in left])
+            for neighbour in dict.fromkeys(root for plan in left for root in self.others(plan)):
+                more = [theirs for theirs in left.values() if theirs in self.plans[neighbour]]
                 self._solve(self.done[neighbour], [*self.evidence[neighbour], *more])
 
     def _solve(self, block: Block, ready: list[Plan]) -> None:
@@ -113,23 +115,26 @@ class _Order:
     def _ready(self, root: str) -> list[Plan]:
         return [plan for plan in self.plans.get(root, ()) if self.done.keys() >= self.others(plan)]
 
-    def _left(self, ready: Iterable[Plan]) -> dict[str, list[Plan]]:
-        """What a block leaves its neighbours: of every matrix, the lesser half of the pieces that it has with one."""
+    def _left(self, ready: Sequence[Plan]) -> dict[Plan, Plan]:
+        """What a block leaves its neighbours, and what it is to them.
+
+        Of the pieces between a matrix of the block and a neighbour that rests on little, it is the lesser half.
+        """
         between: dict[tuple[tuple[str, ...], str], list[Plan]] = {}
         for plan in ready:
             others = self.others(plan)
             if len(others) == 1 and others <= self.evidence.keys():
                 between.setdefault((plan.dims, others.pop()), []).append(plan)
-        left: dict[str, list[Plan]] = {}
+        left: dict[Plan, Plan] = {}
         for (_, neighbour), plans in between.items():
-            if _work(self.evidence[neighbour]) >= _work(ready):
-                continue
             kept = 0
             for plan in sorted(plans, key=lambda plan: -plan.work):
-                if kept >= HALF * _work(plans):
-                    left.setdefault(neighbour, []).append(plan)
-                else:
+                if kept < HALF * _work(plans):
                     kept += plan.work
+                    continue
+                theirs = next(p for p in self.plans[neighbour] if (p.bound, p.number) == (plan.bound, plan.number))
+                if _work(p for p in self.evidence[neighbour] if p.dims == theirs.dims) < ENOUGH * theirs.work:
+                    left[plan] = theirs
         return left
 
 

@@ -58,7 +58,7 @@ def told(turns: list[Turn]) -> list[tuple[str, set[str]]]:
 
 
 def test_a_stream_that_few_inputs_place_is_placed_again_by_what_its_layers_were_not_chosen_by(tmp_path: Path) -> None:
-    assert told(turns_of(stream(tmp_path, inputs=3))) == [
+    assert told(turns_of(stream(tmp_path, inputs=5))) == [
         ("s", {"in", "out"}),
         ("m.0", {"b0.up"}),
         ("s", {"in", "out", "b0.down"}),
@@ -68,14 +68,14 @@ def test_a_stream_that_few_inputs_place_is_placed_again_by_what_its_layers_were_
 
 
 def test_a_stream_that_rests_on_more_than_its_layers_do_is_left_alone(tmp_path: Path) -> None:
-    turns = turns_of(stream(tmp_path, inputs=30))
+    turns = turns_of(stream(tmp_path, inputs=50))
     assert [turn.block.root for turn in turns] == ["s", "m.0", "m.1", "m.2"]
     assert [turn.is_whole for turn in turns] == [False, True, True, True]
     assert all(turn.is_last for turn in turns)
 
 
 def test_what_moves_again_is_not_final(tmp_path: Path) -> None:
-    turns = turns_of(stream(tmp_path, inputs=3))
+    turns = turns_of(stream(tmp_path, inputs=5))
     assert [turn.is_last for turn in turns] == [False, False, True, True, True]
 
 
