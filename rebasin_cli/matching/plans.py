@@ -1,8 +1,8 @@
-"""How the pieces of tensors contribute to the similarity matrices of a block, and their operands as matrices."""
+"""How the pieces of tensors contribute to the similarity matrices of a block."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -12,9 +12,6 @@ from torch import Tensor
 from rebasin_cli.matching.terms import Block, block_keys, selections
 from rebasin_cli.permutation import gather_piece, owner_sides, piece_view
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
-
-CACHED = 1 << 20
-"""Elements of an operand worked on at a time, so that what was gathered is still in a cache when it is multiplied."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,43 +102,6 @@ def plans_of(layout: Layout, block: Block, moving: Collection[str]) -> list[Plan
                 work = prod(side.size for at, side in enumerate(piece.sides) if at not in units)
                 plans.append(Plan(bound, number, units, others, _frame(piece, others), neighbours, work))
     return plans
-
-
-def chunks(
-    x: Tensor, y: Tensor, at: Tensor | None, to: Tensor | None, dtype: torch.dtype, *, less: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut two operands (n, places, rest) into matrices (n, k) whose products with one another add up.
-
-    Args:
-        at, to: places of x, and the places of y beside them; None for all as they are.
-        less: places of y that are taken off those at `to`.
-    """
-    n, places, rest = x.shape
-    columns = max(CACHED // n, n // 4, 512)  # each product passes over n² sums: not too few of them
-    if places == 1 and to is None:
-        for start in range(0, rest, columns):
-            part = slice(start, start + columns)
-            yield flat(x[:, :, part], dtype), flat(y[:, :, part], dtype)
-        return
-    count = max(1, columns // rest)
-    for start in range(0, places if at is None else len(at), count):
-        part = slice(start, start + count)
-        two = flat(taken(y, to, part), dtype)
-        yield flat(taken(x, at, part), dtype), two if less is None else two - flat(taken(y, less, part), dtype)
-
-
-def taken(operand: Tensor, places: Tensor | None, part: slice) -> Tensor:
-    """Part of the operand's places, copied in the order in which they lie in memory."""
-    if places is None:
-        return operand[:, part]
-    if operand.stride(1) > operand.stride(0):
-        return operand.transpose(0, 1).index_select(0, places[part]).transpose(0, 1)
-    return operand.index_select(1, places[part])
-
-
-def flat(operand: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n, places, rest) as a matrix (n, places · rest)."""
-    return operand.to(dtype).flatten(1)
 
 
 def _moving_sides(piece: Piece, units: tuple[int, ...], moving: Collection[str]) -> tuple[int, ...]:

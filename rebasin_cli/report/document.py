@@ -104,7 +104,8 @@ class MatchRecord:
         objective: ⟨A, π(B)⟩ at the start and after each sweep.
         stop: "converged", "max-sweeps", "nothing-to-move", "time" or "interrupted".
         seconds: wall time by phase.
-        solves: number of linear assignments; solvers: by solver.
+        solves: number of linear assignments; solvers: by solver, or how else they were known: `evident` ones were
+            proved from a part of their matrix, `sketched` ones were solved again later.
         gap: the largest certified distance of one of them from its optimum, if the solver gives one.
         trials: every start, if there were several; `objective` is of the best of them.
         losses: of the midpoint on examples held apart, at the start and after every epoch (`ste`).

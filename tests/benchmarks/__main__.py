@@ -32,7 +32,7 @@ from tests.benchmarks.cases import CASES
 FAST = ("mlp", "vgg16", "resnet20", "resnet20-x4", "resnet50", "gpt2-mlps", "gpt2", "regnetx-002")
 SLOW = ("resnet20-x16", "resnet20-x32", "llama-block", "sd15-unet", "two-gigabytes", "llama-7b-1", "llama-7b-2",
         "llama-7b-4", "llama-7b-8")  # fmt: skip
-WEIGHTS = ("planted", "faint", "independent")
+WEIGHTS = ("tuned", "planted", "faint", "independent")
 OTHERS = ("assignment", "recovery", "optima", "merging")
 """Benchmarks that are programs of their own."""
 

@@ -15,10 +15,11 @@ from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, find_spec, load_spec
 
 Shapes = dict[str, tuple[int, ...]]
-Weights = Literal["planted", "faint", "independent"]
+Weights = Literal["tuned", "planted", "faint", "independent"]
 
-NOISE: Mapping[Weights, float] = {"planted": 1.0, "faint": 3.0}
-"""B is A permuted, plus noise of so many times each tensor's own scale; independent weights are all noise."""
+NOISE: Mapping[Weights, float] = {"tuned": 0.1, "planted": 1.0, "faint": 3.0}
+"""B is A permuted, plus noise of so many times each tensor's own scale (a cosine of 0.995 as of copies that were
+tuned further, 0.71, 0.32); independent weights are all noise."""
 
 MLP_ONLY = """
 tensors:

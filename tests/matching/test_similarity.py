@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.chunks import chunks
 from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.memory import Budget
-from rebasin_cli.matching.plans import chunks
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block, block_terms, blocks
 from rebasin_cli.permutation import Permutation
@@ -78,7 +78,7 @@ def test_matrices_of_dims_with_others_within_are_their_forms(name: str, budget: 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_operands_cut_into_parts_add_up(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rebasin_cli.matching.plans.CACHED", 1)
+    monkeypatch.setattr("rebasin_cli.matching.chunks.CACHED", 1)
     generator = torch.Generator().manual_seed(0)
     for shape in ((3, 1, 1500), (600, 1100, 2), (2, 1300, 1)):
         x, y = (torch.randn(shape, generator=generator).to(dtype) for _ in "xy")
