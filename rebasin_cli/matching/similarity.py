@@ -9,18 +9,19 @@ S += A[:, moved] · (B[:, new places] − B[:, old places])ᵀ. What has no movi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from math import prod
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.chunks import CACHED, chunk, chunks, cuts, flat
-from rebasin_cli.matching.evident import PROBE, ROWS, SKETCHED, Evident, prove, sketch, worth_trying
+from rebasin_cli.matching.chunks import chunks, flat
+from rebasin_cli.matching.evident import ROWS, SKETCHED, Evident, prove, sketch, worth_trying
 from rebasin_cli.matching.memory import Budget
 from rebasin_cli.matching.parallel import add_product
+from rebasin_cli.matching.parts import Parts
 from rebasin_cli.matching.plans import Plan, permutes_keys, plans_of
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.permutation import source_key
@@ -144,11 +145,11 @@ class Similarities:
         n, total = plans[0].size, sum(plan.work for plan in wanted)
         if n < ROWS or 2 * total < n or dims in self._kept or any(p.bound.index_dim for p in wanted):
             return None
-        parts = _Parts(self, n, wanted, permutation)
+        parts = Parts(wanted, permutation, partial(self._operands, permutation), self.dtype)
         share = worth_trying(*parts.probe(), total)
         if share is None:
             return None
-        parts.cut(max(PROBE, int(share * total / 4)))
+        parts.cut(int(share * total / 4))
         matrix = torch.zeros(n, n, dtype=self.dtype, device=self.device)
         present = permutation[block.root]
         missing = [plan for plan in plans if plan not in wanted]
@@ -221,7 +222,7 @@ class Similarities:
         """
         thin = [plan for plan in plans if plan.work < THIN]
         if thin:
-            pairs = [self.operands(plan, {}) for plan in thin]
+            pairs = [self._operands({}, plan) for plan in thin]
             one, two = (torch.cat([flat(pair[which], self.dtype) for pair in pairs], 1) for which in (0, 1))
             add_product(matrix, one, two, executor)
         wide = [plan for plan in plans if plan.work >= THIN]
@@ -279,62 +280,16 @@ class Similarities:
         less: Tensor | None = None,
     ) -> None:
         """Add the product of A's places `at` and B's places `to` (without those at `less`), a part at a time."""
-        x, y = self.operands(plan, permutation)
+        x, y = self._operands(permutation, plan)
         at, to, less = (None if places is None else places.to(self.device) for places in (at, to, less))
         for a, b in chunks(x, y, at, to, self.dtype, less=less):
             add_product(matrix, a, b, executor)
 
-    def operands(self, plan: Plan, permutation: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _operands(self, permutation: Mapping[str, Tensor], plan: Plan) -> tuple[Tensor, Tensor]:
         """A's and B's piece, shape (n, places of the other moving sides, rest); B's not gathered yet."""
         key = source_key(permutation, plan.bound)
         a, b = plan.operand(self.a[plan.bound.key]), plan.operand(self.b[key])
         return a.to(self.device), b.to(self.device)
-
-
-class _Parts:
-    """The operands of some plans, part by part; what was read last is at hand."""
-
-    def __init__(self, of: Similarities, n: int, plans: Sequence[Plan], permutation: Mapping[str, Tensor]) -> None:
-        self._of, self._n, self._plans, self._permutation = of, n, plans, permutation
-        self._parts: list[tuple[Plan, slice]] = []
-        self._last: tuple[Plan, Tensor, Tensor, Tensor | None] | None = None
-
-    @property
-    def columns(self) -> list[int]:
-        """How many columns each part has."""
-        return [(cut.stop - cut.start) * (self._rest(plan) if plan.others else 1) for plan, cut in self._parts]
-
-    def probe(self) -> tuple[Tensor, Tensor]:
-        """A few columns of the first plan."""
-        plan = self._plans[0]
-        return self._chunk(plan, self._cuts(plan, PROBE)[0])
-
-    def cut(self, columns: int) -> None:
-        """Settle the parts, of at most so many columns."""
-        self._parts = [(plan, cut) for plan in self._plans for cut in self._cuts(plan, columns)]
-
-    def __call__(self, part: int) -> tuple[Tensor, Tensor]:
-        return self._chunk(*self._parts[part])
-
-    def _cuts(self, plan: Plan, columns: int) -> list[slice]:
-        rest = self._rest(plan)
-        columns = min(columns, max(CACHED // self._n, PROBE))
-        return cuts(self._n, plan.work // rest, rest, columns, whole=bool(plan.others))
-
-    def _rest(self, plan: Plan) -> int:
-        return plan.work // prod(side.size for side in plan.frame.sides)
-
-    def _chunk(self, plan: Plan, cut: slice) -> tuple[Tensor, Tensor]:
-        if self._last is None or self._last[0] is not plan:
-            self._last = None  # before the next ones are read
-            to = plan.places(self._permutation)
-            self._last = (
-                plan,
-                *self._of.operands(plan, self._permutation),
-                None if to is None else to.to(self._of.device),
-            )
-        _, x, y, to = self._last
-        return chunk(x, y, None, to, self._of.dtype, cut)
 
 
 def _can_move(plans: list[Plan]) -> bool:

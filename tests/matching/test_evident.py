@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.matching import match_weights
 from rebasin_cli.matching.assignment import solve_assignment
-from rebasin_cli.matching.evident import PROBE, Evident, prove, sketch, worth_trying
+from rebasin_cli.matching.evident import Evident, prove, sketch, worth_trying
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, load_spec
@@ -102,6 +102,15 @@ def test_where_nothing_is_proved_the_matrix_is_whole(noise: float) -> None:
     assert check(a, b) is None
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_proves_nothing(bad: float) -> None:
+    a, b, _ = pair(0.1)
+    b[7, -1] = bad
+    found, matrix = proved(a, b)
+    assert found is None
+    assert not matrix.isfinite().all()
+
+
 def test_the_first_columns_do_not_have_the_last_word() -> None:
     """Two thirds of what there is say something else than the first columns."""
     one, _, _ = pair(0.0, 1)
@@ -141,20 +150,20 @@ def test_a_sketch_knows_what_its_pairs_are_worth() -> None:
 
 def test_a_few_columns_tell_whether_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rebasin_cli.matching.evident.PASSING", 0)
-    shares = [worth_trying(*(side[:, :PROBE] for side in pair(noise)[:2]), 10**6) for noise in (0.0, 0.3, 1.0)]
+    shares = [worth_trying(*(side[:, :256] for side in pair(noise)[:2]), 10**6) for noise in (0.0, 0.3, 1.0)]
     assert shares == sorted(shares)  # type: ignore[type-var]
     assert 0 < (shares[0] or 1) < 0.02 < 0.2 < (shares[2] or 1) < 0.4
     for noise in (4.0, 1e6):
-        assert worth_trying(*(side[:, :PROBE] for side in pair(noise)[:2]), 10**6) is None
+        assert worth_trying(*(side[:, :256] for side in pair(noise)[:2]), 10**6) is None
     assert worth_trying(torch.zeros(9, 9), torch.zeros(9, 9), 9) is None
     monkeypatch.undo()
-    assert worth_trying(*(side[:, :PROBE] for side in pair(0.0)[:2]), 10**6) is None  # so few units are soon multiplied
+    assert worth_trying(*(side[:, :256] for side in pair(0.0)[:2]), 10**6) is None  # so few units are soon multiplied
 
 
 @pytest.fixture
 def from_few_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rebasin_cli.matching.similarity.ROWS", 2)
-    monkeypatch.setattr("rebasin_cli.matching.similarity.PROBE", 8)
+    monkeypatch.setattr("rebasin_cli.matching.parts.LEAST", 8)
     monkeypatch.setattr("rebasin_cli.matching.similarity.SKETCHED", 4)
     monkeypatch.setattr("rebasin_cli.matching.evident.SKETCHED", 4)
     monkeypatch.setattr("rebasin_cli.matching.evident.PASSING", 0)
