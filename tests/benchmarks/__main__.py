@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", help=f"comma-separated; by default {','.join(FAST)}; slow: {','.join(SLOW)}")
     parser.add_argument("--all", action="store_true", help="the slow cases, too: an hour, 20 GB of disk")
-    parser.add_argument("--weights", default=",".join(WEIGHTS), help=f"some of {','.join(WEIGHTS)}")
+    parser.add_argument("--weights", help=f"some of {','.join(WEIGHTS)}; by default all, for whole commands planted")
     parser.add_argument("--engines", default="paper,ours,floor", help="some of paper, ours, floor")
     parser.add_argument("--rounds", type=int, default=1, help="of each the fastest counts")
     parser.add_argument("--align", default="", help="more options for `rebasin align`: '--memory 1GB'")
@@ -136,19 +136,19 @@ def main() -> None:
     names = options.cases.split(",") if options.cases else [*FAST, *(SLOW if options.all else ())]
     if unknown := set(names) - {*FAST, *SLOW}:
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join((*FAST, *SLOW))}")
-    results = [
-        measured
-        for name in names
-        for weights in options.weights.split(",")
-        if (measured := _measure(name, weights, options)) is not None
-    ]
+    results = [_measure(name, weights, options) for name in names for weights in _weights(name, options.weights)]
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def _measure(name: str, weights: str, options: argparse.Namespace) -> Figures | None:
-    if CASES[name].command and weights != "planted":
-        return None  # how long it takes to come to rest from nothing in common says nothing of memory
+def _weights(name: str, asked: str | None) -> Sequence[str]:
+    if asked:
+        return asked.split(",")
+    # How long a whole command takes to come to rest from nothing in common says nothing of memory.
+    return ("planted",) if CASES[name].command else WEIGHTS
+
+
+def _measure(name: str, weights: str, options: argparse.Namespace) -> Figures:
     with tempfile.TemporaryDirectory(dir=options.folder) as made:
         folder = Path(made)
         what = run_step("make", name, weights, folder)
