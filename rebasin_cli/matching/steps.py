@@ -106,7 +106,7 @@ class Steps:
         """
         step = Step()
         if block.root not in self.quadratic:
-            if self._is_evident(step, block, permutation, None, executor):
+            if self._try_evident(step, block, permutation, None, executor):
                 return step
             began = self._clock()
             if self.similarities.covers(block):
@@ -127,7 +127,7 @@ class Steps:
     ) -> Step:
         """Solve a block by some of its plans alone."""
         step = Step()
-        if self._is_evident(step, block, permutation, ready, executor):
+        if self._try_evident(step, block, permutation, ready, executor):
             return step
         began = self._clock()
         matrices = self.similarities.matrices(block, permutation, executor, ready)
@@ -135,7 +135,7 @@ class Steps:
         self._solve_forms(step, block, permutation, _dense(self.layout, block, matrices))
         return step
 
-    def _is_evident(
+    def _try_evident(
         self,
         step: Step,
         block: Block,
@@ -143,6 +143,7 @@ class Steps:
         only: Collection[Plan] | None,
         executor: Executor | None,
     ) -> bool:
+        """End the step by what a part of the matrix proves, if it proves anything."""
         if not self.similarities.covers(block):
             return False
         began = self._clock()
