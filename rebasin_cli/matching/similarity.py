@@ -137,10 +137,10 @@ class Similarities:
 
         Nothing is tried where a matrix is kept, which is cheaper to mend, or where its units are few or not alike.
         """
-        if len(block.dims) > 1:
-            return None
         dims = block.dims
-        plans = self._plans[block.root][dims]
+        plans = self._plans[block.root].get(dims, [])
+        if len(dims) > 1 or not plans:
+            return None
         wanted = sorted((plan for plan in plans if only is None or plan in only), key=lambda plan: -plan.work)
         n, total = plans[0].size, sum(plan.work for plan in wanted)
         if n < ROWS or 2 * total < n or dims in self._kept or any(p.bound.index_dim for p in wanted):

@@ -48,9 +48,13 @@ class Term:
 
 
 def blocks(layout: Layout) -> tuple[Block, ...]:
-    """Every block with something to move, in order of first appearance in the spec."""
+    """Every block with something to move and a tensor to say where, in order of first appearance in the spec.
+
+    Of dims that stand in buffers alone nothing is known: they stay as they are.
+    """
     roots = dict.fromkeys(layout.root(dim) for dim in layout.moving())
-    return tuple(Block.of(layout, root) for root in roots)
+    found = (Block.of(layout, root) for root in roots)
+    return tuple(block for block in found if block_keys(layout, block))
 
 
 def block_keys(layout: Layout, block: Block) -> tuple[str, ...]:

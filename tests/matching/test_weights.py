@@ -15,6 +15,7 @@ from rebasin_cli.matching.assignment import solve_assignments
 from rebasin_cli.matching.blocks import Tree, solve_block
 from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.terms import Block, block_terms, blocks
+from rebasin_cli.matching.weights import Start
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, load_spec
 from tests.matching.algorithm1 import algorithm1
@@ -201,3 +202,17 @@ def test_distance_agrees_with_its_definition(tmp_path: Path) -> None:
     assert distance.cosine_after == pytest.approx(float(cosine(flat(a), flat(moved), dim=0)))
     assert distance.after < distance.before
     assert 0 < distance.moved["s"] <= 1
+
+
+@pytest.mark.parametrize("start", ["identity", "anchored"])
+def test_a_dim_that_only_buffers_have_stays_as_it_is(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "buffers.yaml"
+    path.write_text("dims:\n  i: within g\ntensors:\n  w: g _\n  v: a _\nbuffers:\n  m: (g i)\n  n: alone\n")
+    shapes = {"w": (3, 4), "v": (5, 4), "m": (6,), "n": (7,)}
+    layout = bind(load_spec(path), shapes)
+    a, b = ({key: torch.randn(shape) for key, shape in shapes.items()} for _ in "ab")
+    found = match_weights(layout, a, b, start=start)
+    assert found.stop == "converged"
+    assert found.permutation["alone"].tolist() == list(range(7))
+    assert found.permutation["i"].tolist() == [[0, 1]] * 3
+    assert set(found.gains) == {"g", "a"}
