@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import resource
 import shutil
 import signal
@@ -263,6 +264,19 @@ def test_a_terminal_is_no_pipe(folder: Path, arguments: list[str], says: str) ->
     shown, code = on_terminal(folder, *arguments)
     assert code == 2
     assert says in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_leave_the_cores_to_others(
+    given: dict[str, str], policy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    done = run("align", "a.safetensors", "b.safetensors", "-q", cwd=folder, OMP_DISPLAY_ENV="TRUE", **given)
+    assert done.returncode == 0
+    shown = re.findall(r"OMP_WAIT_POLICY *= *'(\w+)'", done.stderr.decode())
+    assert shown
+    assert set(shown) == {policy}
 
 
 def _wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
