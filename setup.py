@@ -19,10 +19,7 @@ setup(
     ext_modules=[
         Extension(
             "rebasin_cli.matching._lazy_jv",
-            sources=[
-                f"{LAZY_JV}/{name}.c"
-                for name in ("module", "solve", "first", "bids", "paths", "lists", "rows", "small")
-            ],
+            sources=[f"{LAZY_JV}/{name}.c" for name in SOURCES],
             depends=[f"{LAZY_JV}/{name}.h" for name in ("lazy_jv", "search", "passes")],
             extra_compile_args=COMPILE,
             optional=True,

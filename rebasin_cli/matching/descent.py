@@ -15,7 +15,7 @@ from rebasin_cli.matching.memory import Budget, working_clock
 from rebasin_cli.matching.result import Enough, Stop
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.steps import Step, Steps
-from rebasin_cli.matching.terms import Block, blocks, product_of_pieces
+from rebasin_cli.matching.terms import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.turns import Turn, anchored_turns
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
@@ -67,7 +67,7 @@ class Descent:
     def __post_init__(self) -> None:
         self.blocks = blocks(self.layout)
         self.open = {block.root for block in self.blocks}
-        self._neighbours = _neighbours(self.layout, self.blocks)
+        self._neighbours = neighbours_of(self.layout, self.blocks)
         similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
         self._steps = Steps(self.layout, self.a, self.b, similarities, self.blocks)
 
@@ -224,18 +224,6 @@ class Descent:
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""
         return working_clock(self.a, self.b)
-
-
-def _neighbours(layout: Layout, found: tuple[Block, ...]) -> dict[str, set[str]]:
-    """For each block the others that share a tensor of the objective with it."""
-    roots = {dim: block.root for block in found for dim in block.dims}
-    neighbours: dict[str, set[str]] = {block.root: set() for block in found}
-    for bound in layout.tensors.values():
-        if bound.section == "tensors":
-            here = {roots[dim] for dim in bound.dims() if dim in roots}
-            for root in here:
-                neighbours[root] |= here - {root}
-    return neighbours
 
 
 def _moves(perm: Tensor) -> bool:

@@ -17,8 +17,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ AT_ONCE = 1 << 22
 """Entries that are compared at a time."""
 
 Load = Callable[[int], tuple[Tensor, Tensor]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,24 +110,22 @@ def prove(
         None if the matrix is whole: then it tells all there is.
     """
     made = _Made(matrix, load, executor)
-    count = _first(columns, share * sum(columns))
-    made.add(range(count))
-    if count == len(columns):
-        return None
-    found, values, before, rest = made.matched(range(count, len(columns)), present)
+    rest = made.match(columns, share * sum(columns), present, _lengths)
     left = sorted(rest, key=lambda part: -rest[part].each(columns[part]))
-    while not made.proves(found, values, [rest[part] for part in left]):
+    if not left:
+        return None
+    while not made.proves([rest[part] for part in left]):
         # By some rows it is told how much more it takes; by all, whether it was enough.
         enough = bisect_left(
             range(1, len(left)),
             True,
-            key=lambda n: made.proves(found, values, [rest[part] for part in left[n:]], ASKED),
+            key=lambda n: made.proves([rest[part] for part in left[n:]], ASKED),
         )
         made.add(left[: enough + 1])
         left = left[enough + 1 :]
         if not left:
             return None
-    return Evident(found.cpu(), float(values.sum()), before, is_proved=True)
+    return made.evident(is_proved=True)
 
 
 def sketch(
@@ -133,17 +133,8 @@ def sketch(
 ) -> Evident | None:
     """What `SKETCHED` columns tell, as good as certain but not proved; otherwise as `prove`."""
     made = _Made(matrix, load, executor)
-    count = _first(columns, SKETCHED)
-    made.add(range(count))
-    if count == len(columns):
-        return None
-    found, values, before, _ = made.matched(range(count, len(columns)), present)
-    return Evident(found.cpu(), float(values.sum()), before, is_proved=False)
-
-
-def _first(columns: Sequence[int], wanted: float) -> int:
-    """How many parts have so many columns."""
-    return min(bisect_left(list(accumulate(columns)), wanted) + 1, len(columns))
+    rest = made.match(columns, SKETCHED, present, lambda a, b: None)
+    return made.evident(is_proved=False) if rest else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,34 +151,63 @@ class _Lengths:
 
 @dataclass(slots=True)
 class _Made:
-    """What has been made of a product."""
+    """What has been made of a product.
+
+    Attributes:
+        found: (n,) the best permutation by what was made when `match` was called.
+        values: (n,) float64, what its pairs are worth in all; before: the sum for the permutation that was there.
+    """
 
     matrix: Tensor
     load: Load
     executor: Executor | None
+    found: Tensor = field(init=False)
+    values: Tensor = field(init=False)
+    before: float = field(init=False)
 
     def add(self, parts: Iterable[int]) -> None:
         """Add the products of some parts."""
         for part in parts:
             add_product(self.matrix, *self.load(part), self.executor)
 
-    def matched(self, rest: Iterable[int], present: Tensor) -> tuple[Tensor, Tensor, float, dict[int, _Lengths]]:
-        """The best permutation by what is made, (n,); what its pairs are worth in all, (n,) float64; what those of
-        `present` are worth; and the lengths of the rest's rows."""
-        found = torch.from_numpy(solve_assignment(self.matrix).columns).to(self.matrix.device)
-        present = present.to(self.matrix.device)
-        pairs = [found] if torch.equal(found, present) else [found, present]
-        values = [self.matrix.gather(1, perm[:, None])[:, 0].double() for perm in pairs]
-        lengths = {part: _pass_over(*self.load(part), pairs, values) for part in rest}
-        return found, values[0], float(values[-1].sum()), lengths
+    def match(
+        self, columns: Sequence[int], wanted: float, present: Tensor, look: Callable[[Tensor, Tensor], T]
+    ) -> dict[int, T]:
+        """Make so many columns, match by them, and pass over the rest.
 
-    def proves(self, found: Tensor, values: Tensor, rest: Sequence[_Lengths], asked: int | None = None) -> bool:
+        Returns:
+            For every part of the rest what `look` says of its operands; nothing if there is no rest.
+        """
+        count = min(bisect_left(list(accumulate(columns)), wanted) + 1, len(columns))
+        self.add(range(count))
+        if count == len(columns):
+            return {}
+        self.found = torch.from_numpy(solve_assignment(self.matrix).columns).to(self.matrix.device)
+        present = present.to(self.matrix.device)
+        pairs = [self.found] if torch.equal(self.found, present) else [self.found, present]
+        values = [self.matrix.gather(1, perm[:, None])[:, 0].double() for perm in pairs]
+
+        def pass_over(a: Tensor, b: Tensor) -> T:
+            for value, perm in zip(values, pairs, strict=True):
+                value += _paired(a, b, perm)
+            return look(a, b)
+
+        seen = {part: pass_over(*self.load(part)) for part in range(count, len(columns))}
+        self.values, self.before = values[0], float(values[-1].sum())
+        return seen
+
+    def evident(self, *, is_proved: bool) -> Evident:
+        """What was found."""
+        return Evident(self.found.cpu(), float(self.values.sum()), self.before, is_proved)
+
+    def proves(self, rest: Sequence[_Lengths], asked: int | None = None) -> bool:
         """Whether no entry of the whole matrix can exceed the prices that the values of `found` make.
 
         Args:
             rest: of what is not in the matrix.
             asked: look at about so many rows; None for all.
         """
+        found, values = self.found, self.values
         n = len(values)
         price = values / 2
         prices = torch.empty_like(price)
@@ -209,10 +229,7 @@ class _Made:
         return True
 
 
-def _pass_over(a: Tensor, b: Tensor, pairs: Sequence[Tensor], values: Sequence[Tensor]) -> _Lengths:
-    """Add to the values of permutations what a part has for them."""
-    for value, perm in zip(values, pairs, strict=True):
-        value += _paired(a, b, perm)
+def _lengths(a: Tensor, b: Tensor) -> _Lengths:
     return _Lengths(_squares(a), _squares(b))
 
 

@@ -6,7 +6,7 @@ dims held at their present permutations.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,18 @@ def blocks(layout: Layout) -> tuple[Block, ...]:
     roots = dict.fromkeys(layout.root(dim) for dim in layout.moving())
     found = (Block.of(layout, root) for root in roots)
     return tuple(block for block in found if block_keys(layout, block))
+
+
+def neighbours_of(layout: Layout, found: Sequence[Block]) -> dict[str, set[str]]:
+    """For each block the others that share a tensor of the objective with it."""
+    roots = {dim: block.root for block in found for dim in block.dims}
+    neighbours: dict[str, set[str]] = {block.root: set() for block in found}
+    for bound in layout.tensors.values():
+        if bound.section == "tensors":
+            here = {roots[dim] for dim in bound.dims() if dim in roots}
+            for root in here:
+                neighbours[root] |= here - {root}
+    return neighbours
 
 
 def block_keys(layout: Layout, block: Block) -> tuple[str, ...]:

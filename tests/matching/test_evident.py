@@ -92,8 +92,10 @@ def test_units_of_any_size_and_dead_ones() -> None:
 def test_a_copy_costs_a_share_of_the_product() -> None:
     a, b, _ = pair(0.05)
     made: list[int] = []
-    prove(torch.zeros(N, N), lambda part: made.append(part) or parts_of(a, b)(part), PARTS, torch.arange(N), 0.1)  # type: ignore[func-returns-value]
-    assert made == list(range(len(PARTS)))  # each once: the first three for their product, the others in passing
+    matrix = torch.zeros(N, N)
+    prove(matrix, lambda part: made.append(part) or parts_of(a, b)(part), PARTS, torch.arange(N), 0.1)  # type: ignore[func-returns-value]
+    assert made == list(range(len(PARTS)))  # each once: the first two for their product, the others in passing
+    torch.testing.assert_close(matrix, a[:, :200] @ b[:, :200].T, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("noise", [8.0, 30.0])
@@ -117,9 +119,7 @@ def test_the_first_columns_do_not_have_the_last_word() -> None:
     other = torch.randperm(N, generator=torch.Generator().manual_seed(2))
     b = one.clone()
     b[other, 700:] = one[:, 700:]
-    found = check(one, b)
-    if found is not None:
-        assert torch.equal(found.columns, other)
+    assert check(one, b) is None
 
 
 @settings(deadline=None, max_examples=80)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rebasin_cli.matching import match_weights
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.plans import permutes_keys, plans_of
-from rebasin_cli.matching.terms import blocks
+from rebasin_cli.matching.terms import blocks, neighbours_of
 from rebasin_cli.matching.turns import Turn, anchored_turns
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, find_spec, load_spec
@@ -32,16 +32,9 @@ tensors:
 def turns_of(layout: Layout) -> list[Turn]:
     moving = frozenset(layout.moving())
     found = blocks(layout)
-    around = {
-        block: {layout.root(dim) for other in found for dim in other.dims if share(layout, block.dims, dim)}
-        for block in found
-    }
     plans = {b.root: plans_of(layout, b, moving) for b in found if not permutes_keys(layout, b)}
-    return anchored_turns(layout, {b: roots - {b.root} for b, roots in around.items()}, plans)
-
-
-def share(layout: Layout, dims: tuple[str, ...], other: str) -> bool:
-    return any(other in layout.tensors[key].dims() for dim in dims for key in layout.users[dim])
+    around = neighbours_of(layout, found)
+    return anchored_turns(layout, {block: around[block.root] for block in found}, plans)
 
 
 def stream(tmp_path: Path, inputs: int) -> Layout:

@@ -32,10 +32,8 @@ static int is_vector(const Py_buffer *view, const char *formats, Py_ssize_t n) {
 }
 
 /* (matrix, prices, columns): float or double with contiguous rows; writable float64; writable int64. */
-static int take(Arguments *args, PyObject *tuple) {
-    PyObject *matrix, *prices, *columns;
+static int take(Arguments *args, PyObject *matrix, PyObject *prices, PyObject *columns) {
     memset(args, 0, sizeof *args);
-    if (!PyArg_ParseTuple(tuple, "OOO", &matrix, &prices, &columns)) return 0;
     if (!hold(args, matrix, &args->matrix, PyBUF_STRIDES) ||
         !hold(args, prices, &args->prices, PyBUF_ND | PyBUF_WRITABLE) ||
         !hold(args, columns, &args->columns, PyBUF_ND | PyBUF_WRITABLE)) {
@@ -83,21 +81,18 @@ static int take_lists(Arguments *args, PyObject *lists) {
 static PyObject *solve(PyObject *module, PyObject *tuple) {
     Arguments args;
     Counts counts;
-    PyObject *lists = NULL, *first = PyTuple_GetSlice(tuple, 0, 3);
+    PyObject *matrix, *prices, *columns, *lists = Py_None;
     int status;
     (void)module;
-    if (!first || !take(&args, first)) {
-        Py_XDECREF(first);
+    if (!PyArg_ParseTuple(tuple, "OOO|O", &matrix, &prices, &columns, &lists) ||
+        !take(&args, matrix, prices, columns))
         return NULL;
-    }
-    Py_DECREF(first);
-    if (PyTuple_GET_SIZE(tuple) > 3 && PyTuple_GET_ITEM(tuple, 3) != Py_None) lists = PyTuple_GET_ITEM(tuple, 3);
-    if (lists && !take_lists(&args, lists)) {
+    if (lists != Py_None && !take_lists(&args, lists)) {
         release(&args);
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS;
-    status = lazy_jv_solve(&args.a, lists ? &args.given : NULL, args.prices.buf, args.columns.buf, &counts);
+    status = lazy_jv_solve(&args.a, lists != Py_None ? &args.given : NULL, args.prices.buf, args.columns.buf, &counts);
     Py_END_ALLOW_THREADS;
     release(&args);
     if (status == LJV_NO_MEMORY) return PyErr_NoMemory();
@@ -110,9 +105,11 @@ static PyObject *solve(PyObject *module, PyObject *tuple) {
 
 static PyObject *gap(PyObject *module, PyObject *tuple) {
     Arguments args;
+    PyObject *matrix, *prices, *assigned;
     double result = 0;
     (void)module;
-    if (!take(&args, tuple)) return NULL;
+    if (!PyArg_ParseTuple(tuple, "OOO", &matrix, &prices, &assigned) || !take(&args, matrix, prices, assigned))
+        return NULL;
     const int64_t *columns = args.columns.buf;
     for (int i = 0; i < args.a.n; i++)
         if (columns[i] < 0 || columns[i] >= args.a.n) {
