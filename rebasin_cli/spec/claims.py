@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 
 from rebasin_cli.spec.language import Line, PermutationSpec
 from rebasin_cli.spec.pattern import DimName
+from rebasin_cli.spec.reparametrised import Form, form_of, stored_weights, weight_shape
 from rebasin_cli.spec.template import skeleton_of
 from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value
 
@@ -18,20 +19,49 @@ Instance = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One way in which a spec and a checkpoint do not fit each other."""
+    """One way in which a spec and a checkpoint do not fit each other.
+
+    Attributes:
+        key: the tensor that no line could be given to, if that is the problem; unspoken: none even speaks of it.
+        absent: the line whose tensors are absent as a whole, if that is the problem.
+    """
 
     what: str
     line: int = 0
     remedy: str = ""
+    key: str = ""
+    unspoken: bool = False
+    absent: Line | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A tensor (key without prefix), the line that speaks of it, and the values of the line's variables."""
+    """A tensor (key without prefix), the line that speaks of it, and the values of the line's variables.
+
+    Attributes:
+        form: what the tensor is to the one that the line speaks of; None if it is that one.
+    """
 
     key: str
     line: Line
     bindings: Bindings
+    form: Form | None = None
+
+    @property
+    def name(self) -> str:
+        """The spec's own key for the tensor: one for all spellings that the spec knows."""
+        base = self.line.template.name(self.bindings)
+        if self.form is None:
+            return base or self.key
+        return replace(self.form, base=base).name if base else self.key
+
+    def as_stored(self, shapes: Mapping[str, Shape]) -> Claim:
+        """The claim with a line that says what the axes of the tensor itself are."""
+        form, pattern = self.form, self.line.pattern
+        if form is None or pattern is None:
+            return self
+        own = form.pattern(pattern, shapes[self.key], weight_shape(form, shapes))
+        return replace(self, line=replace(self.line, pattern=own, section=form.section(self.line.section)))
 
 
 @dataclass(slots=True)
@@ -62,17 +92,27 @@ class Matcher:
         best = min((c.line.template.rank for c in claims), default=(0, 0))
         return [c for c in claims if c.line.template.rank == best]
 
-    def coverage(self, keys: Mapping[str, Shape]) -> float:
+    def derived(self, key: str, shapes: Mapping[str, Shape], ends: _Ends | None = None) -> list[Claim]:
+        """The claims on the weight of which `key` is another form (see `reparametrised`)."""
+        form = form_of(key, shapes)
+        found = _narrow(self, form.base, form.axes, ends or {}) if form else []
+        return [Claim(key, claim.line, claim.bindings, form) for claim in found if claim.line.pattern is not None]
+
+    def coverage(self, keys: Mapping[str, Shape], *, forms: bool = False) -> float:
         """A quick screen: the share of kinds of keys (numbers and lengths aside) of which some line speaks."""
         kinds: dict[tuple[str, int], str] = {}
         for key, shape in keys.items():
             kinds.setdefault((skeleton_of(key), len(shape)), key)
-        covered = sum(bool(self.candidates(key, axes)) for (_, axes), key in kinds.items())
+        covered = sum(
+            bool(self.candidates(key, axes) or (forms and self.derived(key, keys))) for (_, axes), key in kinds.items()
+        )
         return covered / len(kinds) if kinds else 0.0
 
 
-def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[str, Claim], list[Problem]]:
-    """Give every tensor to the one line that speaks of it.
+def claim_tensors(
+    matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool = False
+) -> tuple[dict[str, Claim], list[Problem]]:
+    """Give every tensor to the one line that speaks of it; with `forms`, also other forms of what lines speak of.
 
     Of several lines the one with the fewest variables wins. Where two are equal, the one whose dims are named
     by some other, unambiguous tensor wins (in a VGG with BatchNorm `features.1.bias` can only be the
@@ -82,9 +122,11 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
     claims: dict[str, Claim] = {}
     open_: dict[str, list[Claim]] = {}
     problems: list[Problem] = []
-    ends = _ends(matcher, shapes)
+    ends = _ends(matcher, {**shapes, **stored_weights(shapes)} if forms else shapes)
     for key, shape in shapes.items():
         candidates = _narrow(matcher, key, len(shape), ends)
+        if not candidates and forms:
+            candidates = matcher.derived(key, shapes, ends)
         if len(candidates) == 1:
             claims[key] = candidates[0]
         elif candidates:
@@ -107,6 +149,7 @@ def claim_tensors(matcher: Matcher, shapes: Mapping[str, Shape]) -> tuple[dict[s
                     f"and `{two.line.template.text}` (line {two.line.line})",
                     one.line.line,
                     "make one of them more specific: the template with fewer variables wins",
+                    key,
                 )
             )
     return {key: claims[key] for key in shapes if key in claims}, problems
@@ -135,7 +178,7 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
     groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
     for (text, number), lines in families.items():
         if not any(id(line) in used or _matches_any(line, present) for line in lines):
-            problems.append(Problem(f"no tensor fits `{text}`", number))
+            problems.append(Problem(f"no tensor fits `{text}`", number, absent=lines[0]))
         for line in lines:
             group = groups.setdefault((line.template.scope, line.template.variables), {})
             for claim in used.get(id(line), ()):
@@ -232,13 +275,27 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape) -> Problem:
                 f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "
                 f"has {len(line.pattern.axes)}",
                 line.line,
+                key=key,
             )
     near = nearest_templates(matcher.spec, key)
     hint = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
+    for line in near:
+        met = line.template.met_word(key)
+        if met is not None:
+            return Problem(
+                f"no line speaks of {key} {list(shape)}: `{{{met[0]}}}` is one letter, so it binds a number, and "
+                f"`{met[1]}` is a word",
+                line.line,
+                f"give it a longer name, as in {{{met[0] * 2}}}, and use that in the dims",
+                key,
+                unspoken=True,
+            )
     return Problem(
         f"no line speaks of {key} {list(shape)}",
         near[0].line if near else 0,
         f"the nearest are {hint}" if hint else "",
+        key,
+        unspoken=True,
     )
 
 

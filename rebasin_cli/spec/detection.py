@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.binding import Mismatch, Request, attempt, left_in, matcher_for
+from rebasin_cli.spec.binding import Mismatch, Request, attempt, matcher_for
 from rebasin_cli.spec.claims import Shape
+from rebasin_cli.spec.ignoring import left_by, options_for, require_matches
 from rebasin_cli.spec.language import PermutationSpec
 from rebasin_cli.spec.layout import Layout
-from rebasin_cli.spec.prefixes import prefix_candidates
+from rebasin_cli.spec.prefixes import MOST, prefix_candidates
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
 from rebasin_cli.spec.template import skeleton_of
+
+_TRIED = 8
+"""Specs of which the whole is tried where none covers every kind of tensor: those that cover most."""
 
 
 def detect(
@@ -27,38 +31,52 @@ def detect(
     """Find the one spec that covers every tensor, and bind it.
 
     `config.json`'s `model_type` decides between specs that fit equally; it never overrules the shapes. A spec comes
-    before one of which it is a part.
+    before one of which it is a part. Only where no spec fits to the letter, other forms of its layers are tried (see
+    `attempt`).
 
     Args:
         specs: those to choose from; the shipped ones if not given.
 
     Raises:
-        ContentError: none fits (the three nearest are shown with their first differences), or several do.
+        ContentError: none fits (the nearest are shown with their first differences), or several do.
+        UsageError: `ignore`, `overrides` or `freeze` name something that does not exist.
     """
     if not shapes:
         raise ContentError("the checkpoint has no tensors", remedy="check the file with `rebasin inspect`")
+    require_matches(ignore, shapes)
     specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
     model_type = str((config or {}).get("model_type", ""))
-    kinds = _one_of_a_kind(left_in(shapes, ignore))
-    screens = {spec.name: _screen(spec, kinds) for spec in specs}
-    screened = [spec for spec in specs if screens[spec.name] == 1.0]
+    left = left_by(ignore, shapes)
+    kinds = _one_of_a_kind({key: shape for key, shape in shapes.items() if key not in left})
     request = Request(config, None, (), ignore)
-    results = [attempt(spec, shapes, request) for spec in screened]
+    screens = {spec.name: _screen(spec, kinds) for spec in specs}
+    results = [attempt(spec, shapes, request) for spec in specs if screens[spec.name] == 1.0]
+    loose = not any(isinstance(r, Layout) for r in results)
+    near: list[PermutationSpec] = []
+    if loose:
+        screens = {spec.name: _screen(spec, kinds, loose=True) for spec in specs}
+        near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:_TRIED]
+        near = [spec for spec in near if screens[spec.name] > 0 or (model_type and model_type in spec.model_types)]
+        results = [attempt(spec, shapes, request, loose=True) for spec in near]
     fitting = [r for r in results if isinstance(r, Layout)]
     named = [r for r in fitting if model_type and model_type in r.spec.model_types]
     chosen = [r for r in named or fitting if not any(other.spec.name in r.spec.parts for other in fitting)]
     if len(chosen) == 1:
         if not (overrides or freeze):
             return chosen[0]
-        result = attempt(chosen[0].spec, shapes, Request(config, overrides, freeze, ignore))
+        result = attempt(chosen[0].spec, shapes, Request(config, overrides, freeze, ignore), loose=loose)
         if isinstance(result, Layout):
             return result
         raise _nothing_fits([result])
     if len(chosen) > 1:
         raise _tie(chosen)
-    near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:3]
-    mismatches = [r for spec in near if isinstance(r := attempt(spec, shapes, request), Mismatch)]
-    raise _nothing_fits(mismatches)
+    mismatches = [r for r in results if isinstance(r, Mismatch)]
+    # Not where another spec covers more, or is named: what is odd to this one may be a part of the network to that.
+    odd = [m for m in mismatches if m.odd and screens[m.spec.name] == max(screens.values())]
+    if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
+        raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
+    strict = [r for spec in near[:3] if isinstance(r := attempt(spec, shapes, request), Mismatch)]
+    raise _nothing_fits(strict)
 
 
 def _one_of_a_kind(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
@@ -69,15 +87,29 @@ def _one_of_a_kind(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     return {key: shapes[key] for key in kinds.values()}
 
 
-def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> float:
+def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape], *, loose: bool = False) -> float:
     """The share of kinds of keys that the spec has a line for, under its best prefix."""
     matcher = matcher_for(spec)
     best = 0.0
-    for prefix in prefix_candidates(spec, list(shapes)):
-        best = max(best, matcher.coverage({prefix.strip(key): shape for key, shape in shapes.items()}))
+    for prefix in prefix_candidates(spec, list(shapes), MOST if loose else 1.0):
+        named = {prefix.strip(key): shape for key, shape in shapes.items()}
+        best = max(best, matcher.coverage(named, forms=loose))
         if best == 1.0:
             break
     return best
+
+
+def _fits_but_for(mismatch: Mismatch, shapes: Mapping[str, Shape]) -> ContentError:
+    shown = [f"{key} {list(shapes[key])}" for key in mismatch.odd if shapes[key]][:4]
+    count = sum(1 for key in mismatch.odd if shapes[key])
+    more = f" and {count - len(shown)} more" if count > len(shown) else ""
+    return ContentError(
+        f"`{mismatch.spec.name}` fits but for {count} tensor{'s' * (count > 1)} of which it says nothing: "
+        f"{', '.join(shown)}{more}",
+        where=f"the other keys begin with {mismatch.prefix}" if mismatch.prefix else "",
+        remedy=f"if they are no part of the network (of a loss, a metric, a copy of it): "
+        f"{options_for(mismatch.patterns)}; if they are, it needs a spec of its own",
+    )
 
 
 def _tie(layouts: Sequence[Layout]) -> ContentError:
@@ -92,12 +124,17 @@ def _tie(layouts: Sequence[Layout]) -> ContentError:
 
 
 def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
+    remedy = "write a spec for it: architectures/README.md shows how in ten minutes"
+    if not mismatches:
+        return ContentError(
+            "no architecture fits this checkpoint, and none is near: no spec has a line for any of its tensors",
+            remedy=remedy,
+        )
     rows = []
     for mismatch in sorted(mismatches, key=lambda m: len(m.problems)):
         rows.append(f"  - {mismatch.spec.name}: {mismatch.counted}, first of them")
         rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.problems[:3]]
     return ContentError(
         "no architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
-        remedy="name one with --arch, leave odd tensors alone with --ignore PATTERN, or write a spec: "
-        "architectures/README.md shows how in ten minutes",
+        remedy=f"name one with --arch, leave odd tensors alone with --ignore PATTERN, or {remedy}",
     )

@@ -66,8 +66,12 @@ class BoundTensor:
     """One tensor of the checkpoint under a spec.
 
     Attributes:
-        pieces: disjoint boxes that together are the whole tensor; empty for an ignored one.
+        section: `tensors` are matched and moved, `buffers` only moved; `ignored` are neither matched nor mixed, and
+            move only where the spec says how (those that the user ignores, or that the other network lacks).
+        pieces: disjoint boxes that together are the whole tensor; none where nothing is said of it.
         pattern: as the spec writes it; line: where.
+        name: the spec's own key for it, one for all spellings that the spec knows.
+        spoken: whether a line of `tensors` or `buffers` speaks of it.
         index_dim: the dim that permutes this tensor's *key* among `siblings` (keys by place), or None.
     """
 
@@ -79,6 +83,8 @@ class BoundTensor:
     index_dim: str | None = None
     place: int = 0
     siblings: tuple[str, ...] = ()
+    name: str = ""
+    spoken: bool = True
 
     def dims(self) -> tuple[str, ...]:
         """The dims that stand in it, each once, in order."""

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from rebasin_cli.errors import UsageError
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language import PermutationSpec, Rule
-from rebasin_cli.spec.resolve import Plus
+from rebasin_cli.spec.resolve import Plus, Resolver, dim_text
 from rebasin_cli.spec.unify import Sizes
 from rebasin_cli.spec.variables import Bindings
 
@@ -54,20 +54,26 @@ def fixed_dims(rules: Mapping[str, tuple[Rule, Bindings]]) -> dict[str, str]:
     return {name: rule.fixed for name, (rule, _) in rules.items() if rule.fixed}
 
 
-def frozen_dims(spec: PermutationSpec, names: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
-    """Dims that the user keeps at identity, by name, family or pattern.
+def frozen_dims(
+    spec: PermutationSpec, resolver: Resolver, names: Sequence[str], patterns: Sequence[str]
+) -> dict[str, str]:
+    """Dims that the user keeps at identity: by name, also one that is another's by `same as`, by family or pattern.
 
     Raises:
         UsageError: a pattern that fits no dim.
     """
+    called = {dim_text(i): resolver.name_of(i) for family in resolver.families.values() for i in family}
+    called |= {name: name for name in names}
     reasons: dict[str, str] = {}
     for pattern in patterns:
-        frozen = [d for d in names if fnmatchcase(d, pattern) or d.split(".")[0] == pattern]
+        frozen = [dim for word, dim in called.items() if fnmatchcase(word, pattern) or word.split(".")[0] == pattern]
         if not frozen:
+            near = [name for name in names if name.split(".")[0] == pattern.split(".")[0]]
+            listed = near or list(dict.fromkeys(name.split(".")[0] for name in names))
             raise UsageError(
                 f"--freeze {pattern}: the spec `{spec.name}` has no such dim here",
-                remedy=did_you_mean(pattern, sorted({d.split(".")[0] for d in names}))
-                or "`rebasin inspect` lists the dims",
+                remedy=did_you_mean(pattern, sorted({*called, *(name.split(".")[0] for name in names)}))
+                or f"there are {', '.join(listed[:8])}",
             )
         reasons |= dict.fromkeys(frozen, "frozen by --freeze")
     return reasons

@@ -43,6 +43,7 @@ class Template:
         optional: whether it may match nothing (`?`).
         family: the text with `{a|b}` left in: a required family is there if one of its templates matches.
         rank: (wildcards, variables); of several templates for one key the lowest rank wins.
+        first: the tokens with the first word of every `{a|b}`: all spellings of a key have one name by it.
     """
 
     text: str
@@ -53,6 +54,7 @@ class Template:
     rank: tuple[int, int]
     variables: frozenset[str]
     scope: str
+    first: tuple[Token, ...] = ()
 
     def match(self, key: str) -> dict[str, Value] | None:
         """The bindings under which the template is `key`, or None. `{first i}` and `{last i}` match like `{i}`."""
@@ -73,9 +75,26 @@ class Template:
                 return None
         return bindings
 
+    def met_word(self, key: str) -> tuple[str, str] | None:
+        """The variable that binds a number, and the word that stands in its place, if `key` fits but for that."""
+        regex, numbers = "", []
+        for token in self.tokens:
+            if isinstance(token, str):
+                regex += re.escape(token)
+            elif isinstance(token, Choice):
+                regex += f"(?:{'|'.join(map(re.escape, token.words))})"
+            elif token is GLOB or not token.is_number or token.variable == "*":
+                regex += ".*" if token.variable == "*" else _WORD
+            else:
+                regex += "([^.]+)"
+                numbers.append(token.variable)
+        found = re.fullmatch(regex, key)
+        words = [(name, text) for name, text in zip(numbers, found.groups(), strict=True)] if found else []
+        return next(((name, text) for name, text in words if not text.isdigit()), None)
+
     def under(self, prefix: str) -> Template:
         """The same template for keys that begin with `prefix`."""
-        return _build((prefix, *self.tokens), prefix + self.family, self.optional)
+        return _build((prefix, *self.tokens), prefix + self.family, self.optional, (prefix, *self.first))
 
     def picks(self) -> tuple[Ref, ...]:
         """The `{first i}` and `{last i}` of the template."""
@@ -83,17 +102,11 @@ class Template:
 
     def key(self, bindings: Bindings) -> str | None:
         """The key that the template names under `bindings`; None where a wildcard or a pick leaves it open."""
-        parts: list[str] = []
-        for token in self.tokens:
-            if isinstance(token, str):
-                parts.append(token)
-            elif token.variable not in bindings or (isinstance(token, Ref) and token.pick is not Pick.SAME):
-                return None
-            elif isinstance(token, Choice):
-                parts.append(str(bindings[token.variable]))
-            else:
-                parts.append(str(token.value(bindings)))
-        return "".join(parts)
+        return None if self.picks() else _spelled(self.tokens, bindings)
+
+    def name(self, bindings: Bindings) -> str | None:
+        """The key under `bindings` with the first word of every `{a|b}`; None where a wildcard leaves it open."""
+        return _spelled(self.first, bindings)
 
     @property
     def skeletons(self) -> tuple[str, ...]:
@@ -111,6 +124,18 @@ class Template:
         return tuple(_NUMBERS.sub("#", "".join(choice)) for choice in product(*parts))
 
 
+def _spelled(tokens: tuple[Token, ...], bindings: Bindings) -> str | None:
+    parts: list[str] = []
+    for token in tokens:
+        if isinstance(token, str):
+            parts.append(token)
+        elif token.variable not in bindings:
+            return None
+        else:
+            parts.append(str(bindings[token.variable] if isinstance(token, Choice) else token.value(bindings)))
+    return "".join(parts)
+
+
 def skeleton_of(key: str) -> str:
     """`key` with every number as `#`."""
     return _NUMBER.sub("#", key)
@@ -126,21 +151,26 @@ def parse_templates(text: str) -> tuple[Template, ...]:
     body = text[:-1] if optional else text
     if not body:
         raise ValueError("an empty key template")
-    pieces: list[tuple[tuple[Token, str], ...]] = []
+    pieces: list[tuple[tuple[Token, str, Token], ...]] = []
     for match in _TOKEN.finditer(body):
         if match["bad"]:
             raise ValueError(f"`{text}`: a lone `{match['bad']}` at character {match.start() + 1}")
         if match["text"]:
-            pieces.append(((match["text"], match["text"]),))
+            pieces.append(((match["text"], match["text"], match["text"]),))
         elif match["glob"]:
-            pieces.append(((GLOB, "*"),))
+            pieces.append(((GLOB, "*", GLOB),))
         else:
             try:
                 pieces.append(_brace(match["brace"]))
             except ValueError as error:
                 raise ValueError(f"`{text}`: {error}, at character {match.start() + 1}") from error
     return tuple(
-        _build(tuple(token for token, _ in choice), "".join(shown for _, shown in choice), optional)
+        _build(
+            tuple(token for token, _, _ in choice),
+            "".join(shown for _, shown, _ in choice),
+            optional,
+            tuple(first for _, _, first in choice),
+        )
         for choice in product(*pieces)
     )
 
@@ -152,26 +182,27 @@ def alternatives(text: str) -> tuple[str, ...]:
     return tuple("".join(choice) for choice in product(*choices))
 
 
-def _brace(body: str) -> tuple[tuple[Token, str], ...]:
-    """The tokens that a brace may stand for, each with how the family's name shows it."""
+def _brace(body: str) -> tuple[tuple[Token, str, Token], ...]:
+    """The tokens that a brace may stand for, each with how the family's name shows it and its first spelling."""
     name, colon, words = body.partition(":")
     if colon:
         if not re.fullmatch(r"[A-Za-z]\w*", name) or not all(words.split(",")):
             raise ValueError(f"`{{{body}}}` should read {{name:one,two}}")
         if binds_number(name) and not all(word.isdigit() for word in words.split(",")):
             raise ValueError(f"`{{{body}}}`: `{name}` is one letter, so it binds numbers, as in {{{name}:0,2}}")
-        return ((Choice(name, tuple(words.split(","))), f"{{{body}}}"),)
+        choice = Choice(name, tuple(words.split(",")))
+        return ((choice, f"{{{body}}}", choice),)
     if "|" in body:
-        return tuple((word, f"{{{body}}}") for word in body.split("|"))
+        return tuple((word, f"{{{body}}}", body.partition("|")[0]) for word in body.split("|"))
     if "," in body:
-        return tuple((word, word) for word in body.split(","))
+        return tuple((word, word, word) for word in body.split(","))
     ref = parse_ref(body)
     if ref.pick not in (Pick.SAME, Pick.FIRST, Pick.LAST, Pick.ALL):
         raise ValueError(f"`{{{body}}}` cannot stand in a key; use it in a dim's name")
-    return ((ref, f"{{{body}}}"),)
+    return ((ref, f"{{{body}}}", ref),)
 
 
-def _build(tokens: tuple[Token, ...], family: str, optional: bool) -> Template:
+def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[Token, ...]) -> Template:
     regex: list[str] = []
     text: list[str] = []
     wildcards = variables = 0
@@ -205,4 +236,5 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool) -> Template:
         rank=(wildcards, variables),
         variables=frozenset(names),
         scope="".join(text[:scope_end]),
+        first=first,
     )

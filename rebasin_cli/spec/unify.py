@@ -68,6 +68,16 @@ class Sizes:
             self._open = remaining
         self._compare_open()
 
+    def admits(self, equation: Equation) -> bool:
+        """Add an equation if it contradicts nothing; otherwise all stays as it was."""
+        before = dict(self.known), list(self._open)
+        self._open.append(equation)
+        self.propagate()
+        if self.problems:
+            (self.known, self._open), self.problems = before, []
+            return False
+        return True
+
     def _compare_open(self) -> None:
         """Equal products of unknowns have equal lengths, whatever the factors are."""
         first: dict[Plus, Equation] = {}

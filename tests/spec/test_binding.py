@@ -87,13 +87,15 @@ def test_ignored_tensors_are_left_alone_and_kept() -> None:
     layout = bound(MLP, extra, ignore=["ema.*"])
     assert list(layout.tensors) == list(extra)
     assert layout.tensors["ema.decay"].section == "ignored"
-    assert layout.notes == ("2 tensors are left alone by --ignore",)
+    (note,) = layout.notes
+    assert note.startswith("left alone by --ignore, as no line speaks of them: ema.decay, ema.steps")
 
 
 def test_a_tensor_of_the_spec_may_be_ignored() -> None:
     layout = bound(MLP, SHAPES, ignore=["fc2.bias"])
     assert layout.tensors["fc2.bias"].section == "ignored"
-    assert layout.users["h.2"] == ("fc2.weight", "fc3.weight")
+    assert layout.users["h.2"] == ("fc2.weight", "fc2.bias", "fc3.weight")
+    assert shown(layout, "fc2.bias") == shown(bound(MLP, SHAPES), "fc2.bias")
 
 
 def test_ignoring_nothing_or_everything_is_refused() -> None:

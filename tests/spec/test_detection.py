@@ -58,15 +58,53 @@ def test_model_type_never_overrules_the_shapes() -> None:
 
 
 def test_a_near_miss_shows_three_and_their_first_differences() -> None:
-    error = refused(SHAPES | NORMS | {"n.1.odd": (2, 2, 2)}, SPECS)
+    error = refused(SHAPES | NORMS | {"n.1.odd": (2, 2, 2), "n.1.w": (3,)}, SPECS)
     lines = error.what.splitlines()
     assert lines[0] == "no architecture fits this checkpoint; the nearest are"
-    assert lines[1] == "  - normed: 1 difference, first of them"
+    assert lines[1] == "  - normed: 2 differences, first of them"
     assert lines[2] == "      no line speaks of n.1.odd [2, 2, 2] (normed.yaml:6)"
     assert [line.split(":")[0] for line in lines if line.startswith("  - ")] == ["  - normed", "  - chain", "  - twin"]
     assert "far" not in error.what
     assert "--arch" in error.remedy
     assert "--ignore" in error.remedy
+
+
+def test_what_no_line_speaks_of_is_named_with_the_option_that_goes_on() -> None:
+    odd = {"n.1.odd": (2, 2, 2), "queue.keys": (3, 4), "queue.labels": (3,), "steps": ()}
+    error = refused(SHAPES | NORMS | odd, SPECS)
+    assert error.what == (
+        "`normed` fits but for 3 tensors of which it says nothing: "
+        "n.1.odd [2, 2, 2], queue.keys [3, 4], queue.labels [3]"
+    )
+    assert "--ignore n.1.odd --ignore 'queue.*'" in error.remedy
+    assert detect(SHAPES | NORMS | odd, specs=SPECS, ignore=["n.1.odd", "queue.*"]).spec is NORMED
+
+
+def test_scalars_of_which_no_line_speaks_need_no_option() -> None:
+    layout = detect(SHAPES | NORMS | {"n_averaged": (), "metric.total": ()}, specs=SPECS)
+    assert layout.spec is NORMED
+    assert layout.notes == ("no line speaks of n_averaged, metric.total; scalars stay",)
+    assert layout.tensors["n_averaged"].section == "ignored"
+
+
+def test_the_wrapper_that_most_keys_have() -> None:
+    shapes = {f"module.{key}": shape for key, shape in (SHAPES | NORMS).items()}
+    assert detect(shapes | {"n_averaged": ()}, specs=SPECS).prefix == "module."
+    error = refused(shapes | {"loss.weight": (7,)}, SPECS)
+    assert error.what == "`normed` fits but for 1 tensor of which it says nothing: loss.weight [7]"
+    assert error.where == "the other keys begin with module."
+
+
+def test_a_copy_beside_the_network_is_named_as_a_whole() -> None:
+    shapes = {f"{side}.{key}": shape for side in ("query", "key") for key, shape in (SHAPES | NORMS).items()}
+    assert "--ignore 'key.*'" in refused(shapes | {"queue": (3, 4)}, SPECS).remedy
+    assert detect(shapes | {"queue": (3, 4)}, specs=SPECS, ignore=["key.*", "queue"]).prefix == "query."
+
+
+def test_parts_of_a_network_of_another_spec_are_not_odd() -> None:
+    error = refused(SHAPES | NORMS | {"n.0.w": (5,)}, SPECS)
+    assert "dim h.0 is 4 by l.0.w axis 0, but 5 by n.0.w axis 0" in error.what
+    assert "--ignore 'n.*'" not in error.remedy
 
 
 def test_the_one_that_the_config_names_is_among_the_nearest() -> None:
@@ -82,8 +120,9 @@ def test_a_contradiction_of_sizes_is_a_near_miss() -> None:
 
 
 def test_only_the_first_three_differences_are_shown() -> None:
-    error = refused(SHAPES | {f"odd.{i}.{'abcdef'[i]}": (1,) for i in range(6)}, [CHAIN])
-    assert "chain: 6 differences, first of them" in error.what
+    odd = {f"odd.{i}.{'abcdef'[i]}": (1,) for i in range(6)}
+    error = refused(SHAPES | odd | {"l.1.b": (3,)}, [CHAIN])
+    assert "chain: 7 differences, first of them" in error.what
     assert error.what.count("no line speaks of") == 3
 
 
@@ -109,4 +148,4 @@ def test_shipped_specs_are_the_choice_if_none_is_given() -> None:
     shapes = {"0.weight": (5, 3), "0.bias": (5,), "2.weight": (2, 5), "2.bias": (2,)}
     layout = detect(shapes)
     assert (layout.spec.name, layout.moving()) == ("mlp", ("h.0",))
-    assert "  - " in refused({"surely.no.such.tensor": (1, 2, 3, 4, 5)}, None).what  # type: ignore[arg-type]
+    assert "none is near" in refused({"surely.no.such.tensor": (1, 2, 3, 4, 5)}, None).what  # type: ignore[arg-type]

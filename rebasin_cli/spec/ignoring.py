@@ -1,0 +1,53 @@
+"""`--ignore`: which tensors are left out of the match, and the patterns that name given ones and no others."""
+
+from __future__ import annotations
+
+import glob
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+from itertools import accumulate
+
+from rebasin_cli.errors import UsageError
+
+
+def left_by(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
+    """The keys that some pattern matches."""
+    return {key for key in keys if any(fnmatchcase(key, pattern) for pattern in patterns)}
+
+
+def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:
+    """See that every pattern is for some tensor of one of the checkpoints, and that each keeps some.
+
+    Raises:
+        UsageError: a pattern that fits nothing, or patterns that leave nothing.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(key, pattern) for keys in sides for key in keys):
+            raise UsageError(f"--ignore {pattern} matches no tensor", remedy="`rebasin inspect` lists the tensors")
+    for keys in sides:
+        if keys and len(left_by(patterns, keys)) == len(keys):
+            raise UsageError("--ignore leaves no tensor of the checkpoint", remedy="ignore fewer of them")
+
+
+def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...]:
+    """Few patterns that match `keys` and none of the others of `all_keys`: `encoder_k.*` for all that begins so."""
+    wanted = set(keys)
+    taken = {beginning for key in all_keys if key not in wanted for beginning in _beginnings(key)}
+    patterns = (_pattern(key, taken) for key in keys)
+    return tuple(dict.fromkeys(patterns))
+
+
+def options_for(patterns: Sequence[str]) -> str:
+    """The patterns as a shell takes them: `--ignore 'encoder_k.*' --ignore queue`."""
+    return " ".join(f"--ignore {shlex.quote(pattern)}" for pattern in patterns)
+
+
+def _pattern(key: str, taken: Collection[str]) -> str:
+    free = next((beginning for beginning in _beginnings(key) if beginning not in taken), None)
+    return glob.escape(key) if free is None else f"{glob.escape(free)}*"
+
+
+def _beginnings(key: str) -> Iterable[str]:
+    """`a.b.c` as `a.` and `a.b.`."""
+    return accumulate(f"{word}." for word in key.split(".")[:-1])
