@@ -4,7 +4,7 @@ The rooms above never see a file: they get names, shapes and types from headers,
 tensors back one at a time.
 """
 
-from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index, Shard
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index, RenamedCheckpoint, Shard
 from rebasin_cli.checkpoints.dtypes import (
     BITS,
     TORCH_DTYPES,
@@ -29,6 +29,7 @@ __all__ = [
     "TORCH_DTYPES",
     "Checkpoint",
     "Index",
+    "RenamedCheckpoint",
     "ScanResult",
     "Shard",
     "TensorInfo",

@@ -129,3 +129,31 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class RenamedCheckpoint(Checkpoint):
+    """A view of a checkpoint under other names, and of those of its tensors alone that have one.
+
+    Attributes: those of the checkpoint behind it; `shards` have its own names, so that nothing is written like a view.
+    """
+
+    def __init__(self, source: Checkpoint, names: Mapping[str, str]) -> None:
+        """`names`: the new name -> the one in `source`."""
+        super().__init__(
+            source.path,
+            source.files,
+            is_folder=source.is_folder,
+            index=source.index,
+            config=source.config,
+            companions=source.companions,
+        )
+        self._source, self._names = source, dict(names)
+        self.metadata = source.metadata
+        self.infos = MappingProxyType({new: source.infos[old] for new, old in self._names.items()})
+
+    def read_raw(self, key: str) -> torch.Tensor:
+        """The exact bytes of a tensor, 1-D uint8 of `infos[key].nbytes`."""
+        return self._source.read_raw(self._names[key])
+
+    def close(self) -> None:
+        """Nothing: the checkpoint behind it is closed by whoever opened it."""

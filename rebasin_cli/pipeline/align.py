@@ -101,12 +101,12 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener)
         result = match(pair, choice, device, listener)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
-            distance = measure_distance(pair.layout, a, b, result.permutation, lambda _: advance(1))
+            distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
         metadata = output_metadata(
             "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed
         )  # fmt: skip
         write_weights(
-            targets.aligned, b, exact_reader(result.permutation, pair.layout, b),
+            targets.aligned, b, exact_reader(result.permutation, pair.layout_b, b),
             metadata=metadata, force=request.force, listener=listener,
         )  # fmt: skip
         if targets.permutation:

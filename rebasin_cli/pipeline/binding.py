@@ -5,17 +5,17 @@ Everything here works on names and shapes, so that it refuses before a tensor is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import prod
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.sides import Side, Sides, listed
 from rebasin_cli.report.document import ArchitectureRecord
-from rebasin_cli.spec import BoundTensor, Layout, bind, detect, find_spec
-
-_LISTED = 5  # keys or tensors that a message names before it counts
+from rebasin_cli.spec import Layout, bind, detect, find_spec
+from rebasin_cli.spec.ignoring import require_matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,20 @@ class SpecChoice:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two checkpoints of one architecture. `layout` is bound to B's keys, `layout_a` to A's."""
+    """Two checkpoints of one architecture, under A's names.
+
+    Attributes:
+        b: B's tensors under A's names; a view where those differ.
+        layout: bound to A's names: what is matched and mixed.
+        layout_b: bound to B's own names: what moves where B itself is written.
+        only_b: B's own names of tensors that the spec speaks of and A has not.
+    """
 
     a: Checkpoint
     b: Checkpoint
     layout: Layout
-    layout_a: Layout
+    layout_b: Layout
+    only_b: tuple[str, ...] = ()
 
 
 def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -49,8 +57,15 @@ def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {key: info.shape for key, info in checkpoint.infos.items()}
 
 
-def bind_one(checkpoint: Checkpoint, choice: SpecChoice, *, config: Mapping[str, object] | None = None) -> Layout:
-    """Bind the chosen spec, or find the one that fits.
+def bind_one(
+    checkpoint: Checkpoint,
+    choice: SpecChoice,
+    *,
+    config: Mapping[str, object] | None = None,
+    apart: Sequence[str] = (),
+    still: Mapping[str, str] | None = None,
+) -> Layout:
+    """Bind the chosen spec, or find the one that fits; `apart` and `still` (see `Request`) go with a chosen one.
 
     Raises:
         ContentError: no spec fits, or several do, or the chosen one does not.
@@ -61,38 +76,110 @@ def bind_one(checkpoint: Checkpoint, choice: SpecChoice, *, config: Mapping[str,
         return detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
     return bind(
         find_spec(choice.arch), shapes,
-        config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore,
+        config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore, apart=apart, still=still,
     )  # fmt: skip
 
 
 def bind_pair(a: Checkpoint, b: Checkpoint, choice: SpecChoice) -> Pair:
-    """Bind one spec to both and see that they agree; tensors that the spec ignores may differ.
+    """Bind one spec to both and see that they agree.
+
+    Tensors that are ignored may differ, and what the spec calls optional may be on one side only: it is not matched.
 
     Raises:
-        ContentError: a key on one side only, other shapes or head counts, or no spec for them.
+        ContentError: a tensor on one side only, other shapes or head counts, or no spec for them.
+        UsageError: `--ignore`, `--freeze` or `--set` name something that neither has.
     """
-    try:
-        layout = bind_one(b, choice, config=b.config or a.config)
-    except ContentError:
-        # A key that is missing on one side says more than the specs that nearly fit what is left.
-        _refuse_missing(a, b, {})
-        raise
-    if shapes_of(a) == shapes_of(b) and (a.config is None or b.config is None or a.config == b.config):
-        return Pair(a, b, layout, layout)
-    bound: Mapping[str, BoundTensor] = layout.tensors
-    named = SpecChoice(
-        layout.spec.name if layout.spec.shipped else str(layout.spec.path), choice.sizes, choice.freeze, choice.ignore
-    )
-    try:
-        layout_a = bind_one(a, named, config=a.config or b.config)
-    except ContentError:
-        _refuse_missing(a, b, bound)
-        _refuse_other_shapes(a, b, layout)
-        raise
-    _refuse_missing(a, b, {**layout_a.tensors, **bound})
-    _refuse_other_shapes(a, b, layout)
-    _refuse_other_sizes(layout_a, layout)
-    return Pair(a, b, layout, layout_a)
+    (pair,) = bind_models((a, b), choice)
+    return pair
+
+
+def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:
+    """Bind one spec to all; a pair for each model after the first, all with one layout.
+
+    What is matched is what all have: what one of them lacks or must keep in place counts for all.
+
+    Raises:
+        ContentError, UsageError: as `bind_pair`.
+    """
+    require_matches(choice.ignore, *models)
+    first, *others = models
+    labels = ("A", "B") if len(models) == 2 else tuple(f"model {i + 1}" for i in range(len(models)))
+    if all(_alike(first, other) for other in others):
+        layout = _bind_own(others[0], others[0].config or first.config, choice)
+        return [Pair(first, other, layout, layout) for other in others]
+    layouts = _bind_each(models, labels, choice)
+    apart: dict[str, None] = {}
+    still: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    counterparts = []
+    for label, other, layout in zip(labels[1:], others, layouts[1:], strict=True):
+        sides = Sides(Side(labels[0], first, layouts[0]), Side(label, other, layout))
+        sides.check()
+        counterparts.append(sides)
+        apart |= dict.fromkeys(sides.only_first())
+        still |= sides.still()
+        notes |= dict.fromkeys(sides.notes())
+    common = layouts[0]
+    if apart or still:
+        named = _named(layouts[0], _matching(choice, first))
+        config = first.config or next((m.config for m in models if m.config is not None), None)
+        common = bind_one(first, named, config=config, apart=tuple(apart), still=still)
+    more = (note for layout in layouts[1:] for note in layout.notes)
+    common = replace(common, notes=tuple(dict.fromkeys((*common.notes, *more, *notes))))
+    return [
+        Pair(first, sides.view(), common, sides.second.layout, tuple(sides.only_second())) for sides in counterparts
+    ]
+
+
+def _alike(one: Checkpoint, two: Checkpoint) -> bool:
+    return shapes_of(one) == shapes_of(two) and (one.config is None or two.config is None or one.config == two.config)
+
+
+def _bind_own(checkpoint: Checkpoint, config: Mapping[str, object] | None, choice: SpecChoice) -> Layout:
+    return bind_one(checkpoint, _matching(choice, checkpoint), config=config)
+
+
+def _bind_each(models: Sequence[Checkpoint], labels: Sequence[str], choice: SpecChoice) -> list[Layout]:
+    """Every model's own layout, all of one spec: the one that fits the second model, or else the first.
+
+    Raises:
+        ContentError: none fits, or the one that fits one of them does not fit another.
+    """
+    configs = [model.config or next((m.config for m in models if m.config is not None), None) for model in models]
+    error: ContentError | None = None
+    for at in (1, 0):
+        try:
+            known = _bind_own(models[at], configs[at], choice)
+            break
+        except ContentError as found:
+            error = error or found
+    else:
+        assert error is not None
+        raise error
+    layouts = []
+    for label, model, config in zip(labels, models, configs, strict=True):
+        if model is models[at]:
+            layouts.append(known)
+            continue
+        try:
+            layouts.append(_bind_own(model, config, _named(known, choice)))
+        except ContentError as found:
+            raise ContentError(
+                f"{labels[at]} fits the spec `{known.spec.name}`, and {label} does not: {found.what}",
+                where=f"{label} is {model.path}" + (f"; {found.where}" if found.where else ""),
+                remedy=found.remedy,
+            ) from found
+    return layouts
+
+
+def _named(layout: Layout, choice: SpecChoice) -> SpecChoice:
+    """The choice with the spec that was found."""
+    return replace(choice, arch=layout.spec.name if layout.spec.shipped else str(layout.spec.path))
+
+
+def _matching(choice: SpecChoice, checkpoint: Checkpoint) -> SpecChoice:
+    """The choice with the `--ignore` patterns that are for one of a checkpoint's tensors."""
+    return replace(choice, ignore=tuple(p for p in choice.ignore if fnmatch.filter(checkpoint, p)))
 
 
 def tell_layout(layout: Layout, listener: Listener) -> None:
@@ -110,91 +197,4 @@ def tell_layout(layout: Layout, listener: Listener) -> None:
         if dim.fixed is not None and not dim.fixed.startswith("not known"):  # those are in the notes
             reasons.setdefault(dim.fixed, []).append(name)
     for reason, names in reasons.items():
-        listener.detail(f"at identity: {_listed(names, 'dim')}: {reason}")
-
-
-def dims_on_axis(bound: BoundTensor, shape: tuple[int, ...], axis: int) -> tuple[str, ...]:
-    """Names of the dims that stand on one axis of a tensor, read off the strides of its pieces."""
-    low = prod(shape[axis + 1 :])
-    high = low * shape[axis]
-    names = [
-        side.dim for piece in bound.pieces for side in piece.sides if side.dim is not None and low <= side.stride < high
-    ]
-    return tuple(dict.fromkeys(names))
-
-
-def _refuse_missing(a: Checkpoint, b: Checkpoint, bound: Mapping[str, BoundTensor]) -> None:
-    def wanted(key: str) -> bool:
-        return key not in bound or bound[key].section != "ignored"
-
-    only_a = [key for key in a if key not in b and wanted(key)]
-    only_b = [key for key in b if key not in a and wanted(key)]
-    if not only_a and not only_b:
-        return
-    parts = []
-    if only_a:
-        parts.append(f"{_listed(only_a, 'tensor')} in A and not in B")
-    if only_b:
-        parts.append(f"{_listed(only_b, 'tensor')} in B and not in A")
-    prefix = _other_prefix(a, b)
-    raise ContentError(
-        "A and B do not have the same tensors: " + "; ".join(parts),
-        where=f"A is {a.path}, B is {b.path}",
-        remedy=f"the keys of {prefix[0]} carry `{prefix[1]}` in front: save both alike"
-        if prefix
-        else "align networks of one architecture, or leave tensors that do not matter alone with --ignore PATTERN",
-    )
-
-
-def _other_prefix(a: Checkpoint, b: Checkpoint) -> tuple[str, str] | None:
-    """Whether one side's keys are the other's behind a wrapper."""
-    for name, long, short in (("A", a, b), ("B", b, a)):
-        first = next(iter(short))
-        for key in long:
-            prefix = key.removesuffix(first)
-            if key.endswith("." + first) and {prefix + k for k in short} == set(long):
-                return name, prefix
-    return None
-
-
-def _refuse_other_shapes(a: Checkpoint, b: Checkpoint, layout: Layout) -> None:
-    differing = [
-        key
-        for key, bound in layout.tensors.items()
-        if key in a and bound.section != "ignored" and a.infos[key].shape != b.infos[key].shape
-    ]
-    if not differing:
-        return
-    key = differing[0]
-    bound, one, two = layout.tensors[key], a.infos[key].shape, b.infos[key].shape
-    where = layout.spec.at(bound.line)
-    more = f" ({len(differing) - 1} more tensors differ)" if len(differing) > 1 else ""
-    if len(one) != len(two):
-        what = f"{key}: shape {list(one)} in A and {list(two)} in B{more}"
-    else:
-        axis = next(i for i, (x, y) in enumerate(zip(one, two, strict=True)) if x != y)
-        what = f"{key}: axis {axis} has {one[axis]} units in A and {two[axis]} in B{more}"
-        dims = dims_on_axis(bound, two, axis)
-        where += f", dim {', '.join(dims)}" if dims else ""
-    raise ContentError(
-        what,
-        where=where,
-        remedy="both checkpoints must have the same width; compare them with `rebasin inspect`",
-    )
-
-
-def _refuse_other_sizes(one: Layout, two: Layout) -> None:
-    for name, dim in two.dims.items():
-        other = one.dims.get(name)
-        if other is None or other.size != dim.size:
-            raise ContentError(
-                f"dim {name} has {other.size if other else 'no'} units in A and {dim.size} in B",
-                where=f"{two.spec.path.name}, from the config.json of either",
-                remedy="both networks must have the same heads and groups; compare them with `rebasin inspect`",
-            )
-
-
-def _listed(names: list[str], noun: str) -> str:
-    """`3 tensors (a, b, c)`."""
-    shown = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown})"
+        listener.detail(f"at identity: {listed(names, 'dim')}: {reason}")

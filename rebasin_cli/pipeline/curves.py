@@ -194,7 +194,7 @@ class _Sweeper:
                     self.failures[place] = f"not tried, after {_IN_A_ROW} failures one after the other"
                     scores = Scores(math.nan)
                 elif scores is None:
-                    state = interpolated(self.sweep.pair.layout_a, a, b, lam, self.sweep.blend)
+                    state = interpolated(self.sweep.pair.layout, a, b, lam, self.sweep.blend)
                     scores = measured(self.sweep.judge, finish(state, lam) if finish else state, self.failures, place)
                     failed = failed + 1 if place in self.failures else 0
                     if place in self.failures:

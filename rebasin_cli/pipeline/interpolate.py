@@ -119,7 +119,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force, ours=ours)
         matched = request.align and saved is None and request.document is None
         choice = with_data(request.choice, request.data, pair, device, listener) if matched else request.choice
-        judge = prepare_judge(request.data, pair.layout_a, a, device, listener) if request.data else None
+        judge = prepare_judge(request.data, pair.layout, a, device, listener) if request.data else None
         if request.document is None:
             tell_layout(pair.layout, listener)
         if request.dry_run:
@@ -132,7 +132,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             sweep = begin_sweep(judge, pair, request.spec, inputs, grid, blend=along, kept=kept, force=request.force)
         alignment = _alignment(request, pair, saved, inputs, choice, listener)
         permutation = alignment.permutation
-        distance = measure_distance(pair.layout, a, b, permutation or Permutation({}))
+        distance = measure_distance(pair.layout, pair.a, pair.b, permutation or Permutation({}))
         document_of = partial(_document, request, pair, inputs, alignment, distance, before, device, listener)
         written: dict[str, str] = {}
         if targets.permutation and permutation is not None:  # before the sweep, so that it is not matched for again
@@ -221,7 +221,7 @@ def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
 
 def _check_weights(request: InterpolateRequest, pair: Pair) -> None:
     """Every pattern of `--weight` is for some tensor that the spec knows."""
-    known = [key for key, bound in pair.layout_a.tensors.items() if bound.section != "ignored"]
+    known = [key for key, bound in pair.layout.tensors.items() if bound.section != "ignored"]
     for pattern, _ in request.blend.weights:
         if not fnmatch.filter(known, pattern):
             raise UsageError(

@@ -19,7 +19,7 @@ from rebasin_cli.matching.models import Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import save_permutation
-from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_models, tell_layout
 from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import prepare_judge
@@ -100,8 +100,8 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
         opened = [files.enter_context(open_source(source, listener)) for source in request.models]
-        pairs = [bind_pair(opened[0], other, request.spec) for other in opened[1:]]
-        layout = pairs[0].layout_a
+        pairs = bind_models(opened, request.spec)
+        layout = pairs[0].layout
         targets = _targets(request)
         _check(request, pairs, targets)
         judge = prepare_judge(request.data, layout, opened[0], device, listener) if request.data else None
@@ -118,7 +118,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             return replace(document, plan=_plan(request, pairs, targets).plan)
         roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         inputs = scan_sources(roles, listener)
-        models = Models(layout, tuple(opened), weights)
+        models = Models(layout, (opened[0], *(pair.b for pair in pairs)), weights)
         result = _match(request, models, listener)
         distances = pairwise_distances(models, result.permutations)
         states = merged_states(judge, models, result.permutations, listener)

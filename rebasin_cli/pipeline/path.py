@@ -144,7 +144,7 @@ def write_path(
     if repairer and kind == "repair" and repairer.ends is None:
         repairer.measure_ends(pair.a, b)
     for lam, target in points.items():
-        state = interpolated(pair.layout_a, pair.a, b, lam, blend)
+        state = interpolated(pair.layout, pair.a, b, lam, blend)
         recipe: dict[str, object] = {"lambda": lam, "aligned": permutation is not None}
         if repairer and kind:
             state = repairer.finish(state, lam, kind)
@@ -158,7 +158,7 @@ def write_path(
             return pair.a.read_raw(key) if is_first(pair, key) else state[key]
 
         write_weights(
-            target, pair.a, read, metadata=output_metadata("interpolate", pair.layout_a, spec, inputs, **recipe),
+            target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
             force=force, listener=listener,
         )  # fmt: skip
     return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
@@ -168,7 +168,7 @@ def is_first(pair: Pair, key: str) -> bool:
     """Whether the tensor is A's whatever λ is: ignored by the spec, or of integers."""
     info = pair.a.infos[key]
     dtype = torch_dtype(info.dtype)
-    if pair.layout_a.tensors[key].section == "ignored":
+    if pair.layout.tensors[key].section == "ignored":
         return True
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
 
@@ -176,7 +176,7 @@ def is_first(pair: Pair, key: str) -> bool:
 def check_dtypes(pair: Pair) -> None:
     """Refuse dtypes of A to which nothing can be rounded."""
     for key, info in pair.a.infos.items():
-        if pair.layout_a.tensors[key].section != "ignored" and torch_dtype(info.dtype) is None:
+        if pair.layout.tensors[key].section != "ignored" and torch_dtype(info.dtype) is None:
             raise ContentError(
                 f"{key} is of type {info.dtype}, to which nothing between A and B can be rounded",
                 where=str(pair.a.path),

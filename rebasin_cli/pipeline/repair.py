@@ -75,18 +75,17 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         checkpoint = files.enter_context(open_source(request.checkpoint, listener))
         ends = [files.enter_context(open_source(end, listener)) for end in request.ends]
         layout = bind_one(checkpoint, request.spec)
-        for end in ends:
-            bind_pair(checkpoint, end, request.spec)
+        named = [bind_pair(checkpoint, end, request.spec).b for end in ends]  # under the checkpoint's names
         network, examples = network_and_data(request.data, layout, checkpoint, listener)
         repairer = Repairer(network, examples, device, listener)
         repairer.check(request.kind)
         output, report = _targets(request, checkpoint, ends)
         tell_layout(layout, listener)
-        named = {"checkpoint": (request.checkpoint, checkpoint)}
-        named |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
-        inputs = scan_sources(named, listener)
+        sources = {"checkpoint": (request.checkpoint, checkpoint)}
+        sources |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
+        inputs = scan_sources(sources, listener)
         if ends:
-            repairer.measure_ends(*ends)
+            repairer.measure_ends(*named)
         repaired = repairer.between(checkpoint, (1 - request.lam, request.lam), request.kind)
         size = batch_size_of(network)
         before, after = (evaluate(network, s, examples, batch_size=size, device=device) for s in (checkpoint, repaired))

@@ -105,7 +105,7 @@ def with_data(
         return choice
     if data is None or data.command is not None:
         raise missing_data(choice)
-    fitting = prepare_fitting(data, pair.layout_a, pair.a, choice.method, device, listener)
+    fitting = prepare_fitting(data, pair.layout, pair.a, choice.method, device, listener)
     return replace(choice, fitting=fitting)
 
 
@@ -177,7 +177,7 @@ def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -
         return as_elements(source.read_raw(key), source.infos[key])
 
     def read(key: str) -> torch.Tensor:
-        if layout.tensors[key].section == "ignored":
+        if not layout.tensors[key].pieces:
             return source.read_raw(key)
         return as_bytes(permute_tensor(permutation, layout, key, elements), source.infos[key])
 

@@ -250,6 +250,8 @@ class Binder:
                 disk, "ignored" if key in self.left else line.section, tuple(pieces), str(line.pattern or ""),
                 line.line, slab.dim if slab else None, slab.place if slab else 0, siblings, claim.name,
                 spoken=line.section != "ignored",
+                optional=claim.form is None and line.template.optional,
+                at=frozenset(claim.bindings.items()), part=line.needed_with,
             )  # fmt: skip
         return tensors, problems
 

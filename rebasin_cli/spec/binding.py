@@ -64,7 +64,8 @@ def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
     line = next((p.line for p in problems if p.line), 0)
     return ContentError(
         "\n".join(lines),
-        where=spec.at(line) if line else str(spec.path.name),
+        where=(spec.at(line) if line else str(spec.path.name))
+        + (f"; keys are shown without `{mismatch.prefix}`" if mismatch.prefix else ""),
         remedy=f"all else fits: leave them alone with {options_for(mismatch.patterns)}, or extend the spec"
         if mismatch.odd
         else "name the right spec with --arch, leave tensors alone with --ignore PATTERN, or extend the spec",

@@ -71,7 +71,8 @@ class BoundTensor:
         pieces: disjoint boxes that together are the whole tensor; none where nothing is said of it.
         pattern: as the spec writes it; line: where.
         name: the spec's own key for it, one for all spellings that the spec knows.
-        spoken: whether a line of `tensors` or `buffers` speaks of it.
+        spoken: whether a line of `tensors` or `buffers` speaks of it; optional: whether a network may lack it.
+        at: the values of its line's variables; part: the optional part that it belongs to, if it does to one.
         index_dim: the dim that permutes this tensor's *key* among `siblings` (keys by place), or None.
     """
 
@@ -85,6 +86,9 @@ class BoundTensor:
     siblings: tuple[str, ...] = ()
     name: str = ""
     spoken: bool = True
+    optional: bool = False
+    at: frozenset[tuple[str, int | str]] = frozenset()
+    part: str = ""
 
     def dims(self) -> tuple[str, ...]:
         """The dims that stand in it, each once, in order."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -162,11 +164,63 @@ def test_a_spec_of_ones_own_is_said_to_be_unproved(rebasin: Rebasin, pair: Path)
 def test_ignored_tensors_may_be_missing_on_one_side(rebasin: Rebasin, pair: Path) -> None:
     save(pair / "c.safetensors", {**load_file("b.safetensors"), "ema.step": torch.tensor([7])})
     done = rebasin("align", "a.safetensors", "c.safetensors", "--ignore", "ema.*")
-    assert done.code == 2  # the pattern matches nothing in A
+    assert done.code == 0, done.err  # a pattern is for A or for B
+    done = rebasin("align", "a.safetensors", "c.safetensors", "--ignore", "emma.*", "-f")
+    assert done.code == 2
     save(pair / "a2.safetensors", {**load_file("a.safetensors"), "ema.other": torch.zeros(3)})
-    done = rebasin("align", "a2.safetensors", "c.safetensors", "--ignore", "ema.*")
+    done = rebasin("align", "a2.safetensors", "c.safetensors", "--ignore", "ema.*", "-f")
     assert done.code == 0, done.err
     assert load_file("c.aligned.safetensors")["ema.step"].tolist() == [7]
+
+
+def test_a_wrapper_on_one_side_stays_there(rebasin: Rebasin, pair: Path) -> None:
+    save(pair / "c.safetensors", {f"module.{key}": tensor for key, tensor in load_file("b.safetensors").items()})
+    done = rebasin("align", "a.safetensors", "c.safetensors")
+    assert done.code == 0, done.err
+    assert rebasin("align", "a.safetensors", "b.safetensors").code == 0
+    plain, wrapped = load_file("b.aligned.safetensors"), load_file("c.aligned.safetensors")
+    assert set(wrapped) == {f"module.{key}" for key in plain}
+    assert all(torch.equal(wrapped[f"module.{key}"], plain[key]) for key in plain)
+
+
+def test_a_head_of_other_classes_follows_its_inputs(rebasin: Rebasin, pair: Path) -> None:
+    b = load_file("b.safetensors")
+    save(pair / "c.safetensors", {**b, "fc.2.weight": torch.randn(100, 8), "fc.2.bias": torch.randn(100)})
+    refused = rebasin("align", "a.safetensors", "c.safetensors")
+    assert refused.code == 3
+    option = re.search(r"--ignore '([^']*)'", refused.err)
+    assert option, refused.err
+    done = rebasin("align", "a.safetensors", "c.safetensors", "--ignore", option[1])
+    assert done.code == 0, done.err
+    one, two, x = load_file("c.safetensors"), load_file("c.aligned.safetensors"), torch.randn(5, 32)
+    assert torch.allclose(outputs(one, x), outputs(two, x), atol=1e-5)
+    assert not torch.equal(one["fc.0.weight"], two["fc.0.weight"])
+    assert rebasin("apply", "c.permutation.safetensors", "c.safetensors", "-o", "again.safetensors",
+                   "--ignore", option[1]).code == 0  # fmt: skip
+    assert all(torch.equal(tensor, two[key]) for key, tensor in load_file("again.safetensors").items())
+
+
+def test_the_head_of_one_that_the_other_lacks_moves(rebasin: Rebasin, pair: Path) -> None:
+    Path("own.yaml").write_text(
+        "tensors:\n  fc.0.weight: h _\n  fc.0.bias: h\n  fc.1.weight: k h\n  fc.1.bias: k\n"
+        "  fc.2.weight?: _ k\n  fc.2.bias?: _\n"
+    )
+    a = {key: tensor for key, tensor in load_file("a.safetensors").items() if not key.startswith("fc.2")}
+    save(pair / "a2.safetensors", a)
+    done = rebasin("align", "a2.safetensors", "b.safetensors", "--arch", "own.yaml")
+    assert done.code == 0, done.err
+    assert "in B and not in A: 2 tensors (fc.2.bias, fc.2.weight)" in done.err
+    one, two, x = load_file("b.safetensors"), load_file("b.aligned.safetensors"), torch.randn(5, 32)
+    assert torch.allclose(outputs(one, x), outputs(two, x), atol=1e-5)
+    assert not torch.equal(one["fc.2.weight"], two["fc.2.weight"])
+
+
+def outputs(state: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """What the perceptron of `mlp_state` makes of `x`."""
+    for layer in range(3):
+        x = x @ state[f"fc.{layer}.weight"].T + state[f"fc.{layer}.bias"]
+        x = x.relu() if layer < 2 else x
+    return x
 
 
 def test_sharded_folder_in_folder_out(rebasin: Rebasin, pair: Path) -> None:
