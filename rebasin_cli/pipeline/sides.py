@@ -72,7 +72,7 @@ class Sides:
         alone = [bound.key for name, bound in mine.items() if bound.spoken and name not in theirs]
         if alone:
             yield f"in {self.first.label} and not in {self.second.label}, so not matched: {listed(alone, 'tensor')}"
-        moved = list(self.only_second())
+        moved = [key for key in self.only_second() if self.second.layout.tensors[key].section != "ignored"]
         if moved:
             yield (
                 f"in {self.second.label} and not in {self.first.label}: {listed(moved, 'tensor')}; "

@@ -95,10 +95,12 @@ class Binder:
                 self.left.add(name)
         self.shapes = {key: tuple(all_shapes[disk]) for key, disk in self.on_disk.items()}
         self.notes: list[str] = []
+        self.unheeded: set[str] = set()  # keys that may be ignored as well: scalars, and what the spec ignores
 
     def run(self) -> Layout | Mismatch:
         """Bind, or say why not."""
         claims, problems = claim_tensors(self.matcher, self.shapes, forms=self.loose)
+        self.unheeded = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
         misfits = {p.key for p in problems if p.key in self.left and not p.unspoken}
         held = self._families(
             ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
@@ -135,6 +137,7 @@ class Binder:
     def _beyond_scalars(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems but for scalars of which no line speaks: counters, which have nothing to move."""
         scalars = [p for p in problems if self.loose and p.unspoken and not self.shapes[p.key]]
+        self.unheeded |= {self.on_disk[problem.key] for problem in scalars}
         if scalars:
             self.notes.append(f"no line speaks of {_listed([self.on_disk[p.key] for p in scalars])}; scalars stay")
         return [problem for problem in problems if problem not in scalars]
@@ -174,7 +177,8 @@ class Binder:
         odd: tuple[str, ...] = ()
         if all(problem.unspoken for problem in problems):
             odd = tuple(self.on_disk[problem.key] for problem in problems)
-        return Mismatch(self.spec, str(self.prefix), tuple(problems), odd, patterns_for(odd, self.all_shapes))
+        patterns = patterns_for(odd, [key for key in self.all_shapes if key not in self.unheeded])
+        return Mismatch(self.spec, str(self.prefix), tuple(problems), odd, patterns)
 
     def _bound(self, claims: Mapping[str, Claim], held: Collection[str]) -> Layout | Mismatch:
         try:
@@ -190,22 +194,24 @@ class Binder:
         slabs, problems = find_slabs(self.spec, resolver, claims, self.shapes)
         sources = SizeSources(self.spec, resolver, instances, self.request.overrides or {}, self.request.config)
         equations = {key: self._equations(key, axes[key], claims[key].line) for key in axes}
-        sizes = sources.solve([e for key, found in equations.items() if key not in self.left for e in found], slabs)
+        sizes, fits = sources.solve([e for found in equations.values() for e in found], slabs), True
+        if sizes.problems and self.left:  # what is left out may have other sizes than the rest
+            kept = [e for key, found in equations.items() if key not in self.left for e in found]
+            sizes, fits = sources.solve(kept, slabs), False
         problems += sizes.problems
         if problems:
             return self._mismatch(problems)
         if resolver.join({name: known.value for name in instances if (known := sizes.known.get(f"dim:{name}"))}):
             return self._bind(claims, resolver, held)
         reasons: dict[str, str] = {}
-        for key in (key for key in axes if key in self.left):
+        for key in (key for key in axes if key in self.left and not fits):
             fitted, unfit = _fitted(axes[key], equations[key], sizes, owners)
             axes[key] = fitted
             reasons |= dict.fromkeys(unfit, f"{self.on_disk[key]} is left out of the match, and has another size there")
         misfit = "a tensor that is left out of the match does not fit its line"
         reasons |= dict.fromkeys((name for name in instances if name.split(".")[0] in held), misfit)
-        unknown, notes = unknown_dims(
-            self.spec, (axis for key, found in axes.items() if key not in self.left for axis in found), sizes, owners
-        )
+        told = (axis for key, found in axes.items() if fits or key not in self.left for axis in found)
+        unknown, notes = unknown_dims(self.spec, told, sizes, owners)
         frozen = frozen_dims(self.spec, resolver, list(instances), self.request.freeze)
         still = {name: why for name, why in self.request.still.items() if name in instances}
         dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still)

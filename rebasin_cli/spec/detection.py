@@ -100,15 +100,22 @@ def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape], *, loose: bool =
 
 
 def _fits_but_for(mismatch: Mismatch, shapes: Mapping[str, Shape]) -> ContentError:
-    shown = [f"{key} {list(shapes[key])}" for key in mismatch.odd if shapes[key]][:4]
-    count = sum(1 for key in mismatch.odd if shapes[key])
-    more = f" and {count - len(shown)} more" if count > len(shown) else ""
+    odd = [key for key in mismatch.odd if shapes[key]]
+    shown = ", ".join(f"{key} {list(shapes[key])}" for key in odd[:4])
+    more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
+    # A matrix among the network's own keys is most likely a layer of it, which moved units pass through.
+    inside = [key for key in odd if len(shapes[key]) > 1 and key.startswith(mismatch.prefix)]
+    options = options_for(mismatch.patterns)
+    remedy = f"if they are no part of the network (of a loss, a metric, a copy of it): {options}"
+    if inside:
+        remedy = (
+            f"if they are layers of the network, it needs a spec of its own; only if it never reads them: {options}"
+        )
     return ContentError(
-        f"`{mismatch.spec.name}` fits but for {count} tensor{'s' * (count > 1)} of which it says nothing: "
-        f"{', '.join(shown)}{more}",
+        f"`{mismatch.spec.name}` fits but for {len(odd)} tensor{'s' * (len(odd) > 1)} of which it says nothing: "
+        f"{shown}{more}",
         where=f"the other keys begin with {mismatch.prefix}" if mismatch.prefix else "",
-        remedy=f"if they are no part of the network (of a loss, a metric, a copy of it): "
-        f"{options_for(mismatch.patterns)}; if they are, it needs a spec of its own",
+        remedy=remedy,
     )
 
 

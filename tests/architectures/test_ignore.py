@@ -1,0 +1,73 @@
+"""What `--ignore` names moves with its dims all the same: every shipped spec, on the real networks.
+
+`python -m tests.architectures.test_ignore` tries every key that has a moving side; the tests try a few of each spec.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from rebasin_cli.evaluation.proving import Subject
+from rebasin_cli.evaluation.subjects import SUBJECTS
+from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.spec import Layout, bind, find_spec
+
+EACH = 3
+
+
+def ignoring(name: str, subject: Subject, *keys: str) -> Layout:
+    """The layout with some keys left out of the match."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
+    patterns = [glob.escape(key) for key in keys]
+    return bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides, ignore=patterns)
+
+
+def moving_keys(layout: Layout) -> list[str]:
+    """The tensors with a side that moves."""
+    return [key for key, bound in layout.tensors.items() if set(bound.dims()) & set(layout.moving())]
+
+
+def broken(name: str, subject: Subject, keys: Sequence[str]) -> list[str]:
+    """The keys of which the network becomes another function, or less moves, when they are ignored."""
+    plain, reference, found = ignoring(name, subject), subject.run(subject.state, None), []
+    for key in keys:
+        layout = ignoring(name, subject, key)
+        moved = dict(permuted(Permutation.random(layout, 1), layout, subject.state))
+        outputs = subject.run(moved, None)
+        same = all(
+            float((outputs[output] - expected).abs().max())
+            <= subject.tolerance * (float(expected.abs().max()) or 1.0)
+            for output, expected in reference.items()
+        )  # fmt: skip
+        if not same or layout.moving() != plain.moving() or layout.tensors[key].section != "ignored":
+            found.append(key)
+    return found
+
+
+@pytest.mark.parametrize("name", list(SUBJECTS))
+def test_ignored_tensors_move(name: str) -> None:
+    subject = SUBJECTS[name][0]()
+    keys = moving_keys(ignoring(name, subject))
+    chosen = keys[:: max(1, len(keys) // EACH)][:EACH]
+    assert broken(name, subject, chosen) == []
+    moved = permuted(Permutation.random(ignoring(name, subject, chosen[0]), 1), ignoring(name, subject), subject.state)
+    assert not torch.equal(moved[chosen[0]], subject.state[chosen[0]])
+
+
+def main() -> None:
+    """Try every key of every spec."""
+    tried = 0
+    for name, makes in SUBJECTS.items():
+        subject = makes[0]()
+        keys = moving_keys(ignoring(name, subject))
+        tried += len(keys)
+        print(f"{name}: {len(keys)} keys, broken: {broken(name, subject, keys)}", flush=True)
+    print(f"{tried} keys of {len(SUBJECTS)} specs")
+
+
+if __name__ == "__main__":
+    main()
