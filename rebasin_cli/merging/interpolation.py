@@ -1,7 +1,8 @@
 """The line between two checkpoints, tensor by tensor: straight, or an arc on the sphere of each tensor.
 
 λ (`lam`) is the weight on B, from 0 (A) to 1 (B). The result is a checkpoint like A: its keys, shapes and
-dtypes. What has no midpoint is A's: integers, bools and the tensors that the spec says to ignore.
+dtypes. What has no midpoint is A's below λ = 1, and B's at λ = 1, so that the ends are the two networks: integers,
+bools and the tensors that are left out of the match.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def interpolated(
 ) -> Mapping[str, Tensor]:
     """A lazy checkpoint at λ between `a` and `b`: each access reads both tensors and mixes them anew.
 
-    Its keys are a's, in a's order. `b` is not read where the result is a's alone.
+    Its keys are a's, in a's order. `b` is not read where the result is a's alone. At λ = 1 what has no midpoint is b's,
+    if b has it in that shape.
 
     Raises:
         UsageError: λ is outside 0–1. On access, ContentError as `interpolate_tensor`, naming the tensor.
@@ -152,7 +154,10 @@ class _Interpolated(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         a = self._a[key]
         lam = self._blend.at(key, self._lam)
-        if lam == 0.0 or self._layout.tensors[key].section == "ignored" or not _is_mixable(a):
+        if self._layout.tensors[key].section == "ignored" or not _is_mixable(a):
+            b = self._b.get(key) if self._lam == 1.0 else None
+            return a if b is None or b.shape != a.shape else b.to(device=a.device, dtype=a.dtype)
+        if lam == 0.0:
             return a
         try:
             return interpolate_tensor(a, self._b[key], lam, how=self._blend.how)

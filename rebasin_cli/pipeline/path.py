@@ -18,6 +18,7 @@ from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairing import Kind, Repairer
+from rebasin_cli.pipeline.sides import listed
 from rebasin_cli.pipeline.targets import beside, check_apart, check_files, check_weights_name, output_base
 from rebasin_cli.pipeline.work import write_weights
 from rebasin_cli.report.document import InputRecord
@@ -154,8 +155,8 @@ def write_path(
         if method:
             recipe |= {"method": method, "seed": seed}
 
-        def read(key: str, state: Mapping[str, torch.Tensor] = state) -> torch.Tensor:
-            return pair.a.read_raw(key) if is_first(pair, key) else state[key]
+        def read(key: str, state: Mapping[str, torch.Tensor] = state, lam: float = lam) -> torch.Tensor:
+            return pair.a.read_raw(key) if is_first(pair, key) and lam < 1.0 else state[key]
 
         write_weights(
             target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
@@ -165,12 +166,17 @@ def write_path(
 
 
 def is_first(pair: Pair, key: str) -> bool:
-    """Whether the tensor is A's whatever λ is: ignored by the spec, or of integers."""
+    """Whether the tensor is A's below λ = 1: left out of the match, or of integers."""
     info = pair.a.infos[key]
     dtype = torch_dtype(info.dtype)
     if pair.layout.tensors[key].section == "ignored":
         return True
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
+
+
+def _has_like(pair: Pair, key: str) -> bool:
+    """Whether B has a tensor of the same shape."""
+    return key in pair.b and pair.b.infos[key].shape == pair.a.infos[key].shape
 
 
 def check_dtypes(pair: Pair) -> None:
@@ -189,7 +195,15 @@ def tell_kept(pair: Pair, listener: Listener) -> None:
     kept = [key for key in pair.a if is_first(pair, key)]
     if kept:
         shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
-        listener.remark(f"{len(kept)} tensors are A's at every λ, being integers or ignored by the spec: {shown}")
+        listener.remark(f"{len(kept)} tensors are A's below λ = 1, being integers or left out of the match: {shown}")
+    alone = [key for key in kept if pair.layout.tensors[key].spoken and not _has_like(pair, key)]
+    parts = []
+    if alone:
+        parts.append(f"A's {listed(alone, 'tensor')} stay A's at λ = 1")
+    if pair.only_b:
+        parts.append(f"B's {listed(list(pair.only_b), 'tensor')} are not in the result, which is like A")
+    if parts:
+        listener.warn("the end of the path is not B: " + "; ".join(parts))
     other = {
         (pair.a.infos[key].dtype, pair.b.infos[key].dtype)
         for key in pair.a

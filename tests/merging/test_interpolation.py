@@ -118,6 +118,18 @@ def test_ignored_tensors_are_a_even_of_another_shape() -> None:
     assert same_bits(interpolate_tensor(a, torch.randn(4), 1.0, ignored=True), a)
 
 
+def test_what_has_no_midpoint_is_b_at_the_end_of_the_path() -> None:
+    a = {"head": torch.randn(3), "count": torch.tensor([1]), "other": torch.randn(2)}
+    b = {"head": torch.randn(3), "count": torch.tensor([7]), "other": torch.randn(5)}
+    bound = layout(head="ignored", count="tensors", other="ignored")
+    for lam in (0.0, 0.5, 0.99):
+        assert all(same_bits(interpolated(bound, a, b, lam)[key], a[key]) for key in a)
+    end = interpolated(bound, a, b, 1.0)
+    assert same_bits(end["head"], b["head"])
+    assert same_bits(end["count"], b["count"])
+    assert same_bits(end["other"], a["other"])  # B has none of that shape
+
+
 def test_inputs_are_untouched() -> None:
     a, b = pair(torch.float32)
     before = a.clone(), b.clone()
