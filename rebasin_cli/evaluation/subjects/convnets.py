@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects import depthwise_convnets, paper, perceptrons
+from rebasin_cli.evaluation.subjects import depthwise_convnets, paper, perceptrons, zero_padded
 from rebasin_cli.evaluation.subjects.images import on_images, renamed, torchvision_subject
 from rebasin_cli.evaluation.subjects.libraries import library
 from rebasin_cli.evaluation.subjects.modules import run_module
@@ -133,6 +133,7 @@ def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     **perceptrons.SUBJECTS,
     **depthwise_convnets.SUBJECTS,
+    **zero_padded.SUBJECTS,
     "vgg": (partial(vgg, False), partial(vgg, True), alexnet, *paper.SUBJECTS["vgg"]),
     "resnet-basic": (
         partial(resnet, "ResNet-18", "BasicBlock", (2, 2, 2, 2)),
