@@ -86,12 +86,22 @@ class Repairer:
             repaired = reset_statistics(params, self._run)
         else:
             assert self.ends is not None
-            goals = {name: Channels.mixed([end[name] for end in self.ends], weights) for name in self.ends[0]}
+            tied = {name for group in self.network.tied for name in group}
+            shared = [name for name in self.ends[0] if tied & {f"{name}.weight", f"{name}.bias"}]
+            names = [name for name in self.ends[0] if name not in shared]
+            goals = {name: Channels.mixed([end[name] for end in self.ends], weights) for name in names}
             repaired = repair_channels(params, self._run, goals)
+            if shared:  # a correction would be folded into what another layer reads too
+                self.listener.warn(f"REPAIR, {', '.join(shared)}: tied to another layer, so nothing is corrected there")
         for text in repaired.remarks:
             self.listener.warn(f"REPAIR, {text}")
-        prefix = self.network.prefix
-        return Overlay(state, {prefix + name: t.cpu().to(state[prefix + name]) for name, t in repaired.changed.items()})
+        changed = {
+            key: tensor.cpu().to(state[key])
+            for name, tensor in repaired.changed.items()
+            for key in self.network.keys(name)
+            if key in state
+        }
+        return Overlay(state, changed)
 
     def _load(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.network.load(state, self.device)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.networks.network import Answers, Params
+from rebasin_cli.evaluation.networks.tied import joined, tied_names
 from rebasin_cli.matching.taps import Layer, Taps
 
 HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"
@@ -25,6 +26,7 @@ class ModuleNetwork:
         family: what it is called in messages.
         prefix: what stands before the module's names in the state dicts it is given.
         shapes: the tensors of the checkpoint that it reads, by its own names.
+        tied: the names that stand for one tensor, a group each.
         argument: the keyword under which its forward takes inputs; None: the first one.
         batch_size: examples at a time, unless the user says otherwise.
         answers: what it is asked.
@@ -43,16 +45,27 @@ class ModuleNetwork:
     ) -> None:
         self.family, self.module, self.prefix, self.argument = family, module.eval(), prefix, argument
         self.batch_size, self.answers = batch_size, answers
+        self.tied = tied_names(module)
         self.shapes, self.assumptions = _check_keys(family, module, keys, prefix)
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The tensors it reads, on `device`; floats in float32, in float64 where any is."""
+        """The tensors it reads, on `device`; floats in float32, in float64 where any is; of tied ones the first name.
+
+        Raises:
+            ContentError: tied tensors of the state are not equal.
+        """
         self.module.to(device)
         params = {name: state[self.prefix + name].to(device) for name in self.shapes}
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         dtype = torch.float64 if wide else torch.float32
         self.module.to(dtype)
-        return {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
+        params = {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
+        return joined(self.family, self.tied, params, self.prefix)
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        """The keys of the checkpoint that hold a tensor: of a tied one all that there are."""
+        group = next((group for group in self.tied if name in group), (name,))
+        return tuple(self.prefix + other for other in group if other in self.shapes)
 
     def modules(self) -> tuple[str, ...]:
         """Everything that taps can be told of."""
@@ -108,8 +121,8 @@ def _check_keys(
     """What the module reads of the checkpoint, and what must be said about the rest."""
     own = module.state_dict(keep_vars=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items() if prefix + name in keys}
-    tied = {id(own[name]) for name in shapes}
-    missing = [name for name, t in own.items() if name not in shapes and id(t) not in tied and t.is_floating_point()]
+    known = {name for group in tied_names(module) if any(name in shapes for name in group) for name in group}
+    missing = [name for name, t in own.items() if name not in {*shapes, *known} and t.is_floating_point()]
     if missing:
         raise ContentError(
             f"{family} has {len(missing)} tensors that the checkpoint has not: {', '.join(missing[:4])}",

@@ -80,6 +80,15 @@ class Network:
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
 
+    def keys(self, name: str) -> tuple[str, ...]:
+        """The keys of the checkpoint that hold a tensor: one here."""
+        return (self.prefix + name,)
+
+    @property
+    def tied(self) -> tuple[tuple[str, ...], ...]:
+        """The names that stand for one tensor: none here."""
+        return ()
+
     def modules(self) -> tuple[str, ...]:
         """Everything that taps can be told of: its layers."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.shapes))

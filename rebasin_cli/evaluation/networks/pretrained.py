@@ -12,6 +12,7 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Answers
+from rebasin_cli.evaluation.networks.tied import joined, tied_names
 from rebasin_cli.evaluation.subjects.libraries import library
 
 _ANSWERS: Mapping[str, Answers] = {
@@ -29,11 +30,17 @@ class PretrainedNetwork(ModuleNetwork):
     """A model of transformers; checkpoints go through its own loader, which knows the names that files have."""
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The model's tensors for a state dict with the names that files have; floats in float32."""
+        """The model's tensors for a state dict with the names that files have; floats in float32.
+
+        Raises:
+            ContentError: a tensor is missing, or tied ones are not equal (the loader would take one of them).
+        """
         model, missing = _built(type(self.module), self.module.config, state)
         if missing:
             raise ContentError(f"{self.family} found no {', '.join(missing[:4])} among the checkpoint's tensors")
         self.module = model.to(device=device, dtype=torch.float32).eval()
+        self.tied = tied_names(self.module)
+        joined(self.family, self.tied, {name: state[name] for group in self.tied for name in group if name in state})
         tensors = (*self.module.named_parameters(), *self.module.named_buffers())  # of tied ones the first name alone
         return {name: tensor.detach() for name, tensor in tensors}
 
