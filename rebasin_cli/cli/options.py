@@ -39,7 +39,7 @@ class Method(StrEnum):
     STE = "ste"
 
 
-class LossName(StrEnum):
+class ObjectiveName(StrEnum):
     """What Sinkhorn re-basin goes down."""
 
     DISTANCE = "distance"
@@ -194,9 +194,11 @@ Tap = Annotated[
         metavar="DIM=MODULE", help="A dim's units are what this module makes (activations).", rich_help_panel=_RUN
     ),
 ]
-Loss = Annotated[
-    LossName,
-    typer.Option("--loss", help="Of weights, or at ½ or a random λ on --data (sinkhorn).", rich_help_panel=_RUN),
+Objective = Annotated[
+    ObjectiveName,
+    typer.Option(
+        "--objective", help="Of sinkhorn: weights' distance, or the loss at ½ or a random λ.", rich_help_panel=_RUN
+    ),
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="At most so many (ste, sinkhorn).", rich_help_panel=_RUN)]
 LearningRate = Annotated[
@@ -343,7 +345,7 @@ def match_choice(
     learning_rate: float | None = None,
     momentum: float = 0.9,
     threads: int | None = None,
-    loss: LossName = LossName.DISTANCE,
+    objective: ObjectiveName = ObjectiveName.DISTANCE,
 ) -> MatchChoice:
     """The options of matching as one value."""
     from rebasin_cli.pipeline.amounts import parse_bytes
@@ -356,7 +358,7 @@ def match_choice(
         time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
         memory=parse_bytes(memory) if memory else None, similarity=similarity.value,
         epochs=epochs, learning_rate=learning_rate, momentum=momentum, threads=threads,
-        loss=loss.value,
+        objective=objective.value,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class MatchChoice:
         time_budget: seconds after which the best so far is taken.
         memory: bytes that matching may keep between steps; None leaves it to the method.
         threads: how many work at once; None for as many as torch would take.
-        loss: what `sinkhorn` goes down.
+        objective: what `sinkhorn` goes down.
         fitting: what a method that `looks_at_data` is shown.
         learning_rate: None for the method's own.
     """
@@ -54,7 +54,7 @@ class MatchChoice:
     on_interrupt: str = "abort"
     memory: int | None = None
     threads: int | None = None
-    loss: Target = "distance"
+    objective: Target = "distance"
     fitting: Fitting | None = None
     similarity: Similarity = "correlation"
     epochs: int = 20
@@ -74,7 +74,7 @@ class MatchChoice:
     @property
     def looks_at_data(self) -> bool:
         """Whether the method needs examples."""
-        return self.method in ("activations", "ste") or (self.method == "sinkhorn" and self.loss != "distance")
+        return self.method in ("activations", "ste") or (self.method == "sinkhorn" and self.objective != "distance")
 
 
 STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
@@ -194,14 +194,14 @@ def _sinkhorn(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     fitting = _fitting(choice)
     return match_sinkhorn(
         pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, Epochs(fitting.steps, choice.epochs),
-        target=choice.loss, learning_rate=_rate(choice, SINKHORN_RATE),
+        target=choice.objective, learning_rate=_rate(choice, SINKHORN_RATE),
         seed=choice.seed, max_sweeps=choice.max_sweeps, device=running.device, on_step=running.on_step,
     )  # fmt: skip
 
 
 def missing_data(choice: MatchChoice) -> UsageError:
     """What is said where a method that looks at examples has none."""
-    how = f"{choice.method} --loss {choice.loss}" if choice.method == "sinkhorn" else choice.method
+    how = f"{choice.method} --objective {choice.objective}" if choice.method == "sinkhorn" else choice.method
     return UsageError(f"--method {how} looks at examples, and there are none", remedy="add --data PATH")
 
 

@@ -13,7 +13,7 @@ from tests.small import DATA, run
 A, B, DIGITS = (DATA / name for name in ("digits_mlp_a.safetensors", "digits_mlp_b.safetensors", "digits.npz"))
 
 
-SINKHORN = ("sinkhorn", "--loss", "midpoint")
+SINKHORN = ("sinkhorn", "--objective", "midpoint")
 
 
 @pytest.mark.parametrize("how", [("activations",), ("ste",), SINKHORN], ids=lambda how: how[0])
@@ -52,8 +52,8 @@ def test_interpolate_matches_by_data_too(tmp_path: Path) -> None:
         (("align", "--method", "activations"), 2, "add --data"),
         (("align", "--method", "ste"), 2, "add --data"),
         (("align", "--data", DIGITS), 2, "looks at no data"),
-        (("align", "--method", *SINKHORN), 2, "--loss midpoint looks at examples"),
-        (("align", "--method", "sinkhorn", "--data", DIGITS), 2, "looks at no data with --loss distance"),
+        (("align", "--method", *SINKHORN), 2, "--objective midpoint looks at examples"),
+        (("align", "--method", "sinkhorn", "--data", DIGITS), 2, "looks at no data with --objective distance"),
         (("interpolate", "--method", "ste"), 2, "add --data"),
         (("align", "--method", "activations", "--data", "absent.npz"), 4, "absent.npz"),
         (("align", "--method", "ste", "--data", DIGITS, "--limit", 1), 3, "holds examples apart"),

@@ -50,7 +50,7 @@ def command(
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
     tap: o.Tap = None,
-    loss: o.Loss = o.LossName.DISTANCE,
+    objective: o.Objective = o.ObjectiveName.DISTANCE,
     epochs: o.Epochs = 20,
     learning_rate: o.LearningRate = None,
     momentum: o.Momentum = 0.9,
@@ -72,15 +72,15 @@ def command(
 
     choice = o.match_choice(
         method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-        similarity, epochs, learning_rate, momentum, threads, loss,
+        similarity, epochs, learning_rate, momentum, threads, objective,
     )  # fmt: skip
     shown, taps = None, o.taps(method, tap)
     if data is not None:
         if not choice.looks_at_data:
             raise UsageError(
                 f"--method {method.value} looks at no data"
-                + (" with --loss distance" if method == o.Method.SINKHORN else ""),
-                remedy="--data goes with --method activations or ste, or sinkhorn --loss midpoint",
+                + (" with --objective distance" if method == o.Method.SINKHORN else ""),
+                remedy="--data goes with --method activations or ste, or sinkhorn --objective midpoint",
             )
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,

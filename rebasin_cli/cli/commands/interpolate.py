@@ -112,7 +112,7 @@ def command(
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
     similarity: o.LikenessName = o.Likeness.CORRELATION,
     tap: o.Tap = None,
-    loss: o.Loss = o.LossName.DISTANCE,
+    objective: o.Objective = o.ObjectiveName.DISTANCE,
     epochs: o.Epochs = 20,
     learning_rate: o.LearningRate = None,
     momentum: o.Momentum = 0.9,
@@ -172,7 +172,7 @@ def command(
             output=target, save_permutation=save_permutation, plot=plot, report=report, resume=resume,
             choice=o.match_choice(
                 method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-                similarity, epochs, learning_rate, momentum, threads, loss,
+                similarity, epochs, learning_rate, momentum, threads, objective,
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip
