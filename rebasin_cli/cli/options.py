@@ -157,6 +157,13 @@ Normalise = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
 ]
+LossName = Annotated[
+    str | None,
+    typer.Option(
+        "--loss", metavar="NAME", help="mse, mae, cross-entropy or MODULE:FUNCTION; else by the kind of targets.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
 MetricName = Annotated[
     list[str] | None,
     typer.Option(
@@ -283,6 +290,22 @@ def need_data(given: Mapping[str, object]) -> None:
             raise UsageError(
                 f"{option} runs a network on examples, and without data there are none", remedy="add --data FILE"
             )
+
+
+def need_loss(choice: MatchChoice, loss: str) -> None:
+    """Refuse `--loss` where nothing goes down one.
+
+    Raises:
+        UsageError: the method looks at none, or no loss has that name.
+    """
+    from rebasin_cli.evaluation.losses import check_name
+
+    check_name(loss)
+    if not choice.goes_down_a_loss:
+        raise UsageError(
+            f"--loss {loss}: --method {choice.method} goes down no loss",
+            remedy="--loss goes with --method ste, or sinkhorn --objective midpoint",
+        )
 
 
 def taps(method: Method, given: Sequence[str] | None) -> dict[str, str]:

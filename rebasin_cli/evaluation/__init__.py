@@ -3,8 +3,9 @@
 from rebasin_cli.evaluation.barrier import BarrierReport, Curve, barrier_above_line, barrier_above_mean
 from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.data import Dataset, Split, load_data
-from rebasin_cli.evaluation.fitting import check_fits, check_runs
+from rebasin_cli.evaluation.fitting import check_examples, check_fits, fitting_loss
 from rebasin_cli.evaluation.loaders import load_named
+from rebasin_cli.evaluation.losses import Loss, check_name, find_loss
 from rebasin_cli.evaluation.metrics import Maker, find_metrics
 from rebasin_cli.evaluation.named import is_named
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
@@ -19,6 +20,7 @@ from rebasin_cli.evaluation.sweep import (
     pair_runner,
     runner,
     sweep,
+    targets_for,
 )
 from rebasin_cli.evaluation.text import load_masked_text, load_text
 
@@ -29,6 +31,7 @@ __all__ = [
     "BarrierReport",
     "Curve",
     "Dataset",
+    "Loss",
     "Maker",
     "Network",
     "Scores",
@@ -37,10 +40,13 @@ __all__ = [
     "barrier_above_line",
     "barrier_above_mean",
     "build_network",
+    "check_examples",
     "check_fits",
-    "check_runs",
+    "check_name",
     "evaluate",
+    "find_loss",
     "find_metrics",
+    "fitting_loss",
     "is_named",
     "load_data",
     "load_masked_text",
@@ -52,5 +58,6 @@ __all__ = [
     "run_command",
     "runner",
     "sweep",
+    "targets_for",
     "user_network",
 ]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,14 +20,18 @@ from torch import Tensor
 from rebasin_cli.checkpoints import hash_tensors, system_failure
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.idx import read_idx_pair
+from rebasin_cli.evaluation.inputs import NAME, Inputs, each, from_names, leaves, rows_of
 
 Split = Literal["train", "test"]
 
+IGNORED = -100
+"""The target of a position that is no question (torch's `ignore_index`)."""
+
 _FORMATS = (
-    "use a .npz or .safetensors file with `inputs` (N, …) and `targets` (N,), "
+    "use a .npz or .safetensors file with `inputs` (N, …), or several `inputs.NAME`, and `targets` (N, …), "
     "a folder of idx files in the MNIST layout, or one of images, with a folder for each class"
 )
-_LABEL_DTYPES = (
+_INTEGERS = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 )
@@ -35,16 +40,17 @@ _UINT8_MAX = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Labelled examples.
+    """Examples with what is to be answered.
 
     Attributes:
-        inputs: (N, …); floats, and finite. What was uint8 is float32 from 0 to 1. Other integers stay as they are.
-        targets: (N,), int64 class labels; (N, tokens) for a language model, −100 where there is no answer.
+        inputs: (N, …), or several such tensors; floats are finite. What was uint8 is float32 from 0 to 1. Other
+            integers stay as they are.
+        targets: int64 class labels, (N,) or (N, positions…), −100 where there is no answer; or finite floats (N, …).
         source: the file or folder, as the user named it.
         split: "train" or "test" where the source has both, otherwise None.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     source: str
     split: str | None = None
@@ -52,9 +58,18 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def part(self, rows: slice | Tensor) -> Dataset:
+        """Some of the examples."""
+        return replace(self, inputs=rows_of(self.inputs, rows), targets=self.targets[rows])
+
+    def batches(self, size: int) -> Iterator[Dataset]:
+        """All examples in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.part(slice(start, start + size))
+
     def sha256(self) -> str:
         """Of the examples themselves, wherever they come from."""
-        return hash_tensors({"inputs": self.inputs, "targets": self.targets})
+        return hash_tensors({**leaves(self.inputs), "targets": self.targets})
 
 
 def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Dataset:
@@ -70,6 +85,7 @@ def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Da
         SystemFailure: it cannot be read.
     """
     check_limit(limit)
+    inputs: Inputs
     try:
         if path.is_dir():
             inputs, targets = read_idx_pair(path, split)
@@ -91,24 +107,24 @@ def check_limit(limit: int | None) -> None:
         raise UsageError(f"a limit of {limit} examples leaves none", remedy="give a limit of at least 1")
 
 
-def as_dataset(
-    inputs: Tensor, targets: Tensor, source: str, split: str | None, limit: int | None, *, tokens: bool = False
-) -> Dataset:
-    """Examples from a pair of tensors, checked; `tokens`: every example may have a label for each of its tokens."""
-    _check_pair(inputs, targets, source, tokens)
-    inputs, targets = inputs[:limit], targets[:limit]
-    return Dataset(_as_inputs(inputs, source), targets.to(torch.int64), source, split)
+def as_dataset(inputs: Inputs, targets: Tensor, source: str, split: str | None, limit: int | None) -> Dataset:
+    """Examples from inputs and targets, checked."""
+    _check_targets(targets, source)
+    _check_inputs(inputs, targets, source)
+    whole = Dataset(inputs, targets, source, split).part(slice(limit))
+    several = not isinstance(inputs, Tensor)
+    made = each(lambda name, tensor: _as_input(tensor, name, source, several), whole.inputs)
+    return replace(whole, inputs=made, targets=_as_targets(whole.targets, source))
 
 
-def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
+def _read_npz(path: Path) -> tuple[Inputs, Tensor]:
     with path.open("rb") as file:  # what the system has to say comes before what numpy makes of it
         if not zipfile.is_zipfile(file):
             raise _damaged(path, "an .npz archive", "it is not a zip file, or its end is missing")
     try:
         # allow_pickle=False: an array of objects would run code of the file's author
         with np.load(path, allow_pickle=False) as arrays:
-            _require_names(list(arrays.files), str(path))
-            return _from_numpy(arrays, "inputs", path), _from_numpy(arrays, "targets", path)
+            return _examples(arrays.files, lambda name: _from_numpy(arrays, name, path), str(path))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise _damaged(path, "an .npz archive", error) from error
     except ValueError as error:
@@ -130,30 +146,38 @@ def _from_numpy(arrays: np.lib.npyio.NpzFile, name: str, path: Path) -> Tensor:
         raise ContentError(
             f"`{name}` is of type {array.dtype}, which is no kind of number that is read",
             where=str(path),
-            remedy="save it as float32 or uint8 (inputs) or int64 (targets)",
+            remedy="save it as float32 or uint8 (inputs), as int64 or float32 (targets)",
         ) from error
 
 
-def _read_safetensors(path: Path) -> tuple[Tensor, Tensor]:
+def _read_safetensors(path: Path) -> tuple[Inputs, Tensor]:
     with path.open("rb"):
         pass
     try:
         with safe_open(path, framework="pt") as tensors:
-            _require_names(list(tensors.keys()), str(path))
-            return tensors.get_tensor("inputs"), tensors.get_tensor("targets")
+            return _examples(list(tensors.keys()), tensors.get_tensor, str(path))
     except SafetensorError as error:
         raise _damaged(path, "a safetensors file", error) from error
 
 
-def _require_names(names: list[str], source: str) -> None:
-    for name in ("inputs", "targets"):
-        if name not in names:
+def _examples(names: Sequence[str], read: Callable[[str], Tensor], source: str) -> tuple[Inputs, Tensor]:
+    """Read `inputs`, or every `inputs.NAME`, and `targets`."""
+    several = [name for name in names if name.startswith(f"{NAME}.")]
+    if several and NAME in names:
+        raise ContentError(
+            f"the data holds both `{NAME}` and `{several[0]}`",
+            where=source,
+            remedy=f"name one array `{NAME}`, or all of several `{NAME}.NAME`",
+        )
+    for name in (NAME, "targets"):
+        if name not in names and not (name == NAME and several):
             have = ", ".join(f"`{n}`" for n in sorted(names)[:8]) or "nothing"
             raise ContentError(
                 f"there is no array `{name}` in the data; it holds {have}",
                 where=source,
-                remedy="name the arrays `inputs` (N, …) and `targets` (N,)",
+                remedy="name the arrays `inputs` (N, …), or `inputs.NAME` if there are several, and `targets` (N, …)",
             )
+    return from_names({name: read(name) for name in several or [NAME]}), read("targets")
 
 
 def _damaged(path: Path, kind: str, error: object) -> ContentError:
@@ -163,60 +187,86 @@ def _damaged(path: Path, kind: str, error: object) -> ContentError:
     )
 
 
-def _check_pair(inputs: Tensor, targets: Tensor, source: str, tokens: bool) -> None:
-    if targets.dtype not in _LABEL_DTYPES:
+def _check_targets(targets: Tensor, source: str) -> None:
+    if targets.dtype not in (*_INTEGERS, torch.bool) and not targets.is_floating_point():
         raise ContentError(
-            f"`targets` are {_name(targets)}, but labels are integers",
+            f"`targets` are {_name(targets)}",
             where=source,
-            remedy="save the class numbers, counted from 0, as int64",
+            remedy="save class numbers, counted from 0, as int64, and numbers to be met as float32",
         )
-    if targets.ndim != 1 and not (tokens and targets.shape == inputs.shape):
+    if targets.ndim < 1:
         raise ContentError(
-            f"`targets` have shape {tuple(targets.shape)}, but there is one label for each example: (N,)",
+            f"`targets` have shape {tuple(targets.shape)}, but the first axis counts examples: (N, …)",
             where=source,
-            remedy="save class numbers; from one-hot rows they are targets.argmax(1)",
-        )
-    if inputs.ndim < 2:
-        raise ContentError(
-            f"`inputs` have shape {tuple(inputs.shape)}, but the first axis counts examples: (N, …)",
-            where=source,
-            remedy="give every example at least one axis of its own",
-        )
-    if len(inputs) != len(targets):
-        raise ContentError(
-            f"there are {len(inputs)} inputs and {len(targets)} targets",
-            where=source,
-            remedy="every example needs one label",
-        )
-    if inputs.numel() == 0:
-        raise ContentError(
-            f"the data is empty: `inputs` have shape {tuple(inputs.shape)}",
-            where=source,
-            remedy="give at least one example",
+            remedy="give every example a target",
         )
 
 
-def _as_inputs(inputs: Tensor, source: str) -> Tensor:
-    """Inputs as a network takes them: uint8 / 255 as float32, floats checked to be finite."""
-    if inputs.dtype == torch.uint8:
-        return inputs.to(torch.float32) / _UINT8_MAX
-    if inputs.dtype == torch.bool or inputs.is_complex():
+def _check_inputs(inputs: Inputs, targets: Tensor, source: str) -> None:
+    found = leaves(inputs)
+    if not found:
+        raise ContentError("there is no tensor among the inputs", where=source, remedy="give at least one")
+    least = 2 if isinstance(inputs, Tensor) else 1
+    for name, tensor in found.items():
+        if tensor.ndim < least:
+            raise ContentError(
+                f"`{name}` have shape {tuple(tensor.shape)}, but the first axis counts examples: (N, …)",
+                where=source,
+                remedy="give every example at least one axis of its own",
+            )
+        if len(tensor) != len(targets):
+            called = "inputs" if name == NAME else f"`{name}`"
+            raise ContentError(
+                f"there are {len(tensor)} {called} and {len(targets)} targets",
+                where=source,
+                remedy="every example needs one target; the first axis of every array counts examples",
+            )
+        if tensor.numel() == 0:
+            raise ContentError(
+                f"the data is empty: `{name}` have shape {tuple(tensor.shape)}",
+                where=source,
+                remedy="give at least one example",
+            )
+
+
+def _as_input(tensor: Tensor, name: str, source: str, several: bool) -> Tensor:
+    """An input as a network takes it: uint8 / 255 as float32, floats checked to be finite.
+
+    Args:
+        several: it is one of several, which may be masks.
+    """
+    if tensor.dtype == torch.uint8:
+        return tensor.to(torch.float32) / _UINT8_MAX
+    if tensor.is_complex() or (tensor.dtype == torch.bool and not several):
         raise ContentError(
-            f"`inputs` are {_name(inputs)}",
+            f"`{name}` are {_name(tensor)}",
             where=source,
             remedy="save them as floats, or as uint8 from 0 to 255, which is divided by 255",
         )
-    if inputs.is_floating_point():
-        bad = ~torch.isfinite(inputs.to(torch.float32) if inputs.itemsize < 4 else inputs)
-        if bad.any():
-            examples = bad.flatten(1).any(1)
-            raise ContentError(
-                f"`inputs` hold {int(bad.sum())} values that are NaN or infinite, in {int(examples.sum())} examples, "
-                f"the first of them number {int(examples.to(torch.uint8).argmax())}",
-                where=source,
-                remedy="repair or leave out those examples",
-            )
-    return inputs
+    _require_finite(tensor, name, source)
+    return tensor
+
+
+def _as_targets(targets: Tensor, source: str) -> Tensor:
+    """Labels as int64; floats in float32 or better, checked to be finite."""
+    if targets.is_floating_point():
+        _require_finite(targets, "targets", source)
+        return targets if targets.dtype == torch.float64 else targets.to(torch.float32)
+    return targets if targets.dtype == torch.bool else targets.to(torch.int64)
+
+
+def _require_finite(tensor: Tensor, name: str, source: str) -> None:
+    if not tensor.is_floating_point():
+        return
+    bad = ~torch.isfinite(tensor.to(torch.float32) if tensor.itemsize < 4 else tensor)
+    if bad.any():
+        examples = bad.reshape(len(bad), -1).any(1)
+        raise ContentError(
+            f"`{name}` hold {int(bad.sum())} values that are NaN or infinite, in {int(examples.sum())} examples, "
+            f"the first of them number {int(examples.to(torch.uint8).argmax())}",
+            where=source,
+            remedy="repair or leave out those examples",
+        )
 
 
 def _name(tensor: Tensor) -> str:

@@ -1,72 +1,105 @@
-"""Whether examples fit a network: told from shapes and labels, before anything is read or computed."""
+"""Whether examples and a loss fit a network: told from shapes, labels and a few examples, before any long work."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.inputs import leaves
+from rebasin_cli.evaluation.losses import TRIED, Loss, check_loss, find_loss
 from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
+from rebasin_cli.evaluation.sweep import AnyNetwork, targets_for
 
 
-def check_fits(network: Network, dataset: Dataset) -> None:
-    """Refuse examples that the network cannot take or labels that it has no logit for.
+def check_fits(network: Network, dataset: Dataset) -> Tensor:
+    """Refuse examples that the network cannot take.
+
+    Returns:
+        What it makes of some of them, on the meta device: its shape.
 
     Raises:
-        ContentError: with both facts: the shape or label there is and the one the network needs.
+        ContentError: with both facts: the shape there is and the one the network needs.
     """
-    if not dataset.inputs.is_floating_point():
+    inputs = dataset.inputs
+    if not isinstance(inputs, Tensor):
         raise ContentError(
-            f"`inputs` are {str(dataset.inputs.dtype).removeprefix('torch.')}, and the network takes floats",
+            f"the data has several inputs ({', '.join(leaves(inputs))}), and the {network.family} network takes one",
+            where=dataset.source,
+            remedy="name one array `inputs`, or your own network with --network",
+        )
+    if not inputs.is_floating_point():
+        raise ContentError(
+            f"`inputs` are {str(inputs.dtype).removeprefix('torch.')}, and the network takes floats",
             where=dataset.source,
             remedy="save them as floats, or as uint8 from 0 to 255, which is divided by 255",
         )
-    _check_inputs(network, dataset)
-    _check_labels(network, dataset)
-    _check_run(network, dataset)
+    _check_inputs(network, inputs, dataset.source)
+    return _check_run(network, inputs, dataset.source)
 
 
-def check_runs(network: ModuleNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> None:
-    """Run a module on one example: what it takes, only it knows.
+def check_runs(network: ModuleNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> Any:
+    """Run a module on some examples: what it takes, only it knows. Returns its outputs.
 
     Raises:
-        ContentError: it raises, its logits have the wrong axes, or there is a label that it has no logit for.
+        ContentError: it raises.
     """
+    first = dataset.part(slice(TRIED))
     try:
         with torch.inference_mode():
-            logits = network.logits(network.load(state), dataset.inputs[:1])
+            return network.outputs(network.load(state), first.inputs)
     except ContentError:
         raise
     except Exception as error:
+        shapes = ", ".join(f"`{name}` of shape {tuple(t.shape)}" for name, t in leaves(dataset.inputs).items())
         raise ContentError(
-            f"{network.family} cannot take `inputs` of shape {tuple(dataset.inputs.shape)}, one example at a time: "
+            f"{network.family} cannot take {shapes}, {len(first)} examples at a time: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             where=dataset.source,
             remedy="use the data that the network was trained for; --debug shows where it stopped",
         ) from error
-    wanted = (1, *dataset.targets.shape[1:])
-    if tuple(logits.shape[:-1]) != wanted:
-        raise ContentError(
-            f"{network.family} answers one example with {tuple(logits.shape)}, and its targets are {wanted}",
-            where=dataset.source,
-            remedy="logits are (N, classes), or (N, tokens, vocabulary) where every token has a target",
-        )
-    labels = dataset.targets[dataset.targets != -100]
-    _check_range(int(labels.min()), int(labels.max()), logits.shape[-1], dataset.source)
 
 
-def _check_inputs(network: Network, dataset: Dataset) -> None:
-    have = tuple(dataset.inputs.shape)
-    shaped = network.shape_inputs(dataset.inputs[:1])
+def check_examples(network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> Any:
+    """See that a network takes the inputs, before any long work. Returns its outputs for some, or their shapes alone.
+
+    Raises:
+        ContentError: it does not.
+    """
+    return check_fits(network, dataset) if isinstance(network, Network) else check_runs(network, state, dataset)
+
+
+def fitting_loss(name: str | None, network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> Loss:
+    """The loss of a name (None: for the kind of targets), seen to fit the network's answers and the targets.
+
+    Raises:
+        UsageError: there is none of that name. ContentError: inputs, targets, answers and loss do not fit together.
+    """
+    loss = find_loss(name, dataset, network.answers)
+    outputs = check_examples(network, state, dataset)
+    if not loss.whole:
+        return check_loss(loss, network.family, outputs, dataset)
+    first = dataset.part(slice(TRIED))
+    with torch.inference_mode():
+        params = network.load(state)
+        outputs = network.outputs(params, first.inputs)
+        return check_loss(loss, network.family, outputs, replace(dataset, targets=targets_for(params, dataset.targets)))
+
+
+def _check_inputs(network: Network, inputs: Tensor, source: str) -> None:
+    have = tuple(inputs.shape)
+    shaped = network.shape_inputs(inputs[:1])
     if network.reads == "vectors":
         if shaped.shape[1] != network.width:
             raise ContentError(
                 f"one input has {shaped.shape[1]} numbers (`inputs` are {have}), and the network takes {network.width}",
-                where=dataset.source,
+                where=source,
                 remedy="use the data that the network was trained for",
             )
         return
@@ -74,42 +107,28 @@ def _check_inputs(network: Network, dataset: Dataset) -> None:
     if shaped.ndim != 4:
         raise ContentError(
             f"`inputs` are {have}, and the network takes images {needs}",
-            where=dataset.source,
+            where=source,
             remedy="save the images with an axis for the channels, and height and width last",
         )
     if shaped.shape[1] != network.width:
         last = shaped.shape[3] == network.width
         raise ContentError(
             f"`inputs` are {have}: {shaped.shape[1]} channels, and the network takes {needs}",
-            where=dataset.source,
+            where=source,
             remedy="move the channels before height and width: inputs.transpose(0, 3, 1, 2)"
             if last
             else "use the data that the network was trained for",
         )
 
 
-def _check_labels(network: Network, dataset: Dataset) -> None:
-    low, high = int(dataset.targets.min()), int(dataset.targets.max())
-    _check_range(low, high, network.classes, dataset.source)
-
-
-def _check_range(low: int, high: int, classes: int, source: str) -> None:
-    if low < 0 or high >= classes:
-        raise ContentError(
-            f"labels run from {low} to {high}, and the network has {classes} classes, 0 to {classes - 1}",
-            where=source,
-            remedy="use the data that the network was trained for, with classes counted from 0",
-        )
-
-
-def _check_run(network: Network, dataset: Dataset) -> None:
-    """Run one example through the network's shapes alone (meta tensors): what no rule above foresees."""
+def _check_run(network: Network, inputs: Tensor, source: str) -> Tensor:
+    """Run some examples through the network's shapes alone (meta tensors): what no rule above foresees."""
     params = {name: torch.empty(shape, device="meta") for name, shape in network.shapes.items()}
     try:
-        network.logits(params, dataset.inputs[:1])
+        return network.logits(params, inputs[:TRIED])
     except RuntimeError as error:
         raise ContentError(
-            f"`inputs` of shape {tuple(dataset.inputs.shape)} cannot pass through the network: {error}",
-            where=dataset.source,
+            f"`inputs` of shape {tuple(inputs.shape)} cannot pass through the network: {error}",
+            where=source,
             remedy="images may be too small for the network's pooling, or a network option may be needed",
         ) from error

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.answers import by_position
+from rebasin_cli.evaluation.losses import CROSS_ENTROPY, Loss
 from rebasin_cli.evaluation.named import call_named, import_named, is_named
 from rebasin_cli.spec.hints import did_you_mean
 
@@ -24,7 +26,7 @@ class Metric(ABC):
     """Sees every batch of one network, then says what it is worth by name."""
 
     def add(self, logits: Tensor, targets: Tensor) -> None:  # noqa: B027  (perplexity looks at the loss alone)
-        """Take a batch: logits (N, …, classes) in float64, targets (N, …), negative where there is no question."""
+        """Take a batch: answers in float64 (see `by_position` for those that are logits), and targets (N, …)."""
 
     @abstractmethod
     def values(self, loss: float) -> dict[str, float]:
@@ -144,6 +146,22 @@ def find_metrics(names: Sequence[str]) -> tuple[Maker, ...]:
     return tuple(_find(name) for name in dict.fromkeys(names))
 
 
+def check_metrics(names: Sequence[str], loss: Loss) -> None:
+    """Refuse metrics of classes where answers are none, and perplexity of another loss than cross-entropy.
+
+    Raises:
+        UsageError: naming the metric.
+    """
+    for name in names:
+        if name in METRICS and not (loss.name == CROSS_ENTROPY if name == "perplexity" else loss.classes):
+            raise UsageError(
+                f"--metric {name} is of answers that are classes, and --loss {loss.name} judges others"
+                if name != "perplexity"
+                else f"--metric perplexity is the exponential of cross-entropy, and the loss is {loss.name}",
+                remedy="leave it away, or name a function of your own: --metric package.module:function",
+            )
+
+
 def collect(metrics: Sequence[Metric], loss: float) -> dict[str, float]:
     """All their figures by name.
 
@@ -174,7 +192,9 @@ def _find(name: str) -> Maker:
 
 def _answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(answers, classes) and (answers,), without what is no question."""
-    logits, targets = logits.flatten(0, -2), targets.flatten()
+    found = by_position(logits, targets)
+    assert found is not None  # seen to before
+    logits, targets = found
     asked = targets >= 0
     return (logits, targets) if bool(asked.all()) else (logits[asked], targets[asked])
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rebasin_cli.evaluation.answers import answer_of, by_position
 from rebasin_cli.evaluation.barrier import Curve
-from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.data import IGNORED, Dataset
+from rebasin_cli.evaluation.losses import Loss, find_loss
 from rebasin_cli.evaluation.metrics import Maker, collect
 from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
@@ -68,30 +69,57 @@ def evaluate(
     state: Mapping[str, Tensor],
     dataset: Dataset,
     *,
+    loss: Loss | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: torch.device | str = "cpu",
     metrics: Sequence[Maker] = (),
 ) -> Scores:
-    """Mean cross-entropy in nats per example (per token where every token has a target), accuracy, and `metrics`."""
+    """Mean loss over all questions (examples, or positions that have a label), accuracy, and `metrics`.
+
+    Args:
+        loss: as `fitting_loss` gives it; the one for the kind of targets if there is none.
+    """
+    judged = loss or find_loss(None, dataset, network.answers)
     measuring = [make() for make in metrics]
     with torch.inference_mode(), _full_precision():
         params = network.load(state, device)
-        answered = 0
-        loss = torch.zeros((), dtype=torch.float64, device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        for start in range(0, len(dataset), batch_size):
-            targets = dataset.targets[start : start + batch_size].to(device)
-            logits = network.logits(params, dataset.inputs[start : start + batch_size]).double()  # (batch, classes)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        right = torch.zeros((), dtype=torch.int64, device=device)
+        questions = asked = 0
+        for batch in dataset.batches(batch_size):
+            outputs = network.outputs(params, batch.inputs)
+            targets = targets_for(params, batch.targets)
+            answers = None
+            if measuring or judged.classes or not judged.whole:
+                answers = answer_of(network.family, outputs).double()
+            found, count = judged.total(outputs if judged.whole else answers, targets)
+            total += found.double().to(total.device)
+            questions += count
+            if answers is None:
+                continue
             for metric in measuring:
-                metric.add(logits, targets)
-            if targets.dim() > 1:  # (batch, tokens, vocabulary): every token is a question
-                logits, targets = logits.flatten(0, -2), targets.flatten()
-            answered += int((targets >= 0).sum())
-            loss += F.cross_entropy(logits, targets, reduction="sum")
-            # argmax takes a NaN for the largest: such an example would count as right by its place
-            correct += ((logits.argmax(1) == targets) & ~logits.isnan().any(1)).sum()
-    mean = loss.item() / answered
-    return Scores(mean, correct.item() / answered, collect(measuring, mean))
+                metric.add(answers, targets)
+            if judged.classes:
+                correct, count = _correct(answers, targets)
+                right += correct
+                asked += count
+    mean = total.item() / questions
+    return Scores(mean, right.item() / asked if asked else math.nan, collect(measuring, mean))
+
+
+def targets_for(params: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    """Targets where a network's tensors are; floats in their dtype."""
+    floats = next(t for t in params.values() if t.is_floating_point())
+    return targets.to(floats.device, floats.dtype if targets.is_floating_point() else targets.dtype)
+
+
+def _correct(answers: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """How many questions are answered right, and how many there are."""
+    found = by_position(answers, targets)
+    assert found is not None  # seen to before
+    logits, labels = found
+    # argmax takes a NaN for the largest: such an example would count as right by its place
+    return ((logits.argmax(1) == labels) & ~logits.isnan().any(1)).sum(), int((labels != IGNORED).sum())
 
 
 def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:
@@ -100,8 +128,8 @@ def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:
 
     def run(params: dict[str, Tensor], taps: Taps) -> None:
         with torch.inference_mode(), _full_precision():
-            for inputs in dataset.inputs.tensor_split(batches):
-                network.logits(params, inputs, taps)
+            for rows in torch.arange(len(dataset)).tensor_split(batches):
+                network.outputs(params, dataset.part(slice(int(rows[0]), int(rows[-1]) + 1)).inputs, taps)
 
     return run
 
@@ -113,9 +141,9 @@ def pair_runner(
 
     def run(taps_a: Taps, taps_b: Taps) -> None:
         with torch.inference_mode(), _full_precision():
-            for inputs in torch.split(dataset.inputs, batch_size):
-                network.logits(a, inputs, taps_a)
-                network.logits(b, inputs, taps_b)
+            for batch in dataset.batches(batch_size):
+                network.outputs(a, batch.inputs, taps_a)
+                network.outputs(b, batch.inputs, taps_b)
 
     return run
 

@@ -11,13 +11,10 @@ import torch.nn.functional as F
 
 from rebasin_cli.checkpoints import system_failure
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.data import IGNORED, Dataset
 from rebasin_cli.evaluation.subjects.libraries import library
 
 SEQUENCE_LENGTH = 512
-IGNORED = -100
-"""The target of a token that is no question (torch's `ignore_index`)."""
-
 
 MASKED = 0.15
 """Share of the tokens that a masked language model is asked for, as in its training (BERT, arXiv:1810.04805)."""

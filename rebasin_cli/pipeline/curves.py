@@ -246,6 +246,12 @@ def _record(curve: Curve, basis: Basis) -> CurveRecord:
 
 def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
     """Ends that know nothing make any barrier meaningless: usually the wrong data, or an option that is missing."""
+    for name, loss in (("A", curve.loss[0]), ("B", curve.loss[-1])):
+        if loss >= judge.blind:
+            listener.warn(
+                f"{name}'s loss is {loss_text(loss)}, and one answer for every example has {loss_text(judge.blind)}: "
+                "its barrier says little; check --data and --network-option"
+            )
     chance = judge.chance
     if chance == 1.0:
         return

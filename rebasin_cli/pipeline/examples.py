@@ -14,11 +14,13 @@ from rebasin_cli.evaluation import (
     FAMILIES,
     AnyNetwork,
     Dataset,
+    Loss,
     Network,
     Split,
     build_network,
-    check_fits,
-    check_runs,
+    check_examples,
+    check_name,
+    fitting_loss,
     is_named,
     load_data,
     load_masked_text,
@@ -42,6 +44,7 @@ class DataRequest:
         fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
             None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
+        loss: how answers are judged; None for what the kind of targets says.
         metrics: what to measure besides loss and accuracy.
         seed: of what is masked in a text.
         taps: dim → module whose output counts its units (`--method activations`).
@@ -68,6 +71,7 @@ class DataRequest:
     image_size: int | None = None
     moments: Moments | None = None
     taps: Mapping[str, str] = field(default_factory=dict)
+    loss: str | None = None
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
@@ -76,15 +80,31 @@ class DataRequest:
 
 def network_and_data(
     request: DataRequest, layout: Layout, checkpoint: Checkpoint, listener: Listener
-) -> tuple[AnyNetwork, Dataset]:
-    """The network of a checkpoint and the examples of `--data`, which fit each other."""
+) -> tuple[AnyNetwork, Dataset, Loss]:
+    """The network of a checkpoint, the examples of `--data` and the loss, which fit each other."""
+    check_name(request.loss)
     network = find_network(request, layout, checkpoint)
     for assumption in network.assumptions:
         listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
     assert request.path is not None
     dataset = read_data(request, request.path, request.split, request.limit, network, checkpoint, listener)
-    check(network, checkpoint, dataset)
-    return network, dataset
+    return network, dataset, settle_loss(request.loss, network, checkpoint, dataset, listener)
+
+
+def settle_loss(
+    name: str | None, network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset, listener: Listener
+) -> Loss:
+    """The loss of a network on examples, said where it was taken for granted.
+
+    Raises:
+        RebasinError: network, examples and loss do not fit together.
+    """
+    loss = fitting_loss(name, network, state, dataset)
+    if name is None and dataset.targets.is_floating_point():
+        listener.remark(f"the targets are floats, so the loss is the {loss.unit} (--loss says otherwise)")
+    for text in loss.notes:
+        listener.remark(text)
+    return loss
 
 
 def find_network(request: DataRequest, layout: Layout, checkpoint: Checkpoint) -> AnyNetwork:
@@ -99,13 +119,13 @@ def find_network(request: DataRequest, layout: Layout, checkpoint: Checkpoint) -
 
 
 def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint, listener: Listener) -> Dataset:
-    """The examples that statistics are taken from; of data with two halves the training half."""
+    """The examples to fit on; of data with two halves the training half. They fit the network."""
     path = request.fit or request.path
     assert path is not None
     dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint, listener)
     if request.fit is None and dataset.split is None:
         listener.remark("statistics are fitted on examples of --data itself; --fit-data names others")
-    check(network, checkpoint, dataset)
+    check_examples(network, checkpoint, dataset)
     return dataset
 
 
@@ -145,18 +165,6 @@ def _images(
     first = ", ".join(f"{number}: {name}" for name, number in list(numbers.items())[:4])
     listener.remark(f"{len(numbers)} classes, by the names of their folders: {first}{', …' * (len(numbers) > 4)}")
     return dataset
-
-
-def check(network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset) -> None:
-    """See that examples fit a network, before any long work.
-
-    Raises:
-        ContentError: they do not.
-    """
-    if isinstance(network, Network):
-        check_fits(network, dataset)
-    else:
-        check_runs(network, state, dataset)
 
 
 def batch_size_of(network: AnyNetwork) -> int:

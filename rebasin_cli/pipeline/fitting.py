@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation import AnyNetwork, Dataset, evaluate, pair_runner
+from rebasin_cli.evaluation import AnyNetwork, Dataset, Loss, evaluate, pair_runner, targets_for
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
 from rebasin_cli.matching.activations import PairRun
 from rebasin_cli.matching.segments import channel_axis, segment_of
 from rebasin_cli.matching.taps import Layer, Taps
-from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, check, find_network, fitting_data
+from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.spec import Layout
 from rebasin_cli.spec.hints import did_you_mean
@@ -31,6 +31,7 @@ class Fitting:
 
     Attributes:
         taps: dim → module whose output counts its units.
+        criterion: how answers are judged; None where the method looks at no loss.
         seen: what gradients and activations come from; apart: what permutations are chosen by.
         batch: examples at a time.
     """
@@ -41,6 +42,7 @@ class Fitting:
     batch: int
     device: str
     taps: Mapping[str, str] = field(default_factory=dict)
+    criterion: Loss | None = None
 
     @property
     def prefix(self) -> str:
@@ -58,16 +60,18 @@ class Fitting:
         return pair_runner(self.network, states[0], states[1], self.seen, min(self.batch, batch_size_of(self.network)))
 
     def loss(self, state: Mapping[str, Tensor], step: int) -> Tensor:
-        """Mean cross-entropy on a batch of what is seen; gradients flow."""
-        at = step * self.batch
-        inputs, targets = self.seen.inputs[at : at + self.batch], self.seen.targets[at : at + self.batch]
-        logits = self.network.logits(self.network.load(state, self.device), inputs)
-        return F.cross_entropy(logits.flatten(0, -2), targets.flatten().to(logits.device))
+        """Mean loss on a batch of what is seen; gradients flow."""
+        assert self.criterion is not None
+        batch = self.seen.part(slice(step * self.batch, (step + 1) * self.batch))
+        params = self.network.load(state, self.device)
+        outputs = self.network.outputs(params, batch.inputs)
+        return self.criterion.mean(self.network.family, outputs, targets_for(params, batch.targets))
 
     def held_apart(self, state: Mapping[str, Tensor]) -> float:
         """The loss on what is held apart."""
         return evaluate(
-            self.network, state, self.apart, batch_size=batch_size_of(self.network), device=self.device
+            self.network, state, self.apart, loss=self.criterion, batch_size=batch_size_of(self.network),
+            device=self.device,
         ).loss  # fmt: skip
 
 
@@ -81,7 +85,6 @@ def prepare_fitting(
     """
     network = find_network(request, layout, checkpoint)
     dataset = fitting_data(request, network, checkpoint, listener)
-    check(network, checkpoint, dataset)
     batch = request.fit_batch
     if method == "activations":
         taps = _taps(request.taps, network, checkpoint, layout, dataset)
@@ -96,12 +99,42 @@ def prepare_fitting(
             f"--method {method} sees BatchNorm's running statistics interpolated, not recomputed: "
             "its losses are higher than those of a repaired network"
         )
+    loss = settle_loss(request.loss, network, checkpoint, dataset, listener)
     count = max(1, len(dataset) // HELD_APART)
     if len(dataset) < 2:
         raise ContentError(f"--method {method} holds examples apart, and there is one", remedy="give more examples")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-    apart, seen = (_part(dataset, rows) for rows in (order[:count], order[count:]))
-    return Fitting(network, seen, apart, min(batch, len(seen)), device)
+    apart, seen = (dataset.part(rows) for rows in (order[:count], order[count:]))
+    fitting = Fitting(network, seen, apart, min(batch, len(seen)), device, criterion=loss)
+    _check_gradient(fitting, checkpoint, method)
+    return fitting
+
+
+def _check_gradient(fitting: Fitting, state: Mapping[str, Tensor], method: str) -> None:
+    """See that the loss of A is a number and has a gradient.
+
+    Raises:
+        ContentError: it has none, or is not finite.
+    """
+    assert fitting.criterion is not None
+    free = {
+        key: tensor.float().requires_grad_() if tensor.is_floating_point() else tensor
+        for key, tensor in ((key, state[key]) for key in state)
+    }
+    loss = fitting.loss(free, 0)
+    if not loss.requires_grad:
+        raise ContentError(
+            f"--method {method} goes along a gradient, and --loss {fitting.criterion.name} has none",
+            remedy="return a tensor computed from the outputs by torch alone, without item(), numpy or no_grad",
+        )
+    seen, apart = loss.item(), fitting.held_apart(state)
+    if not (math.isfinite(seen) and math.isfinite(apart)):
+        raise ContentError(
+            f"--method {method}: A's loss ({fitting.criterion.name}) is {seen:g} on the examples fitted on, and "
+            f"{apart:g} on those held apart",
+            where=fitting.seen.source,
+            remedy="use the data that the network was trained for, or another --loss",
+        )
 
 
 def _taps(
@@ -126,7 +159,7 @@ def _taps(
     watch = _Shapes(frozenset(found.values()))
     if found:
         with torch.inference_mode():
-            network.logits(network.load(state), dataset.inputs[:1], watch)
+            network.outputs(network.load(state), dataset.part(slice(1)).inputs, watch)
     for dim, module in found.items():
         units = segment_of(layout, dim).channels.numel()
         shape = watch.found.get(module)
@@ -148,7 +181,3 @@ class _Shapes(Taps):
     def leaving(self, layer: Layer, y: Tensor) -> Tensor:
         self.found[layer.name] = tuple(y.shape)
         return y
-
-
-def _part(dataset: Dataset, rows: Tensor) -> Dataset:
-    return Dataset(dataset.inputs[rows], dataset.targets[rows], dataset.source, dataset.split)

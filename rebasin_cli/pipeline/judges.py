@@ -16,6 +16,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation import (
     AnyNetwork,
     Dataset,
+    Loss,
     Maker,
     Scores,
     evaluate,
@@ -24,10 +25,12 @@ from rebasin_cli.evaluation import (
     parse_command,
     run_command,
 )
+from rebasin_cli.evaluation.data import IGNORED
+from rebasin_cli.evaluation.losses import CROSS_ENTROPY, blind_loss
+from rebasin_cli.evaluation.metrics import check_metrics
 from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.repairing import FIT_EXAMPLES, Kind, Repairer
-from rebasin_cli.report.document import NATS
 from rebasin_cli.spec import Layout
 
 
@@ -36,6 +39,7 @@ class NetworkJudge:
     """A network and the examples it is judged on, which fit each other.
 
     Attributes:
+        loss: how answers are judged.
         metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
         basis: what its figures hang on, by name.
@@ -43,6 +47,7 @@ class NetworkJudge:
 
     network: AnyNetwork
     dataset: Dataset
+    loss: Loss
     batch_size: int
     device: str
     metrics: tuple[Maker, ...] = ()
@@ -68,20 +73,25 @@ class NetworkJudge:
     @property
     def unit(self) -> str:
         """Of the loss."""
-        asked = self.network.answers
-        return NATS if asked == "example" else f"nats per {asked}"
+        return self.loss.unit
 
     @property
     def chance(self) -> float:
         """Accuracy of always guessing the commonest label; 1.0 where that says nothing."""
-        if self.dataset.targets.dim() > 1:
+        if self.dataset.targets.dim() > 1 or not self.loss.classes:
             return 1.0
-        return float(self.dataset.targets.bincount().max()) / len(self.dataset)
+        labels = self.dataset.targets[self.dataset.targets != IGNORED]
+        return float(labels.bincount().max()) / len(labels)
+
+    @property
+    def blind(self) -> float:
+        """Loss of the best answer that looks at no input; infinite where that says nothing or is not known."""
+        return blind_loss(self.loss, self.dataset.targets)
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
         """What a state is worth."""
         return evaluate(
-            self.network, state, self.dataset,
+            self.network, state, self.dataset, loss=self.loss,
             batch_size=self.batch_size, device=self.device, metrics=self.metrics,
         )  # fmt: skip
 
@@ -102,6 +112,7 @@ class CommandJudge:
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     chance: float = 1.0
+    blind: float = math.inf
     unit: str = "the command's own unit"
 
     @property
@@ -141,6 +152,8 @@ def prepare_judge(
             raise UsageError("--eval-command and --data are two judges", remedy="leave one of them away")
         if request.repairs:
             raise UsageError("--repair looks inside a network, and a command shows none", remedy="use --data instead")
+        if request.loss:
+            raise UsageError("--loss is for --data; a command's loss is what it prints", remedy="leave it away")
         if request.metrics:
             raise UsageError(
                 "--metric is for --data; a command's metrics are the numbers in the JSON that it prints",
@@ -148,12 +161,14 @@ def prepare_judge(
             )
         return CommandJudge(words, checkpoint, request.timeout, request.command)
     metrics = find_metrics(request.metrics)
-    network, dataset = network_and_data(request, layout, checkpoint, listener)
-    judge = NetworkJudge(network, dataset, request.batch_size or batch_size_of(network), device, metrics)
-    if network.answers != "example":
+    network, dataset, loss = network_and_data(request, layout, checkpoint, listener)
+    check_metrics(request.metrics, loss)
+    judge = NetworkJudge(network, dataset, loss, request.batch_size or batch_size_of(network), device, metrics)
+    if network.answers != "example" and loss.name == CROSS_ENTROPY:
         judge.metrics = find_metrics(("perplexity", *request.metrics))
     judge.basis = {
         "examples": dataset.sha256(),
+        "loss": loss.name,
         "network": request.network or network.family,
         "network options": ",".join(f"{name}={value}" for name, value in sorted(request.options.items())),
         "metrics": ",".join(request.metrics),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_models, tell_layout
 from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
-from rebasin_cli.pipeline.judges import prepare_judge
+from rebasin_cli.pipeline.judges import Judge, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.merge_scores import judge_merge, merged_states, role_of
 from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
@@ -48,7 +47,7 @@ from rebasin_cli.pipeline.work import (
     write_weights,
 )
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import MergeRecord, PairRecord, RunDocument, ScoreRecord
+from rebasin_cli.report.document import NATS, MergeRecord, PairRecord, RunDocument, ScoreRecord
 
 _METHODS = ("weights", "frank-wolfe", "sinkhorn")
 State = Mapping[str, Tensor]
@@ -153,7 +152,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         document = replace(
             document,
             inputs=inputs,
-            merge=_record(request, weights, result, distances, *(worth or ({}, {}))),
+            merge=_record(request, weights, result, distances, judge, *(worth or ({}, {}))),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
@@ -239,6 +238,7 @@ def _record(
     weights: Sequence[float],
     result: ManyResult,
     distances: Mapping[tuple[int, int], tuple[float, float]],
+    judge: Judge | None,
     scores: Mapping[str, ScoreRecord],
     barriers: Mapping[tuple[int, int], tuple[float, float]],
 ) -> MergeRecord:
@@ -262,7 +262,8 @@ def _record(
         moved=tuple(moved),
         pairs=tuple(pairs),
         scores=dict(scores),
-        data=os.path.abspath(request.data.path) if request.data and request.data.path else "",
+        data=judge.source if judge else "",
+        unit="" if judge is None or judge.unit == NATS else judge.unit,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from torch import Tensor
 
@@ -81,6 +82,9 @@ def judge_merge(
                 loss = (scores[role_of(i)].loss, *between, scores[role_of(j)].loss)
                 found.append(barrier_above_line((0.0, *inner, 1.0), loss))
             barriers[i, j] = (found[0], found[1])
+    bad = [name for name, score in scores.items() if not isfinite(score.loss) and name not in failures]
+    if bad:
+        listener.warn(f"the loss of {', '.join(bad)} is not finite")
     for place, why in failures.items():
         listener.warn(f"{place} could not be measured: {why}")
     return scores, barriers

@@ -72,6 +72,11 @@ class MatchChoice:
         return (self.restarts, self.start, self.order) == (None, "anchored", "forward")
 
     @property
+    def goes_down_a_loss(self) -> bool:
+        """Whether the method searches by a network's loss."""
+        return self.looks_at_data and self.method != "activations"
+
+    @property
     def looks_at_data(self) -> bool:
         """Whether the method needs examples."""
         return self.method in ("activations", "ste") or (self.method == "sinkhorn" and self.objective != "distance")

@@ -76,7 +76,7 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         ends = [files.enter_context(open_source(end, listener)) for end in request.ends]
         layout = bind_one(checkpoint, request.spec)
         named = [bind_pair(checkpoint, end, request.spec).b for end in ends]  # under the checkpoint's names
-        network, examples = network_and_data(request.data, layout, checkpoint, listener)
+        network, examples, loss = network_and_data(request.data, layout, checkpoint, listener)
         repairer = Repairer(network, examples, device, listener)
         repairer.check(request.kind)
         output, report = _targets(request, checkpoint, ends)
@@ -88,12 +88,10 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
             repairer.measure_ends(*named)
         repaired = repairer.between(checkpoint, (1 - request.lam, request.lam), request.kind)
         size = batch_size_of(network)
-        before, after = (evaluate(network, s, examples, batch_size=size, device=device) for s in (checkpoint, repaired))
-        for when, scores in (("before", before), ("after", after)):
-            listener.remark(
-                f"{when}: loss {loss_text(scores.loss)}, accuracy {percent_text(scores.accuracy)} "
-                "on the examples fitted on"
-            )
+        for when, state in (("before", checkpoint), ("after", repaired)):
+            scores = evaluate(network, state, examples, loss=loss, batch_size=size, device=device)
+            right = f", accuracy {percent_text(scores.accuracy)}" if loss.classes else ""
+            listener.remark(f"{when}: loss {loss_text(scores.loss)} ({loss.unit}){right} on the examples fitted on")
         changed = set(repaired.changed)
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
         write_weights(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 
 SCHEMA_VERSION = 1
 NATS = "nats per example"
@@ -138,8 +139,8 @@ class CurveRecord:
     """One path from A to B.
 
     Attributes:
-        loss: nats per example at each λ.
-        accuracy: fraction right at each λ.
+        loss: at each λ, in the unit of the record around it.
+        accuracy: fraction right at each λ; NaN where answers are no classes.
         barrier: max over λ of the loss above the line between the ends (Entezari et al., arXiv:2110.06296).
         barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
         metrics: whatever else was measured at each λ, by name.
@@ -185,6 +186,11 @@ class BarrierRecord:
         return self.unit or NATS
 
     @property
+    def has_accuracy(self) -> bool:
+        """Whether there is an accuracy anywhere: of answers that are no classes there is none."""
+        return any(not isnan(value) for curve in self.curves.values() for value in curve.accuracy)
+
+    @property
     def curves(self) -> dict[str, CurveRecord]:
         """Every curve that was measured, by name, in the order in which they are shown."""
         found = {"naive": self.naive, "aligned": self.aligned, **self.repaired}
@@ -193,7 +199,7 @@ class BarrierRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRecord:
-    """What one network is worth: loss in nats per example, fraction right, and whatever else was measured by name."""
+    """What one network is worth: loss, fraction right (NaN if there is none), and whatever else by name."""
 
     loss: float
     accuracy: float
@@ -228,6 +234,7 @@ class MergeRecord:
         stop: as in the record of a match.
         seconds: wall time of matching; matches: how many of one network to another or to a mean.
         moved: of each model, the fraction of its units whose place changed, averaged over dims.
+        unit: of the losses; empty: nats per example.
         scores: by role of a model, and of `naive average`, `merged` and, repaired, `merged + bn`; empty without data.
     """
 
@@ -243,6 +250,17 @@ class MergeRecord:
     pairs: tuple[PairRecord, ...] = ()
     scores: Mapping[str, ScoreRecord] = field(default_factory=dict)
     data: str = ""
+    unit: str = ""
+
+    @property
+    def loss_unit(self) -> str:
+        """What losses and barriers are in."""
+        return self.unit or NATS
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether there is an accuracy anywhere."""
+        return any(not isnan(score.accuracy) for score in self.scores.values())
 
 
 @dataclass(frozen=True, slots=True)

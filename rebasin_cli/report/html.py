@@ -62,9 +62,10 @@ def _charts(barrier: BarrierRecord) -> str:
         for name, curve in curves.items()
     )
     others = dict.fromkeys(metric for curve in curves.values() for metric in curve.metrics)
+    right = {name: curve.accuracy for name, curve in curves.items()}
     charts = (
         (f"Loss ({barrier.loss_unit})", {name: curve.loss for name, curve in curves.items()}, barrier.loss_unit),
-        ("Accuracy (fraction right)", {name: curve.accuracy for name, curve in curves.items()}, ""),
+        *((("Accuracy (fraction right)", right, ""),) if barrier.has_accuracy else ()),
         *((o, {n: c.metrics[o] for n, c in curves.items() if o in c.metrics}, "") for o in others),
     )
     figures = "\n".join(

@@ -28,7 +28,7 @@ def curve_grids(barrier: BarrierRecord) -> list[Grid]:
     others = tuple(dict.fromkeys(name for curve in curves.values() for name in curve.metrics))
     measures: dict[str, Callable[[CurveRecord, int], str]] = {
         "loss": lambda curve, i: loss_text(curve.loss[i]),
-        "accuracy": lambda curve, i: percent_text(curve.accuracy[i]),
+        **({"accuracy": lambda curve, i: percent_text(curve.accuracy[i])} if barrier.has_accuracy else {}),
         **{name: partial(_metric_text, name) for name in others},
     }
     titles = {"loss": f"Loss in {barrier.loss_unit}", "accuracy": "Accuracy"}
@@ -36,7 +36,7 @@ def curve_grids(barrier: BarrierRecord) -> list[Grid]:
     groups = [tuple(measures)] if together else [(name,) for name in measures]
     return [
         Grid(
-            f"{titles['loss']}, accuracy" if together else titles.get(group[0], group[0]),
+            ", ".join((titles["loss"], *tuple(measures)[1:])) if together else titles.get(group[0], group[0]),
             ("λ", *(f"{curve} {name}" if together else curve for curve in curves for name in group)),
             tuple(
                 (f"{lam:.4f}", *(measures[name](curve, i) for curve in curves.values() for name in group))
@@ -96,8 +96,12 @@ def merge_grids(merge: MergeRecord) -> list[Grid]:
     if merge.scores:
         others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
         scored = (
-            (name, loss_text(s.loss), percent_text(s.accuracy), *(measure_text(s.metrics.get(o)) for o in others))
+            (
+                name, loss_text(s.loss), *((percent_text(s.accuracy),) if merge.has_accuracy else ()),
+                *(measure_text(s.metrics.get(o)) for o in others),
+            )
             for name, s in merge.scores.items()
-        )
-        found.append(Grid("Worth", ("network", "loss", "accuracy", *others), tuple(scored)))
+        )  # fmt: skip
+        right = ("accuracy",) if merge.has_accuracy else ()
+        found.append(Grid(f"Worth, loss in {merge.loss_unit}", ("network", "loss", *right, *others), tuple(scored)))
     return found

@@ -28,24 +28,27 @@ def require_matplotlib() -> None:
 
 
 def to_png(barrier: BarrierRecord) -> bytes:
-    """The figure as the bytes of a file: loss on the left with both barriers marked, accuracy on the right."""
+    """The figure as the bytes of a file: loss with both barriers marked, and beside it accuracy, if there is any."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
+    every = figure.subplots(1, 2 if barrier.has_accuracy else 1, squeeze=False)[0]
+    loss, accuracy = every[0], every[1] if barrier.has_accuracy else None
     for name, curve in barrier.curves.items():
         colour = _COLOURS[name.split(" ")[-1]]  # of `aligned + bn` the last word
         style: dict[str, Any] = {"color": colour, "linestyle": "--" if name == "naive" else "-"}
         label = f"{name}, barrier {loss_text(curve.barrier)}"
         loss.plot(barrier.lam, curve.loss, marker="o", markersize=3, label=label, **style)
-        accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=name, **style)
+        if accuracy is not None:
+            accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=name, **style)
         _mark_barrier(loss, barrier.lam, curve, colour)
     loss.set_ylabel(f"loss, {barrier.loss_unit}")
-    accuracy.set_ylabel("accuracy")
-    for axes in (loss, accuracy):
+    if accuracy is not None:
+        accuracy.set_ylabel("accuracy")
+    for axes in every:
         axes.set_xlabel("λ, the weight on B")
         axes.set_xlim(-0.02, 1.02)
         axes.grid(alpha=0.3)

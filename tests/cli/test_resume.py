@@ -184,7 +184,7 @@ def written(folder: Path, name: str, value: Any) -> None:
         (("--data", "data.npz", "--metric", "mine:count", "--network-option", "activation=tanh"), 2, "network options"),
         ((*DATA, "--ignore", "fc.2.bias"), 2, "spec options"),
         ((*DATA, "--combine", "slerp"), 2, "it differs in path"),
-        ((*COMMAND,), 2, "it differs in command, examples, network"),
+        ((*COMMAND,), 2, "it differs in command, examples, loss, network"),
         ((*DATA, "--steps", 2), 2, "has 3 points of a curve, and 1 are none of this run"),
         ((*DATA, "--steps", 4), 2, "--steps 3 has all of them, --steps 5 those between as well"),
         ((*DATA, "--report", "r.json"), 2, "leave --report away"),

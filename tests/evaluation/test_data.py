@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.evaluation import load_data
+from rebasin_cli.evaluation.inputs import leaves
 
 PIXELS = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3) * 10
 LABELS = np.array([3, 0, 2, 1], dtype=np.uint8)
@@ -119,13 +120,45 @@ def without(name: str) -> dict[str, Any]:
     return {key: array for key, array in good().items() if key != name}
 
 
+def several(**inputs: Any) -> dict[str, Any]:
+    return {f"inputs.{key}": array for key, array in {"x": PIXELS, **inputs}.items()} | {"targets": LABELS}
+
+
+def test_several_inputs_are_read_by_name_or_place(tmp_path: Path) -> None:
+    mask = np.array([True, False, True, True])
+    named = load_data(npz(tmp_path / "d.npz", **several(mask=mask)), limit=3)
+    assert isinstance(named.inputs, dict)
+    assert named.inputs["mask"].tolist() == [True, False, True]
+    torch.testing.assert_close(named.inputs["x"], torch.from_numpy(PIXELS[:3]).float() / 255)
+    tensors = {f"inputs.{i}": torch.full((2, 1), float(i)) for i in range(3)}
+    save_file({**tensors, "targets": torch.ones(2)}, tmp_path / "d.safetensors")
+    placed = load_data(tmp_path / "d.safetensors")
+    assert isinstance(placed.inputs, tuple)
+    assert [float(tensor[0, 0]) for tensor in placed.inputs] == [0.0, 1.0, 2.0]
+    deep = load_data(npz(tmp_path / "n.npz", **{"inputs.0": PIXELS, "inputs.1.a": PIXELS, "targets": LABELS}))
+    assert list(leaves(deep.inputs)) == ["inputs.0", "inputs.1.a"]
+    assert len({data.sha256() for data in (named, placed, deep)}) == 3
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("f2", "float32"), ("f4", "float32"), ("f8", "float64"), ("u1", "int64")])
+def test_targets_are_floats_or_int64(tmp_path: Path, dtype: str, kept: str) -> None:
+    data = load_data(npz(tmp_path / "d.npz", **changed(targets=np.arange(12).reshape(4, 3).astype(dtype))))
+    assert str(data.targets.dtype) == f"torch.{kept}"
+    assert data.targets.tolist() == np.arange(12).reshape(4, 3).tolist()
+
+
 BAD_ARRAYS = {
     "no inputs": (without("inputs"), "no array `inputs`.*holds `targets`"),
     "no targets": (without("targets"), "no array `targets`.*holds `inputs`"),
     "nothing": ({}, "no array `inputs`.*holds nothing"),
     "lengths": (changed(targets=LABELS[:3]), "4 inputs and 3 targets"),
-    "float labels": (changed(targets=LABELS.astype(np.float32)), "float32, but labels are integers"),
-    "one-hot labels": (changed(targets=np.eye(4, dtype=np.int64)), r"shape \(4, 4\)"),
+    "complex targets": (changed(targets=LABELS.astype(np.complex64)), "`targets` are complex64"),
+    "targets that are not finite": (changed(targets=np.array([1.0, np.nan, 2, 3])), "`targets` hold 1 values"),
+    "a target for all": (changed(targets=np.array(3)), r"`targets` have shape \(\)"),
+    "inputs twice": (good() | {"inputs.a": PIXELS}, "both `inputs` and `inputs.a`"),
+    "lengths of several": (several(mask=PIXELS[:3]), "3 `inputs.mask` and 4 targets"),
+    "one of several for all": (several(mask=np.array(1.0)), r"`inputs.mask` have shape \(\)"),
+    "nan among several": (several(mask=np.full(4, np.nan)), "`inputs.mask` hold 4 values"),
     "no axis of examples": (changed(inputs=np.zeros(4)), r"shape \(4,\)"),
     "empty": (changed(inputs=np.zeros((0, 3)), targets=LABELS[:0]), r"empty: .* \(0, 3\)"),
     "empty examples": (changed(inputs=np.zeros((4, 0))), r"empty: .* \(4, 0\)"),

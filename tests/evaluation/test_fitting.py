@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation import Dataset, Network, check_fits
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation import Dataset, Network, check_fits, fitting_loss
 from tests.evaluation.building import network_for
 
 LABELS = torch.tensor([0, 3, 1])
@@ -69,7 +69,44 @@ def test_images_too_small_for_the_network() -> None:
 @pytest.mark.parametrize(("labels", "said"), [([0, 1, 4], "from 0 to 4"), ([0, -1, 3], "from -1 to 3")])
 def test_labels_outside_the_classes(mlp: Network, labels: list[int], said: str) -> None:
     with pytest.raises(ContentError, match=f"{said}, and the network has 4 classes, 0 to 3"):
-        check_fits(mlp, data(torch.rand(3, 12), torch.tensor(labels)))
+        fitting_loss(None, mlp, {}, data(torch.rand(3, 12), torch.tensor(labels)))
+
+
+def test_several_inputs_are_not_for_a_shipped_network(mlp: Network) -> None:
+    with pytest.raises(ContentError, match=r"several inputs \(inputs.0, inputs.1\), and the mlp network takes one"):
+        check_fits(mlp, Dataset((torch.rand(3, 12), torch.rand(3, 2)), LABELS, "digits.npz"))
+
+
+BAD_TARGETS: dict[str, tuple[str | None, Tensor, str, str]] = {
+    "floats for labels": (None, LABELS.float(), r"\(2, 4\), and the targets are \(2,\)", "saved as int64"),
+    "one-hot": (None, torch.eye(4, dtype=torch.int64)[LABELS], "a logit for every class", "argmax"),
+    "counts": (None, torch.arange(12).reshape(3, 4), "a logit for every class", "--loss mse"),
+    "floats, cross-entropy": ("cross-entropy", LABELS.float(), "needs class numbers", "int64"),
+    "labels, mse": ("mse", LABELS, "number by number", "cross-entropy"),
+    "one short, mae": ("mae", torch.rand(3, 3), r"\(2, 4\), and the targets are \(2, 3\)", "shape of the outputs"),
+    "would broadcast": ("mse", torch.rand(3, 1), r"\(2, 4\), and the targets are \(2, 1\)", "shape of the outputs"),
+    "bool": (None, LABELS > 0, "`targets` are bool", "int64"),
+    "no answers": (None, torch.full((3,), -100), "every target is -100", "give some targets"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TARGETS)
+def test_targets_that_do_not_fit_the_loss(mlp: Network, case: str) -> None:
+    name, targets, words, remedy = BAD_TARGETS[case]
+    with pytest.raises(ContentError, match=words) as caught:
+        fitting_loss(name, mlp, {}, data(torch.rand(3, 12), targets))
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("distance", "--objective distance"), ("midpoint", "--objective midpoint"), ("random", "--objective random"),
+     ("cross_entropy", "cross-entropy"), ("absent:f", "holds the module")],
+)  # fmt: skip
+def test_a_name_that_no_loss_has(mlp: Network, name: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        fitting_loss(name, mlp, {}, data(torch.rand(3, 12)))
+    assert words in caught.value.what + caught.value.remedy
 
 
 def test_integers_are_not_taken_for_pixels(mlp: Network) -> None:

@@ -28,6 +28,7 @@ def command(
         o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.Limit = None,
+    loss: o.LossName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     sequence_length: o.SequenceLength = None,
@@ -75,6 +76,8 @@ def command(
         similarity, epochs, learning_rate, momentum, threads, objective,
     )  # fmt: skip
     shown, taps = None, o.taps(method, tap)
+    if loss is not None:
+        o.need_loss(choice, loss)
     if data is not None:
         if not choice.looks_at_data:
             raise UsageError(
@@ -85,7 +88,7 @@ def command(
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
             fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,
-            image_size=image_size, moments=o.moments(normalise), taps=taps,
+            image_size=image_size, moments=o.moments(normalise), taps=taps, loss=loss,
         )  # fmt: skip
     session = Session(json=json, quiet=quiet, verbose=verbose)
     with ExitStack() as cleanup:

@@ -55,6 +55,7 @@ def command(
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,
+    loss: o.LossName = None,
     metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
@@ -146,10 +147,11 @@ def command(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
             metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
-            taps=taps,
+            taps=taps, loss=loss,
         )  # fmt: skip
     else:
-        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric, "--resume": resume})
+        given = {"--repair": o.repairs(repair), "--network": network, "--loss": loss, "--metric": metric}
+        o.need_data({**given, "--resume": resume})
     if resume is not None and report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     with ExitStack() as cleanup:

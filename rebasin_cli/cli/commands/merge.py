@@ -44,6 +44,7 @@ def command(
     ] = o.SplitName.TEST,
     limit: o.Limit = None,
     batch_size: o.BatchSize = None,
+    loss: o.LossName = None,
     metric: o.MetricName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
@@ -94,10 +95,10 @@ def command(
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             repairs=o.repairs(repair), network=network, sequence_length=sequence_length, metrics=tuple(metric or ()),
-            seed=seed, image_size=image_size, moments=o.moments(normalise),
+            seed=seed, image_size=image_size, moments=o.moments(normalise), loss=loss,
         )  # fmt: skip
     else:
-        o.need_data({"--repair": o.repairs(repair), "--network": network, "--metric": metric})
+        o.need_data({"--repair": o.repairs(repair), "--network": network, "--loss": loss, "--metric": metric})
     with ExitStack() as cleanup:
         target = output_of(output, json)
         assert target is not None

@@ -25,6 +25,7 @@ def command(
         o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
     limit: o.Limit = 2000,
+    loss: o.LossName = None,
     network: o.NetworkName = None,
     network_option: o.NetworkOption = None,
     image_size: o.ImageSize = None,
@@ -56,7 +57,7 @@ def command(
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         fitted = DataRequest(
             data, split.value, limit, options=o.pairs("--network-option", network_option), network=network,
-            image_size=image_size, moments=o.moments(normalise),
+            image_size=image_size, moments=o.moments(normalise), loss=loss,
         )  # fmt: skip
         request = RepairRequest(
             source, fitted, tuple(ends), at, o.spec_choice(arch, sizes, None, ignore), target, report,

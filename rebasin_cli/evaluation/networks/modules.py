@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.answers import answer_of
+from rebasin_cli.evaluation.inputs import Inputs, arguments, each
 from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.networks.network import Answers, Params
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
@@ -71,16 +73,23 @@ class ModuleNetwork:
         """Everything that taps can be told of."""
         return tuple(name for name, _ in self.module.named_modules() if name)
 
-    def logits(self, params: Params, inputs: Tensor, taps: Taps | None = None) -> Tensor:
-        """Logits of `inputs`, given tensors from `load`: (N, classes), or (N, tokens, vocabulary)."""
+    def outputs(self, params: Params, inputs: Inputs, taps: Taps | None = None) -> Any:
+        """Whatever the module returns for `inputs`, given tensors from `load`."""
         floats = next(t for t in params.values() if t.is_floating_point())
-        inputs = inputs.to(floats.device)
-        if inputs.is_floating_point():
-            inputs = inputs.to(floats.dtype)
-        arguments: tuple[Any, ...] = () if self.argument else (inputs,)
-        named = {self.argument: inputs} if self.argument else {}
+
+        def placed(_: str, tensor: Tensor) -> Tensor:
+            return tensor.to(floats.device, floats.dtype if tensor.is_floating_point() else tensor.dtype)
+
+        inputs = each(placed, inputs)
+        if isinstance(inputs, Tensor) and self.argument:
+            inputs = {self.argument: inputs}
+        positional, named = arguments(self.module.forward, inputs)
         with hooked(self.module, taps):
-            return logits_of(self.family, functional_call(self.module, dict(params), arguments, named))
+            return functional_call(self.module, dict(params), positional, named)
+
+    def logits(self, params: Params, inputs: Inputs, taps: Taps | None = None) -> Tensor:
+        """The tensor among the outputs that is judged: (N, classes), (N, tokens, vocabulary), or whatever it is."""
+        return answer_of(self.family, self.outputs(params, inputs, taps))
 
 
 def user_network(reference: str, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]) -> ModuleNetwork:
@@ -98,21 +107,6 @@ def user_network(reference: str, state: Mapping[str, Tensor], prefix: str, optio
     names = set(module.state_dict())
     prefix = "" if names & set(shapes) else prefix
     return ModuleNetwork(f"--network {reference}", module, shapes, prefix)
-
-
-def logits_of(family: str, output: Any) -> Tensor:
-    """The logits among what a module returns: a tensor, `.logits`, or the first of several."""
-    found = getattr(output, "logits", output)
-    if isinstance(found, Mapping):
-        found = found.get("logits")
-    if isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise ContentError(
-            f"{family} returned {type(output).__name__}, which holds no logits",
-            remedy="its forward returns a tensor of logits, or an object or dict with `logits`",
-        )
-    return found
 
 
 def _check_keys(

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.matching.taps import Layer, Taps
 
 Params = Mapping[str, Tensor]
@@ -53,7 +54,7 @@ class Network:
         family: name of the spec it was built for.
         shapes: the tensors it reads, by the names it knows them under (without a wrapper's prefix).
         prefix: what stands before those names in the state dicts it is given.
-        forward: (parameters by those names, inputs) → logits (N, classes).
+        forward: (parameters by those names, inputs) → answers (N, classes).
         reads: "vectors" (N, features) or "images" (N, channels, height, width).
         width: number of features or channels of one input.
         classes: number of logits.
@@ -99,6 +100,11 @@ class Network:
         if taps is not None:
             params = Watched(params, taps)
         return self.forward(params, self.shape_inputs(inputs).to(device=first.device, dtype=first.dtype))
+
+    def outputs(self, params: Params, inputs: Inputs, taps: Taps | None = None) -> Tensor:
+        """As `logits`."""
+        assert isinstance(inputs, Tensor)  # seen to when examples are checked
+        return self.logits(params, inputs, taps)
 
     def __call__(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits of `inputs` under a state dict with the keys and dtypes of a checkpoint."""
