@@ -39,6 +39,15 @@ class Method(StrEnum):
     STE = "ste"
 
 
+class MergeMethod(StrEnum):
+    """How units of several models are matched; what goes by the loss between two is not among them."""
+
+    WEIGHTS = "weights"
+    FRANK_WOLFE = "frank-wolfe"
+    SINKHORN = "sinkhorn"
+    ACTIVATIONS = "activations"
+
+
 class ObjectiveName(StrEnum):
     """What Sinkhorn re-basin goes down."""
 
@@ -172,6 +181,13 @@ MetricName = Annotated[
     ),
 ]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=DATA)]
+EvalCommand = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}' instead.", rich_help_panel=DATA),
+]
+EvalTimeout = Annotated[
+    float | None, typer.Option(min=0, metavar="SECONDS", help="For one point.", rich_help_panel=DATA)
+]
 RepairName = Annotated[
     list[Repair] | None,
     typer.Option(

@@ -9,7 +9,7 @@ each other, so that each is solved once and exactly.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -60,28 +60,23 @@ def match_activations(
         The permutation; `objective` is ⟨A, π(B)⟩ of the *weights* before and after, which may well fall. Blocks in
         which a dim has no activations are matched by weights afterwards, the others held.
     """
-    shapes = {key: tuple(a[key].shape) for key, bound in layout.tensors.items() if bound.section == "tensors"}
-    sums = _Sums(layout, shapes, prefix, similarity == "correlation", named or {})
     began = perf_counter()
-    run(_Remembering(sums), _Multiplying(sums))
+    grams = pair_grams(layout, a, run, prefix=prefix, similarity=similarity, named=named)
     middle = perf_counter()
-    solver = _Solver(layout, sums.grams())
+    solver = Solver(layout)
     every = blocks(layout)
     permutation = Permutation.identity(layout)
     start = inner_product(layout, a, b, permutation)
     left = []
     for number, block in enumerate(every):
-        found = solver.solve(block)
+        found = solver.solve(block, grams, {})
         if found is None:
             left.append(block)
         else:
-            permutation = permutation.replace(found)
+            permutation = permutation.replace(found[0])
         if on_step:
             on_step(0, number + 1, len(every), start)
-    descent = Descent(layout, a, b, torch.device("cpu"), torch.float64, permutation, budgets(None)[1])
-    while descent.sweep(left)[0]:
-        pass
-    permutation = descent.permutation
+    permutation, solves = by_weights(layout, a, b, permutation, left)
     seconds = {"activations": middle - began, "assignment": perf_counter() - middle}
     return MatchResult(
         method="activations",
@@ -90,11 +85,39 @@ def match_activations(
         stop="converged" if every else "nothing-to-move",
         seed=seed,
         seconds=seconds,
-        solves=solver.solves + sum(descent.solvers.values()),
-        notes=tuple(
-            f"{block.root}: not every dim has activations, so it was matched by weights" for block in left
-        ),
+        solves=solver.solves + solves,
+        notes=untold(left),
     )  # fmt: skip
+
+
+Grams = Mapping[tuple[str, ...], Tensor]
+"""By dims (owners first), what their units have in common: shape (*sizes, *sizes), A's first."""
+
+
+def pair_grams(
+    layout: Layout, a: Mapping[str, Tensor], run: PairRun, *, prefix: str, similarity: Similarity,
+    named: Mapping[str, str] | None = None,
+) -> Grams:  # fmt: skip
+    """Run two networks and measure what their units have in common; arguments as in `match_activations`."""
+    shapes = {key: tuple(a[key].shape) for key, bound in layout.tensors.items() if bound.section == "tensors"}
+    sums = _Sums(layout, shapes, prefix, similarity == "correlation", named or {})
+    run(_Remembering(sums), _Multiplying(sums))
+    return sums.grams()
+
+
+def by_weights(
+    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation, left: Sequence[Block]
+) -> tuple[Permutation, int]:
+    """Match some blocks by their weights, the others held; the permutation, and how many assignments that took."""
+    descent = Descent(layout, a, b, torch.device("cpu"), torch.float64, permutation, budgets(None)[1])
+    while descent.sweep(left)[0]:
+        pass
+    return descent.permutation, sum(descent.solvers.values())
+
+
+def untold(left: Sequence[Block]) -> tuple[str, ...]:
+    """What must be said of blocks that no activation tells of."""
+    return tuple(f"{block.root}: not every dim has activations, so it was matched by weights" for block in left)
 
 
 @dataclass(slots=True)
@@ -158,9 +181,9 @@ class _Sums:
         count, one, two = means.get(place, (0, torch.zeros_like(a[:, 0]), torch.zeros_like(b[:, 0])))
         means[place] = (count + a.shape[1], one + a.sum(1), two + b.sum(1))
 
-    def grams(self) -> dict[tuple[str, ...], Dense]:
-        """The similarity over each set of dims, as a form."""
-        return {dims: Dense(self._gram(dims).cpu()[None]) for dims in self.totals}
+    def grams(self) -> dict[tuple[str, ...], Tensor]:
+        """The similarity over each set of dims."""
+        return {dims: self._gram(dims).cpu() for dims in self.totals}
 
     def _gram(self, dims: tuple[str, ...]) -> Tensor:
         total = self.totals[dims]
@@ -218,19 +241,25 @@ class _Multiplying(_Watching):
             self.sums.add(segment, (place, number), self.sums.waiting[place, number].pop(0), units)
 
 
-class _Solver:
-    def __init__(self, layout: Layout, grams: Mapping[tuple[str, ...], Dense]) -> None:
-        self.layout, self.grams, self.solves = layout, grams, 0
+class Solver:
+    """Assigns units by activations, block by block, and counts assignments."""
 
-    def solve(self, block: Block) -> dict[str, Tensor] | None:
-        """The block's best assignment; None if a dim of it that moves has no activations."""
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.solves = layout, 0
+
+    def solve(
+        self, block: Block, grams: Grams, present: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], float] | None:
+        """The block's best assignment, from the present one on, and what it gains; None if a dim of it that moves has
+        no activations."""
         layout, moving = self.layout, set(self.layout.moving())
         forms: dict[tuple[str, ...], list[Form]] = {
-            dims: [gram] for dims, gram in self.grams.items() if set(dims) <= set(block.dims)
+            dims: [Dense(gram[None])] for dims, gram in grams.items() if set(dims) <= set(block.dims)
         }
         if {dim for dims in forms for dim in dims} < {dim for dim in block.dims if dim in moving}:
             return None
-        return solve_of_layout(layout, block, forms, {}, self._assign)[0]
+        found, before, after = solve_of_layout(layout, block, forms, present, self._assign)
+        return found, after - before
 
     def _assign(self, matrices: Tensor) -> Tensor:
         self.solves += len(matrices)

@@ -45,6 +45,7 @@ class ManyResult:
         permutations: one a model; the first is the identity.
         objective: Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩: as they are, then after every round; never falling.
         seconds: wall time; matches: how many pairwise matches.
+        notes: what whoever reads the result must know.
     """
 
     algorithm: Algorithm
@@ -54,6 +55,7 @@ class ManyResult:
     seed: int
     seconds: float
     matches: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -143,7 +145,7 @@ def match_many(
     found = _ALGORITHMS[algorithm](run, start)
     return ManyResult(
         algorithm=algorithm,
-        permutations=_in_order_of_first(layout, found),
+        permutations=in_order_of_first(layout, found),
         objective=tuple(run.objective),
         stop=run.stop,
         seed=seed,
@@ -152,7 +154,7 @@ def match_many(
     )
 
 
-def _in_order_of_first(layout: Layout, permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:
+def in_order_of_first(layout: Layout, permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:
     """All followed by what undoes the first one, which becomes the identity."""
     undone = permutations[0].inverse(layout)
     return (Permutation.identity(layout), *(perm.compose(undone, layout) for perm in permutations[1:]))
@@ -267,7 +269,7 @@ def _frank_wolfe(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutati
         if run.stop != "converged":
             break
         tell = partial(_told, run, f"frank-wolfe, {start}")
-        held = _in_order_of_first(run.models.layout, best)
+        held = in_order_of_first(run.models.layout, best)
         found = frank_wolfe_many(run.models, held, start=start, device=run.device, tell=tell)
         trial = replace(run, objective=[total_similarity(run.models, found)])
         found = _together(trial, found)

@@ -126,6 +126,13 @@ def check_measured(document: RunDocument) -> None:
     Raises:
         ContentError: naming the first of them.
     """
+    if document.merge and document.merge.failures:
+        failures = document.merge.failures
+        place, why = next(iter(failures.items()))
+        raise ContentError(
+            f"{len(failures)} networks of the merge could not be measured; {place}: {why}",
+            remedy="everything else was measured and written; judge a model by hand, to see what is wrong",
+        )
     failures = document.barrier.failures if document.barrier else {}
     if failures:
         place, why = next(iter(failures.items()))

@@ -73,6 +73,11 @@ class DataRequest:
     taps: Mapping[str, str] = field(default_factory=dict)
     loss: str | None = None
 
+    @property
+    def judges(self) -> bool:
+        """Whether there is something to judge networks by, and not only examples to fit on."""
+        return self.path is not None or self.command is not None
+
     def files(self) -> list[Path]:
         """The inputs that are files."""
         return [path for path in (self.path, self.fit) if path is not None and not is_named(str(path))]

@@ -83,6 +83,11 @@ class InterpolateRequest:
     force: bool = False
     dry_run: bool = False
 
+    @property
+    def judged(self) -> bool:
+        """Whether the path has a loss."""
+        return self.data is not None and self.data.judges
+
 
 @dataclass(frozen=True, slots=True)
 class _Alignment:
@@ -119,7 +124,8 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force, ours=ours)
         matched = request.align and saved is None and request.document is None
         choice = with_data(request.choice, request.data, pair, device, listener) if matched else request.choice
-        judge = prepare_judge(request.data, pair.layout, a, device, listener) if request.data else None
+        data = request.data if request.judged else None
+        judge = prepare_judge(data, pair.layout, a, device, listener) if data else None
         if request.document is None:
             tell_layout(pair.layout, listener)
         if request.dry_run:
@@ -179,7 +185,7 @@ def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, Kept, Run
 
 def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
     """The λ of the path, after every combination of options that cannot be carried out was refused."""
-    if request.best and request.data is None:
+    if request.best and not request.judged:
         raise UsageError("--at best chooses by the loss, and without data there is none", remedy="add --data FILE")
     if request.blend.weights and request.at is None:
         raise UsageError("--weight is for the one point that is written", remedy="name it: --at 0.5")
@@ -191,7 +197,7 @@ def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
             raise UsageError("--at names a point to write, and there is no output", remedy="add -o FILE.safetensors")
     elif request.output is not None and not isinstance(request.output, Path):
         raise UsageError("-o - streams one checkpoint", remedy="say which: --at 0.5 -o -")
-    if request.plot and not request.data:
+    if request.plot and not request.judged:
         raise UsageError("--plot draws losses, and without data there are none", remedy="add --data FILE")
     if request.permutation and not request.align and request.document is None:
         raise UsageError("--permutation and --no-align contradict each other", remedy="leave one of them away")

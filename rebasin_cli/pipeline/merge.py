@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import check_target
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.many import Algorithm, ManyResult, match_many
+from rebasin_cli.matching.many import Algorithm, ManyResult, OnRound, match_many
+from rebasin_cli.matching.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
 from rebasin_cli.matching.models import Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
@@ -23,7 +24,7 @@ from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import Judge, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.merge_scores import judge_merge, merged_states, role_of
+from rebasin_cli.pipeline.merge_scores import Worth, judge_merge, merged_states, role_of
 from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept
 from rebasin_cli.pipeline.plan import estimate
@@ -44,12 +45,13 @@ from rebasin_cli.pipeline.work import (
     open_source,
     resolve_device,
     scan_sources,
+    with_data,
     write_weights,
 )
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import NATS, MergeRecord, PairRecord, RunDocument, ScoreRecord
+from rebasin_cli.report.document import NATS, MergeRecord, PairRecord, RunDocument
 
-_METHODS = ("weights", "frank-wolfe", "sinkhorn")
+_METHODS = ("weights", "frank-wolfe", "sinkhorn", "activations")
 State = Mapping[str, Tensor]
 
 
@@ -103,7 +105,9 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         layout = pairs[0].layout
         targets = _targets(request)
         _check(request, pairs, targets)
-        judge = prepare_judge(request.data, layout, opened[0], device, listener) if request.data else None
+        choice = with_data(request.choice, request.data, pairs[0], device, listener)
+        data = request.data
+        judge = prepare_judge(data, layout, opened[0], device, listener) if data and data.judges else None
         tell_layout(layout, listener)
         document = RunDocument(
             command="merge",
@@ -118,12 +122,13 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         inputs = scan_sources(roles, listener)
         models = Models(layout, (opened[0], *(pair.b for pair in pairs)), weights)
-        result = _match(request, models, listener)
+        first = judge.measure(opened[0]) if judge else None  # fails before anything that takes time
+        result = _match(replace(request, choice=choice), models, listener)
         distances = pairwise_distances(models, result.permutations)
-        states = merged_states(judge, models, result.permutations, listener)
-        worth = None
-        if judge:
-            worth = judge_merge(judge, models, result.permutations, states, request.steps, listener)
+        states = merged_states(judge, models, result.permutations, opened[0])
+        worth = Worth()
+        if judge and first:
+            worth = judge_merge(judge, models, opened, result.permutations, states, first, request.steps, listener)
         merged = list(states.values())[-1]  # repaired as was asked for last
         if not (judge and judge.repairs):
             tell_buffers(layout, listener)
@@ -131,8 +136,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             tell_kept(pair, listener)
 
         def read(key: str) -> Tensor:
-            first = opened[0]
-            return first.read_raw(key) if is_first(pairs[0], key) else merged[key].to(first[key].dtype)
+            return opened[0].read_raw(key) if is_first(layout, opened[0], key) else merged[key]
 
         recipe = {"algorithm": request.algorithm, "weights": ",".join(f"{w:g}" for w in weights), "seed": result.seed}
         if judge and judge.repairs:
@@ -152,7 +156,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         document = replace(
             document,
             inputs=inputs,
-            merge=_record(request, weights, result, distances, judge, *(worth or ({}, {}))),
+            merge=_record(request, weights, result, distances, judge, worth),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
@@ -168,8 +172,13 @@ def _weights(request: MergeRequest) -> tuple[float, ...]:
         raise UsageError("a merge needs two models or more, and one is named", remedy="rebasin merge M1 M2 M3 -o FILE")
     if request.choice.method not in _METHODS:
         raise UsageError(
-            f"--method {request.choice.method} matches two models by data, and a merge compares means of models",
-            remedy=f"use --method {' or '.join(_METHODS)}",
+            f"--method {request.choice.method} matches two models by the loss between them, and a merge has several",
+            remedy=f"use --method {', '.join(_METHODS)}",
+        )
+    if request.choice.method == "activations" and request.algorithm not in BY_ACTIVATIONS:
+        raise UsageError(
+            f"--algorithm {request.algorithm} matches means of models, which have no activations of their own",
+            remedy=f"with --method activations use --algorithm {', '.join(BY_ACTIVATIONS)}; or --method weights",
         )
     given = request.weights or (1.0,) * count
     if len(given) != count:
@@ -202,16 +211,9 @@ def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> N
 
 def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyResult:
     choice = request.choice
-    device = matching_device(choice, models.layout)
-    threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
-        executor = stack.enter_context(pool(threads))
         advance = bar.enter_context(listener.phase("matching"))
-
-        def match(a: State, b: State, executor: Executor | None) -> MatchResult:
-            running = Running(device, check, lambda *_: check(), executor=executor, threads=threads if executor else 1)
-            return match_states(models.layout, a, b, choice, running)
 
         def on_round(what: str, done: int, of: int) -> None:
             nonlocal advance
@@ -221,16 +223,42 @@ def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyRes
             advance(1)
             check()
 
-        result = match_many(
-            models.layout, models.states, match, weights=models.weights, algorithm=request.algorithm,
-            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, executor=executor,
-            at_once=starts_at_once(models.layout, threads, choice.memory), on_round=on_round,
-        )  # fmt: skip
+        matching = _by_activations if choice.method == "activations" else _by_weights
+        result = matching(request, models, check, on_round)
+    for note in result.notes:
+        listener.warn(note)
     if result.stop == "max-sweeps":
         listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
     if result.stop in ("time", "interrupted"):
         listener.warn("matching was ended early: this is the best that was found until then")
     return result
+
+
+def _by_weights(request: MergeRequest, models: Models, check: Callable[[], None], on_round: OnRound) -> ManyResult:
+    choice = request.choice
+    device = matching_device(choice, models.layout)
+    threads = resolve_threads(choice.threads)
+    with pool(threads) as executor:
+
+        def match(a: State, b: State, executor: Executor | None) -> MatchResult:
+            running = Running(device, check, lambda *_: check(), executor=executor, threads=threads if executor else 1)
+            return match_states(models.layout, a, b, choice, running)
+
+        return match_many(
+            models.layout, models.states, match, weights=models.weights, algorithm=request.algorithm,
+            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, executor=executor,
+            at_once=starts_at_once(models.layout, threads, choice.memory), on_round=on_round,
+        )  # fmt: skip
+
+
+def _by_activations(request: MergeRequest, models: Models, check: Callable[[], None], on_round: OnRound) -> ManyResult:
+    choice, fitting = request.choice, request.choice.fitting
+    assert fitting is not None
+    return match_many_by_activations(
+        models.layout, models.states, lambda i, j: fitting.pair_run(models.states[i], models.states[j]),
+        weights=models.weights, algorithm=request.algorithm, prefix=fitting.prefix, similarity=choice.similarity,
+        named=fitting.taps, seed=choice.seed, max_rounds=choice.max_sweeps, on_round=on_round,
+    )  # fmt: skip
 
 
 def _record(
@@ -239,12 +267,11 @@ def _record(
     result: ManyResult,
     distances: Mapping[tuple[int, int], tuple[float, float]],
     judge: Judge | None,
-    scores: Mapping[str, ScoreRecord],
-    barriers: Mapping[tuple[int, int], tuple[float, float]],
+    worth: Worth,
 ) -> MergeRecord:
     pairs = []
     for (i, j), (before, after) in distances.items():
-        naive, aligned = barriers.get((i, j), (None, None))
+        naive, aligned = worth.barriers.get((i, j), (None, None))
         pairs.append(PairRecord(role_of(i), role_of(j), before, after, naive, aligned))
     moved = [
         sum(map(permutation.fraction_moved, permutation)) / max(1, len(permutation))
@@ -261,7 +288,8 @@ def _record(
         matches=result.matches,
         moved=tuple(moved),
         pairs=tuple(pairs),
-        scores=dict(scores),
+        scores=dict(worth.scores),
+        failures=dict(worth.failures),
         data=judge.source if judge else "",
         unit="" if judge is None or judge.unit == NATS else judge.unit,
     )

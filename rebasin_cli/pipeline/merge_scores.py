@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from torch import Tensor
 
-from rebasin_cli.evaluation import barrier_above_line
+from rebasin_cli.checkpoints import Checkpoint, torch_dtype
+from rebasin_cli.evaluation import Scores, barrier_above_line
 from rebasin_cli.matching.models import Mean, Models
 from rebasin_cli.merging import interpolated, lambda_grid
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.judges import Judge, measured
+from rebasin_cli.pipeline.judges import CommandJudge, Judge, measured
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.path import is_first
 from rebasin_cli.report.document import ScoreRecord
+from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]
 
@@ -23,11 +27,51 @@ def role_of(i: int) -> str:
     return f"model.{i + 1}"
 
 
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What was measured of a merge.
+
+    Attributes:
+        scores: by role of a model, and of `naive average`, `merged` and its repaired forms.
+        barriers: of every pair, as the two are and in one order.
+        failures: why a network could not be measured, by what it is.
+    """
+
+    scores: Mapping[str, ScoreRecord] = field(default_factory=dict)
+    barriers: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Like(Mapping[str, Tensor]):
+    """A state as it would be written like a checkpoint: with its keys and dtypes, and its tensors where there are none.
+
+    Args:
+        layout: what has no mean is the checkpoint's, too: integers, and what the spec ignores.
+    """
+
+    def __init__(self, like: Checkpoint, state: State, layout: Layout | None = None) -> None:
+        self._like, self._state, self._layout = like, state, layout
+
+    def __getitem__(self, key: str) -> Tensor:
+        if self._layout is not None and is_first(self._layout, self._like, key):
+            return self._like[key]
+        try:
+            return self._state[key].to(torch_dtype(self._like.infos[key].dtype))
+        except KeyError:  # asked like so, since a lazy state would be worked out to tell whether it has the key
+            return self._like[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._like)
+
+    def __len__(self) -> int:
+        return len(self._like)
+
+
 def merged_states(
-    judge: Judge | None, models: Models, permutations: Sequence[Permutation], listener: Listener
+    judge: Judge | None, models: Models, permutations: Sequence[Permutation], first: Checkpoint
 ) -> dict[str, State]:
-    """The mean in one order, and the same repaired as was asked for, by name."""
-    merged = Mean(models, permutations, range(len(models)))
+    """The mean in one order as it is written, and the same repaired as was asked for, by name."""
+    merged = _Like(first, Mean(models, permutations, range(len(models))), models.layout)
     found: dict[str, State] = {"merged": merged}
     for kind in judge.repairs if judge else ():
         assert judge is not None
@@ -43,43 +87,55 @@ def merged_states(
 def judge_merge(
     judge: Judge,
     models: Models,
+    files: Sequence[Checkpoint],
     permutations: Sequence[Permutation],
     merged: Mapping[str, State],
+    first: Scores,
     steps: int,
     listener: Listener,
-) -> tuple[dict[str, ScoreRecord], dict[tuple[int, int], tuple[float, float]]]:
+) -> Worth:
     """Scores by name, and both barriers of every pair: as the two are, and in one order.
 
     Args:
-        merged: see `merged_states`.
+        files: the models as they were opened, of which those in `models` may be views.
+        merged: see `merged_states`; first: what the first model is worth.
         steps: points of the lines between models.
     """
     identity = tuple(Permutation({}) for _ in permutations)
     everyone = range(len(models))
-    points: dict[str, State] = {role_of(i): state for i, state in enumerate(models.states)}
-    points["naive average"] = Mean(models, identity, everyone)
-    points |= merged
+    judges = [_judge_of(judge, file) for file in files]
     failures: dict[str, str] = {}
     inner = lambda_grid(steps)[1:-1]
     pairs = [(i, j) for i in everyone for j in everyone if i < j]
-    with listener.phase("judging", len(points) + 2 * len(pairs) * len(inner), "points") as advance:
+    with listener.phase("judging", len(models) + 1 + len(merged) + 2 * len(pairs) * len(inner), "points") as advance:
 
-        def measure(state: State, name: str) -> ScoreRecord:
-            found = measured(judge, state, failures, name)
+        def measure(state: State, name: str, like: int = 0) -> ScoreRecord:
+            found = measured(judges[like], state, failures, name)
             advance(1)
             return ScoreRecord(found.loss, found.accuracy, found.metrics)
 
-        scores = {name: measure(state, name) for name, state in points.items()}
+        scores = {role_of(0): ScoreRecord(first.loss, first.accuracy, first.metrics)}
+        advance(1)
+        own = files if isinstance(judge, CommandJudge) else models.states
+        scores |= {role_of(i): measure(own[i], role_of(i), i) for i in everyone[1:]}
+        scores["naive average"] = measure(
+            _Like(files[0], Mean(models, identity, everyone), models.layout), "naive average"
+        )
+        scores |= {name: measure(state, name) for name, state in merged.items()}
         barriers = {}
         for i, j in pairs:
             found = []
             for perms in (identity, permutations):
                 one, two = (permuted(perms[k], models.layout, models.states[k]) for k in (i, j))
-                between = [
-                    measure(interpolated(models.layout, one, two, lam), f"{role_of(i)} to {role_of(j)}").loss
-                    for lam in inner
-                ]
-                loss = (scores[role_of(i)].loss, *between, scores[role_of(j)].loss)
+                order = "naive" if perms is identity else "in one order"
+                like = i if models.states[i] is files[i] else 0  # nothing is written like a view
+                losses = []
+                for lam in inner:
+                    state = interpolated(models.layout, one, two, lam)
+                    if isinstance(judge, CommandJudge):
+                        state = _Like(files[like], state)
+                    losses.append(measure(state, f"{role_of(i)} to {role_of(j)}, {order}, λ = {lam:g}", like).loss)
+                loss = (scores[role_of(i)].loss, *losses, scores[role_of(j)].loss)
                 found.append(barrier_above_line((0.0, *inner, 1.0), loss))
             barriers[i, j] = (found[0], found[1])
     bad = [name for name, score in scores.items() if not isfinite(score.loss) and name not in failures]
@@ -87,4 +143,9 @@ def judge_merge(
         listener.warn(f"the loss of {', '.join(bad)} is not finite")
     for place, why in failures.items():
         listener.warn(f"{place} could not be measured: {why}")
-    return scores, barriers
+    return Worth(scores, barriers, failures)
+
+
+def _judge_of(judge: Judge, file: Checkpoint) -> Judge:
+    """The judge of a model and of what is like it: a command is given files with its keys and dtypes."""
+    return replace(judge, like=file) if isinstance(judge, CommandJudge) else judge

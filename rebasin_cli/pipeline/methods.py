@@ -204,10 +204,11 @@ def _sinkhorn(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     )  # fmt: skip
 
 
-def missing_data(choice: MatchChoice) -> UsageError:
-    """What is said where a method that looks at examples has none."""
+def missing_data(choice: MatchChoice, *, judged: bool = False) -> UsageError:
+    """What is said where a method has no examples; `judged`: a command is in the place of --data."""
     how = f"{choice.method} --objective {choice.objective}" if choice.method == "sinkhorn" else choice.method
-    return UsageError(f"--method {how} looks at examples, and there are none", remedy="add --data PATH")
+    option = "--fit-data" if judged else "--data"
+    return UsageError(f"--method {how} looks at examples, and there are none", remedy=f"add {option} PATH")
 
 
 def _rate(choice: MatchChoice, own: float) -> float:

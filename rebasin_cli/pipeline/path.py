@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 
-from rebasin_cli.checkpoints import check_target, torch_dtype
+from rebasin_cli.checkpoints import Checkpoint, check_target, torch_dtype
 from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.merging import LINE, Blend, interpolated
@@ -22,6 +22,7 @@ from rebasin_cli.pipeline.sides import listed
 from rebasin_cli.pipeline.targets import beside, check_apart, check_files, check_weights_name, output_base
 from rebasin_cli.pipeline.work import write_weights
 from rebasin_cli.report.document import InputRecord
+from rebasin_cli.spec import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def write_path(
             recipe |= {"method": method, "seed": seed}
 
         def read(key: str, state: Mapping[str, torch.Tensor] = state, lam: float = lam) -> torch.Tensor:
-            return pair.a.read_raw(key) if is_first(pair, key) and lam < 1.0 else state[key]
+            return pair.a.read_raw(key) if is_first(pair.layout, pair.a, key) and lam < 1.0 else state[key]
 
         write_weights(
             target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
@@ -165,11 +166,10 @@ def write_path(
     return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
 
 
-def is_first(pair: Pair, key: str) -> bool:
-    """Whether the tensor is A's below λ = 1: left out of the match, or of integers."""
-    info = pair.a.infos[key]
-    dtype = torch_dtype(info.dtype)
-    if pair.layout.tensors[key].section == "ignored":
+def is_first(layout: Layout, first: Checkpoint, key: str) -> bool:
+    """Whether the tensor is the first model's where nothing is mixed: left out of the match, or of integers."""
+    dtype = torch_dtype(first.infos[key].dtype)
+    if layout.tensors[key].section == "ignored":
         return True
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
 
@@ -192,7 +192,7 @@ def check_dtypes(pair: Pair) -> None:
 
 def tell_kept(pair: Pair, listener: Listener) -> None:
     """Say which tensors and dtypes are A's."""
-    kept = [key for key in pair.a if is_first(pair, key)]
+    kept = [key for key in pair.a if is_first(pair.layout, pair.a, key)]
     if kept:
         shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
         listener.remark(f"{len(kept)} tensors are A's below λ = 1, being integers or left out of the match: {shown}")

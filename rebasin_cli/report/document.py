@@ -235,6 +235,7 @@ class MergeRecord:
         seconds: wall time of matching; matches: how many of one network to another or to a mean.
         moved: of each model, the fraction of its units whose place changed, averaged over dims.
         unit: of the losses; empty: nats per example.
+        failures: why a network could not be measured, by what it is; its figures are NaN.
         scores: by role of a model, and of `naive average`, `merged` and, repaired, `merged + bn`; empty without data.
     """
 
@@ -251,6 +252,7 @@ class MergeRecord:
     scores: Mapping[str, ScoreRecord] = field(default_factory=dict)
     data: str = ""
     unit: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def loss_unit(self) -> str:

@@ -46,6 +46,21 @@ def test_interpolate_matches_by_data_too(tmp_path: Path) -> None:
     assert b'"activations"' in done.stdout
 
 
+def test_fit_data_alone_is_enough_to_match_by(rebasin: Rebasin, tmp_path: Path) -> None:
+    """The path is judged by nothing, or by a command."""
+    call = ("interpolate", A, B, "--method", "activations", "--fit-data", DIGITS, "--steps", 2)
+    done = rebasin(*call)
+    assert done.code == 0, done.err
+    assert done.document["barrier"] is None
+    judged = rebasin(*call, "--eval-command", "sh -c 'echo 1.5; : {checkpoint}'")
+    assert judged.code == 0, judged.err
+    assert judged.document["barrier"]["aligned"]["loss"] == [1.5, 1.5]
+    assert judged.document["architecture"] == done.document["architecture"]
+    without = rebasin(*call[:5], "--eval-command", "true {checkpoint}")
+    assert without.code == 2
+    assert "add --fit-data" in without.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

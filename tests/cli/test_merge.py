@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,131 @@ def test_an_output_that_exists_needs_force(rebasin: Rebasin, family: Path) -> No
     assert rebasin("merge", *MODELS, "-o", "merged.safetensors").code == 0
     assert rebasin("merge", *MODELS, "-o", "merged.safetensors").code == 2
     assert rebasin("merge", *MODELS, "-o", "merged.safetensors", "--force").code == 0
+
+
+@pytest.mark.parametrize("algorithm", ["cycle-consistent", "merge-many", "to-first"])
+def test_one_network_by_activations_is_itself(rebasin: Rebasin, family: Path, algorithm: str) -> None:
+    call = ("merge", *MODELS, "-o", "merged.safetensors", "--method", "activations", "--algorithm", algorithm)
+    done = rebasin(*call, "--data", "data.npz")
+    assert done.code == 0, done.err
+    first, merged = load_file("m1.safetensors"), load_file("merged.safetensors")
+    for key, tensor in first.items():
+        torch.testing.assert_close(merged[key], tensor)
+    record = done.document["merge"]
+    assert (record["method"], record["algorithm"]) == ("activations", algorithm)
+    assert max(pair["after"] for pair in record["pairs"]) < 1e-5
+    alone = rebasin(*call, "--fit-data", "data.npz", "--force")
+    assert alone.code == 0, alone.err
+    assert alone.document["merge"]["scores"] == {}
+    again = load_file("merged.safetensors")
+    assert all(torch.equal(again[key], tensor) for key, tensor in merged.items())
+
+
+def test_strangers_come_nearer_by_activations(rebasin: Rebasin, family: Path) -> None:
+    for number in (1, 2, 3):
+        save(family / f"s{number}.safetensors", mlp_state(number))
+    call = ("merge", "s1.safetensors", "s2.safetensors", "s3.safetensors", "-o", "o.safetensors", "--data", "data.npz")
+    done = rebasin(*call, "--method", "activations", "--similarity", "covariance", "--fit-batch-size", 7)
+    assert done.code == 0, done.err
+    assert min(done.document["merge"]["moved"][1:]) > 0.3
+    assert rebasin("apply", "o.2.permutation.safetensors", "s2.safetensors", "-o", "moved.safetensors").code == 0
+
+
+EVALUATE = """
+import json, pathlib, sys
+from safetensors.torch import load_file
+state = load_file(sys.argv[1])
+with open("seen", "a") as log:
+    log.write(" ".join(sorted({str(t.dtype) for t in state.values()})) + "\\n")
+if pathlib.Path("fail").exists() and len(open("seen").readlines()) == int(open("fail").read()):
+    sys.exit("it broke")
+print(json.dumps({"loss": float(state["fc.0.weight"].float().abs().mean()), "norm": 2.0}))
+"""
+JUDGE = shlex.quote(sys.executable) + " eval.py {checkpoint}"
+
+
+def test_a_command_judges_every_network_and_pair(rebasin: Rebasin, family: Path) -> None:
+    (family / "eval.py").write_text(EVALUATE)
+    half = {key: tensor.bfloat16() for key, tensor in mlp_state(0).items()}
+    save(family / "half.safetensors", {**half, "ema.step": torch.tensor([3])})
+    for name in ("m2", "m3"):
+        save(family / f"{name}.safetensors", {**load_file(f"{name}.safetensors"), "ema.step": torch.tensor([4])})
+    models = ("half.safetensors", "m2.safetensors", "m3.safetensors")
+    done = rebasin("merge", *models, "-o", "x.safetensors", "--eval-command", JUDGE, "--steps", 3, "--ignore", "ema.*")
+    assert done.code == 0, done.err
+    record = done.document["merge"]
+    scores = record["scores"]
+    assert list(scores) == ["model.1", "model.2", "model.3", "naive average", "merged"]
+    for role, name in (("model.2", "m2"), ("merged", "x")):
+        written = float(load_file(f"{name}.safetensors")["fc.0.weight"].float().abs().mean())
+        assert scores[role]["loss"] == pytest.approx(written, rel=1e-6)
+    assert scores["naive average"]["loss"] < 0.9 * scores["merged"]["loss"]
+    assert scores["merged"]["metrics"] == {"norm": 2.0}
+    assert scores["merged"]["accuracy"] is None
+    assert all(pair["naive"] is not None and pair["aligned"] is not None for pair in record["pairs"])
+    assert (record["unit"], record["data"]) == ("the command's own unit", JUDGE)
+    seen = (family / "seen").read_text().splitlines()
+    assert len(seen) == 5 + 2 * 3  # models, both means, and a midpoint of every pair, twice
+    kinds = [line.split()[0] for line in seen[:5]]  # those of each model's own file; means are like the first
+    assert kinds == [f"torch.{name}" for name in ("bfloat16", "float32", "float32", "bfloat16", "bfloat16")]
+
+
+def test_a_network_that_a_command_cannot_judge_is_named(rebasin: Rebasin, family: Path) -> None:
+    (family / "eval.py").write_text(EVALUATE)
+    (family / "fail").write_text("2")
+    done = rebasin("merge", *MODELS[:2], "-o", "x.safetensors", "--eval-command", JUDGE)
+    assert done.code == 3
+    assert "1 networks of the merge could not be measured; model.2: the evaluation command ended" in done.err
+    assert done.document["merge"]["failures"].keys() == {"model.2"}
+    assert Path("x.safetensors").exists()
+    (family / "seen").unlink()
+    (family / "fail").write_text("1")
+    early = rebasin("merge", *MODELS[:2], "-o", "y.safetensors", "--eval-command", JUDGE)
+    assert (early.code, early.out) == (3, "")
+    assert not Path("y.safetensors").exists()
+
+
+ACTIVATIONS = (*MODELS, "-o", "x.safetensors", "--method", "activations")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (ACTIVATIONS, 2, "add --data"),
+        ((*ACTIVATIONS, "--eval-command", "true {checkpoint}"), 2, "add --fit-data"),
+        ((*ACTIVATIONS, "--data", "data.npz", "--algorithm", "hierarchical"), 2, "--algorithm cycle-consistent"),
+        ((*ACTIVATIONS, "--data", "data.npz", "--algorithm", "frank-wolfe"), 2, "--algorithm cycle-consistent"),
+        ((*MODELS, "-o", "x.safetensors", "--method", "ste"), 2, "'ste' is not one of"),
+        ((*MODELS, "-o", "x.safetensors", "--tap", "h.0=fc.0"), 2, "--method weights looks at no activations"),
+        ((*MODELS, "-o", "x.safetensors", "--eval-command", "eval.py"), 2, "{checkpoint}"),
+        (
+            (*MODELS, "-o", "x.safetensors", "--eval-command", "true {checkpoint}", "--data", "data.npz"),
+            2,
+            "two judges",
+        ),
+    ],
+)
+def test_refusals_of_judges_and_methods(
+    rebasin: Rebasin, family: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    before = sorted(family.iterdir())
+    done = rebasin("merge", *arguments)
+    assert done.code == code, done.err
+    assert says in done.err
+    assert sorted(family.iterdir()) == before
+
+
+def test_a_command_judges_models_with_names_of_their_own(rebasin: Rebasin, family: Path) -> None:
+    """A wrapper on one side: each is judged under its own names, what lies between two under those of the first."""
+    (family / "eval.py").write_text(EVALUATE.replace(
+        "with open", "state = {key.removeprefix('module.'): t for key, t in state.items()}\nwith open"
+    ))  # fmt: skip
+    for name in ("m2", "m3"):
+        state = load_file(f"{name}.safetensors")
+        save(family / f"w{name}.safetensors", {f"module.{key}": t.bfloat16() for key, t in state.items()})
+    models = ("m1.safetensors", "wm2.safetensors", "wm3.safetensors")
+    done = rebasin("merge", *models, "-o", "x.safetensors", "--eval-command", JUDGE, "--steps", 3)
+    assert done.code == 0, done.err
+    scores = done.document["merge"]["scores"]
+    assert scores["model.2"]["loss"] == pytest.approx(scores["model.1"]["loss"], rel=1e-2)
+    assert all(pair["aligned"] is not None for pair in done.document["merge"]["pairs"])

@@ -62,13 +62,8 @@ def command(
     sequence_length: o.SequenceLength = None,
     image_size: o.ImageSize = None,
     normalise: o.Normalise = None,
-    eval_command: Annotated[
-        str | None,
-        typer.Option(metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}' instead.", rich_help_panel=_DATA),
-    ] = None,
-    eval_timeout: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="For one point.", rich_help_panel=_DATA)
-    ] = None,
+    eval_command: o.EvalCommand = None,
+    eval_timeout: o.EvalTimeout = None,
     repair: o.RepairName = None,
     fit_data: o.FitData = None,
     fit_limit: o.FitLimit = None,
@@ -142,16 +137,21 @@ def command(
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(arch, sizes, freeze, ignore)
     judged, taps = None, o.taps(method, tap)
-    if data is not None or eval_command is not None:
+    matching = o.match_choice(
+        method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
+        similarity, epochs, learning_rate, momentum, threads, objective,
+    )  # fmt: skip
+    fits = fit_data is not None and matching.looks_at_data
+    if data is None and eval_command is None:
+        o.need_data({"--repair": o.repairs(repair), "--metric": metric, "--resume": resume})
+        o.need_data({} if fits else {"--network": network, "--loss": loss})
+    if data is not None or eval_command is not None or fits:
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
             fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
             metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
             taps=taps, loss=loss,
         )  # fmt: skip
-    else:
-        given = {"--repair": o.repairs(repair), "--network": network, "--loss": loss, "--metric": metric}
-        o.need_data({**given, "--resume": resume})
     if resume is not None and report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     with ExitStack() as cleanup:
@@ -172,10 +172,7 @@ def command(
             one, two, choice, before, align=align, permutation=permutation, steps=steps, at=_point(at), data=judged,
             best=at == "best", blend=_blend(combine, weight),
             output=target, save_permutation=save_permutation, plot=plot, report=report, resume=resume,
-            choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-                similarity, epochs, learning_rate, momentum, threads, objective,
-            ),
+            choice=matching,
             force=force, dry_run=dry_run,
         )  # fmt: skip
         document = interpolate(request, session)

@@ -33,7 +33,11 @@ def command(
         typer.Option("-o", "--output", metavar="FILE", help="The mean; - streams it.", rich_help_panel="Output"),
     ],
     algorithm: Annotated[
-        Algorithm, typer.Option(help="How they are brought together.", rich_help_panel="Run")
+        Algorithm,
+        typer.Option(
+            help="How they are brought together; by activations: the default, merge-many, to-first.",
+            rich_help_panel="Run",
+        ),
     ] = Algorithm.CYCLE_CONSISTENT,
     weights: Annotated[
         str | None, typer.Option(metavar="W1,W2,…", help="Of the models; else equal.", rich_help_panel="Run")
@@ -51,6 +55,8 @@ def command(
     sequence_length: o.SequenceLength = None,
     image_size: o.ImageSize = None,
     normalise: o.Normalise = None,
+    eval_command: o.EvalCommand = None,
+    eval_timeout: o.EvalTimeout = None,
     repair: o.RepairName = None,
     fit_data: o.FitData = None,
     fit_limit: o.FitLimit = None,
@@ -63,7 +69,9 @@ def command(
     sizes: o.Set = None,
     freeze: o.Freeze = None,
     ignore: o.Ignore = None,
-    method: o.MethodName = o.Method.WEIGHTS,
+    method: Annotated[
+        o.MergeMethod, typer.Option("--method", help="How units are matched.", rich_help_panel="Run")
+    ] = o.MergeMethod.WEIGHTS,
     start: o.StartName = o.Start.ANCHORED,
     order: o.OrderName = o.Order.FORWARD,
     seed: o.Seed = 0,
@@ -74,6 +82,9 @@ def command(
     memory: o.Memory = None,
     threads: o.Threads = None,
     on_interrupt: o.OnInterruptName = o.OnInterrupt.ABORT,
+    similarity: o.LikenessName = o.Likeness.CORRELATION,
+    tap: o.Tap = None,
+    fit_batch: o.FitBatch = 1000,
     device: o.DeviceName = o.Device.AUTO,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -86,19 +97,24 @@ def command(
     Beside it appear the permutation of every model (1 is the first, which stays as it is) and a run document.
     """
     from rebasin_cli.cli.session import Session
+    from rebasin_cli.pipeline.curves import check_measured
     from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.merge import MergeRequest, merge
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
-    judged = None
-    if data is not None:
+    judged, how = None, o.Method(method.value)
+    taps = o.taps(how, tap)
+    fits = fit_data is not None and how == o.Method.ACTIVATIONS
+    if data is None and eval_command is None:
+        o.need_data({"--repair": o.repairs(repair), "--loss": loss, "--metric": metric})
+        o.need_data({"--network": network if not fits else None})
+    if data is not None or eval_command is not None or fits:
         judged = DataRequest(
             data, split.value, limit, batch_size, o.pairs("--network-option", network_option), fit_data, fit_limit,
-            repairs=o.repairs(repair), network=network, sequence_length=sequence_length, metrics=tuple(metric or ()),
-            seed=seed, image_size=image_size, moments=o.moments(normalise), loss=loss,
+            fit_batch, o.repairs(repair), network, sequence_length, eval_command, eval_timeout,
+            metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
+            taps=taps, loss=loss,
         )  # fmt: skip
-    else:
-        o.need_data({"--repair": o.repairs(repair), "--network": network, "--loss": loss, "--metric": metric})
     with ExitStack() as cleanup:
         target = output_of(output, json)
         assert target is not None
@@ -106,14 +122,15 @@ def command(
             tuple(sources(models, cleanup)), target, o.spec_choice(arch, sizes, freeze, ignore), algorithm.value,
             _numbers(weights), judged, steps, report,
             choice=o.match_choice(
-                method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
-                threads=threads,
+                how, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
+                similarity, threads=threads,
             ),
             force=force, dry_run=dry_run,
         )  # fmt: skip
         document = merge(request, session)
     session.finish(document, payload=output != PIPE)
     o.end_of(document)
+    check_measured(document)
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
