@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
-from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, write_path
+from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, tell_lacking, write_path
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -128,6 +128,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         judge = prepare_judge(data, pair.layout, a, device, listener) if data else None
         if request.document is None:
             tell_layout(pair.layout, listener)
+        tell_lacking(pair, listener)
         if request.dry_run:
             return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}

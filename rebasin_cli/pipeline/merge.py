@@ -26,7 +26,7 @@ from rebasin_cli.pipeline.judges import Judge, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.merge_scores import Worth, judge_merge, merged_states, role_of
 from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
-from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept
+from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_lacking
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.stopping import stopping
@@ -109,6 +109,8 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         data = request.data
         judge = prepare_judge(data, layout, opened[0], device, listener) if data and data.judges else None
         tell_layout(layout, listener)
+        for number, pair in enumerate(pairs, 2):
+            tell_lacking(pair, listener, "model 1", f"model {number}")
         document = RunDocument(
             command="merge",
             inputs={role_of(i): input_record(source.shown, None) for i, source in enumerate(request.models)},

@@ -190,20 +190,24 @@ def check_dtypes(pair: Pair) -> None:
             )
 
 
+def tell_lacking(pair: Pair, listener: Listener, first: str = "A", second: str = "B") -> None:
+    """Say where what is measured and mixed of the second network is not all of it."""
+    alone = [key for key, t in pair.layout.tensors.items() if t.spoken and not _has_like(pair, key)]
+    parts = []
+    if alone:
+        parts.append(f"{first}'s {listed(alone, 'tensor')} stand for those that it lacks or has in another shape")
+    if pair.only_b:
+        parts.append(f"{listed(list(pair.only_b), 'tensor')} are left out, as {first} has none")
+    if parts:
+        listener.warn(f"{second} is not measured and mixed as it is: " + "; ".join(parts))
+
+
 def tell_kept(pair: Pair, listener: Listener) -> None:
     """Say which tensors and dtypes are A's."""
     kept = [key for key in pair.a if is_first(pair.layout, pair.a, key)]
     if kept:
         shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
-        listener.remark(f"{len(kept)} tensors are A's below λ = 1, being integers or left out of the match: {shown}")
-    alone = [key for key in kept if pair.layout.tensors[key].spoken and not _has_like(pair, key)]
-    parts = []
-    if alone:
-        parts.append(f"A's {listed(alone, 'tensor')} stay A's at λ = 1")
-    if pair.only_b:
-        parts.append(f"B's {listed(list(pair.only_b), 'tensor')} are not in the result, which is like A")
-    if parts:
-        listener.warn("the end of the path is not B: " + "; ".join(parts))
+        listener.remark(f"not mixed, being integers or left out of the match: {len(kept)} tensors of A ({shown})")
     other = {
         (pair.a.infos[key].dtype, pair.b.infos[key].dtype)
         for key in pair.a

@@ -36,10 +36,11 @@ class Sides:
     second: Side
 
     def view(self) -> Checkpoint:
-        """The second one's tensors under the first one's names; itself where those are the same."""
+        """The second one's tensors under the first one's names, without those that the first lacks; itself where that
+        changes nothing."""
         mine, theirs = self.first.names(), self.second.names()
         names = {bound.key: theirs[name].key for name, bound in mine.items() if name in theirs}
-        if all(new == old for new, old in names.items()):
+        if len(names) == len(theirs) and all(new == old for new, old in names.items()):
             return self.second.checkpoint
         return RenamedCheckpoint(self.second.checkpoint, names)
 
