@@ -45,7 +45,12 @@ class Prefix:
     def strip(self, key: str) -> str:
         """The key as the spec's templates know it."""
         key = key.removeprefix(self.wrapper)
-        return (_INSIDE.sub("", key) if self.inside else key).removeprefix(self.own)
+        return (without_wrappers(key) if self.inside else key).removeprefix(self.own)
+
+
+def without_wrappers(key: str) -> str:
+    """A key without the wrappers in it: `features.module.0.weight` as `features.0.weight`."""
+    return _INSIDE.sub("", key)
 
 
 def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float = 1.0) -> list[Prefix]:

@@ -284,3 +284,20 @@ def test_weights_and_points_that_make_no_sense(
     assert done.code == 2
     assert says in done.err
     assert not Path("x.safetensors").exists()
+
+
+@pytest.mark.parametrize("pattern", ["fc.2.*", "fc.0.bias", "fc.1.weight"])
+def test_the_end_of_the_path_is_b_whatever_is_ignored(rebasin: Rebasin, pair: Path, pattern: str) -> None:
+    options = ("--data", "data.npz", "--steps", 3)
+    plain = rebasin("interpolate", "a.safetensors", "b.safetensors", *options).document["barrier"]
+    done = rebasin("interpolate", "a.safetensors", "b.safetensors", "--ignore", pattern, *options)
+    for curve in ("naive", "aligned"):
+        assert done.document["barrier"][curve]["loss"][-1] == pytest.approx(plain[curve]["loss"][-1], rel=1e-5)
+
+
+def test_what_only_b_has_is_left_out_and_said(rebasin: Rebasin, pair: Path) -> None:
+    state = load_file("a.safetensors")
+    save(pair / "c.safetensors", {key: tensor for key, tensor in state.items() if key != "fc.1.bias"})
+    done = rebasin("interpolate", "c.safetensors", "b.safetensors", "--data", "data.npz", "--steps", 3)
+    assert done.code == 0, done.err
+    assert "B is not measured and mixed as it is: 1 tensor (fc.1.bias) are left out" in done.err

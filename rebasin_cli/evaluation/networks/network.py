@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -60,6 +60,7 @@ class Network:
         classes: number of logits.
         answers: what it is asked.
         assumptions: what shapes cannot tell and was taken for granted, with the option that says otherwise.
+        spelled: name → key, for those that the state dicts do not have under the prefix and the name.
     """
 
     family: str
@@ -71,19 +72,20 @@ class Network:
     classes: int
     assumptions: tuple[str, ...] = ()
     answers: Answers = "example"
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The tensors it reads, on `device`, all in one dtype: float64 where any is float64, else float32.
 
         Half precision is a way to store weights: evaluating in it would measure its rounding instead.
         """
-        params = {name: state[self.prefix + name].to(device) for name in self.shapes}
+        params = {name: state[self.keys(name)[0]].to(device) for name in self.shapes}
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
 
     def keys(self, name: str) -> tuple[str, ...]:
         """The keys of the checkpoint that hold a tensor: one here."""
-        return (self.prefix + name,)
+        return (self.spelled.get(name, self.prefix + name),)
 
     @property
     def tied(self) -> tuple[tuple[str, ...], ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.networks import mlp, resnet, vgg
 from rebasin_cli.evaluation.networks.network import HasShape, Network
 from rebasin_cli.evaluation.networks.options import Option, check_options
 from rebasin_cli.spec import Layout
+from rebasin_cli.spec.prefixes import without_wrappers
 
 Builder = Callable[[Mapping[str, tuple[int, ...]], str, Mapping[str, str]], Network]
 
@@ -49,9 +50,12 @@ def build_network(layout: Layout, infos: Mapping[str, HasShape], options: Mappin
             remedy=f"name your own with --network, or --eval-command; there are networks for {', '.join(FAMILIES)}",
         )
     check_options(name, family.options, options)
-    shapes = {
-        key.removeprefix(layout.prefix): tuple(info.shape)
-        for key, info in infos.items()
-        if key.startswith(layout.prefix) and layout.tensors[key].section != "ignored"
-    }
-    return family.build(shapes, layout.prefix, options)
+    # Under the keys they have without their wrappers, not under the spec's names: a builder knows several spellings.
+    names = {key: _bare(key, layout) for key in infos if layout.tensors[key].spoken}
+    network = family.build({name: tuple(infos[key].shape) for key, name in names.items()}, layout.prefix, options)
+    return replace(network, spelled={name: key for key, name in names.items() if layout.prefix + name != key})
+
+
+def _bare(key: str, layout: Layout) -> str:
+    """The key without what wrappers put in front of it and within it."""
+    return without_wrappers(key.removeprefix(layout.prefix))
