@@ -1,23 +1,33 @@
 """Proof by the real network: permute its state at random, run it, and the outputs must not change.
 
 A spec that is wrong anywhere gives a *different function*; nothing else shows that as surely as running it. A proof
-has three parts: the outputs stay, every tensor that should move did, and the network can tell (permuting one
-tensor of a dim alone changes the outputs, so that an unchanged output means something).
+has four parts: every dim is permuted, the outputs stay, every tensor that should move did, and the network can tell
+(permuting one tensor of a dim alone changes the outputs, so that an unchanged output means something).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
 from rebasin_cli.permutation import Permutation, gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.spec import Layout, PermutationSpec, bind
 
-Trace = list[tuple[str, Tensor]]
+ELEMENTS = 20
+"""Random permutations that a spec is judged by: a wrong group survives each with a probability of a half at most."""
+
+SECONDS = 20.0
+"""After which no further one is drawn; the first always is."""
+
+_UNSIZED = "not known: "  # how the reason of a dim begins that stays at identity because nothing tells its size
+
+__all__ = ["ELEMENTS", "Proof", "Subject", "Trace", "families", "prove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +36,24 @@ class Subject:
 
     Attributes:
         name: what it is, for people.
-        state: its tensors under the keys that its checkpoints have on disk, float64.
-        run: from such a state to the outputs by name. Given a list, it appends (module name, output) in the order
-            of execution, where it can.
+        state: its tensors under the keys that its checkpoints have on disk, float64 where the network takes it.
+        run: from such a state to the outputs by name.
         config: what its config.json says, where the spec needs it; overrides: what `--set` would say.
         tolerance: largest relative change of an output that is rounding (networks that cast to float32: more).
+        ties: keys that are one tensor in the network.
     """
 
     name: str
     state: Mapping[str, Tensor]
-    run: Callable[[Mapping[str, Tensor], Trace | None], Mapping[str, Tensor]]
+    run: Run
     config: Mapping[str, object] | None = None
     overrides: Mapping[str, int] = field(default_factory=dict)
     tolerance: float = 1e-9
+    ties: tuple[tuple[str, ...], ...] = ()
+
+    def tied_to(self, key: str) -> tuple[str, ...]:
+        """Every key of the tensor, itself included."""
+        return next((tie for tie in self.ties if key in tie), (key,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +62,14 @@ class Proof:
 
     Attributes:
         error: largest change of an output, relative to the largest output.
+        elements: random permutations that were tried.
         breaking: dims (families, such as `mlp`) whose permutation alone changes the outputs.
         first: the module whose output first differs by more than the order of its units; empty if not known.
         still: tensors that a moving dim should have changed and did not.
         untold: dims that the outputs do not depend on, so that nothing is proved for them.
+        unsized: dims that were not permuted, because nothing tells their size; missing: names that `--set` takes.
+        single: dims of which every one has a single unit here, so that nothing was permuted.
+        parted: keys of one tensor of the network that the spec moves differently.
     """
 
     spec: PermutationSpec
@@ -58,23 +77,30 @@ class Proof:
     layout: Layout
     error: float
     tolerance: float
+    elements: int = 1
     breaking: tuple[str, ...] = ()
     first: str = ""
     still: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
+    unsized: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
+    parted: tuple[tuple[str, ...], ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the spec is proved on this network."""
-        return not (self.error > self.tolerance or self.breaking or self.still or self.untold)
+        wrong = not self.error <= self.tolerance
+        return not (wrong or self.breaking or self.still or self.untold or self.unsized or self.parted)
 
     def describe(self) -> str:
         """One line: what was proved, or what is wrong and where."""
         moving = len(self.layout.moving())
         if self.holds:
-            return f"{self.subject}: outputs unchanged to {self.error:.1e} with {moving} dims permuted at random"
+            drawn = f"{self.elements} random permutation{'s' if self.elements > 1 else ''} of {moving} dims"
+            return f"{self.subject}: outputs unchanged to {self.error:.1e} under {drawn}"
         problems = []
-        if self.error > self.tolerance:
+        if not self.error <= self.tolerance:
             problems.append(f"outputs change by {self.error:.1e} (tolerance {self.tolerance:.0e})")
         if self.breaking:
             problems.append(f"permuting {', '.join(self.breaking)} alone breaks the function")
@@ -84,11 +110,26 @@ class Proof:
             problems.append(f"not moved at all: {', '.join(self.still[:5])}")
         if self.untold:
             problems.append(f"the outputs do not depend on {', '.join(self.untold)}, which are thus not proved")
+        if self.unsized:
+            given = [f"--set {name}=N" for name in self.missing]
+            if any(choice.uses_config for rule in self.spec.sizes for choice in rule.choices):
+                given.append("--config FILE")
+            problems.append(
+                f"not proved: {', '.join(self.unsized)} were not permuted, as nothing tells {', '.join(self.missing)}; "
+                f"give {' or '.join(given)}"
+            )
+        for keys in self.parted:
+            problems.append(f"{' and '.join(keys)} are one tensor of the network, and the spec moves them differently")
         return f"{self.subject}: " + "; ".join(problems)
 
 
-def prove(spec: PermutationSpec, subject: Subject, seed: int = 0) -> Proof:
+def prove(
+    spec: PermutationSpec, subject: Subject, seed: int = 0, *, elements: int = ELEMENTS, seconds: float = SECONDS
+) -> Proof:
     """Prove `spec` on `subject`.
+
+    Args:
+        elements: how many random permutations; seconds: after which no further one is drawn.
 
     Raises:
         ContentError: the spec does not fit the subject's tensors, has nothing to move there, or the network's
@@ -96,32 +137,36 @@ def prove(spec: PermutationSpec, subject: Subject, seed: int = 0) -> Proof:
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
     layout = bind(spec, shapes, config=subject.config, overrides=subject.overrides)
+    unsized, missing = _unsized(layout)
+    proof = Proof(
+        spec, subject.name, layout, 0.0, subject.tolerance, unsized=unsized, missing=missing, single=_single(layout)
+    )
     if not layout.moving():
+        if unsized:
+            return proof
         raise ContentError(
             f"the spec `{spec.name}` moves nothing in {subject.name}",
             where="; ".join(layout.notes),
-            remedy="give the sizes that shapes cannot tell, or name dims in the patterns",
+            remedy="name dims in the patterns",
         )
     reference = subject.run(subject.state, None)
     if not all(bool(t.isfinite().all()) for t in reference.values()):
         raise ContentError(f"{subject.name} gives outputs that are not finite, so nothing can be proved on it")
-    permutation = _all_moving(layout, seed)
-    error = _change(reference, subject.run(dict(permuted(permutation, layout, subject.state)), None))
-    breaking: tuple[str, ...] = ()
-    first = ""
+    drawn, error, count = _worst(layout, subject, reference, seed, elements, seconds)
     if not error <= subject.tolerance:
-        breaking = _breaking(layout, subject, permutation, reference)
-        first = _first_difference(layout, subject, permutation)
-    return Proof(
-        spec=spec,
-        subject=subject.name,
-        layout=layout,
+        proof = replace(
+            proof,
+            breaking=_breaking(layout, subject, drawn, reference),
+            first=first_difference(subject.run, subject.state, _moved(layout, subject, drawn)),
+        )
+    permutation = _all_moving(layout, seed)
+    return replace(
+        proof,
         error=error,
-        tolerance=subject.tolerance,
-        breaking=breaking,
-        first=first,
+        elements=count,
         still=_unmoved(layout, subject, permutation),
         untold=_untold(layout, subject, permutation, reference),
+        parted=_parted(layout, subject, seed),
     )
 
 
@@ -133,20 +178,53 @@ def families(layout: Layout) -> dict[str, list[str]]:
     return found
 
 
+def _unsized(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Families of dims whose size nothing tells, and the names that `--set` takes for them."""
+    reasons = {name: dim.fixed for name, dim in layout.dims.items() if (dim.fixed or "").startswith(_UNSIZED)}
+    told = [str(rule.name.parts[0]) for rule in layout.spec.sizes]
+    named = told or [name for why in reasons.values() for name in (why or "").removeprefix(_UNSIZED).split(", ")]
+    found = tuple(dict.fromkeys(name.split(".")[0] for name in reasons))
+    return found, tuple(dict.fromkeys(named)) if found else ()
+
+
+def _single(layout: Layout) -> tuple[str, ...]:
+    """Families that may move and have one unit each."""
+    several = families(layout)
+    alone = [name.split(".")[0] for name, dim in layout.dims.items() if dim.fixed is None and dim.size == 1]
+    return tuple(dict.fromkeys(family for family in alone if family not in several))
+
+
+def _worst(
+    layout: Layout, subject: Subject, reference: Mapping[str, Tensor], seed: int, elements: int, seconds: float
+) -> tuple[Permutation, float, int]:
+    """The random permutation that changes the outputs most, the change, and how many were drawn.
+
+    In the first one no dim is at identity. The others are drawn freely: two dims of two units that ought to be one
+    are told apart only where one of them rests.
+    """
+    end = monotonic() + seconds
+    worst, found = 0.0, _all_moving(layout, seed)
+    for at in range(elements):
+        if at and monotonic() >= end:
+            return found, worst, at
+        drawn = Permutation.random(layout, seed + at) if at else found
+        error = change(reference, subject.run(_moved(layout, subject, drawn), None))
+        if error > worst:
+            worst, found = error, drawn
+        if worst > subject.tolerance:
+            return found, worst, at + 1
+    return found, worst, elements
+
+
+def _moved(layout: Layout, subject: Subject, permutation: Permutation) -> dict[str, Tensor]:
+    return dict(permuted(permutation, layout, subject.state))
+
+
 def _all_moving(layout: Layout, seed: int) -> Permutation:
     """A random permutation with no dim at identity (small dims land there by chance)."""
     drawn = Permutation.random(layout, seed)
     still = {dim: perm.roll(1, -1) for dim, perm in drawn.items() if drawn.fraction_moved(dim) == 0.0}
     return drawn.replace(still)
-
-
-def _change(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
-    worst = 0.0
-    for name, expected in reference.items():
-        scale = float(expected.abs().max()) or 1.0
-        change = (outputs[name].to(expected) - expected).abs().max()
-        worst = max(worst, float(change) / scale if bool(change.isfinite()) else float("inf"))
-    return worst
 
 
 def _breaking(
@@ -155,23 +233,9 @@ def _breaking(
     found = []
     for family, dims in families(layout).items():
         alone = Permutation({dim: permutation[dim] for dim in dims})
-        outputs = subject.run(dict(permuted(alone, layout, subject.state)), None)
-        if not _change(reference, outputs) <= subject.tolerance:
+        if not change(reference, subject.run(_moved(layout, subject, alone), None)) <= subject.tolerance:
             found.append(family)
     return tuple(found)
-
-
-def _first_difference(layout: Layout, subject: Subject, permutation: Permutation) -> str:
-    """The first module whose outputs differ as sets of numbers: a mere change of order is what should happen."""
-    before: Trace = []
-    after: Trace = []
-    subject.run(subject.state, before)
-    subject.run(dict(permuted(permutation, layout, subject.state)), after)
-    for (name, one), (_, two) in zip(before, after, strict=False):
-        x, y = one.double().flatten().sort().values, two.double().flatten().sort().values
-        if x.shape != y.shape or float((x - y).abs().max()) > 1e-5 * max(1e-12, float(x.abs().max())):
-            return name
-    return ""
 
 
 def _unmoved(layout: Layout, subject: Subject, permutation: Permutation) -> tuple[str, ...]:
@@ -193,7 +257,7 @@ def _untold(
         family
         for family, dims in families(layout).items()
         if not any(
-            _change(reference, subject.run(broken, None)) > 100 * subject.tolerance
+            change(reference, subject.run(broken, None)) > 100 * subject.tolerance
             for broken in _broken_states(layout, subject, permutation, dims[0])
         )
     )
@@ -210,8 +274,20 @@ def _broken_states(
     for key in layout.users[dim]:
         bound, tensor = layout.tensors[key], subject.state[key].contiguous()
         if bound.index_dim == dim:
-            yield {**subject.state, key: subject.state[source_key(alone, bound)].clone()}
+            other = subject.state[source_key(alone, bound)].clone()
+            yield {**subject.state, **dict.fromkeys(subject.tied_to(key), other)}
         for piece in (piece for piece in bound.pieces if any(side.dim == dim for side in piece.sides)):
             moved = tensor.clone()
             piece_view(moved, piece).copy_(gather_piece(piece_view(tensor, piece), piece, alone, bound.place))
-            yield {**subject.state, key: moved}
+            yield {**subject.state, **dict.fromkeys(subject.tied_to(key), moved)}
+
+
+def _parted(layout: Layout, subject: Subject, seed: int) -> tuple[tuple[str, ...], ...]:
+    """Ties whose tensors are no longer equal under one of some random permutations."""
+    drawn = [_all_moving(layout, seed), *(Permutation.random(layout, seed + at) for at in range(1, 4))]
+
+    def part(permutation: Permutation, tie: tuple[str, ...]) -> bool:
+        one, *others = (permute_tensor(permutation, layout, key, subject.state.__getitem__) for key in tie)
+        return not all(torch.equal(one, other) for other in others)
+
+    return tuple(tie for tie in subject.ties if any(part(permutation, tie) for permutation in drawn))

@@ -18,7 +18,7 @@ def test_every_shipped_spec_has_a_network_to_be_proved_on() -> None:
 @pytest.mark.parametrize(("name", "make"), CASES)
 def test_spec_preserves_the_function_of_the_real_network(name: str, make: Make) -> None:
     subject = make()
-    proof = prove(find_spec(name), subject)
+    proof = prove(find_spec(name), subject, elements=3)
     assert proof.holds, proof.describe()
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
     assert detect(shapes, config=subject.config).spec.name == name

@@ -59,7 +59,16 @@ def module_subject(
         assert set(missing) <= set(drop)
         return run_module(network, inputs, trace)
 
-    return Subject(name, state, run, config, overrides or {}, tolerance)
+    return Subject(name, state, run, config, overrides or {}, tolerance, _ties(module, prefix, state))
+
+
+def _ties(module: nn.Module, prefix: str, state: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
+    """Keys of the state that are one tensor of the module."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if prefix + name in state:
+            names.setdefault(id(tensor), []).append(prefix + name)
+    return tuple(tuple(keys) for keys in names.values() if len(keys) > 1)
 
 
 def run_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], trace: Trace | None) -> dict[str, Tensor]:

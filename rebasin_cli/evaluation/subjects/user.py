@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.comparing import rounding
 from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.proving import Subject
 from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
@@ -34,24 +37,37 @@ def user_subject(reference: str) -> Subject:
         inputs = (inputs,)
     if not isinstance(inputs, (Sequence, Mapping)):
         raise ContentError(f"--network {reference}: the inputs are a {type(inputs).__name__}", remedy=HELP)
-    subject = module_subject(reference, randomise(module), _double(inputs))
-    try:
-        outputs = subject.run(subject.state, None)
-    except Exception as error:
+    subject, errors = None, []
+    for dtype in (torch.float64, torch.float32):
+        subject, error = _tried(reference, randomise(module).to(dtype), _as(inputs, dtype))
+        if error is None:
+            break
+        errors.append(error)
+    if subject is None:
         raise ContentError(
-            f"--network {reference}: the network does not run on its inputs: {type(error).__name__}: {error}",
-            remedy="it is run in float64 and in evaluation mode; check the inputs that the factory returns",
-        ) from error
-    if not outputs:
+            f"--network {reference}: the network does not run on its inputs: {type(errors[-1]).__name__}: {errors[-1]}",
+            remedy="it is run in evaluation mode, in float64 and then in float32; check the inputs of the factory",
+        ) from errors[-1]
+    if not subject.run(subject.state, None):
         raise ContentError(f"--network {reference}: there is no tensor of floats among the network's outputs")
     return subject
 
 
-def _double(inputs: Any) -> Any:
+def _tried(reference: str, module: nn.Module, inputs: Any) -> tuple[Subject | None, Exception | None]:
+    """A subject that knows its own rounding, or what it raised."""
+    subject = module_subject(reference, module, inputs)
+    try:
+        outputs = subject.run(subject.state, None)
+        return replace(subject, tolerance=rounding(subject.run, subject.state, outputs)), None
+    except Exception as error:
+        return None, error
+
+
+def _as(inputs: Any, dtype: torch.dtype) -> Any:
     if isinstance(inputs, Tensor):
-        return inputs.double() if inputs.is_floating_point() else inputs
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
     if isinstance(inputs, Mapping):
-        return {key: _double(value) for key, value in inputs.items()}
+        return {key: _as(value, dtype) for key, value in inputs.items()}
     if isinstance(inputs, (list, tuple)):
-        return tuple(_double(value) for value in inputs)
+        return tuple(_as(value, dtype) for value in inputs)
     return inputs
