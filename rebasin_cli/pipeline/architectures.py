@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.inspect import tensor_records
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.proofs import Remembered, proof_of, remember
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.pipeline.work import Source, open_source
 from rebasin_cli.report.document import (
@@ -82,21 +85,46 @@ def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listen
     )
 
 
-def prove_architecture(name: str, network: str | None, seed: int, listener: Listener) -> RunDocument:
-    """Permute real networks at random, at float64, and compare their outputs.
+@dataclass(frozen=True, slots=True)
+class ProveRequest:
+    """What the user asked for.
 
-    Args:
+    Attributes:
         network: `module:factory` of the user's own; None takes the ones that the spec's name stands for.
+        sizes: `--set`; config: a config.json, for what shapes do not tell.
+    """
+
+    spec: str
+    network: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    config: Path | None = None
+    seed: int = 0
+
+
+def prove_architecture(request: ProveRequest, listener: Listener) -> RunDocument:
+    """Permute real networks at random and compare their outputs; a proof of a user's own spec is remembered.
+
+    Raises:
+        RebasinError: the spec, the network or the config cannot be used; a proof that fails is a finding.
     """
     from rebasin_cli.evaluation.proving import prove
 
-    spec = find_spec(name)
-    checks = []
-    for make in _subjects(spec, network):
+    spec = find_spec(request.spec)
+    config = _read_config(request.config) if request.config else None
+    proofs = []
+    for make in _subjects(spec, request.network):
         subject = make()
+        sizes = {**subject.overrides, **request.sizes}
+        subject = replace(subject, overrides=sizes, config=subject.config if config is None else config)
         with listener.phase(f"proving on {subject.name}"):
-            proof = prove(spec, subject, seed)
-        checks.append(CheckRecord(proof.subject, proof.holds, proof.describe()))
+            proofs.append(prove(spec, subject, request.seed))
+    checks = [CheckRecord(proof.subject, proof.holds, proof.describe()) for proof in proofs]
+    alone = [family for family in proofs[0].single if all(family in proof.single for proof in proofs)]
+    if alone:
+        detail = f"not proved: {', '.join(alone)} have a single unit in every network; build one with more"
+        checks.append(CheckRecord("every dim is permuted", False, detail))
+    if not spec.shipped and all(check.passed for check in checks):
+        remember(spec, Remembered.now(request.network or spec.name, max(proof.error for proof in proofs)))
     return RunDocument(
         command="arch prove",
         architecture=_unbound_record(spec),
@@ -104,6 +132,24 @@ def prove_architecture(name: str, network: str | None, seed: int, listener: List
         versions=versions(),
         checks=tuple(checks),
     )
+
+
+def _read_config(path: Path) -> Mapping[str, object]:
+    """A config.json.
+
+    Raises:
+        ContentError: it is none. SystemFailure: it cannot be read.
+    """
+    remedy = "--config takes the config.json of a network; --set NAME=N gives one size"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SystemFailure(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"{path} is not JSON: {error}", remedy=remedy) from error
+    if not isinstance(value, dict):
+        raise ContentError(f"{path} holds no object", remedy=remedy)
+    return value
 
 
 def _subjects(spec: PermutationSpec, network: str | None) -> tuple[Callable[[], Any], ...]:
@@ -138,11 +184,13 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
         always = rule is not None and not rule.without  # `fixed without KEY` depends on the checkpoint
         fixed = rule.fixed or None if rule is not None and always else None
         dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates))
+    proof = proof_of(spec)
     return ArchitectureRecord(
         name=spec.name,
         title=spec.title,
         sha256=spec.sha256,
-        proved=spec.shipped,
+        proved=spec.shipped or proof is not None,
+        proof=str(proof or ""),
         file=None if spec.shipped else os.path.abspath(spec.path),
         dims=dims,
         fixed=tuple(name for name, dim in dims.items() if dim.fixed),

@@ -6,12 +6,14 @@ Everything here works on names and shapes, so that it refuses before a tensor is
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.proofs import proof_of
 from rebasin_cli.pipeline.sides import Side, Sides, listed
 from rebasin_cli.report.document import ArchitectureRecord
 from rebasin_cli.spec import Layout, bind, detect, find_spec
@@ -185,10 +187,15 @@ def _matching(choice: SpecChoice, checkpoint: Checkpoint) -> SpecChoice:
 def tell_layout(layout: Layout, listener: Listener) -> None:
     """Say what a reader of the result must know about the spec and what it leaves in place."""
     spec = layout.spec
-    if not spec.shipped:
+    proof = proof_of(spec)
+    if proof:
+        listener.remark(f"{spec.path.name} is not a shipped spec; it was proved {proof}")
+    elif not spec.shipped:
+        sizes = "".join(f" --set {name}={n}" for name, n in layout.sizes.items())
         listener.warn(
             f"{spec.path.name} is not a shipped spec: nothing has proved that it keeps the function; "
-            f"`rebasin arch prove {spec.path}` does"
+            f"`rebasin arch prove {shlex.quote(str(spec.path))} --network MODULE:FUNCTION{sizes}` does, with a "
+            "function of your own that returns the network and example inputs"
         )
     for note in layout.notes:
         listener.warn(note)

@@ -14,8 +14,10 @@ from pathlib import Path
 import rebasin_cli
 from rebasin_cli.matching import Distance, MatchResult
 from rebasin_cli.pipeline.binding import SpecChoice
+from rebasin_cli.pipeline.proofs import proof_of
 from rebasin_cli.report.document import (
     ArchitectureRecord,
+    CheckedRecord,
     DimRecord,
     DistanceRecord,
     InputRecord,
@@ -32,9 +34,17 @@ def input_record(path: Path, sha256: str | None) -> InputRecord:
 
 
 def architecture_record(
-    layout: Layout, choice: SpecChoice, distance: Distance | None = None, gains: Mapping[str, float] | None = None
+    layout: Layout,
+    choice: SpecChoice,
+    distance: Distance | None = None,
+    gains: Mapping[str, float] | None = None,
+    checked: CheckedRecord | None = None,
 ) -> ArchitectureRecord:
-    """The spec and its dims, with what the match did to each if there was one."""
+    """The spec and its dims, with what the match did to each if there was one.
+
+    Args:
+        checked: how it is known that B permuted is still B; None where nothing is permuted.
+    """
     dims = {
         name: DimRecord(
             size=dim.size,
@@ -50,11 +60,14 @@ def architecture_record(
     for bound in layout.tensors.values():
         sections[bound.section] += 1
     spec = layout.spec
+    proof = proof_of(spec)
     return ArchitectureRecord(
         name=spec.name,
         title=spec.title,
         sha256=spec.sha256,
-        proved=spec.shipped,
+        proved=spec.shipped or proof is not None,
+        proof=str(proof or ""),
+        checked=checked,
         file=None if spec.shipped else os.path.abspath(spec.path),
         prefix=layout.prefix,
         sizes=dict(layout.sizes),

@@ -11,6 +11,7 @@ from pathlib import Path
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     BarrierRecord,
+    CheckedRecord,
     DimRecord,
     MatchRecord,
     RunDocument,
@@ -62,6 +63,8 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     rows = [(_role(role), entry.path) for role, entry in document.inputs.items()]
     if document.architecture:
         rows.append(("architecture", architecture_text(document.architecture)))
+        if document.architecture.checked:
+            rows.append(("function", checked_text(document.architecture.checked)))
     distance = document.distance
     if distance:
         rows.append(("‖A − B‖", f"{measure_text(distance.before)}, cosine {distance.cosine_before:.4f}"))
@@ -117,8 +120,17 @@ def architecture_text(architecture: ArchitectureRecord) -> str:
             parts.append(f"{architecture.sections[name]} {name}")
     if architecture.prefix:
         parts.append(f"prefix `{architecture.prefix}`")
-    own = "" if architecture.proved else f", a spec of your own ({architecture.file})"
+    proof = f", proved {architecture.proof}" if architecture.proof else "" if architecture.proved else ", not proved"
+    own = f", a spec of your own ({architecture.file}){proof}" if architecture.file else ""
     return f"{architecture.name} ({', '.join(parts)}){own}"
+
+
+def checked_text(checked: CheckedRecord) -> str:
+    """`kept: outputs of mlp unchanged to 2e-16 (4 examples, 9 permutations)`, or that it is assumed."""
+    if checked.error is None:
+        return f"assumed to be kept, as names and shapes fit; {checked.why}"
+    counts = f"{count_text(checked.examples, 'example')}, {count_text(checked.permutations, 'permutation')}"
+    return f"kept: outputs of {checked.network} unchanged to {checked.error:.0e} ({counts})"
 
 
 def trials_text(match: MatchRecord) -> str:

@@ -61,13 +61,34 @@ class SpecOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedRecord:
+    """How it is known that a permuted checkpoint is still the same function: the network was run, or it is assumed.
+
+    Attributes:
+        network: what was run; empty: nothing, and the spec fits names and shapes alone.
+        examples: how many; permutations: under how many they were compared, those that were found included.
+        error: the largest change of an output, relative to the largest output; None if nothing was run.
+        why: why nothing was run.
+    """
+
+    network: str = ""
+    examples: int = 0
+    permutations: int = 0
+    error: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ArchitectureRecord:
     """Which permutation spec was bound, and to what.
 
     Attributes:
         sha256: of the spec's canonical form.
         file: where a spec that does not ship lies; None for a shipped one.
-        proved: whether it is a shipped spec, each of which the tests prove on the real network.
+        proved: whether the spec was proved on networks of its family: by the project's tests, if it ships, otherwise
+            by `rebasin arch prove`. That *this* network is one of them is another question: see `checked`.
+        proof: of a spec that does not ship: on which network, and when.
+        checked: whether this network was run; None where nothing was permuted.
         prefix: the wrapper in front of the keys (`module.`).
         sizes: what shapes alone do not tell, as it was found.
         sections: number of tensors by section: tensors, buffers, ignored.
@@ -86,6 +107,8 @@ class ArchitectureRecord:
     dims: Mapping[str, DimRecord] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
     stays: Mapping[str, str] = field(default_factory=dict)
+    proof: str = ""
+    checked: CheckedRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

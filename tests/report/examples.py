@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     BarrierRecord,
+    CheckedRecord,
     CheckRecord,
     CurveRecord,
     DimRecord,
@@ -89,4 +91,13 @@ OTHERS = RunDocument(
     checks=(CheckRecord("covers the checkpoint", False, "1 difference"),),
     plan=PlanRecord(100, 50, {"aligned": "/x"}, 300, 0.5),
 )
-EXAMPLES = {"align": ALIGN, "interpolate": INTERPOLATE, "inspect": INSPECT, "others": OTHERS}
+CHECKED = dataclasses.replace(
+    ALIGN,
+    architecture=dataclasses.replace(
+        ARCHITECTURE,
+        file="/specs/own.yaml",
+        proof="on my_module:make on 2026-01-31",
+        checked=CheckedRecord("my_module:make", 4, 9, 2.5e-16),
+    ),
+)
+EXAMPLES = {"align": ALIGN, "interpolate": INTERPOLATE, "inspect": INSPECT, "others": OTHERS, "checked": CHECKED}

@@ -89,6 +89,10 @@ def prove_command(
         str | None,
         typer.Option(metavar="MODULE:FUNCTION", help="Builds the network: returns a torch module and its inputs."),
     ] = None,
+    sizes: o.Set = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The network's config.json, for sizes that shapes do not tell.")
+    ] = None,
     seed: o.Seed = 0,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -97,10 +101,11 @@ def prove_command(
 ) -> None:
     """Prove a spec: permute the real network at random; its outputs must not change. Exit code 1 if they do."""
     from rebasin_cli.cli.session import Session
-    from rebasin_cli.pipeline.architectures import prove_architecture
+    from rebasin_cli.pipeline.architectures import ProveRequest, prove_architecture
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
-    document = prove_architecture(spec, network, seed, session)
+    choice = o.spec_choice(None, sizes, None, None)
+    document = prove_architecture(ProveRequest(spec, network, choice.sizes, config, seed), session)
     session.finish(document)
     _require_passed(document)
 

@@ -1,0 +1,95 @@
+"""Proofs of specs that do not ship, remembered between runs: which spec, on which network, when.
+
+They lie in `rebasin/proofs.json` under XDG_STATE_HOME, or under ~/.local/state. What they say changes words, never a
+result: a file that is absent, damaged or cannot be written is as good as none.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import stat
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import rebasin_cli
+from rebasin_cli.checkpoints import replacing_file
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.spec import PermutationSpec
+
+_LARGEST = 1 << 20  # bytes of the file that are read: thousands of proofs
+_KEPT = 1000  # proofs; the oldest are forgotten
+_LONGEST = 200  # characters of a name that is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A proof that held.
+
+    Attributes:
+        network: as it was named; when: the day, as 2026-01-31; version: of the program; error: of the outputs.
+    """
+
+    network: str
+    when: str
+    version: str
+    error: float
+
+    @staticmethod
+    def now(network: str, error: float) -> Remembered:
+        """One of today."""
+        return Remembered(network, datetime.date.today().isoformat(), rebasin_cli.__version__, error)
+
+    def __str__(self) -> str:
+        return f"on {self.network} on {self.when}"
+
+
+def proof_of(spec: PermutationSpec) -> Remembered | None:
+    """The proof of a spec with the same canonical form, if there is one."""
+    return None if spec.shipped else _entry(_stored().get(spec.sha256))
+
+
+def remember(spec: PermutationSpec, proof: Remembered) -> None:
+    """Keep a proof; where that cannot be done, nothing happens."""
+    stored = {key: value for key, value in _stored().items() if _entry(value) is not None and key != spec.sha256}
+    stored = dict([*stored.items(), (spec.sha256, asdict(proof))][-_KEPT:])
+    with suppress(OSError, RebasinError):
+        place = _place()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(place) as out:
+            out.write((json.dumps({"proofs": stored}, indent=1) + "\n").encode())
+
+
+def _place() -> Path:
+    named = os.environ.get("XDG_STATE_HOME", "")
+    home = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~")) / ".local" / "state"
+    return home / "rebasin" / "proofs.json"
+
+
+def _stored() -> dict[str, Any]:
+    """What the file holds, by the hash of the spec; nothing if it is not ours."""
+    try:
+        descriptor = os.open(_place(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+                return {}
+            found = json.loads(file.read(_LARGEST))["proofs"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _entry(value: object) -> Remembered | None:
+    if not isinstance(value, dict) or set(value) != {"network", "when", "version", "error"}:
+        return None
+    words = (value["network"], value["when"], value["version"])
+    if not all(isinstance(word, str) and word.isprintable() and len(word) <= _LONGEST for word in words):
+        return None
+    error = value["error"]
+    if not isinstance(error, int | float) or isinstance(error, bool):
+        return None
+    return Remembered(*words, float(error))
