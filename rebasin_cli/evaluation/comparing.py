@@ -51,12 +51,12 @@ def rounding(run: Run, state: Mapping[str, Tensor], reference: Mapping[str, Tens
     Measured by what the last digit of float32 weights does to the outputs: a network that amplifies it is not
     known any better, in whatever precision it is run.
     """
-    generator = torch.Generator().manual_seed(0)
     step = torch.finfo(torch.float32).eps
 
     def nudged(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
+        generator = torch.Generator().manual_seed(0)  # the same signs for tensors that are equal, so that ties hold
         signs = torch.randint(0, 2, tensor.shape, generator=generator, dtype=torch.int8) * 2 - 1
         wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         return wide * (1 + step * signs.to(device=wide.device, dtype=wide.dtype))

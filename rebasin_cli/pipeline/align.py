@@ -11,6 +11,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
@@ -55,7 +56,7 @@ class AlignRequest:
     Attributes:
         output: where the aligned B goes: a path, a pipe, or None for a name beside B.
         permutation, report: paths, or None for names beside the output.
-        data: what a method that looks at examples is shown.
+        data: what a method that looks at examples is shown, and what B is run on before and after.
     """
 
     a: Source
@@ -96,10 +97,15 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         _check(request, pair, targets)
         choice = with_data(request.choice, request.data, pair, device, listener)
         tell_layout(pair.layout, listener)
+        if request.data and not choice.looks_at_data:
+            listener.remark(f"--method {choice.method} looks at weights alone; the network is run to compare B by it")
+        check = prepare_check(pair, device, listener, fitting=choice.fitting, data=request.data)
         if request.dry_run:
             return _plan(request, pair, targets, listener)
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener)
+        check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
         result = match(pair, choice, device, listener)
+        check.found(pair.layout, result.permutation, pair.b, pair.a)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
         metadata = output_metadata(
@@ -117,7 +123,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         document = RunDocument(
             command="align",
             inputs=inputs,
-            architecture=architecture_record(pair.layout, request.spec, distance, result.gains),
+            architecture=architecture_record(pair.layout, request.spec, distance, result.gains, check.record()),
             match=match_record(result),
             distance=distance_record(distance),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},

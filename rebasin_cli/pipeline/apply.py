@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.targets import (
 )
 from rebasin_cli.pipeline.work import Source, exact_reader, open_source, scan_sources, tell_identity, write_weights
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import PlanRecord, RunDocument
+from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
 
@@ -58,7 +58,7 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
         tell_layout(layout, listener)
         targets = {} if not isinstance(output, Path) else {"applied": str(output)}
         permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
-        architecture = architecture_record(layout, request.spec)
+        architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
         moved = {
             name: replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()
         }  # fmt: skip

@@ -219,7 +219,10 @@ def continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
             name: replace(dim, gain=gains[name].gain) if name in gains else dim
             for name, dim in architecture.dims.items()
         }
-        architecture = replace(architecture, dims=dims)
+        checked = architecture.checked
+        if checked and checked.error is None:  # what is assumed now may have been seen by the run before
+            checked = before.architecture.checked or checked
+        architecture = replace(architecture, dims=dims, checked=checked)
     return replace(
         now,
         inputs={**before.inputs, **{r: e for r, e in now.inputs.items() if r != "permutation"}},

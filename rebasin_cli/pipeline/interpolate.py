@@ -16,6 +16,7 @@ from rebasin_cli.matching import Distance, MatchResult, measure_distance
 from rebasin_cli.merging import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
 from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
 from rebasin_cli.pipeline.examples import DataRequest
@@ -44,7 +45,7 @@ from rebasin_cli.pipeline.work import (
     with_data,
 )
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
+from rebasin_cli.report.document import BarrierRecord, CheckedRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
 
 
@@ -129,18 +130,26 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if request.document is None:
             tell_layout(pair.layout, listener)
         tell_lacking(pair, listener)
+        check = None
+        if request.align:
+            check = prepare_check(pair, device, listener, judge=judge, fitting=choice.fitting)
         if request.dry_run:
             return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
+        if check:
+            check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
         sweep = None
         if judge:
             along = Blend(request.blend.how)
             sweep = begin_sweep(judge, pair, request.spec, inputs, grid, blend=along, kept=kept, force=request.force)
         alignment = _alignment(request, pair, saved, inputs, choice, listener)
         permutation = alignment.permutation
+        if check and permutation is not None:
+            check.found(pair.layout, permutation, pair.b, pair.a)
+        checked = check.record() if check and permutation is not None else None
         distance = measure_distance(pair.layout, pair.a, pair.b, permutation or Permutation({}))
-        document_of = partial(_document, request, pair, inputs, alignment, distance, before, device, listener)
+        document_of = partial(_document, request, pair, inputs, alignment, checked, distance, before, device, listener)
         written: dict[str, str] = {}
         if targets.permutation and permutation is not None:  # before the sweep, so that it is not matched for again
             hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
@@ -268,7 +277,7 @@ def _alignment(
 
 def _document(
     request: InterpolateRequest, pair: Pair, inputs: Mapping[str, InputRecord], alignment: _Alignment,
-    distance: Distance, before: RunDocument | None, device: str, listener: Listener,
+    checked: CheckedRecord | None, distance: Distance, before: RunDocument | None, device: str, listener: Listener,
     barrier: BarrierRecord | None, outputs: Mapping[str, str], at: float | None = None,
 ) -> RunDocument:  # fmt: skip
     """What is known of the path so far, together with what an earlier run found."""
@@ -276,7 +285,9 @@ def _document(
     document = RunDocument(
         command="interpolate",
         inputs=_all_inputs(request, inputs),
-        architecture=architecture_record(pair.layout, request.spec, distance, result.gains if result else None),
+        architecture=architecture_record(
+            pair.layout, request.spec, distance, result.gains if result else None, checked
+        ),
         match=match_record(result) if result else None,
         distance=distance_record(distance),
         barrier=barrier,

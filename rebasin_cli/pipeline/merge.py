@@ -20,6 +20,7 @@ from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import save_permutation
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_models, tell_layout
+from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import Judge, prepare_judge
@@ -119,13 +120,17 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             versions=versions(),
             device=device,
         )
+        check = prepare_check(pairs[0], device, listener, judge=judge, fitting=choice.fitting)
         if request.dry_run:
             return replace(document, plan=_plan(request, pairs, targets).plan)
         roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         inputs = scan_sources(roles, listener)
+        check.spec(layout, request.choice.seed, pairs[0].b, opened[0])
         models = Models(layout, (opened[0], *(pair.b for pair in pairs)), weights)
         first = judge.measure(opened[0]) if judge else None  # fails before anything that takes time
         result = _match(replace(request, choice=choice), models, listener)
+        for model, permutation in zip((opened[0], *(pair.b for pair in pairs)), result.permutations, strict=True):
+            check.found(layout, permutation, model, opened[0])
         distances = pairwise_distances(models, result.permutations)
         states = merged_states(judge, models, result.permutations, opened[0])
         worth = Worth()
@@ -158,6 +163,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         document = replace(
             document,
             inputs=inputs,
+            architecture=architecture_record(layout, request.spec, checked=check.record()),
             merge=_record(request, weights, result, distances, judge, worth),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
             warnings=tuple(listener.warnings),

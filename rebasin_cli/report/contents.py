@@ -130,7 +130,8 @@ def checked_text(checked: CheckedRecord) -> str:
     if checked.error is None:
         return f"assumed to be kept, as names and shapes fit; {checked.why}"
     counts = f"{count_text(checked.examples, 'example')}, {count_text(checked.permutations, 'permutation')}"
-    return f"kept: outputs of {checked.network} unchanged to {checked.error:.0e} ({counts})"
+    why = f"; {checked.why}" if checked.why else ""
+    return f"kept: outputs of {checked.network} unchanged to {checked.error:.0e} ({counts}){why}"
 
 
 def trials_text(match: MatchRecord) -> str:

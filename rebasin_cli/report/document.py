@@ -68,7 +68,7 @@ class CheckedRecord:
         network: what was run; empty: nothing, and the spec fits names and shapes alone.
         examples: how many; permutations: under how many they were compared, those that were found included.
         error: the largest change of an output, relative to the largest output; None if nothing was run.
-        why: why nothing was run.
+        why: why nothing was run; of a network that ships, that it was chosen by names and shapes.
     """
 
     network: str = ""

@@ -10,7 +10,6 @@ import typer
 
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli.streams import PIPE, output_of, sources
-from rebasin_cli.errors import UsageError
 
 
 def command(
@@ -65,7 +64,8 @@ def command(
 ) -> None:
     """Permute B's units onto A's.
 
-    Writes B aligned, the permutation and a run document beside B, and prints the document into a pipe.
+    Writes B aligned, the permutation and a run document beside B, and prints the document into a pipe. With --network
+    or --data the network is run on B before and after, and a difference is an error.
     """
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.align import AlignRequest, align
@@ -78,13 +78,7 @@ def command(
     shown, taps = None, o.taps(method, tap)
     if loss is not None:
         o.need_loss(choice, loss)
-    if data is not None:
-        if not choice.looks_at_data:
-            raise UsageError(
-                f"--method {method.value} looks at no data"
-                + (" with --objective distance" if method == o.Method.SINKHORN else ""),
-                remedy="--data goes with --method activations or ste, or sinkhorn --objective midpoint",
-            )
+    if data is not None or network is not None:
         shown = DataRequest(
             data, options=o.pairs("--network-option", network_option), fit=data, fit_limit=limit, fit_split=split.value,
             fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -99,14 +100,37 @@ def user_network(reference: str, state: Mapping[str, Tensor], prefix: str, optio
         UsageError: the reference cannot be imported.
         ContentError: the factory fails, returns no module, or one whose tensors are not the checkpoint's.
     """
-    factory = import_named("--network", reference, HELP)
-    module = call_named("--network", reference, factory, dict(state), **options)
-    if not isinstance(module, nn.Module):
-        raise ContentError(f"--network {reference}: the factory returned {type(module).__name__}", remedy=HELP)
+    module, _ = build_module(reference, state, options)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     names = set(module.state_dict())
     prefix = "" if names & set(shapes) else prefix
     return ModuleNetwork(f"--network {reference}", module, shapes, prefix)
+
+
+def build_module(reference: str, state: Mapping[str, Tensor], options: Mapping[str, str]) -> tuple[nn.Module, Any]:
+    """What a user's factory returns: a module, and the example inputs beside it, None if there are none.
+
+    A factory that takes nothing, as `rebasin arch prove` calls it, is called with nothing.
+
+    Raises:
+        UsageError: the reference cannot be imported. ContentError: the factory fails, or returns no module.
+    """
+    factory = import_named("--network", reference, HELP)
+    given = (dict(state),) if _takes_state(factory) else ()
+    made = call_named("--network", reference, factory, *given, **options)
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise ContentError(f"--network {reference}: the factory returned {type(module).__name__}", remedy=HELP)
+    return module, (inputs,) if isinstance(inputs, Tensor) else inputs
+
+
+def _takes_state(factory: Callable[..., Any]) -> bool:
+    """Whether it can be called with one argument; what does not tell is believed to."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
 
 
 def _check_keys(

@@ -84,6 +84,15 @@ def run_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], tra
     return tensors_in(outputs)
 
 
+def in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    """Every tensor of floats in nested values, in another dtype."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: in_dtype(item, dtype) for key, item in value.items()}
+    return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, (list, tuple)) else value
+
+
 def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
     """Every floating-point tensor in nested outputs, by a dotted name."""
     if isinstance(value, Tensor):

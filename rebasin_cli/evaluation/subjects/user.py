@@ -13,7 +13,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import rounding
 from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.evaluation.subjects.modules import in_dtype, module_subject, randomise
 
 HELP = "the factory takes nothing and returns (module, inputs): an nn.Module and a tuple or dict of example inputs"
 
@@ -39,7 +39,7 @@ def user_subject(reference: str) -> Subject:
         raise ContentError(f"--network {reference}: the inputs are a {type(inputs).__name__}", remedy=HELP)
     subject, errors = None, []
     for dtype in (torch.float64, torch.float32):
-        subject, error = _tried(reference, randomise(module).to(dtype), _as(inputs, dtype))
+        subject, error = _tried(reference, randomise(module).to(dtype), in_dtype(inputs, dtype))
         if error is None:
             break
         errors.append(error)
@@ -61,13 +61,3 @@ def _tried(reference: str, module: nn.Module, inputs: Any) -> tuple[Subject | No
         return replace(subject, tolerance=rounding(subject.run, subject.state, outputs)), None
     except Exception as error:
         return None, error
-
-
-def _as(inputs: Any, dtype: torch.dtype) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(dtype) if inputs.is_floating_point() else inputs
-    if isinstance(inputs, Mapping):
-        return {key: _as(value, dtype) for key, value in inputs.items()}
-    if isinstance(inputs, (list, tuple)):
-        return tuple(_as(value, dtype) for value in inputs)
-    return inputs

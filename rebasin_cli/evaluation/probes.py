@@ -1,0 +1,149 @@
+"""A network with a few inputs, to be run on a checkpoint before and after its units are permuted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.answers import answer_of
+from rebasin_cli.evaluation.comparing import Run, Trace
+from rebasin_cli.evaluation.inputs import Inputs, rows_of
+from rebasin_cli.evaluation.networks.modules import ModuleNetwork, build_module
+from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.subjects.modules import in_dtype, run_module
+from rebasin_cli.evaluation.sweep import AnyNetwork
+from rebasin_cli.matching.taps import Layer, Taps
+
+EXAMPLES = 4
+"""A wrong permutation shows in every example; several, in case that one makes no unit answer."""
+
+_TOKENS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What B and B permuted are run on.
+
+    Attributes:
+        name: of the network, for people; examples: how many inputs.
+        run_in: makes a run in a dtype, which the network need not take.
+        built_in: whether the network was chosen by names and shapes, as the spec was.
+    """
+
+    name: str
+    examples: int
+    run_in: Callable[[torch.dtype], Run]
+    built_in: bool = False
+
+
+def network_probe(network: AnyNetwork, inputs: Inputs, device: str) -> Probe:
+    """A network that is evaluated anyway, on the first of its examples."""
+    rows = rows_of(inputs, slice(EXAMPLES))
+
+    def run_in(dtype: torch.dtype) -> Run:
+        def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+            params = in_dtype(network.load(state, device), dtype)
+            if isinstance(network, ModuleNetwork):
+                network.module.to(dtype)
+            taps = None if trace is None else _Recorder(frozenset(network.modules()), trace)
+            with torch.inference_mode():
+                return {"answer": answer_of(network.family, network.outputs(params, rows, taps))}
+
+        return run
+
+    if isinstance(network, Network):
+        return Probe(f"the built-in {network.family}", _count(rows), run_in, built_in=True)
+    return Probe(network.family.removeprefix("--network "), _count(rows), run_in)
+
+
+def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]) -> Probe:
+    """A network of the user's own on the inputs that its factory returns with it.
+
+    Raises:
+        UsageError: it cannot be imported, or returns no inputs. ContentError: its tensors are not the checkpoint's.
+    """
+    module, inputs = build_module(reference, state, options)
+    if inputs is None:
+        raise UsageError(
+            f"--network {reference} returns a network alone, and there is nothing to run it on",
+            remedy="add --data FILE, or let it return (module, inputs)",
+        )
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    prefix = "" if set(module.state_dict()) & set(shapes) else prefix
+    network = ModuleNetwork(f"--network {reference}", module, shapes, prefix)
+
+    def run_in(dtype: torch.dtype) -> Run:
+        def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+            params = in_dtype(network.load(tensors), dtype)
+            network.module.to(dtype).load_state_dict(params, strict=False)
+            return run_module(network.module, in_dtype(inputs, dtype), trace)
+
+        return run
+
+    return Probe(reference, _count(inputs), run_in)
+
+
+def pretrained_probe(config: Mapping[str, Any], folder: Path, seed: int = 0) -> Probe:
+    """The model of transformers that a config.json names, on random tokens or pixels; nothing is fetched.
+
+    Raises:
+        UsageError: transformers cannot be imported. ContentError: it has no such class, or one with other inputs.
+    """
+    transformers = library("transformers")
+    name = str((config.get("architectures") or ["none"])[0])
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise ContentError(f"transformers {transformers.__version__} has no {name}")
+    made = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    inputs = _random_inputs(made, str(getattr(model_class, "main_input_name", "")), seed)
+
+    def run_in(dtype: torch.dtype) -> Run:
+        def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+            model, report = model_class.from_pretrained(
+                None, config=made, state_dict=dict(state), output_loading_info=True, torch_dtype=dtype
+            )  # fmt: skip
+            if report["missing_keys"]:
+                raise ContentError(f"{name} has tensors that the checkpoint has not: {min(report['missing_keys'])}")
+            return run_module(model.to(dtype).eval(), in_dtype(inputs, dtype), trace)
+
+        return run
+
+    return Probe(name, _count(inputs), run_in)
+
+
+def _random_inputs(config: Any, reads: str, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    if reads == "input_ids":
+        ids = torch.randint(0, int(config.vocab_size), (EXAMPLES, _TOKENS), generator=generator)
+        return {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
+    if reads == "pixel_values":
+        size = config.image_size
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return {"pixel_values": torch.randn(EXAMPLES, config.num_channels, height, width, generator=generator)}
+    raise ContentError(f"a network that reads {reads or 'nothing known'} is not run")
+
+
+def _count(inputs: Any) -> int:
+    """How many examples there are: the length of the first tensor."""
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.dim() else 1
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (list, tuple)) else ()
+    return next((_count(value) for value in values), 1)
+
+
+class _Recorder(Taps):
+    """Writes down what every module makes."""
+
+    def __init__(self, modules: frozenset[str], trace: Trace) -> None:
+        self.modules, self.trace = modules, trace
+
+    def leaving(self, layer: Layer, y: Tensor) -> Tensor:
+        self.trace.append((layer.name, y.detach().clone()))
+        return y
