@@ -7,6 +7,7 @@ while the values are looked at; at most three blocks are in memory.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,15 +23,20 @@ from rebasin_cli.errors import ContentError
 # Bits that a value which is not finite has all set, and where they are looked for (formats of 8 bits).
 _SET_BITS = {"F8_E5M2": 0x7C, "F8_E4M3": 0x7F, "F8_E8M0": 0xFF}
 _ONE_NAN = {"F8_E4M3FNUZ": 0x80, "F8_E5M2FNUZ": 0x80}
+_HEAD = 1 << 16  # bytes by which tensors are told apart
 _NAMED = 5  # tensors that an error lists
 
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """`sha256` in hexadecimal; `non_finite`: tensor -> how many NaN or infinite elements, only where there are any."""
+    """`sha256` in hexadecimal; `non_finite`: tensor -> how many NaN or infinite elements, only where there are any.
+
+    `heads`: tensor -> a checksum of its first bytes; those of equal tensors are equal.
+    """
 
     sha256: str
     non_finite: Mapping[str, int]
+    heads: Mapping[str, int]
 
 
 def scan(checkpoint: Checkpoint, on_bytes: Callable[[int], None] | None = None) -> ScanResult:
@@ -44,10 +50,11 @@ def scan(checkpoint: Checkpoint, on_bytes: Callable[[int], None] | None = None) 
     """
     digests: dict[str, str] = {}
     non_finite: Counter[str] = Counter()
+    heads: dict[str, int] = {}
     with ThreadPoolExecutor(1) as hasher:
         for name, file in checkpoint.files.items():
-            digests[name] = _scan_file(file, non_finite, hasher, on_bytes)
-    return ScanResult(_combined(digests), {key: non_finite[key] for key in checkpoint if non_finite[key]})
+            digests[name] = _scan_file(file, non_finite, heads, hasher, on_bytes)
+    return ScanResult(_combined(digests), {key: non_finite[key] for key in checkpoint if non_finite[key]}, heads)
 
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -96,7 +103,11 @@ def count_non_finite(raw: torch.Tensor, dtype: str) -> int:
 
 
 def _scan_file(
-    file: TensorFile, non_finite: Counter[str], hasher: ThreadPoolExecutor, on_bytes: Callable[[int], None] | None
+    file: TensorFile,
+    non_finite: Counter[str],
+    heads: dict[str, int],
+    hasher: ThreadPoolExecutor,
+    on_bytes: Callable[[int], None] | None,
 ) -> str:
     digest = hashlib.sha256()
     pending: Future[None] | None = None
@@ -107,6 +118,7 @@ def _scan_file(
         if block.of_file:
             pending = hasher.submit(digest.update, block.data.numpy().data)
         if block.key is not None:
+            heads.setdefault(block.key, zlib.crc32(block.data[:_HEAD].numpy().data))
             non_finite[block.key] += count_non_finite(block.data, file.infos[block.key].dtype)
             if on_bytes is not None:
                 on_bytes(block.data.numel())

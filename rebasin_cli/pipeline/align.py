@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +35,7 @@ from rebasin_cli.pipeline.targets import (
     output_base,
     write_text,
 )
+from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.work import (
     Source,
     exact_reader,
@@ -102,7 +104,9 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         check = prepare_check(pair, device, listener, fitting=choice.fitting, data=request.data)
         if request.dry_run:
             return _plan(request, pair, targets, listener)
-        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener)
+        heads: dict[str, Mapping[str, int]] = {}
+        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, heads=heads)
+        check_ties(pair.layout_b, b, heads["b"], any_permutation(pair.layout))
         check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
         result = match(pair, choice, device, listener)
         check.found(pair.layout, result.permutation, pair.b, pair.a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ from rebasin_cli.pipeline.targets import (
     output_base,
     write_text,
 )
+from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.work import Source, exact_reader, open_source, scan_sources, tell_identity, write_weights
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
@@ -76,7 +78,9 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
             plan = PlanRecord(checkpoint.nbytes * 2, checkpoint.nbytes, targets, peak_memory(), checkpoint.nbytes / 3e8)
             return replace(document, plan=plan)
         tell_identity(permutation, listener)
-        inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, listener)
+        heads: dict[str, Mapping[str, int]] = {}
+        inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, listener, heads=heads)
+        check_ties(layout, checkpoint, heads["checkpoint"], [permutation], again=True)
         metadata = output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse)
         write_weights(
             output, checkpoint, exact_reader(permutation, layout, checkpoint),

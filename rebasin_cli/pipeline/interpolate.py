@@ -34,6 +34,7 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import beside, document_base, write_bytes, write_text
+from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.work import (
     Source,
     match,
@@ -136,8 +137,10 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if request.dry_run:
             return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
-        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known)
+        heads: dict[str, Mapping[str, int]] = {}
+        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known, heads)
         if check:
+            check_ties(pair.layout_b, b, heads["b"], [saved.permutation] if saved else any_permutation(pair.layout))
             check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
         sweep = None
         if judge:

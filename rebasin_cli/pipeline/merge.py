@@ -40,6 +40,7 @@ from rebasin_cli.pipeline.targets import (
     write_text,
 )
 from rebasin_cli.pipeline.threads import pool, resolve_threads
+from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.work import (
     Source,
     matching_device,
@@ -124,7 +125,10 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         if request.dry_run:
             return replace(document, plan=_plan(request, pairs, targets).plan)
         roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
-        inputs = scan_sources(roles, listener)
+        heads: dict[str, Mapping[str, int]] = {}
+        inputs = scan_sources(roles, listener, heads=heads)
+        for i, own in enumerate((layout, *(pair.layout_b for pair in pairs))):
+            check_ties(own, opened[i], heads[role_of(i)], any_permutation(layout))
         check.spec(layout, request.choice.seed, pairs[0].b, opened[0])
         models = Models(layout, (opened[0], *(pair.b for pair in pairs)), weights)
         first = judge.measure(opened[0]) if judge else None  # fails before anything that takes time

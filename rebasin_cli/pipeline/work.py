@@ -68,11 +68,13 @@ def scan_sources(
     opened: Mapping[str, tuple[Source, Checkpoint]],
     listener: Listener,
     expected: Mapping[str, str | None] | None = None,
+    heads: dict[str, Mapping[str, int]] | None = None,
 ) -> dict[str, InputRecord]:
     """Read each checkpoint once: finite values, sha256.
 
     Args:
         expected: sha256 by role that an earlier command saw.
+        heads: takes a checksum of every tensor's first bytes, by role.
 
     Raises:
         ContentError: a value that is not finite, or a file that has changed since.
@@ -82,6 +84,8 @@ def scan_sources(
         with listener.phase(f"checking {source.shown.name}", checkpoint.nbytes, "bytes") as advance:
             result = scan(checkpoint, advance)
         require_finite(checkpoint, result)
+        if heads is not None:
+            heads[role] = result.heads
         known = (expected or {}).get(role)
         if known is not None and known != result.sha256:
             raise ContentError(

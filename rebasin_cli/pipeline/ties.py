@@ -1,0 +1,117 @@
+"""Tensors that are one and must stay one: equal in B, and moved differently by the spec.
+
+A checkpoint may hold a tied tensor under both of its names. A spec that moves them differently writes a checkpoint
+that a network with the tie cannot be loaded from: whichever name it reads last wins, and the function is another.
+Equal tensors are told by their first bytes, which the scan of a checkpoint sees anyway, and then by all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.checkpoints import Checkpoint, as_elements
+from rebasin_cli.errors import ContentError
+from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.spec import BoundTensor, Layout
+
+_LEAST = 8
+"""Elements from which on equal tensors are not so by chance."""
+
+_DRAWN = 3
+
+Read = Callable[[str], Tensor]
+
+
+def any_permutation(layout: Layout) -> list[Permutation]:
+    """Random ones, which two tensors must survive to be moved alike."""
+    return [Permutation.random(layout, seed) for seed in range(_DRAWN)]
+
+
+def check_ties(
+    layout: Layout,
+    checkpoint: Checkpoint,
+    heads: Mapping[str, int],
+    drawn: Sequence[Permutation],
+    *,
+    again: bool = False,
+) -> None:
+    """See that equal tensors stay equal.
+
+    Args:
+        layout: bound to the checkpoint's own names.
+        heads: a digest of each tensor's first bytes, as the scan gives it.
+        drawn: permutations under which they must; `again`: they were found by another run.
+
+    Raises:
+        ContentError: naming two that would not.
+    """
+
+    def read(key: str) -> Tensor:
+        return as_elements(checkpoint.read_raw(key), checkpoint.infos[key])
+
+    groups: dict[object, list[str]] = {}
+    for key, bound in layout.tensors.items():
+        info = checkpoint.infos[key]
+        moves = bound.section == "tensors" or (bound.section == "ignored" and bool(bound.pieces))
+        if moves and info.numel >= _LEAST:
+            groups.setdefault((info.dtype, info.shape, heads.get(key)), []).append(key)
+    for keys in groups.values():
+        for one, two in _parted(layout, keys, read, drawn):
+            raise _refusal(layout, checkpoint, one, two, read, drawn, again=again)
+
+
+def _parted(layout: Layout, keys: Sequence[str], read: Read, drawn: Sequence[Permutation]) -> Iterator[tuple[str, str]]:
+    """Pairs of keys of equal tensors that the permutations move differently."""
+    ways: dict[object, str] = {}
+    for key in keys:  # those that move in one way stay equal whatever they hold
+        ways.setdefault(_way(layout.tensors[key], layout), key)
+    different = list(ways.values())
+    for at, one in enumerate(different):
+        for two in different[at + 1 :]:
+            tensor = read(one)
+            if torch.equal(tensor, read(two)) and not _constant(tensor) and not _alike(layout, one, two, read, drawn):
+                yield one, two
+
+
+def _way(bound: BoundTensor, layout: Layout) -> object:
+    """How a tensor moves, as far as its layout tells."""
+    moving = layout.moving()
+    if not any(dim in moving for dim in bound.dims()):
+        return ()
+    return bound.pieces, (bound.index_dim, bound.place) if bound.index_dim in moving else None
+
+
+def _alike(layout: Layout, one: str, two: str, read: Read, drawn: Sequence[Permutation]) -> bool:
+    return all(
+        torch.equal(permute_tensor(p, layout, one, read), permute_tensor(p, layout, two, read)) for p in drawn
+    )  # fmt: skip
+
+
+def _constant(tensor: Tensor) -> bool:
+    """Whether all elements are one value: fresh norms and biases are equal without being tied."""
+    flat = tensor.flatten()
+    return bool((flat == flat[0]).all())
+
+
+def _refusal(
+    layout: Layout, checkpoint: Checkpoint, one: str, two: str, read: Read, drawn: Sequence[Permutation], *, again: bool
+) -> ContentError:
+    first, second = layout.tensors[one], layout.tensors[two]
+    sides = [{dim for dim in bound.dims() if dim in layout.moving()} for bound in (first, second)]
+    frozen = sorted(sides[0] ^ sides[1])
+    left = [Permutation({dim: array for dim, array in p.items() if dim not in frozen}) for p in drawn]
+    if not frozen or not _alike(layout, one, two, read, left):
+        frozen = sorted(sides[0] | sides[1])
+    freeze = " ".join(f"--freeze {dim}" for dim in frozen)
+    spec = layout.spec
+    patterns = ", ".join(f"{bound.key}: {bound.pattern} ({spec.at(bound.line)})" for bound in (first, second))
+    return ContentError(
+        f"{one} and {two} are equal, as one tensor under two names is, and the spec `{spec.name}` does not move them "
+        "alike",
+        where=f"{checkpoint.path}; {patterns}",
+        remedy=f"{'align again and ' if again else ''}keep them in place with {freeze}, or name a spec with "
+        "--arch that moves both alike",
+    )
