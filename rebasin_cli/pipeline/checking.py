@@ -136,7 +136,7 @@ class FunctionCheck:
         if raised is not None and self._asked:
             raise ContentError(
                 whys[0],
-                remedy="examples and network must fit; it is run in evaluation mode, in float64 or else float32",
+                remedy="examples and network must fit; it is run in evaluation mode, in float64 or float32",
             ) from raised
         self._give_up(whys[0])
         return None
