@@ -17,7 +17,7 @@ from rebasin_cli.evaluation.inputs import Inputs, rows_of
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork, build_module
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import in_dtype, run_module
+from rebasin_cli.evaluation.subjects.modules import answers_of, in_dtype, run_module
 from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.matching.taps import Layer, Taps
 
@@ -83,7 +83,7 @@ def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options:
         def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
             params = in_dtype(network.load(tensors), dtype)
             network.module.to(dtype).load_state_dict(params, strict=False)
-            return run_module(network.module, in_dtype(inputs, dtype), trace)
+            return answers_of(run_module(network.module, in_dtype(inputs, dtype), trace))
 
         return run
 
@@ -111,7 +111,7 @@ def pretrained_probe(config: Mapping[str, Any], folder: Path, seed: int = 0) -> 
             )  # fmt: skip
             if report["missing_keys"]:
                 raise ContentError(f"{name} has tensors that the checkpoint has not: {min(report['missing_keys'])}")
-            return run_module(model.to(dtype).eval(), in_dtype(inputs, dtype), trace)
+            return answers_of(run_module(model.to(dtype).eval(), in_dtype(inputs, dtype), trace))
 
         return run
 

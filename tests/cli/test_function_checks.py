@@ -279,6 +279,26 @@ def test_a_folder_of_transformers_is_run_without_being_asked(rebasin: Rebasin, n
     assert not (nets / "o").exists()
 
 
+def test_what_stands_beside_the_logits_may_be_in_any_order(rebasin: Rebasin, nets: Path) -> None:
+    """T5 returns its encoder's hidden states too; by itself, and returned by a factory."""
+    transformers = library("transformers")
+    for seed, name in enumerate(("t5a", "t5b")):
+        torch.manual_seed(seed)
+        config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=20, num_layers=1, num_heads=4)
+        transformers.T5ForConditionalGeneration(config).save_pretrained(name)
+    done = rebasin("align", "t5a", "t5b")
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["checked"]["network"] == "T5ForConditionalGeneration"
+    Path("t5_of_tests.py").write_text(
+        "import torch\nfrom transformers import T5ForConditionalGeneration as T5\n"
+        "def make():\n    ids = torch.randint(0, 40, (3, 7))\n"
+        "    return T5.from_pretrained('t5a'), {'input_ids': ids, 'decoder_input_ids': ids}\n"
+    )
+    done = rebasin("align", "t5a", "t5b", "--network", "t5_of_tests:make", "-f")
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["checked"]["network"] == "t5_of_tests:make"
+
+
 def test_transformers_is_not_imported_for_plain_files(nets: Path) -> None:
     from tests.cli.test_light_start import loaded
 

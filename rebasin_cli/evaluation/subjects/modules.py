@@ -93,6 +93,12 @@ def in_dtype(value: Any, dtype: torch.dtype) -> Any:
     return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+def answers_of(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The logits where there are some: what stands beside them (an encoder's hidden states) may be in any order."""
+    logits = {name: output for name, output in outputs.items() if name == "output.logits"}
+    return logits or outputs
+
+
 def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
     """Every floating-point tensor in nested outputs, by a dotted name."""
     if isinstance(value, Tensor):

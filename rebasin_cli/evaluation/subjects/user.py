@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.comparing import rounding
+from rebasin_cli.evaluation.comparing import Trace, rounding
 from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.modules import in_dtype, module_subject, randomise
+from rebasin_cli.evaluation.subjects.modules import answers_of, in_dtype, module_subject, randomise
 
 HELP = "the factory takes nothing and returns (module, inputs): an nn.Module and a tuple or dict of example inputs"
 
@@ -56,8 +56,11 @@ def user_subject(reference: str) -> Subject:
 def _tried(reference: str, module: nn.Module, inputs: Any) -> tuple[Subject | None, Exception | None]:
     """A subject that knows its own rounding, or what it raised."""
     subject = module_subject(reference, module, inputs)
+
+    def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return answers_of(subject.run(state, trace))
+
     try:
-        outputs = subject.run(subject.state, None)
-        return replace(subject, tolerance=rounding(subject.run, subject.state, outputs)), None
+        return replace(subject, run=run, tolerance=rounding(run, subject.state, run(subject.state, None))), None
     except Exception as error:
         return None, error
