@@ -69,8 +69,9 @@ class FunctionCheck:
 
         Args:
             layout: bound to the names that the network knows.
-            states: the checkpoint to compare, and what stands in for it where the network cannot take it (another
-                head, say): whichever weights it has, a spec that keeps its function keeps it.
+            states: the checkpoint to compare, and the one to whose shapes `layout` and network are bound. It stands
+                in for the other where that has other shapes (another head, say) or cannot be run: whichever weights
+                a network has, a spec that keeps its function keeps it.
 
         Raises:
             ContentError: it becomes another function.
@@ -116,7 +117,10 @@ class FunctionCheck:
         """
         whys: list[str] = []
         raised: Exception | None = None
+        bound = states[-1].infos
         for checkpoint in states:
+            if any(key not in checkpoint or checkpoint.infos[key].shape != info.shape for key, info in bound.items()):
+                continue
             small = checkpoint.nbytes <= _HELD
             state: Mapping[str, Tensor] = dict(checkpoint) if small else checkpoint
             for dtype in (torch.float64, torch.float32) if small else (torch.float32,):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint, as_elements
+from rebasin_cli.checkpoints import Checkpoint, as_elements, hash_tensors
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import BoundTensor, Layout
@@ -65,15 +65,16 @@ def check_ties(
 
 def _parted(layout: Layout, keys: Sequence[str], read: Read, drawn: Sequence[Permutation]) -> Iterator[tuple[str, str]]:
     """Pairs of keys of equal tensors that the permutations move differently."""
-    ways: dict[object, str] = {}
-    for key in keys:  # those that move in one way stay equal whatever they hold
-        ways.setdefault(_way(layout.tensors[key], layout), key)
-    different = list(ways.values())
-    for at, one in enumerate(different):
-        for two in different[at + 1 :]:
-            tensor = read(one)
-            if torch.equal(tensor, read(two)) and not _constant(tensor) and not _alike(layout, one, two, read, drawn):
-                yield one, two
+    ways = {key: _way(layout.tensors[key], layout) for key in keys}
+    if len(set(ways.values())) < 2:  # those that move in one way stay equal whatever they hold
+        return
+    equal: dict[str, dict[object, str]] = {}
+    for key in keys:
+        tensor = read(key)
+        if not _constant(tensor):
+            equal.setdefault(hash_tensors({"": tensor}), {}).setdefault(ways[key], key)
+    for first, *others in (list(found.values()) for found in equal.values()):
+        yield from ((first, other) for other in others if not _alike(layout, first, other, read, drawn))
 
 
 def _way(bound: BoundTensor, layout: Layout) -> object:

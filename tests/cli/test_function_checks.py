@@ -228,6 +228,19 @@ def test_large_checkpoints_are_not_run_and_that_is_said(
     assert "are compared" in done.document["architecture"]["checked"]["why"]
 
 
+@pytest.mark.parametrize("call", [WRONG["align"], WRONG["interpolate"]], ids=["align", "interpolate"])
+def test_where_the_network_cannot_take_b_it_is_run_on_a(rebasin: Rebasin, nets: Path, call: tuple[object, ...]) -> None:
+    """Heads of other classes, left out of the match; the spec is the same."""
+    state = load_file("b.safetensors")
+    save_file({**state, "fc4.weight": torch.randn(9, 16), "fc4.bias": torch.randn(9)}, "b.safetensors")
+    done = rebasin(*call, "--ignore", "fc4.*", *network("residual"))
+    assert done.code == 3, done.err
+    assert "the network is another" in done.err
+    done = rebasin(*call, "--ignore", "fc4.*", *network("chain"))
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["checked"]["error"] < 1e-12
+
+
 def shown(rebasin: Rebasin, done: Outcome) -> str:
     text = rebasin("report", "--text", "-", stdin=done.out.encode()).out
     return " ".join(text.split())

@@ -81,6 +81,22 @@ def test_equal_heads_are_not_equal_tensors(rebasin: Rebasin, tied: Path) -> None
     assert rebasin("align", *PAIR).code == 0
 
 
+def test_tensors_that_begin_alike_hide_no_tie(rebasin: Rebasin, tied: Path) -> None:
+    """The first 64 kB of all three are equal; only the second one is tied to the third."""
+    Path("own.yaml").write_text(SPEC.replace("emb.weight:", "emb{1,2}.weight:"))
+    for seed, name in enumerate("ab"):
+        generator = torch.Generator().manual_seed(seed)
+        long = torch.randn(2000, 16, generator=generator)
+        state = load_file(f"{name}.safetensors")
+        del state["emb.weight"]
+        state |= {"emb1.weight": long, "emb2.weight": long.clone(), "out.weight": long.clone()}
+        state["emb1.weight"] = long + (torch.arange(2000) > 1500)[:, None]
+        save(tied / f"{name}.safetensors", state)
+    done = rebasin("align", *PAIR)
+    assert done.code == 3
+    assert "emb2.weight and out.weight are equal" in done.err
+
+
 def test_apply_looks_at_the_checkpoint_it_is_given(rebasin: Rebasin, tied: Path) -> None:
     untied = ("align", "a-untied.safetensors", "b-untied.safetensors", "--arch", "own.yaml")
     assert rebasin(*untied, "-o", "o.safetensors").code == 0
