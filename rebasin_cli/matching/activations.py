@@ -25,6 +25,7 @@ from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.matching.segments import Segment, channel_axis, segment_of, segments_of
+from rebasin_cli.matching.settling import settle_rows, settled
 from rebasin_cli.matching.taps import Layer, Taps, per_channel
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.matching.weights import OnStep
@@ -77,11 +78,12 @@ def match_activations(
         if on_step:
             on_step(0, number + 1, len(every), start)
     permutation, solves = by_weights(layout, a, b, permutation, left)
+    reached = inner_product(layout, a, b, permutation)
     seconds = {"activations": middle - began, "assignment": perf_counter() - middle}
     return MatchResult(
         method="activations",
         permutation=permutation,
-        objective=(start, inner_product(layout, a, b, permutation)),
+        objective=(start, reached),
         stop="converged" if every else "nothing-to-move",
         seed=seed,
         seconds=seconds,
@@ -112,7 +114,9 @@ def by_weights(
     descent = Descent(layout, a, b, torch.device("cpu"), torch.float64, permutation, budgets(None)[1])
     while descent.sweep(left)[0]:
         pass
-    return descent.permutation, sum(descent.solvers.values())
+    dims = [dim for block in left for dim in block.dims]
+    reached = inner_product(layout, a, b, descent.permutation)
+    return settled(layout, a, b, descent.permutation, reached, dims), sum(descent.solvers.values())
 
 
 def untold(left: Sequence[Block]) -> tuple[str, ...]:
@@ -259,6 +263,8 @@ class Solver:
         if {dim for dims in forms for dim in dims} < {dim for dim in block.dims if dim in moving}:
             return None
         found, before, after = solve_of_layout(layout, block, forms, present, self._assign)
+        if len(block.dims) == 1:  # units that no activation tells apart, the dead ones, in their own places
+            found = {block.root: settle_rows(found[block.root], grams[block.dims])}
         return found, after - before
 
     def _assign(self, matrices: Tensor) -> Tensor:

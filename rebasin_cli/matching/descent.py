@@ -17,7 +17,7 @@ from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.steps import Step, Steps
 from rebasin_cli.matching.terms import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.turns import Turn, anchored_turns
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation import Permutation, is_identity
 from rebasin_cli.spec import Layout
 
 RELATIVE_GAIN = 1e-7
@@ -44,7 +44,7 @@ class Descent:
     Attributes:
         executor: takes steps of blocks that share no tensor side by side; the result does not depend on it.
         open: roots of blocks to be solved: never visited yet, or a neighbour changed since.
-        seconds, gains, solvers, gap: what `MatchResult` reports.
+        seconds, solvers, gap: what `MatchResult` reports.
     """
 
     layout: Layout
@@ -56,7 +56,6 @@ class Descent:
     budget: Budget
     executor: Executor | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0, "objective": 0.0})
-    gains: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, int] = field(default_factory=dict)
     gap: float | None = None
     blocks: tuple[Block, ...] = field(init=False)
@@ -74,7 +73,7 @@ class Descent:
     def objective(self) -> float:
         """⟨A, π(B)⟩ at the present permutations, from the tensors."""
         began = self._clock()
-        moved = Permutation({dim: perm for dim, perm in self.permutation.items() if _moves(perm)})
+        moved = Permutation({dim: perm for dim, perm in self.permutation.items() if not is_identity(perm)})
         value = inner_product(self.layout, self.a, self.b, moved, executor=self.executor)
         self.seconds["objective"] += self._clock() - began
         return value
@@ -121,7 +120,7 @@ class Descent:
                 else:
                     assert step is not None
                     self._move(turn.block, step)
-                    self._count(turn.block, step, step.after - step.before)
+                    self._count(step)
                     if turn.is_last:
                         values[place] = step.after
                         known.update((plan.bound.key, plan.number) for plan in turn.ready)
@@ -203,7 +202,7 @@ class Descent:
             gain = 0.0
         else:
             self._move(block, step)
-        self._count(block, step, gain)
+        self._count(step)
         return gain
 
     def _move(self, block: Block, step: Step) -> None:
@@ -212,8 +211,7 @@ class Descent:
         if block.root in self._steps.inexact:
             self.open.add(block.root)  # a local solution: from where it is now it may find more
 
-    def _count(self, block: Block, step: Step, gain: float) -> None:
-        self.gains[block.root] = self.gains.get(block.root, 0.0) + gain
+    def _count(self, step: Step) -> None:
         for phase, spent in step.seconds.items():
             self.seconds[phase] += spent
         for solver, count in step.solvers.items():
@@ -224,7 +222,3 @@ class Descent:
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""
         return working_clock(self.a, self.b)
-
-
-def _moves(perm: Tensor) -> bool:
-    return not torch.equal(perm, torch.arange(perm.shape[-1]).expand(perm.shape))

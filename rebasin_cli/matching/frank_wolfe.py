@@ -68,8 +68,8 @@ def frank_wolfe(
         on_step: called after each iteration and each step of the descent; it may raise `Enough`.
 
     Returns:
-        As `match_weights`; the objective is that of the identity, then that of the rounded mixture (it alone, in
-        the rare case that it is lower), then after every sweep of the descent.
+        As `match_weights`; the objective is that of the identity, then that of the rounded mixture (if it is not
+        lower), then after every sweep of the descent.
     """
     for_tensors, for_matrices = budgets(memory)
     a, b = keep_read(a, for_tensors), keep_read(b, for_tensors)

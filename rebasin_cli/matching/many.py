@@ -25,6 +25,7 @@ from rebasin_cli.matching.measures import dot
 from rebasin_cli.matching.models import Mean, Models, State, total_similarity
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.settling import settled
 from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
@@ -142,10 +143,10 @@ def match_many(
     began = perf_counter()
     start = (Permutation.identity(layout),) * len(models)
     run.objective.append(total_similarity(models, start))
-    found = _ALGORITHMS[algorithm](run, start)
+    found = _settled(models, in_order_of_first(layout, _ALGORITHMS[algorithm](run, start)), run.objective[-1])
     return ManyResult(
         algorithm=algorithm,
-        permutations=in_order_of_first(layout, found),
+        permutations=found,
         objective=tuple(run.objective),
         stop=run.stop,
         seed=seed,
@@ -158,6 +159,15 @@ def in_order_of_first(layout: Layout, permutations: Sequence[Permutation]) -> tu
     """All followed by what undoes the first one, which becomes the identity."""
     undone = permutations[0].inverse(layout)
     return (Permutation.identity(layout), *(perm.compose(undone, layout) for perm in permutations[1:]))
+
+
+def _settled(models: Models, permutations: tuple[Permutation, ...], reached: float) -> tuple[Permutation, ...]:
+    """Every model but the first with units in its own order that gain nothing by being elsewhere."""
+    found = list(permutations)
+    for i in range(1, len(found)):
+        others = [j for j in range(len(found)) if j != i]
+        found[i] = settled(models.layout, Mean(models, found, others), models.states[i], found[i], reached)
+    return tuple(found)
 
 
 def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from math import sqrt
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.parallel import in_order
-from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.permutation import Permutation, is_identity, permute_tensor
 from rebasin_cli.spec import Layout
 
 AT_ONCE = 4
@@ -34,6 +34,10 @@ class Distance:
         cosine_before, cosine_after: cosine of the angle between A and B, and A and π(B); −1 to 1.
         moved: share of each dim's units that are not in their own place, 0 to 1.
         relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which a dim stands (1 where nothing was gained).
+        gains: by dims without an owner that may move, what the dim with all within it adds to ⟨A, π(B)⟩: dims are
+            switched from their own order to π's one after the other, once in the spec's order and once backwards, and
+            the rises with each are averaged. So what two dims gain only together goes to each in halves (as by Shapley
+            values, where no more than two stand on a tensor), and all of them sum up to the whole rise.
     """
 
     before: float
@@ -42,6 +46,7 @@ class Distance:
     cosine_after: float
     moved: Mapping[str, float]
     relative: Mapping[str, float]
+    gains: Mapping[str, float]
 
 
 def inner_product(
@@ -84,6 +89,7 @@ def measure_distance(
     squares: dict[str, tuple[float, float]] = {}
     norm_a = norm_b = 0.0
     products = [0.0, 0.0]
+    gains = {dim: 0.0 for dim in layout.moving() if layout.dims[dim].owner is None}
     for key, bound in layout.tensors.items():
         if bound.section != "tensors":
             continue
@@ -96,6 +102,8 @@ def measure_distance(
             y, z = y - x, z - x
             before, after = before + float(torch.dot(y, y)), after + float(torch.dot(z, z))
         squares[key] = (before, after)
+        for dim, gain in _gains(layout, a[key], partial(_read_again, b, key, two), key, permutation).items():
+            gains[dim] += gain
         if on_step:
             on_step(key)
     scale = sqrt(norm_a * norm_b) or 1.0
@@ -106,7 +114,31 @@ def measure_distance(
         cosine_after=products[1] / scale,
         moved={dim: permutation.fraction_moved(dim) for dim in layout.dims},
         relative={dim: _relative(layout, dim, squares) for dim in layout.moving()},
+        gains=gains,
     )
+
+
+def _gains(
+    layout: Layout, a: Tensor, read: Callable[[str], Tensor], key: str, permutation: Permutation
+) -> dict[str, float]:
+    """What each dim without an owner adds to one tensor's ⟨A, π(B)⟩ (see `Distance.gains`)."""
+    blocks: dict[str, dict[str, Tensor]] = {}
+    for dim, perm in permutation.items():
+        blocks.setdefault(layout.root(dim), {})[dim] = perm
+    here = {layout.root(dim) for dim in layout.tensors[key].dims()}
+    moved = [root for root, block in blocks.items() if root in here and not all(map(is_identity, block.values()))]
+    gains = dict.fromkeys(moved, 0.0)
+
+    @cache
+    def product(switched: frozenset[str]) -> float:
+        indices = {dim: perm for root in switched for dim, perm in blocks[root].items()}
+        return dot(a, permute_tensor(indices, layout, key, read))
+
+    for order in (moved, moved[::-1]):
+        for number, root in enumerate(order):
+            gain = product(frozenset(order[: number + 1])) - product(frozenset(order[:number]))
+            gains[root] += 0.5 * gain
+    return gains
 
 
 def dot(one: Tensor, two: Tensor) -> float:

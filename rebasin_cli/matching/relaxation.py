@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from rebasin_cli.matching.measures import inner_product
-from rebasin_cli.matching.result import MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop, rising
+from rebasin_cli.matching.settling import no_more_than_identity
 from rebasin_cli.matching.terms import blocks
 from rebasin_cli.matching.weights import OnStep, match_weights
 from rebasin_cli.permutation import Permutation
@@ -64,8 +65,8 @@ class Polishing:
             solvers, seconds: of the relaxation.
 
         Returns:
-            As `match_weights`; the objective is that of the identity, then that of the rounded permutation (it alone,
-            in the rare case that it is lower), then after every sweep.
+            As `match_weights`; the objective is that of the identity, then that of the rounded permutation (if it is
+            not lower), then after every sweep. It is the identity where nothing is above it.
         """
         before, reached = (
             inner_product(self.layout, self.a, self.b, permutation)
@@ -75,20 +76,21 @@ class Polishing:
             self.layout, self.a, self.b, seed=self.seed, start=rounded, max_sweeps=0 if early else self.max_sweeps,
             device=self.device, memory=self.memory, executor=self.executor, on_step=self.on_step,
         )  # fmt: skip
-        path = (reached, *polished.objective[1:])
+        permutation, path = polished.permutation, (before, reached, *polished.objective[1:])
+        if no_more_than_identity(self.layout, self.a, self.b, permutation, path[-1], before):
+            permutation, path = Permutation.identity(self.layout), (before, before)
         total = {
             name: sum(part.get(name, 0) for part in (self._solvers, solvers, polished.solvers))
             for name in {**self._solvers, **solvers, **polished.solvers}
         }
         return MatchResult(
             method=method,
-            permutation=polished.permutation,
-            objective=path if reached < before else (before, *path),
+            permutation=permutation,
+            objective=rising(path),
             stop=early or polished.stop,
             seed=self.seed,
             seconds={**polished.seconds, method: seconds},
             solves=sum(total.values()),
-            gains=dict(polished.gains),
             solvers=total,
             gap=polished.gap,
         )

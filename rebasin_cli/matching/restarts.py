@@ -7,7 +7,7 @@ loop (samuela/git-re-basin#8), and 99 times by the best of twenty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,14 +18,18 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory
 from rebasin_cli.matching.parallel import in_order
-from rebasin_cli.matching.result import Enough, MatchResult, Stop, Trial
+from rebasin_cli.matching.result import Enough, MatchResult, Stop, Trial, rising
+from rebasin_cli.matching.settling import NEAR, is_tie
 from rebasin_cli.matching.weights import OnStep, Order, Start, match_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
 N = TypeVar("N", int, float)
+
+Choose = Callable[[Sequence[MatchResult]], int]
 
 GRADIENTS = 3
 """Matrices that Frank-Wolfe holds for each dim: its gradient, its similarity, and what the assignment takes."""
@@ -61,10 +65,14 @@ def descents(
     def attempt(start: Start | None, order: Order, seed: int) -> Attempt:
         def run(on_step: OnStep | None, executor: Executor | None = None) -> MatchResult:
             begin = start or Permutation.random(layout, seed)
-            return match_weights(
+            result = match_weights(
                 layout, a, b, seed=seed, max_sweeps=max_sweeps, start=begin, order=order, device=device,
                 memory=memory, executor=executor, on_step=on_step,
             )  # fmt: skip
+            if start:
+                return result
+            at_identity = inner_product(layout, a, b, Permutation.identity(layout), executor=executor)
+            return replace(result, objective=rising((at_identity, *result.objective)))
 
         seeded = f", seed {seed}" if start is None or order == "random" else ""
         return Attempt(f"{start or 'random'}, {order} order{seeded}", run)
@@ -92,10 +100,12 @@ def best_of(
     executor: Executor | None = None,
     at_once: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
+    choose: Choose | None = None,
 ) -> MatchResult:
-    """Make every attempt and keep the one that reached most; of equals the first.
+    """Make every attempt and keep one.
 
     Args:
+        choose: the number of the result that is kept; None for the first of those that reached most.
         on_step: handed to each attempt, in whatever thread it runs; once it has told one to stop (see `Enough`), all
             that are under way stop at their next step, and what they have reached by then counts.
         executor: runs `at_once` attempts at a time; one that is alone gets it for its own parts.
@@ -139,7 +149,8 @@ def best_of(
             trials.append(trial)
             if on_trial:
                 on_trial(trial)
-    best = max(results, key=lambda result: result.objective[-1])
+    kept = (choose or highest)(results)
+    best = results[kept]
     if len(results) == 1:
         return best
     return replace(
@@ -148,8 +159,32 @@ def best_of(
         seconds=_summed(result.seconds for result in results),
         solves=sum(result.solves for result in results),
         solvers=_summed(result.solvers for result in results),
-        trials=tuple(trials),
+        trials=tuple(replace(trial, kept=number == kept) for number, trial in enumerate(trials)),
     )
+
+
+def highest(results: Sequence[MatchResult]) -> int:
+    """The first of the results with the largest objective."""
+    return max(range(len(results)), key=lambda number: results[number].objective[-1])
+
+
+def simplest(layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], results: Sequence[MatchResult]) -> int:
+    """The result with the largest objective; of equals (see `TIE`) that which moves fewest units, and then the first.
+
+    What searches have summed up may be off by rounding, so that results near the largest are compared exactly.
+    """
+    reached = [result.objective[-1] for result in results]
+    top = max(reached)
+    exact = {
+        number: inner_product(layout, a, b, results[number].permutation)
+        for number, value in enumerate(reached)
+        if value >= top - NEAR * abs(top)
+    }
+    if len(exact) == 1:
+        return next(iter(exact))
+    top = max(exact.values())
+    equal = [number for number, value in exact.items() if value >= top or is_tie(value, top)]
+    return min(equal, key=lambda number: results[number].permutation.count_moved())
 
 
 def starts_at_once(layout: Layout, threads: int, memory: int | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,11 +31,13 @@ class Trial:
         name: where it started and in what order it went, such as `identity, random order, seed 3`.
         objective: ⟨A, π(B)⟩ at its end.
         seconds: wall time.
+        kept: whether the result is its.
     """
 
     name: str
     objective: float
     seconds: float
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,14 @@ class MatchResult:
 
     Attributes:
         method: name of the method, as `--method` has it.
-        objective: ⟨A, π(B)⟩ over the spec's `tensors`: at the start, then after every sweep; float64, never falling.
+        objective: ⟨A, π(B)⟩ over the spec's `tensors`: at the start (the identity, unless a search was told to begin
+            elsewhere), then after every sweep; float64, never falling (but see `match_activations`).
         stop: why it ended.
-        gains: how much each dim's steps raised the objective in all (a block's gain stands under its root).
         seconds: wall time by phase.
         solves: assignments solved, the inner ones of heads and groups included.
         solvers: how many of them each solver did; gap: the largest certified distance from the optimum of one.
-        trials: every start that was tried, in order, if there were several; the rest is of the best of them, but for
-            `seconds`, `solves` and `solvers`, which are of all.
+        trials: every start that was tried, in order, if there were several; the rest is of the one that is kept, but
+            for `seconds`, `solves` and `solvers`, which are of all.
         losses: loss between A and π(B), at the start and as the search went on, of a method that looks at it.
         notes: what whoever reads the result must know.
     """
@@ -63,9 +65,21 @@ class MatchResult:
     seed: int
     seconds: Mapping[str, float]
     solves: int
-    gains: Mapping[str, float] = field(default_factory=dict)
     solvers: Mapping[str, int] = field(default_factory=dict)
     gap: float | None = None
     trials: tuple[Trial, ...] = ()
     losses: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def rising(objective: Sequence[float]) -> tuple[float, ...]:
+    """The objective at the start, after what came above it meanwhile, and at the end.
+
+    A first pass by a part of the tensors, or a rounded mixture, may lie below the start for a while.
+    """
+    start, *rest = objective
+    found = [start]
+    for value in rest[:-1]:
+        if value >= found[-1]:
+            found.append(value)
+    return (*found, *rest[-1:])

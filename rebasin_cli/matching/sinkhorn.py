@@ -31,6 +31,7 @@ from rebasin_cli.matching.memory import free_memory
 from rebasin_cli.matching.relaxation import Polishing, joint_dims
 from rebasin_cli.matching.restarts import Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.settling import settled
 from rebasin_cli.matching.soft import Mixer, between
 from rebasin_cli.matching.weights import OnStep, match_weights
 from rebasin_cli.permutation import Permutation
@@ -73,8 +74,8 @@ def sinkhorn(
         on_step: called after each step, with ⟨A, X(B)⟩, and each step of the descent; it may raise `Enough`.
 
     Returns:
-        As `match_weights`; the objective is that of the identity, then that of the rounded matrices (it alone, in the
-        rare case that it is lower), then after every sweep of the descent.
+        As `match_weights`; the objective is that of the identity, then that of the rounded matrices (if it is not
+        lower), then after every sweep of the descent.
     """
     began = perf_counter()
     a, b = ({key: state[key] for key in state} for state in (a, b))
@@ -158,10 +159,12 @@ def match_sinkhorn(
         search, first, lambda permutation: held_apart(midpoint(layout, a, b, permutation)),
         length, seed=seed, on_step=on_step,
     )  # fmt: skip
+    reached = inner_product(layout, a, b, found.permutation)
+    permutation = settled(layout, a, b, found.permutation, reached)
     return MatchResult(
         method="sinkhorn",
-        permutation=found.permutation,
-        objective=(*first.objective[:1], inner_product(layout, a, b, found.permutation)),
+        permutation=permutation,
+        objective=(*first.objective[:1], reached),
         stop=found.stop,
         seed=seed,
         seconds={"sinkhorn": perf_counter() - began},

@@ -17,6 +17,7 @@ from torch import Tensor
 from rebasin_cli.matching.by_loss import Epochs, HeldApart, Loss, midpoint, search_by_loss
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.settling import settled
 from rebasin_cli.matching.weights import OnStep, match_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
@@ -67,10 +68,12 @@ def match_ste(
         search, first, lambda permutation: held_apart(midpoint(layout, a, b, permutation)), options.length,
         seed=seed, on_step=on_step,
     )  # fmt: skip
+    reached = inner_product(layout, a, b, found.permutation)
+    permutation = settled(layout, a, b, found.permutation, reached)
     return MatchResult(
         method="ste",
-        permutation=found.permutation,
-        objective=(*first.objective[:1], inner_product(layout, a, b, found.permutation)),
+        permutation=permutation,
+        objective=(*first.objective[:1], reached),
         stop=found.stop,
         seed=seed,
         seconds={**search.seconds, "all": perf_counter() - began},

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.memory import budgets, keep_read, reading_seconds
-from rebasin_cli.matching.result import MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop, rising
+from rebasin_cli.matching.settling import is_tie, no_more_than_identity, settled
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -57,7 +58,8 @@ def match_weights(
         on_step: called after each step with sweep, step, steps in a sweep, and the objective; it may raise `Enough`.
 
     Returns:
-        The permutation and the objective per sweep. It is a local optimum: another seed may end elsewhere.
+        The permutation and the objective per sweep. It is a local optimum: another start or order may end elsewhere.
+        Units that gain nothing by moving are in their own places, and where none does it is the identity.
     """
     begin = start if isinstance(start, Permutation) else Permutation.identity(layout)
     for_tensors, for_matrices = budgets(memory)
@@ -86,15 +88,24 @@ def match_weights(
             break
     else:
         stop = "max-sweeps" if todo else stop
+    permutation = settled(layout, kept_a, kept_b, descent.permutation, objective[-1])
+    if not isinstance(start, Permutation) and no_more_than_identity(
+        layout, kept_a, kept_b, permutation, objective[-1], objective[0], executor
+    ):
+        if start == "anchored" and not is_tie(objective[-1], objective[0]):  # led astray: from there it cannot fall
+            return match_weights(
+                layout, kept_a, kept_b, seed=seed, max_sweeps=max_sweeps, start="identity", order=order, device=device,
+                memory=memory, executor=executor, on_step=on_step,
+            )  # fmt: skip
+        permutation, objective = begin, [objective[0]] * len(objective)
     return MatchResult(
         method="weights",
-        permutation=descent.permutation,
-        objective=tuple(objective),
+        permutation=permutation,
+        objective=rising(objective),
         stop=stop,
         seed=seed,
         seconds={"read": reading_seconds(kept_a, kept_b) - already, **descent.seconds},
         solves=sum(descent.solvers.values()),
-        gains=dict(descent.gains),
         solvers=dict(descent.solvers),
         gap=descent.gap,
     )

@@ -98,6 +98,10 @@ class Permutation(Mapping[str, Tensor]):
             return 0.0
         return float((perm != torch.arange(perm.shape[-1])).double().mean())
 
+    def count_moved(self) -> int:
+        """How many units are not in their own place, those within other units counted for each of these."""
+        return sum(int((perm != torch.arange(perm.shape[-1])).sum()) for perm in self.indices.values())
+
     def _places(self, layout: Layout, dim: str) -> Tensor:
         """For every unit of `dim` in A (owners and units flattened), its flat place in B; shape (units,)."""
         flat = _of(self, dim, _identity(layout, dim)).reshape(-1, layout.dims[dim].size)
@@ -105,6 +109,11 @@ class Permutation(Mapping[str, Tensor]):
         if owner is None:
             return flat[0]
         return (self._places(layout, owner)[:, None] * flat.shape[1] + flat).reshape(-1)
+
+
+def is_identity(perm: Tensor) -> bool:
+    """Whether indices (.., n) leave every unit in its place."""
+    return torch.equal(perm, torch.arange(perm.shape[-1]).expand(perm.shape))
 
 
 def _identity(layout: Layout, dim: str) -> Tensor:

@@ -108,7 +108,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, heads=heads)
         check_ties(pair.layout_b, b, heads["b"], any_permutation(pair.layout))
         check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
-        result = match(pair, choice, device, listener)
+        result = match(pair, choice, device, listener, inputs)
         check.found(pair.layout, result.permutation, pair.b, pair.a)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
@@ -127,7 +127,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         document = RunDocument(
             command="align",
             inputs=inputs,
-            architecture=architecture_record(pair.layout, request.spec, distance, result.gains, check.record()),
+            architecture=architecture_record(pair.layout, request.spec, distance, check.record()),
             match=match_record(result),
             distance=distance_record(distance),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},

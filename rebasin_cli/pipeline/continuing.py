@@ -214,15 +214,9 @@ def continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
     warnings = (text for text in before.warnings if not text.startswith(failed))  # by now it may have been
     architecture = now.architecture
     if architecture and before.architecture:
-        gains = before.architecture.dims
-        dims = {
-            name: replace(dim, gain=gains[name].gain) if name in gains else dim
-            for name, dim in architecture.dims.items()
-        }
         checked = architecture.checked
         if checked and checked.error is None:  # what is assumed now may have been seen by the run before
-            checked = before.architecture.checked or checked
-        architecture = replace(architecture, dims=dims, checked=checked)
+            architecture = replace(architecture, checked=before.architecture.checked or checked)
     return replace(
         now,
         inputs={**before.inputs, **{r: e for r, e in now.inputs.items() if r != "permutation"}},

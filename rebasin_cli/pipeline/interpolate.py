@@ -269,12 +269,12 @@ def _alignment(
             )
         if others:
             listener.warn(f"{saved.path.name} was made for another {which}: it need not be an optimum for these two")
-        tell_identity(saved.permutation, listener)
+        tell_identity(saved.permutation, listener, inputs)
         return _Alignment(saved.permutation, saved=saved)
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, choice, matching_device(choice, pair.layout), listener)
+    result = match(pair, choice, matching_device(choice, pair.layout), listener, inputs)
     return _Alignment(result.permutation, result)
 
 
@@ -288,9 +288,7 @@ def _document(
     document = RunDocument(
         command="interpolate",
         inputs=_all_inputs(request, inputs),
-        architecture=architecture_record(
-            pair.layout, request.spec, distance, result.gains if result else None, checked
-        ),
+        architecture=architecture_record(pair.layout, request.spec, distance, checked),
         match=match_record(result) if result else None,
         distance=distance_record(distance),
         barrier=barrier,

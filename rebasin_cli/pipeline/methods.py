@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from rebasin_cli.matching.frank_wolfe import Begin
 from rebasin_cli.matching.memory import budgets, keep_read
 from rebasin_cli.matching.plans import sweep_work
 from rebasin_cli.matching.relaxation import joint_dims
-from rebasin_cli.matching.restarts import Attempt, starts_at_once
+from rebasin_cli.matching.restarts import Attempt, simplest, starts_at_once
 from rebasin_cli.matching.sinkhorn import RATE as SINKHORN_RATE
 from rebasin_cli.matching.sinkhorn import Target, match_sinkhorn, sinkhorn_attempts
 from rebasin_cli.matching.ste import RATE as STE_RATE
@@ -142,6 +143,7 @@ def match_states(
         executor=running.executor,
         at_once=starts_at_once(layout, running.threads, choice.memory),
         on_trial=running.on_trial,
+        choose=partial(simplest, layout, a, b),
     )
     return replace(result, method=choice.method)
 

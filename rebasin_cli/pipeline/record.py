@@ -34,13 +34,9 @@ def input_record(path: Path, sha256: str | None) -> InputRecord:
 
 
 def architecture_record(
-    layout: Layout,
-    choice: SpecChoice,
-    distance: Distance | None = None,
-    gains: Mapping[str, float] | None = None,
-    checked: CheckedRecord | None = None,
+    layout: Layout, choice: SpecChoice, distance: Distance | None = None, checked: CheckedRecord | None = None
 ) -> ArchitectureRecord:
-    """The spec and its dims, with what the match did to each if there was one.
+    """The spec and its dims, with what a permutation does to each if there is one.
 
     Args:
         checked: how it is known that B permuted is still B; None where nothing is permuted.
@@ -49,7 +45,7 @@ def architecture_record(
         name: DimRecord(
             size=dim.size,
             moved=distance.moved.get(name) if distance else None,
-            gain=gains.get(name) if gains else None,
+            gain=distance.gains.get(name) if distance else None,
             relative=distance.relative.get(name) if distance else None,
             owner=dim.owner,
             fixed=dim.fixed,
@@ -91,7 +87,7 @@ def match_record(result: MatchResult) -> MatchRecord:
         solvers=dict(result.solvers),
         gap=result.gap,
         losses=tuple(map(float, result.losses)),
-        trials=tuple(TrialRecord(t.name, float(t.objective), round(t.seconds, 4)) for t in result.trials),
+        trials=tuple(TrialRecord(t.name, float(t.objective), round(t.seconds, 4), t.kept) for t in result.trials),
     )
 
 

@@ -113,8 +113,14 @@ def with_data(
     return replace(choice, fitting=fitting)
 
 
-def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> MatchResult:
-    """Match B onto A, with progress and what the outcome means."""
+def match(
+    pair: Pair, choice: MatchChoice, device: str, listener: Listener, inputs: Mapping[str, InputRecord]
+) -> MatchResult:
+    """Match B onto A, with progress and what the outcome means.
+
+    Args:
+        inputs: A and B as they were scanned.
+    """
     threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
@@ -161,13 +167,22 @@ def match(pair: Pair, choice: MatchChoice, device: str, listener: Listener) -> M
     if result.stop == "nothing-to-move":
         listener.warn("no dim may move, so that B stays as it is")
     else:
-        tell_identity(result.permutation, listener)
+        tell_identity(result.permutation, listener, inputs)
     return result
 
 
-def tell_identity(permutation: Permutation, listener: Listener) -> None:
-    """Say so if nothing moves."""
-    if permutation and not any(permutation.fraction_moved(dim) for dim in permutation):
+def tell_identity(
+    permutation: Permutation, listener: Listener, inputs: Mapping[str, InputRecord] | None = None
+) -> None:
+    """Say so if nothing moves, or if nothing can be gained by moving: once.
+
+    Args:
+        inputs: A and B as they were scanned, where there are two.
+    """
+    a, b = (inputs or {}).get("a"), (inputs or {}).get("b")
+    if a and b and a.sha256 is not None and a.sha256 == b.sha256:
+        listener.warn("A and B are the same file: the identity is the optimum, and there is nothing to align")
+    elif permutation and not permutation.count_moved():
         listener.warn(
             "the identity is the optimum that was found: B's units already lie in A's order "
             "(fine-tunes of one network, or aligned before), and aligning changes nothing"

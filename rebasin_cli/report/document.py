@@ -35,7 +35,8 @@ class DimRecord:
     Attributes:
         size: number of units (for each unit of `owner`, if it has one).
         moved: fraction of the units whose place changed, 0 to 1; None before a match.
-        gain: what this dim's solves added to the objective ⟨A, π(B)⟩; that of dims within it is in it.
+        gain: what this dim adds to ⟨A, π(B)⟩, that of dims within it included; the gains of all dims sum up to what
+            π adds, so that what two dims gain only together goes to each in halves.
         relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which it stands; above 1 it is worse than before.
         owner: the dim it lies within.
         fixed: why it stays at identity; None if it may move.
@@ -113,11 +114,18 @@ class ArchitectureRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One of several starts: where it began and in what order it went, what it reached, its wall time."""
+    """One of several starts.
+
+    Attributes:
+        name: where it began and in what order it went.
+        objective: what it reached; seconds: wall time.
+        kept: whether the permutation is its.
+    """
 
     name: str
     objective: float
     seconds: float
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,7 @@ class MatchRecord:
         solves: number of linear assignments; solvers: by solver, or how else they were known: `evident` ones were
             proved from a part of their matrix, `sketched` ones were solved again later.
         gap: the largest certified distance of one of them from its optimum, if the solver gives one.
-        trials: every start, if there were several; `objective` is of the best of them.
+        trials: every start, if there were several; `objective` is of the one that is kept.
         losses: of the midpoint on examples held apart, at the start and after every epoch (`ste`).
     """
 

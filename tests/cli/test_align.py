@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from rebasin_cli.report.codec import from_json, read_document
 from tests.cli.conftest import Rebasin
-from tests.small import mlp_state, save, shuffled
+from tests.small import DATA, mlp_state, save, shuffled
 
 _FLOATS = (torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
 
@@ -241,3 +241,29 @@ def test_sharded_folder_in_folder_out(rebasin: Rebasin, pair: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == sorted([*names, "config.json", "model.safetensors.index.json"])
     assert set(load_file(out / names[0])) == set(first)
     assert torch.equal(load_file(out / names[0])["fc.0.weight"], load_file("a.safetensors")["fc.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "how", [(), ("--quality", "high"), ("--method", "frank-wolfe"), ("--method", "sinkhorn"), ("--restarts", 4)]
+)
+def test_a_trained_network_and_itself(rebasin: Rebasin, pair: Path, how: tuple[object, ...]) -> None:
+    """Some of its units are as good as dead, so that rounding would choose among them."""
+    a = DATA / "digits_mlp_a.safetensors"
+    save(pair / "copy.safetensors", load_file(a), {"note": "other bytes, the same weights"})
+    for b, said in ((a, "the same file"), (pair / "copy.safetensors", "the identity is the optimum")):
+        done = rebasin("align", a, b, "-o", "out.safetensors", "--force", *how)
+        assert done.code == 0, done.err
+        assert {dim["moved"] for dim in done.document["architecture"]["dims"].values()} == {0.0}
+        assert done.document["distance"]["after"] == 0.0
+        assert [said in text for text in done.document["warnings"]] == [True]
+        assert all(torch.equal(load_file("out.safetensors")[key], tensor) for key, tensor in load_file(a).items())
+
+
+@pytest.mark.parametrize("how", [(), ("--quality", "fast"), ("--method", "frank-wolfe"), ("--restarts", 4)])
+def test_gains_are_what_the_objective_rose(rebasin: Rebasin, pair: Path, how: tuple[object, ...]) -> None:
+    a, b = (DATA / f"digits_mlp_{name}.safetensors" for name in "ab")
+    done = rebasin("align", a, b, "-o", "out.safetensors", *how)
+    objective = done.document["match"]["objective"]
+    dims = done.document["architecture"]["dims"].values()
+    assert sum(dim["gain"] for dim in dims if dim["gain"] is not None) == pytest.approx(objective[-1] - objective[0])
+    assert min(dim["gain"] for dim in dims if dim["gain"] is not None) > 1

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rebasin_cli.matching import MatchResult, best_of, descents, inner_product, match_weights
+from rebasin_cli.matching import MatchResult, best_of, descents, inner_product, match_weights, measure_distance
 from rebasin_cli.matching.by_loss import Epochs, midpoint
 from rebasin_cli.matching.frank_wolfe import frank_wolfe
 from rebasin_cli.matching.sinkhorn import fits, match_sinkhorn, sinkhorn
@@ -57,6 +57,13 @@ def same_function(name: str, layout: Layout, b: State, permutation: Permutation)
     return torch.allclose(tiny_forward(name, moved, x), tiny_forward(name, b, x), rtol=1e-9, atol=1e-9)
 
 
+def gains_sum_up(layout: Layout, a: State, b: State, result: MatchResult) -> bool:
+    """Whether what the dims are credited with is what the objective rose."""
+    gains = measure_distance(layout, a, b, result.permutation).gains
+    assert set(gains) == {dim for dim in layout.moving() if layout.dims[dim].owner is None}
+    return sum(gains.values()) == pytest.approx(result.objective[-1] - result.objective[0], rel=1e-9)
+
+
 def untouched(name: str, a: State, b: State) -> bool:
     return all(torch.equal(s[k], t) for s, seed in ((a, 1), (b, 2)) for k, t in tiny_state(name, seed).items())
 
@@ -82,6 +89,7 @@ def test_by_weights(name: str, method: str, tmp_path: Path) -> None:
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
     assert result.objective[-1] > inner_product(layout, a, b, Permutation.identity(layout))
     assert result.stop == "converged"
+    assert gains_sum_up(layout, a, b, result)
     stays = match_weights(layout, a, b, start=result.permutation, seed=5)
     assert stays.permutation.equals(result.permutation)
     if name not in COUPLED:
@@ -122,5 +130,6 @@ def test_by_loss(name: str, method: str, tmp_path: Path) -> None:
     assert judged == min(result.losses)
     assert judged <= held_apart(midpoint(layout, a, b, match_weights(layout, a, b).permutation))
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
+    assert gains_sum_up(layout, a, b, result)
     assert result.losses == again.losses
     assert result.permutation.equals(again.permutation)

@@ -64,14 +64,6 @@ def test_objective_never_falls_and_is_what_it_says(name: str, seed: int, tmp_pat
     assert result.objective[-1] > result.objective[0]
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
     assert result.stop == "converged"
-    assert sum(result.gains.values()) == pytest.approx(result.objective[-1] - result.objective[0], rel=1e-9)
-
-
-def test_the_anchored_pass_is_among_the_gains(tmp_path: Path) -> None:
-    layout, a, b = tiny_layout("chain", tmp_path), tiny_state("chain", 1), tiny_state("chain", 2)
-    result = match_weights(layout, a, b)
-    assert set(result.gains) == {"h.0", "h.2"}
-    assert sum(result.gains.values()) > 0.5 * (result.objective[-1] - result.objective[0])
 
 
 def test_inputs_are_untouched(name: str, tmp_path: Path) -> None:
@@ -215,4 +207,6 @@ def test_a_dim_that_only_buffers_have_stays_as_it_is(start: Start, tmp_path: Pat
     assert found.stop == "converged"
     assert found.permutation["alone"].tolist() == list(range(7))
     assert found.permutation["i"].tolist() == [[0, 1]] * 3
-    assert set(found.gains) == {"g", "a"}
+    gains = measure_distance(layout, a, b, found.permutation).gains
+    assert gains["alone"] == 0.0
+    assert min(gains["g"], gains["a"]) > 0.0
