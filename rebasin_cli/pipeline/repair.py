@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from rebasin_cli.pipeline.targets import (
 )
 from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
 
@@ -78,7 +79,7 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         named = [bind_pair(checkpoint, end, request.spec).b for end in ends]  # under the checkpoint's names
         network, examples, loss = network_and_data(request.data, layout, checkpoint, listener)
         repairer = Repairer(network, examples, device, listener)
-        repairer.check(request.kind)
+        repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
         output, report = _targets(request, checkpoint, ends)
         tell_layout(layout, listener)
         sources = {"checkpoint": (request.checkpoint, checkpoint)}
@@ -98,7 +99,7 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
             output, checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
             metadata=metadata, force=request.force, listener=listener,
         )  # fmt: skip
-        document = _document(request, layout, output, device, listener)
+        document = _document(request, layout, inputs, output, device, listener)
     if report:
         write_text(report, to_json(document))
     return document
@@ -125,10 +126,10 @@ def _targets(
 
 
 def _document(
-    request: RepairRequest, layout: Layout, output: Path | BinaryIO, device: str, listener: Listener
-) -> RunDocument:
-    inputs = {"checkpoint": input_record(request.checkpoint.shown, None)}
-    inputs |= {f"end {i + 1}": input_record(end.shown, None) for i, end in enumerate(request.ends)}
+    request: RepairRequest, layout: Layout, scanned: Mapping[str, InputRecord], output: Path | BinaryIO, device: str,
+    listener: Listener,
+) -> RunDocument:  # fmt: skip
+    inputs = dict(scanned)
     if request.data.files():
         inputs["data"] = input_record(request.data.files()[0], None)
     return RunDocument(

@@ -54,16 +54,19 @@ class Repairer:
     listener: Listener
     ends: tuple[dict[str, Channels], ...] | None = None
 
-    def check(self, kind: Kind) -> None:
+    def check(self, kind: Kind, instead: str = "--repair repair") -> None:
         """Refuse what cannot be done, from names alone.
+
+        Args:
+            instead: how the command at hand rescales channels.
 
         Raises:
             ContentError: there are no running statistics to recompute.
         """
         if kind == "bn" and not any(name.endswith("running_var") for name in self.network.shapes):
             raise ContentError(
-                f"--repair bn: the {self.network.family} network has no BatchNorm, so there are no statistics to reset",
-                remedy="use --repair repair, which rescales channels of any network",
+                f"the {self.network.family} network has no BatchNorm, so that there are no statistics to recompute",
+                remedy=f"{instead} rescales the channels of any network",
             )
 
     def measure_ends(self, *states: Mapping[str, Tensor]) -> None:

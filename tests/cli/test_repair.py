@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,8 @@ def test_as_a_process_it_writes_beside_the_checkpoint(resnets: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (resnets / "a.repaired.safetensors").exists()
     assert b'"repaired"' in done.stdout
+    inputs = json.loads(done.stdout)["inputs"]
+    assert inputs["checkpoint"]["sha256"] == sha256((resnets / "a.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -170,4 +174,11 @@ def test_a_network_without_batchnorm_has_no_statistics_to_reset(rebasin: Rebasin
     done = rebasin(*arguments, "--repair", "bn")
     assert done.code == 3
     assert "no BatchNorm" in done.err
+    assert "--repair repair" in done.err
     assert rebasin(*arguments, "--repair", "repair", "--steps", 3).code == 0
+    own = ("repair", "a.safetensors", "--data", "data.npz")
+    done = rebasin(*own)
+    assert done.code == 3
+    assert "--repair" not in done.err
+    assert "try:   --end A --end B.aligned.safetensors," in done.err
+    assert rebasin(*own, "--end", "a.safetensors", "--end", "b.safetensors", "-o", "r.safetensors").code == 0
