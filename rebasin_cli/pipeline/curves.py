@@ -142,8 +142,11 @@ def check_measured(document: RunDocument) -> None:
         )
 
 
-def check_gate(document: RunDocument, limit: float) -> None:
+def check_gate(document: RunDocument, limit: float, better: str) -> None:
     """`--max-barrier`: the rise above the line between the ends, of the repaired path, or else the aligned one.
+
+    Args:
+        better: what may bring it down.
 
     Raises:
         GateError: it is higher than `limit`, or not a number.
@@ -156,7 +159,7 @@ def check_gate(document: RunDocument, limit: float) -> None:
         raise GateError(
             f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",
             where=f"largest loss above the line between the ends, {barrier.loss_unit}, {barrier.examples} examples",
-            remedy="another --seed may find a better optimum; everything was written all the same",
+            remedy=f"{better}; everything was written all the same",
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 from rebasin_cli.errors import ContentError, UsageError
@@ -22,7 +24,7 @@ from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.methods import MatchChoice, search_longer
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, tell_lacking, write_path
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import (
@@ -59,7 +61,7 @@ class InterpolateRequest:
         align: False leaves B as it is (`--no-align`).
         permutation: a permutation file to take instead of matching.
         at: the one λ to write; None writes every point of the grid, if there is an output.
-        best: write the point of the grid with the lowest loss (`--at best`); `at` does not count then.
+        best: write the point of the grid with the lowest loss, the ends aside (`--at best`); `at` does not count then.
         blend: how the points are combined; weights of its own are for the one point that is written.
         resume: the document that is kept while sweeping, and gone on from if it is there.
         output: a checkpoint (with `at`), a folder of checkpoints (without), or a pipe.
@@ -179,6 +181,17 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
     return document
 
 
+def better_optimum(request: InterpolateRequest) -> str:
+    """What may bring the barrier down, of what this run has not done."""
+    if not request.align:
+        return "leave --no-align away: B was measured in its own order"
+    if request.permutation is not None or request.document is not None:
+        named = " ".join(quote(os.path.abspath(source.shown)) for source in (request.a, request.b))
+        return f"`rebasin align {named} --quality high` may find a better permutation than the one that was given"
+    options = search_longer(request.choice) + (" --force" if request.resume else "")
+    return f"`{options}` may find a better optimum"
+
+
 def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, Kept, RunDocument | None]:
     """The request with the place of its document, what was kept there, and the run whose permutation is worked on."""
     place = request.resume
@@ -200,6 +213,11 @@ def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
     """The λ of the path, after every combination of options that cannot be carried out was refused."""
     if request.best and not request.judged:
         raise UsageError("--at best chooses by the loss, and without data there is none", remedy="add --data FILE")
+    if request.best and request.steps < 3:
+        raise UsageError(
+            f"--at best chooses between the ends, and --steps {request.steps} has no point there",
+            remedy="--steps 3 or more; 25 is usual",
+        )
     if request.blend.weights and request.at is None:
         raise UsageError("--weight is for the one point that is written", remedy="name it: --at 0.5")
     for _, own in request.blend.weights:
@@ -224,17 +242,26 @@ def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
 
 
 def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
-    """The λ of the lowest loss on the last of the curves, which is the one that is written.
+    """The λ between the ends with the lowest loss on the last of the curves, which is the one that is written.
+
+    An end is a network that is there already, and no merge: where it is better, that is said.
 
     Raises:
         ContentError: no loss could be measured.
     """
     curve = list(barrier.curves.values())[-1]
-    finite = [(loss, lam) for lam, loss in zip(barrier.lam, curve.loss, strict=True) if isfinite(loss)]
+    (_, at_a), *inside, (_, at_b) = zip(barrier.lam, curve.loss, strict=True)
+    finite = [(loss, lam) for lam, loss in inside if isfinite(loss)]
     if not finite:
-        raise ContentError("--at best: no point of the path has a loss", remedy="say which point: --at 0.5")
+        raise ContentError("--at best: no point between the ends has a loss", remedy="say which point: --at 0.5")
     loss, lam = min(finite)
-    listener.remark(f"the lowest loss is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was measured on")
+    listener.remark(
+        f"the lowest loss between the ends is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was "
+        "measured on"
+    )
+    better = [f"{name} alone has {loss_text(end)}" for name, end in (("A", at_a), ("B", at_b)) if end <= loss]
+    if better:
+        listener.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
     return lam
 
 

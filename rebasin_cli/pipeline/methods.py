@@ -206,6 +206,15 @@ def _sinkhorn(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     )  # fmt: skip
 
 
+def search_longer(choice: MatchChoice) -> str:
+    """Options, added to those of a run, with which a match may find a better optimum: what its method has to offer."""
+    if choice.looks_at_data:
+        return "--method ste" if choice.method == "activations" else f"--epochs {2 * choice.epochs}"
+    if choice.quality == "high" or choice.restarts is not None:
+        return f"--restarts {2 * choice.starts}"
+    return "--quality high"
+
+
 def missing_data(choice: MatchChoice, *, judged: bool = False) -> UsageError:
     """What is said where a method has no examples; `judged`: a command is in the place of --data."""
     how = f"{choice.method} --objective {choice.objective}" if choice.method == "sinkhorn" else choice.method

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -260,12 +262,49 @@ def test_the_best_point_is_the_one_with_the_lowest_loss(rebasin: Rebasin, pair: 
     )  # fmt: skip
     assert done.code == 0, done.err
     losses = done.document["barrier"]["naive"]["loss"]
-    lam = done.document["barrier"]["lambda"][losses.index(min(losses))]
+    inside = min(losses[1:-1])
+    lam = done.document["barrier"]["lambda"][losses.index(inside)]
+    assert 0 < lam < 1
     assert done.document["at"] == lam
     assert f"λ = {lam:g}" in done.err
+    assert min(losses) < inside  # both ends know it all
+    (said,) = (text for text in done.document["warnings"] if "no merge is better" in text)
+    assert "A alone has" in said
     a, b = load_file("a.safetensors"), load_file("b.safetensors")
     for key, tensor in load_file("x.safetensors").items():
-        assert torch.equal(tensor, torch.lerp(a[key], b[key], lam) if lam not in (0, 1) else (a, b)[int(lam)][key])
+        assert torch.equal(tensor, torch.lerp(a[key], b[key], lam))
+
+
+ADVICE = [
+    (), ("--quality", "high"), ("--restarts", "3"), ("--method", "frank-wolfe"), ("--method", "activations"),
+    ("--method", "ste", "--epochs", "1"), ("--method", "sinkhorn"), ("--resume", "run.json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ADVICE, ids=str)
+def test_what_a_failed_gate_recommends_works(rebasin: Rebasin, pair: Path, options: tuple[str, ...]) -> None:
+    save(pair / "c.safetensors", mlp_state(5))
+    run = ("interpolate", "a.safetensors", "c.safetensors", "--data", "data.npz", "--steps", "3", "--max-barrier", "-1")
+    failed = rebasin(*run, *options)
+    assert failed.code == 1
+    assert "--seed" not in failed.err
+    (found,) = re.findall(r"`([^`]+)` may find", failed.err)
+    again = rebasin(*run, *options, *found.split())
+    assert again.code == 1, again.err
+    assert again.document["match"] != failed.document["match"]
+
+
+def test_a_gate_after_a_pipe_recommends_a_command_that_works(rebasin: Rebasin, pair: Path) -> None:
+    save(pair / "c.safetensors", mlp_state(5))
+    before = rebasin("align", "a.safetensors", "c.safetensors")
+    failed = rebasin(
+        "interpolate", "--data", "data.npz", "--steps", "3", "--max-barrier", "-1", stdin=before.out.encode()
+    )
+    assert failed.code == 1
+    (found,) = re.findall(r"`rebasin ([^`]+)` may find", failed.err)
+    again = rebasin(*shlex.split(found), "--force")
+    assert again.code == 0, again.err
+    assert len(again.document["match"]["trials"]) > len(before.document["match"]["trials"])
 
 
 @pytest.mark.parametrize(
@@ -277,6 +316,7 @@ def test_the_best_point_is_the_one_with_the_lowest_loss(rebasin: Rebasin, pair: 
         (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=1.5"), "between 0"),
         (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=x"), "not a number"),
         (("--weight", "fc.*=0.3"), "--at"),
+        (("--at", "best", "-o", "x.safetensors", "--data", "data.npz", "--steps", "2"), "--steps 3"),
     ],
 )
 def test_weights_and_points_that_make_no_sense(

@@ -33,7 +33,10 @@ def command(
     steps: Annotated[int, typer.Option(help="Points from 0 to 1, both ends included.", rich_help_panel=_PATH)] = 25,
     at: Annotated[
         str | None,
-        typer.Option(metavar="LAM|best", help="The point that -o writes; best: by the loss.", rich_help_panel=_PATH),
+        typer.Option(
+            metavar="LAM|best", help="The point that -o writes; best: by the loss, the ends aside.",
+            rich_help_panel=_PATH,
+        ),
     ] = None,
     combine: Annotated[
         Combine, typer.Option(help="Along the straight line, or each tensor's arc.", rich_help_panel=_PATH)
@@ -132,7 +135,7 @@ def command(
     from rebasin_cli.pipeline.continuing import from_document
     from rebasin_cli.pipeline.curves import check_gate, check_measured
     from rebasin_cli.pipeline.examples import DataRequest
-    from rebasin_cli.pipeline.interpolate import InterpolateRequest, interpolate
+    from rebasin_cli.pipeline.interpolate import InterpolateRequest, better_optimum, interpolate
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(arch, sizes, freeze, ignore)
@@ -181,7 +184,7 @@ def command(
         o.end_of(document)
     check_measured(document)
     if max_barrier is not None and not dry_run:
-        check_gate(document, max_barrier)
+        check_gate(document, max_barrier, better_optimum(request))
 
 
 def _point(text: str | None) -> float | None:
