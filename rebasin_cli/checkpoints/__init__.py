@@ -4,6 +4,7 @@ The rooms above never see a file: they get names, shapes and types from headers,
 tensors back one at a time.
 """
 
+from rebasin_cli.checkpoints.addresses import file_name_of, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index, RenamedCheckpoint, Shard
 from rebasin_cli.checkpoints.dtypes import (
     BITS,
@@ -39,6 +40,7 @@ __all__ = [
     "check_file_target",
     "check_target",
     "dtype_name",
+    "file_name_of",
     "give_freed_memory_back",
     "hash_tensors",
     "human_bytes",
@@ -47,6 +49,7 @@ __all__ = [
     "replacing_file",
     "require_finite",
     "scan",
+    "split_address",
     "stream_checkpoint",
     "system_failure",
     "tensor_bytes",

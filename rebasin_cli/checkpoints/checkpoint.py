@@ -37,10 +37,11 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     memory is bounded by what the caller keeps. Reading from several threads at once is fine.
 
     Attributes:
-        path: what the user named.
+        path: the file or folder that the user named.
+        key: the network in it that the user named (`path:key`), None for the only or obvious one.
         infos: type and shape of every tensor, from the headers.
         metadata: safetensors' `__metadata__` (of all shards; the first one wins); of torch's files, {"format": "pt"}.
-        config: the parsed config.json, or None.
+        config: the parsed config.json, or what a file of torch's has in its place, or None.
         shards: the files, in order of their names; one for a single file.
         is_folder: whether it is a folder (or its index), and so is written as one.
         index: the index of a folder's shards, None for a single file.
@@ -58,15 +59,19 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         config: Mapping[str, Any] | None = None,
         companions: tuple[Path, ...] = (),
         notes: tuple[str, ...] = (),
+        key: str | None = None,
     ) -> None:
         """`files`: the name that a shard is written under -> its file; no tensor may be in two of them."""
         self._closed = False
         self.path = path
         self.is_folder = is_folder
         self.index = index
-        self.config = config
+        own = next(iter(files.values())).config if config is None and len(files) == 1 else None
+        self.config = own.values if own is not None else config
         self.companions = companions
-        self.notes = notes + tuple(note for file in files.values() for note in file.notes)
+        self.key = key
+        told = tuple(note for file in files.values() for note in file.notes)
+        self.notes = (*notes, *told, own.note) if own is not None else notes + told
         self._files: Mapping[str, TensorFile] = dict(files)
         self._file_of = {key: file for file in files.values() for key in file.infos}
         self.shards = tuple(Shard(name, tuple(file.infos)) for name, file in files.items())
@@ -77,6 +82,11 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         for file in files.values():
             merged = {**file.metadata, **merged}
         self.metadata: Mapping[str, str] = MappingProxyType(merged)
+
+    @property
+    def address(self) -> str:
+        """What the user named: `a.pth`, `a.pth:teacher`."""
+        return str(self.path) if self.key is None else f"{self.path}:{self.key}"
 
     @property
     def files(self) -> Mapping[str, TensorFile]:

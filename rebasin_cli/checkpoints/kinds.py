@@ -6,10 +6,12 @@ pointer under the right name. Those are recognised here, because "header too lar
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, MAX_HEADER
@@ -18,6 +20,8 @@ from rebasin_cli.errors import ContentError, SystemFailure
 Kind = Literal["safetensors", "zip", "pickle"]
 
 _HEAD = 512
+_TAR_AT = 257  # bytes into a tar archive that its name stands
+_CONVERT = "load it with its own library and save the weights as safetensors, or get the safetensors of the same model"
 _READS = "checkpoints are read from safetensors files, or from torch's .pt, .pth, .bin and .ckpt"
 
 # (how the file begins, what it is, what to do)
@@ -28,13 +32,22 @@ _FOREIGN = (
         "use the model it was made of",
     ),
     (b"version https://git-lfs", "a git-lfs pointer and not the weights themselves", "fetch them: git lfs pull"),
-    (b"\x89HDF\r\n", "an HDF5 file (Keras)", _READS),
+    (b"\x89HDF\r\n", "an HDF5 file (Keras)", _CONVERT),
     (b"\x93NUMPY", "a NumPy array", _READS),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"BZh", "a bzip2 archive", "unpack it first"),
     (b"\xfd7zXZ", "an xz archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
 )
+# What has no telling first bytes is told by its name, once nothing else was recognised.
+_FOREIGN_NAMES = (
+    (re.compile(r"\.onnx$"), "an ONNX graph"),
+    (re.compile(r"\.msgpack$"), "a msgpack file (Flax)"),
+    (re.compile(r"\.tflite$"), "a TensorFlow Lite graph"),
+    (re.compile(r"\.pb$"), "a TensorFlow graph"),
+    (re.compile(r"\.(?:data-\d+-of-\d+|index|meta)$"), "a part of a TensorFlow checkpoint"),
+)
+_MAPS = tuple(bytes([0x80 + count]) for count in range(1, 16))  # msgpack's mappings of a few entries
 _PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 
 
@@ -49,8 +62,51 @@ def stat_file(path: Path) -> os.stat_result:
     except OSError as error:
         raise system_failure(error, path, "read") from error
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise SystemFailure(f"cannot read {path}: it is not a regular file", remedy="pass a pipe's contents with -")
+        raise _not_regular(path)
     return status
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor to read from, of a regular file only: never waits for a pipe, never reads a device.
+
+    Raises:
+        OSError: it cannot be opened. SystemFailure: it is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_regular(path)
+    return descriptor
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """A small JSON file.
+
+    Args:
+        limit: the bytes that a file of its kind may have.
+    Raises:
+        ContentError: larger than that, or not JSON. SystemFailure: it cannot be read, or is no regular file.
+    """
+    try:
+        with open(open_regular(path), "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise system_failure(error, path, "read") from error
+    if len(data) > limit:
+        raise ContentError(
+            f"{path.name} has more than {human_bytes(limit)}, which a file of its kind does not need",
+            where=str(path), remedy="download or restore the file",
+        )  # fmt: skip
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(
+            f"{path.name} is not JSON: {error}", where=str(path), remedy="download or restore the file"
+        ) from None
+
+
+def _not_regular(path: Path) -> SystemFailure:
+    return SystemFailure(f"cannot read {path}: it is not a regular file", remedy="pass a pipe's contents with -")
 
 
 def kind_of(path: Path) -> Kind:
@@ -62,7 +118,7 @@ def kind_of(path: Path) -> Kind:
     """
     size = stat_file(path).st_size
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(open_regular(path), "rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
         raise system_failure(error, path, "read") from error
@@ -71,6 +127,11 @@ def kind_of(path: Path) -> Kind:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return "zip"
+    if head[_TAR_AT:].startswith(b"ustar"):
+        raise ContentError(
+            "this is a tar archive; a torch checkpoint of before 2017 (tar) is not read", where=str(path),
+            remedy="unpack it if there are checkpoints in it, or load it with torch and save the state dict again",
+        )  # fmt: skip
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     _refuse_foreign(head, size, path)
@@ -88,6 +149,10 @@ def _refuse_foreign(head: bytes, size: int, path: Path) -> None:
             where=str(path),
             remedy="download it again; a gated model needs a login",
         )
+    msgpack = head[:1] in _MAPS and 0xA0 <= head[1:2][0] <= 0xBF if len(head) > 1 else False
+    for pattern, what in _FOREIGN_NAMES:
+        if pattern.search(path.name) or (msgpack and "msgpack" in what) or (b"onnx" in head and "ONNX" in what):
+            raise ContentError(f"this is {what}, and not a checkpoint that is read", where=str(path), remedy=_CONVERT)
     if head.strip() and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
         line = head[:40].decode("ascii").strip().splitlines()[0]
         raise ContentError(

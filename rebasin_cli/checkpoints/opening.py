@@ -8,40 +8,58 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
 from rebasin_cli.checkpoints.pickles import PickleFile
 from rebasin_cli.checkpoints.quantised import refuse_quantised
 from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
 from rebasin_cli.checkpoints.sharded import open_folder, open_index, read_config
-from rebasin_cli.errors import ContentError
+from rebasin_cli.errors import ContentError, UsageError
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
     """Open a safetensors file, a file of torch.save, a folder with weights, or an index of shards.
 
-    Reads headers only (a file in torch's old format is read whole). What a file is, its contents say, not its name.
+    Reads headers and pickles only. What a file is, its contents say, not its name.
 
+    Args:
+        path: also `FILE:KEY`, for one of several networks in a file of torch.save.
+        named: how advice names the file, if not by its path.
     Raises:
         SystemFailure: it cannot be read.
         ContentError: it is not an acceptable checkpoint: damaged, of an unknown kind, packed, or without tensors.
+        UsageError: a KEY for what has only one network.
     """
+    path, key = split_address(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
+        _refuse_key(key, "a folder", path)
         checkpoint = open_folder(path, _open_file)
     elif path.suffix == ".json":
+        _refuse_key(key, "an index of shards", path)
         checkpoint = open_index(path, _open_file)
     else:
         config, notes = read_config(path.parent / "config.json", required=False)
-        file = _open_file(path)
-        checkpoint = Checkpoint(path, {path.with_suffix(".safetensors").name: file}, config=config, notes=notes)
+        file = _open_file(path, key, named)
+        name = path.with_suffix(".safetensors").name
+        checkpoint = Checkpoint(path, {name: file}, config=config, notes=notes, key=key)
+    where = checkpoint.address
     if not checkpoint.infos:
-        raise ContentError("the checkpoint has no tensors", where=str(path), remedy="save the model again")
-    refuse_quantised(checkpoint.infos, str(path))
+        raise ContentError("the checkpoint has no tensors", where=where, remedy="save the model again")
+    refuse_quantised(checkpoint.infos, where)
     return checkpoint
 
 
-def _open_file(path: Path) -> TensorFile:
+def _open_file(path: Path, key: str | None = None, named: str | None = None) -> TensorFile:
     kind = kind_of(path)
     if kind == "safetensors":
+        _refuse_key(key, "a safetensors file", path)
         return SafetensorsFile(path)
-    return PickleFile(path, mapped=kind == "zip")
+    return PickleFile(path, zipped=kind == "zip", key=key, named=named)
+
+
+def _refuse_key(key: str | None, what: str, path: Path) -> None:
+    if key is not None:
+        raise UsageError(
+            f"{path}:{key}: {what} has one network, and no keys to choose from", remedy=f"leave the key away: {path}"
+        )

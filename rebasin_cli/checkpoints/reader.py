@@ -1,30 +1,41 @@
-"""One safetensors file, read lazily.
+"""Files that are read piece by piece, and one safetensors file.
 
-Tensors come through `pread` into memory of their own. A mapped file would be shorter to write, but its pages count
-as the process's memory for as long as they stay, and the promise is that memory is bounded by one tensor. The file
+Bytes come through `pread` into memory of their own. A mapped file would be shorter to write, but its pages count
+as the process's memory for as long as they stay, and a file that shrinks meanwhile would end the process. The file
 is opened for each read: a model of two hundred shards, times several models, must not run out of file descriptors.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, header_length, parse_header
-from rebasin_cli.checkpoints.kinds import stat_file
+from rebasin_cli.checkpoints.kinds import open_regular, stat_file
 from rebasin_cli.errors import SystemFailure
 
 CHUNK = 8 << 20  # bytes in one block of a stream: large enough for the disk, small beside any budget
 _MAPPED = 1 << 20  # bytes from which a buffer gets pages of its own
+_STREAM_BUFFER = 64 << 10
+_LONGEST_LINE = 1 << 16  # of a pickle: names of classes, numbers in decimal
+
+
+@dataclass(frozen=True, slots=True)
+class FileConfig:
+    """What a file says in the place of a config.json (None: nothing that can be used), and what to tell about it."""
+
+    values: Mapping[str, Any] | None
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +64,29 @@ class TensorFile(Protocol):
     def metadata(self) -> Mapping[str, str]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def config(self) -> FileConfig | None: ...
     def read_raw(self, key: str) -> torch.Tensor: ...
     def blocks(self) -> Iterator[Block]: ...
 
 
-class SafetensorsFile:
-    """A safetensors file whose header has been read and checked; see `TensorFile`."""
-
-    notes: tuple[str, ...] = ()
+class StableFile:
+    """A regular file that must stay as it was when it was opened: what was checked then holds for every later read."""
 
     def __init__(self, path: Path) -> None:
+        """Raises: SystemFailure: absent, not permitted, or no regular file."""
         self.path = path
         self._status = stat_file(path)
-        self._header = self._read_header()
-        self.infos: Mapping[str, TensorInfo] = MappingProxyType({k: e.info for k, e in self._header.entries.items()})
-        self.metadata = self._header.metadata
+        self.size = self._status.st_size
 
-    def read_raw(self, key: str) -> torch.Tensor:
-        """The bytes of a tensor, 1-D uint8, in memory that the caller owns."""
-        entry = self._header.entries[key]
-        return self._read(self._header.data_start + entry.begin, entry.end - entry.begin)
+    def read(self, position: int, size: int) -> torch.Tensor:
+        """`size` bytes from `position` on, 1-D uint8, in memory that the caller owns.
 
-    def blocks(self) -> Iterator[Block]:
-        """The whole file once, from its first byte to its last."""
-        start = self._header.data_start
-        yield Block(self._read(0, start), None, of_file=True)
-        for key, entry in self._header.entries.items():
-            for begin in range(entry.begin, entry.end, CHUNK):
-                size = min(CHUNK, entry.end - begin)
-                yield Block(self._read(start + begin, size), key, of_file=True)
-
-    def _read_header(self) -> Header:
-        size = self._status.st_size
-        first = bytes(self._read(0, min(LENGTH_BYTES, size)).numpy())
-        length = header_length(first, size, str(self.path))
-        text = bytes(self._read(LENGTH_BYTES, length).numpy())
-        return parse_header(text, size - LENGTH_BYTES - length, str(self.path))
-
-    def _read(self, position: int, size: int) -> torch.Tensor:
+        Raises:
+            SystemFailure: it cannot be read, ends before, or is not the file any more that was opened.
+        """
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_regular(self.path)
             try:
                 self._check_unchanged(os.fstat(descriptor))
                 return _read_exactly(descriptor, position, size, self.path)
@@ -101,8 +95,16 @@ class SafetensorsFile:
         except OSError as error:
             raise system_failure(error, self.path, "read") from error
 
+    def chunks(self) -> Iterator[torch.Tensor]:
+        """The whole file in blocks, 1-D uint8 each."""
+        for position in range(0, self.size, CHUNK):
+            yield self.read(position, min(CHUNK, self.size - position))
+
+    def stream(self, start: int = 0, end: int | None = None) -> Stream:
+        """A stretch of the file as a stream, for parsers that want one."""
+        return Stream(_Stretch(self, start, self.size if end is None else end), _STREAM_BUFFER)
+
     def _check_unchanged(self, now: os.stat_result) -> None:
-        """The header that was checked is only worth something while the file is still the same one."""
         before = self._status
         if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
             raise SystemFailure(
@@ -110,15 +112,73 @@ class SafetensorsFile:
             )
 
 
-def read_stream(path: Path) -> Iterator[torch.Tensor]:
-    """The bytes of any file in blocks, 1-D uint8 each."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            for position in range(0, size, CHUNK):
-                yield _read_exactly(file.fileno(), position, min(CHUNK, size - position), path)
-    except OSError as error:
-        raise system_failure(error, path, "read") from error
+class _Stretch(io.RawIOBase):
+    """Bytes `start` to `end` of a file, seekable; positions count from `start`."""
+
+    def __init__(self, file: StableFile, start: int, end: int) -> None:
+        self._file, self._start, self.length, self._position = file, start, end - start, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.length}[whence]
+        if base + offset < 0:
+            raise ValueError("a position before the start of the file")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.length - self._position))
+        view[:count] = self._file.read(self._start + self._position, count).numpy().data
+        self._position += count
+        return count
+
+
+class Stream(io.BufferedReader):
+    """A stretch of a file, with lines of a bounded length: a damaged file may have no end of line for gigabytes."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return super().readline(_LONGEST_LINE if size is None or size < 0 else size)
+
+
+class SafetensorsFile:
+    """A safetensors file whose header has been read and checked; see `TensorFile`."""
+
+    notes: tuple[str, ...] = ()
+    config: FileConfig | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = StableFile(path)
+        self._header = self._read_header()
+        self.infos: Mapping[str, TensorInfo] = MappingProxyType({k: e.info for k, e in self._header.entries.items()})
+        self.metadata = self._header.metadata
+
+    def read_raw(self, key: str) -> torch.Tensor:
+        """The bytes of a tensor, 1-D uint8, in memory that the caller owns."""
+        entry = self._header.entries[key]
+        return self._file.read(self._header.data_start + entry.begin, entry.end - entry.begin)
+
+    def blocks(self) -> Iterator[Block]:
+        """The whole file once, from its first byte to its last."""
+        start = self._header.data_start
+        yield Block(self._file.read(0, start), None, of_file=True)
+        for key, entry in self._header.entries.items():
+            for begin in range(entry.begin, entry.end, CHUNK):
+                size = min(CHUNK, entry.end - begin)
+                yield Block(self._file.read(start + begin, size), key, of_file=True)
+
+    def _read_header(self) -> Header:
+        size = self._file.size
+        first = bytes(self._file.read(0, min(LENGTH_BYTES, size)).numpy())
+        length = header_length(first, size, str(self.path))
+        text = bytes(self._file.read(LENGTH_BYTES, length).numpy())
+        return parse_header(text, size - LENGTH_BYTES - length, str(self.path))
 
 
 def _read_exactly(descriptor: int, position: int, size: int, path: Path) -> torch.Tensor:

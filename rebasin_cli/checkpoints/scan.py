@@ -80,7 +80,7 @@ def require_finite(checkpoint: Checkpoint, result: ScanResult) -> None:
     tensors = "1 tensor has" if len(bad) == 1 else f"{len(bad)} tensors have"
     raise ContentError(
         f"{tensors} NaN or infinite values: {listed}{more}",
-        where=str(checkpoint.path),
+        where=checkpoint.address,
         remedy="use a checkpoint from before the training diverged, or one that is not damaged",
     )
 

@@ -5,7 +5,6 @@ Nothing is guessed: where a folder could be read in two ways, the user is asked 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +12,7 @@ from typing import Any
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.checkpoints.kinds import read_json
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure
 
@@ -25,6 +25,8 @@ _WEIGHTS = frozenset(
 # What training leaves beside the weights in the same formats.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
 _USUAL = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
+_CONFIG_LIMIT = 16 << 20  # bytes: 20,000 names of classes take 1 MB
+_INDEX_LIMIT = 100 << 20  # bytes: 100,000 tensors take 10 MB
 _COMPANION_LIMIT = 64 << 20  # bytes: tokenizers reach 35 MB, weights in an unknown format are larger
 
 
@@ -64,7 +66,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
     Raises:
         ContentError: not an index; a shard outside the folder, absent, or with other tensors than the index says.
     """
-    index = _read_json(path)
+    index = read_json(path, _INDEX_LIMIT)
     weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
     if not isinstance(index, Mapping) or not isinstance(weight_map, Mapping) or not weight_map:
         raise ContentError(
@@ -107,7 +109,7 @@ def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None
     if not path.exists():
         return None, ()
     try:
-        config = _read_json(path)
+        config = read_json(path, _CONFIG_LIMIT)
         if not isinstance(config, Mapping):
             raise ContentError(
                 f"config.json should be a JSON object and is a {type(config).__name__}", where=str(path),
@@ -192,14 +194,3 @@ def _is_companion(entry: Path) -> bool:
     if entry.name.startswith(".") or entry.name.endswith(INDEX_SUFFIX) or entry.suffix in _WEIGHTS:
         return False
     return entry.is_file() and entry.stat().st_size <= _COMPANION_LIMIT
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise system_failure(error, path, "read") from error
-    except (ValueError, RecursionError) as error:
-        raise ContentError(
-            f"{path.name} is not JSON: {error}", where=str(path), remedy="download or restore the file"
-        ) from None

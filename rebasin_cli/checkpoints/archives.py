@@ -1,0 +1,182 @@
+"""The two containers of torch.save, read without torch: where the pickle lies, and where each storage's bytes do.
+
+The present one is a zip archive of uncompressed records. The old one is a row of pickles (a magic number, the version,
+the machine, the value, the storages' names) and then the storages, each behind its count of elements.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rebasin_cli.checkpoints.failures import human_bytes
+from rebasin_cli.checkpoints.reader import StableFile
+from rebasin_cli.checkpoints.stored import Storage, storage_of
+from rebasin_cli.checkpoints.unpickling import PickleFault, Unpickled, stand_for, unpickle
+from rebasin_cli.errors import ContentError
+
+RESAVE = "save the state dict alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+DAMAGED = "the file is damaged or incomplete: download or save it again"
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+_LOCAL_HEADER = 30  # bytes; name and extra field follow it
+_DIRECTORY = 32 << 20  # bytes of a zip archive's directory: some 300,000 records
+
+
+class Archive(Protocol):
+    """A file of torch.save, whose pickle has been read."""
+
+    pickle: Unpickled
+    swapped: bool
+
+    def place(self, storage: Storage) -> int:
+        """Where the storage's bytes begin in the file; they are all there, or PickleFault."""
+        ...
+
+
+def open_archive(file: StableFile, *, zipped: bool) -> Archive:
+    """Read the pickle of a file.
+
+    Raises:
+        ContentError: it is not torch's, or damaged. PickleFault: its pickle is.
+    """
+    return _ZipArchive(file) if zipped else _OldArchive(file)
+
+
+class _ZipArchive:
+    def __init__(self, file: StableFile) -> None:
+        self._file = file
+        self._records = _records(file)
+        folder = next(iter(self._records)).partition("/")[0] + "/"  # torch, too, takes that of the first record
+        self._folder = folder
+        pickle = folder + "data.pkl"
+        if pickle not in self._records:
+            raise ContentError(f"the archive has no {pickle}", where=str(file.path), remedy=DAMAGED)
+        start, size = self._find(pickle)
+        self.pickle = unpickle(file.stream(start, start + size))
+        self.swapped = False
+        if folder + "byteorder" in self._records:
+            start, size = self._find(folder + "byteorder")
+            self.swapped = bytes(file.read(start, min(size, 8)).numpy()) == b"big"
+
+    def place(self, storage: Storage) -> int:
+        name = f"{self._folder}data/{storage.key}"
+        if name not in self._records:
+            raise PickleFault(f"the pickle speaks of the record {name[:100]!r}, which is not there")
+        start, size = self._find(name)
+        wanted = storage.numel * storage.itemsize
+        if size < wanted:
+            raise PickleFault(f"the record {name} has {size} bytes, and the pickle claims {wanted}")
+        return start
+
+    def _find(self, name: str) -> tuple[int, int]:
+        """Position and size of a record's bytes, by the header before them (it is padded, so that they are aligned)."""
+        record = self._records[name]
+        where = record.header_offset
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise PickleFault(f"the record {name} is compressed, as torch does not write it: unpack and save it again")
+        if not 0 <= where <= self._file.size - _LOCAL_HEADER:
+            raise PickleFault(f"the record {name} is not where the archive's directory says, or is cut off")
+        head = bytes(self._file.read(where, _LOCAL_HEADER).numpy())
+        start = where + _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        if head[:4] != b"PK\x03\x04" or start + record.file_size > self._file.size:
+            raise PickleFault(f"the record {name} is not where the archive's directory says, or is cut off")
+        return start, record.file_size
+
+
+def _records(file: StableFile) -> Mapping[str, zipfile.ZipInfo]:
+    """The records by name. An archive is torch's if it has a pickle, and not code (TorchScript) or arrays (.npz)."""
+    where = str(file.path)
+    try:
+        with zipfile.ZipFile(_Directory(file)) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError):
+        raise ContentError(
+            "the file is truncated: it begins as a torch checkpoint and has no directory at its end",
+            where=where, remedy="download or save it again",
+        ) from None  # fmt: skip
+    names = {record.filename.rpartition("/")[2] for record in records}
+    if "constants.pkl" in names:
+        raise ContentError("this is a TorchScript program, not a state dict", where=where, remedy=RESAVE)
+    if "data.pkl" not in names:
+        what = "other files"
+        if any(name.endswith(".npy") for name in names):
+            what = "NumPy arrays (.npz)"
+        elif "model.weights.h5" in names:
+            what = "a Keras model (.keras)"
+        raise ContentError(f"this is a zip archive of {what}, not a checkpoint", where=where, remedy=RESAVE)
+    by_name = {record.filename: record for record in records}
+    if len(by_name) != len(records):
+        raise ContentError("the archive has two records of one name", where=where, remedy=DAMAGED)
+    return by_name
+
+
+class _Directory:
+    """A file for `zipfile`, which would read a directory of any size into memory."""
+
+    def __init__(self, file: StableFile) -> None:
+        self._stream = file.stream()
+        self.seek, self.tell, self.seekable = self._stream.seek, self._stream.tell, self._stream.seekable
+        self._limit = _DIRECTORY
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self._limit:
+            raise ValueError(f"a directory of {human_bytes(size)}")
+        return self._stream.read(size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    start: int
+    nbytes: int
+
+
+class _OldArchive:
+    swapped = False  # storages are written in one order on all machines
+
+    def __init__(self, file: StableFile) -> None:
+        stream = file.stream()
+        try:
+            header = [unpickle(stream).value for _ in range(2)]
+        except PickleFault:
+            header = []
+        if header != [_MAGIC, _VERSION]:
+            raise ContentError(
+                "this pickle is not one of torch's, or is damaged; nothing was executed",
+                where=str(file.path), remedy=RESAVE,
+            )  # fmt: skip
+        unpickle(stream)  # about the machine it was written on
+        self.pickle = unpickle(stream)
+        self._storages = self._locate(file, unpickle(stream).value, stream.tell())
+
+    def place(self, storage: Storage) -> int:
+        found = self._storages.get(storage.key)
+        wanted = storage.numel * storage.itemsize
+        if found is None:
+            raise PickleFault(f"the pickle speaks of the storage {storage.key[:100]!r}, which is not there")
+        if found.nbytes < wanted:
+            raise PickleFault(f"the storage {storage.key} has {found.nbytes} bytes, and the pickle claims {wanted}")
+        return found.start
+
+    def _locate(self, file: StableFile, keys: Any, position: int) -> dict[str, _Found]:
+        """Where each storage lies: they follow one another, each behind its count of elements (8 bytes)."""
+        sizes: dict[str, int] = {}
+        for pid in self.pickle.persistent:
+            if isinstance(pid, tuple) and pid and pid[0] in ("storage", b"storage"):
+                storage = storage_of(stand_for(pid))
+                sizes.setdefault(storage.key, storage.itemsize)
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key in sizes for key in keys):
+            raise PickleFault("the list of its storages is damaged")
+        found = {}
+        for key in keys:
+            if position + 8 > file.size:
+                raise PickleFault(f"the file is truncated: it ends before the storage {key[:100]}")
+            count = int.from_bytes(bytes(file.read(position, 8).numpy()), "little", signed=True)
+            position += 8
+            nbytes = count * sizes[key]
+            if count < 0 or position + nbytes > file.size:
+                raise PickleFault(f"the file is truncated: the storage {key[:100]} should have {nbytes} bytes")
+            found[key] = _Found(position, nbytes)
+            position += nbytes
+        return found
