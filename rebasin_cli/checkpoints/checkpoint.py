@@ -156,6 +156,7 @@ class RenamedCheckpoint(Checkpoint):
             index=source.index,
             config=source.config,
             companions=source.companions,
+            key=source.key,
         )
         self._source, self._names = source, dict(names)
         self.metadata = source.metadata

@@ -114,7 +114,7 @@ def _complete_arch(incomplete: str) -> list[str]:
 
 
 CheckpointPath = Annotated[
-    Path, typer.Argument(metavar="CKPT", help="A checkpoint: file, folder or index; - is stdin.")
+    Path, typer.Argument(metavar="CKPT", help="A checkpoint: file, FILE:KEY, folder or index; - is stdin.")
 ]
 SpecName = Annotated[
     str, typer.Argument(metavar="SPEC", help="A shipped spec or a .yaml file.", autocompletion=_complete_arch)

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import ContentError, UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.work import Source
     from rebasin_cli.report.document import RunDocument
 
 PIPE = Path("-")
+_LONGEST_DOCUMENT = 256 << 20  # bytes: a hundred thousand tensors and dims take a quarter
 
 
 class ClosedPipe(BaseException):
@@ -81,11 +82,16 @@ def read_piped_document(usage: str) -> RunDocument:
         UsageError: stdin is a terminal or empty.
         ContentError: what comes is no run document.
     """
+    from rebasin_cli.checkpoints.failures import human_bytes
     from rebasin_cli.report.codec import from_json
 
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no checkpoints are named, and nothing is piped in", remedy=usage)
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read(_LONGEST_DOCUMENT + 1)
+    if len(data) > _LONGEST_DOCUMENT:
+        raise ContentError(
+            f"more than {human_bytes(_LONGEST_DOCUMENT)} came through the pipe, which is no run document", remedy=usage
+        )
     if not data.strip():
         raise UsageError(
             "nothing came through the pipe: the command before the pipe failed",
@@ -110,10 +116,15 @@ def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
 def _spool(cleanup: ExitStack) -> Path:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("`-` reads a checkpoint from stdin, and nothing is piped in", remedy="name a file")
+    from rebasin_cli.checkpoints.failures import system_failure
+
     folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-"))
     spooled = Path(folder) / "stdin.safetensors"  # what a file is, its contents say
-    with spooled.open("wb") as out:
-        shutil.copyfileobj(sys.stdin.buffer, out, 1 << 20)
+    try:
+        with spooled.open("wb") as out:
+            shutil.copyfileobj(sys.stdin.buffer, out, 1 << 20)
+    except OSError as error:
+        raise system_failure(error, spooled, "write") from error
     if spooled.stat().st_size == 0:
         raise UsageError(
             "nothing came through the pipe: the command before the pipe failed", remedy="see its message above"

@@ -120,7 +120,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
             metadata=metadata, force=request.force, listener=listener,
         )  # fmt: skip
         if targets.permutation:
-            hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
+            hashes = {role: entry.identity for role, entry in inputs.items()}
             save_permutation(
                 targets.permutation, result.permutation, pair.layout, inputs=hashes, force=request.force
             )  # fmt: skip

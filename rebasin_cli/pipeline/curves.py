@@ -69,7 +69,7 @@ def begin_sweep(
     """
     options = {"set": dict(spec.sizes), "freeze": list(spec.freeze), "ignore": list(spec.ignore)}
     basis = {
-        **{role.upper(): inputs[role].sha256 or "" for role in ("a", "b")},
+        **{role.upper(): inputs[role].identity for role in ("a", "b")},
         "spec": pair.layout.spec.sha256,
         "spec options": json.dumps(options, sort_keys=True) if any(options.values()) else "",
         "path": blend.how,

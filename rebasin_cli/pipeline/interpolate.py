@@ -157,7 +157,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         document_of = partial(_document, request, pair, inputs, alignment, checked, distance, before, device, listener)
         written: dict[str, str] = {}
         if targets.permutation and permutation is not None:  # before the sweep, so that it is not matched for again
-            hashes = {role: entry.sha256 or "" for role, entry in inputs.items()}
+            hashes = {role: entry.identity for role, entry in inputs.items()}
             replaces = request.force or targets.permutation in ours
             save_permutation(targets.permutation, permutation, pair.layout, inputs=hashes, force=replaces)
             written["permutation"] = str(targets.permutation)
@@ -287,7 +287,7 @@ def _alignment(
     if not request.align:
         return _Alignment()
     if saved is not None:
-        others = [role for role, entry in inputs.items() if saved.inputs.get(role) not in (None, entry.sha256)]
+        others = [role for role, entry in inputs.items() if saved.inputs.get(role) not in (None, entry.identity)]
         which = " and ".join(role.upper() for role in others)
         if others and request.document is not None:
             raise ContentError(

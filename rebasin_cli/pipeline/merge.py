@@ -156,7 +156,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             targets.merged, opened[0], read, force=request.force, listener=listener,
             metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
         )  # fmt: skip
-        hashes = [inputs[role_of(i)].sha256 or "" for i in range(len(opened))]
+        hashes = [inputs[role_of(i)].identity for i in range(len(opened))]
         for path, permutation, sha256 in zip(targets.permutations, result.permutations, hashes, strict=False):
             save_permutation(
                 path, permutation, layout, inputs={"a": hashes[0], "b": sha256}, force=request.force

@@ -185,7 +185,7 @@ def check_dtypes(pair: Pair) -> None:
         if pair.layout.tensors[key].section != "ignored" and torch_dtype(info.dtype) is None:
             raise ContentError(
                 f"{key} is of type {info.dtype}, to which nothing between A and B can be rounded",
-                where=str(pair.a.path),
+                where=pair.a.address,
                 remedy="convert both checkpoints to bfloat16 first, or leave it alone with --ignore",
             )
 

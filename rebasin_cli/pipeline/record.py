@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import rebasin_cli
+from rebasin_cli.checkpoints import split_address
 from rebasin_cli.matching import Distance, MatchResult
 from rebasin_cli.pipeline.binding import SpecChoice
 from rebasin_cli.pipeline.proofs import proof_of
@@ -29,8 +30,11 @@ from rebasin_cli.spec import Layout
 
 
 def input_record(path: Path, sha256: str | None) -> InputRecord:
-    """A file by its absolute path; `-` stays what it is."""
-    return InputRecord(str(path) if str(path) == "-" else os.path.abspath(path), sha256)
+    """A file by its absolute path, with the network in it that was named (`FILE:KEY`); `-` stays what it is."""
+    file, key = split_address(path)
+    if str(file) == "-":
+        return InputRecord(str(path), sha256)
+    return InputRecord(os.path.abspath(file) + (f":{key}" if key else ""), sha256, key or "")
 
 
 def architecture_record(

@@ -6,14 +6,20 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rebasin_cli.checkpoints import Checkpoint, check_file_target, replacing_file
+from rebasin_cli.checkpoints import Checkpoint, check_file_target, file_name_of, replacing_file, split_address
 from rebasin_cli.errors import UsageError
 
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx", ".gguf"}
 
 
 def base_of(path: Path, *, is_folder: bool) -> Path:
-    """A checkpoint's path without its ending: `x/b.safetensors` → `x/b`, the folder `x/b/` → `x/b`."""
+    """A checkpoint's path without its ending: `x/b.safetensors` → `x/b`, the folder `x/b/` → `x/b`.
+
+    A network of several in a file keeps its name: `x/b.pth:teacher` → `x/b.teacher`.
+    """
+    path, key = split_address(path)
+    if key is not None:
+        return beside(base_of(path, is_folder=is_folder), f".{file_name_of(key)}")
     path = Path(os.path.abspath(path))  # `.` has no name, and links are to stay as they are
     if is_folder:
         return path if path.is_dir() else path.parent

@@ -58,7 +58,7 @@ class Source:
 def open_source(source: Source, listener: Listener) -> Checkpoint:
     """Open a checkpoint and pass on what the reader has to say about it."""
     give_freed_memory_back()
-    checkpoint = open_checkpoint(source.path)
+    checkpoint = open_checkpoint(source.path, named="FILE" if str(source.shown) == "-" else None)
     for note in checkpoint.notes:
         listener.remark(note)
     return checkpoint

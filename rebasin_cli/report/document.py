@@ -22,10 +22,17 @@ class InputRecord:
     Attributes:
         path: absolute, so that a document can be worked on from another folder.
         sha256: as the scan of the whole file gave it; None if only the header was read.
+        key: the network in the file that was named (`path` ends with it, too); "" for the only or obvious one.
     """
 
     path: str
     sha256: str | None = None
+    key: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells this network from every other one; two in one file share the sha256."""
+        return f"{self.sha256}:{self.key}" if self.sha256 and self.key else self.sha256 or ""
 
 
 @dataclass(frozen=True, slots=True)
