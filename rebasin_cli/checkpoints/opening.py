@@ -5,6 +5,8 @@ All that can be refused is refused here, from headers, before a tensor is read.
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 from pathlib import Path
 
@@ -12,10 +14,13 @@ from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
 from rebasin_cli.checkpoints.pickles import PickleFile
-from rebasin_cli.checkpoints.quantised import refuse_quantised
+from rebasin_cli.checkpoints.quantised import refuse_adapter_file, refuse_placeholders, refuse_quantised
 from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
 from rebasin_cli.checkpoints.sharded import open_folder, open_index, read_config
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, SystemFailure, UsageError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_NAME = re.compile(r"\.(?:safetensors|json|bin|pth?|ckpt)$")
 
 
 def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
@@ -32,6 +37,7 @@ def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
         UsageError: a KEY for what has only one network.
     """
     path, key = split_address(path)
+    _refuse_hub_name(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
         _refuse_key(key, "a folder", path)
         checkpoint = open_folder(path, _open_file)
@@ -46,7 +52,8 @@ def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
     where = checkpoint.address
     if not checkpoint.infos:
         raise ContentError("the checkpoint has no tensors", where=where, remedy="save the model again")
-    refuse_quantised(checkpoint.infos, where)
+    for refuse in (refuse_quantised, refuse_placeholders, refuse_adapter_file):
+        refuse(checkpoint.infos, where)
     return checkpoint
 
 
@@ -62,4 +69,14 @@ def _refuse_key(key: str | None, what: str, path: Path) -> None:
     if key is not None:
         raise UsageError(
             f"{path}:{key}: {what} has one network, and no keys to choose from", remedy=f"leave the key away: {path}"
+        )
+
+
+def _refuse_hub_name(path: Path) -> None:
+    """Say what to do with `org/name`, where the user meant a model of a hub."""
+    text = str(path)
+    if _HUB_NAME.fullmatch(text) and not _FILE_NAME.search(text) and not os.path.lexists(path.parent):
+        raise SystemFailure(
+            f"cannot read {text}: there is no folder {path.parent}, and names of models on a hub are not looked up",
+            remedy=f"download it, and name the folder: hf download {text} --local-dir {path.name}",
         )

@@ -1,7 +1,8 @@
-"""Packed quantised weights, recognised by their tensors' names and refused before anything is read.
+"""Weights that are not a network's own, recognised by their tensors' names and refused before anything is read.
 
-Such formats keep several weights in one integer, or a scale for each block of them: a unit is no longer a row or
-a column, so that moving rows and columns would give another function without any error.
+Formats of packed quantised weights keep several weights in one integer, or a scale for each block of them: a unit is
+no longer a row or a column, so that moving rows and columns would give another function without any error.
+Placeholders have no values, and adapters are a difference to a network that is elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.folders import MERGE_ADAPTER
 from rebasin_cli.errors import ContentError
 
 # (format, a name that only it has, names that must be there besides); the first that fits is reported.
@@ -44,3 +46,35 @@ def refuse_quantised(infos: Mapping[str, TensorInfo], where: str) -> None:
                 where=where,
                 remedy="use the checkpoint that was quantised, and quantise the result again",
             )
+
+
+_PLACEHOLDER = re.compile(r"(?:^|\.)(?:weight|bias)$")
+_ADAPTER = re.compile(r"(?:^|[._])lora_(?:[AB]|up|down|embedding_[AB]|magnitude_vector)(?:$|\.)|\.alpha$")
+
+
+def refuse_placeholders(infos: Mapping[str, TensorInfo], where: str) -> None:
+    """Stop at the empty tensors that DeepSpeed's ZeRO-3 leaves where each process kept a part of the values.
+
+    Raises:
+        ContentError: naming them and the script that gathers them.
+    """
+    found = [key for key, info in infos.items() if info.shape == (0,) and _PLACEHOLDER.search(key)]
+    if found:
+        raise ContentError(
+            f"{found[0]}: {len(found)} of {len(infos)} tensors are empty (shape [0]), as ZeRO-3 of DeepSpeed leaves "
+            "them: the values are in the other files of the checkpoint",
+            where=where,
+            remedy="gather them in the folder of the checkpoint: python zero_to_fp32.py . gathered, and name gathered",
+        )
+
+
+def refuse_adapter_file(infos: Mapping[str, TensorInfo], where: str) -> None:
+    """Stop at a file with nothing but an adapter's tensors.
+
+    Raises:
+        ContentError: saying how to merge it.
+    """
+    if all(_ADAPTER.search(key) for key in infos):
+        raise ContentError(
+            f"{next(iter(infos))}: this is an adapter (LoRA), and not a network", where=where, remedy=MERGE_ADAPTER
+        )

@@ -12,6 +12,7 @@ from typing import Any
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.checkpoints.folders import refuse_adapter, refuse_others, refuse_pipeline
 from rebasin_cli.checkpoints.kinds import read_json
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure
@@ -46,11 +47,16 @@ def open_folder(folder: Path, open_file: Callable[[Path], TensorFile]) -> Checkp
         indexes = [n for n in names if n.endswith(tuple(s + INDEX_SUFFIX for s in suffixes))]
         if not weights and not indexes:
             continue
+        if len(weights) != 1 or indexes:
+            refuse_pipeline(folder, names)
         chosen = _choose(weights, indexes, folder)
+        refuse_adapter(folder, chosen, names)
         if chosen in indexes:
             return open_index(folder / chosen, open_file, named=folder)
         file = open_file(folder / chosen)
         return Checkpoint(folder, {_written_name(chosen): file}, is_folder=True, **_beside(folder))
+    refuse_pipeline(folder, names)
+    refuse_others(folder, names)
     raise ContentError(
         f"the folder has no weights; it has {', '.join(names[:6]) or 'no files'}{' ...' if len(names) > 6 else ''}",
         where=str(folder),

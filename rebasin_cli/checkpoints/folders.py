@@ -1,0 +1,94 @@
+"""Folders that hold something else than one network's weights, and what to do with each kind.
+
+A pipeline of diffusers, an adapter (LoRA), or weights of another library only.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from rebasin_cli.checkpoints.kinds import read_json
+from rebasin_cli.errors import ContentError, RebasinError
+
+_PIPELINE, _ADAPTER = "model_index.json", "adapter_config.json"
+_JSON_LIMIT = 1 << 20  # bytes
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_SHOWN = 8
+
+# (names of files, what they are)
+_OTHERS = (
+    (re.compile(r"\.gguf$"), "GGUF (packed for llama.cpp, cannot be permuted)"),
+    (re.compile(r"\.onnx$"), "ONNX"),
+    (re.compile(r"\.msgpack$"), "Flax (msgpack)"),
+    (re.compile(r"\.(?:h5|keras)$"), "Keras"),
+    (re.compile(r"\.tflite$"), "TensorFlow Lite"),
+    (re.compile(r"^(?:saved_model\.pb|checkpoint|.*\.data-\d+-of-\d+)$"), "TensorFlow"),
+)
+
+
+def refuse_pipeline(folder: Path, names: Collection[str]) -> None:
+    """Stop at a pipeline, whose networks lie in folders of their own.
+
+    Args:
+        names: the files in the folder.
+    Raises:
+        ContentError: with the paths to type instead.
+    """
+    if _PIPELINE not in names:
+        return
+    try:
+        index = read_json(folder / _PIPELINE, _JSON_LIMIT)
+        kind = str(index.get("_class_name", ""))[:80] if isinstance(index, Mapping) else ""
+        parts = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _has_weights(entry)]
+    except (RebasinError, OSError):
+        kind, parts = "", []
+    named = [shlex.quote(str(part)) for part in parts[:_SHOWN]]
+    raise ContentError(
+        f"this folder is a pipeline{f' ({kind})' if kind.isidentifier() else ''} of several networks",
+        where=str(folder),
+        remedy=f"name one of them: {', '.join(named)}" if named else "download its networks' folders, and name one",
+    )
+
+
+def refuse_adapter(folder: Path, chosen: str, names: Collection[str]) -> None:
+    """Stop at an adapter: it is a difference to a network, and not one itself.
+
+    Args:
+        chosen: the file that would be opened.
+    Raises:
+        ContentError: saying how to merge it into its network.
+    """
+    if _ADAPTER not in names or not chosen.startswith("adapter_model"):
+        return
+    what = "this folder holds an adapter (LoRA), and not a network"
+    raise ContentError(what, where=str(folder), remedy=MERGE_ADAPTER)
+
+
+MERGE_ADAPTER = (
+    "merge it into its network first, with peft: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
+    ".merge_and_unload().save_pretrained('merged'), and name merged"
+)
+
+
+def refuse_others(folder: Path, names: Collection[str]) -> None:
+    """Stop at a folder that has weights, but of another library only.
+
+    Raises:
+        ContentError: naming them.
+    """
+    for pattern, what in _OTHERS:
+        found = [name for name in sorted(names) if pattern.search(name)]
+        if found:
+            raise ContentError(
+                f"the folder has weights of {what} only: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}",
+                where=str(folder),
+                remedy="get the safetensors of the same model, or load these with their own library and save them "
+                "as safetensors",
+            )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(entry.name.endswith(_WEIGHTS) and entry.is_file() for entry in folder.iterdir())
