@@ -74,7 +74,7 @@ def refuse_adapter_file(infos: Mapping[str, TensorInfo], where: str) -> None:
     Raises:
         ContentError: saying how to merge it.
     """
-    if all(_ADAPTER.search(key) for key in infos):
+    if all(_ADAPTER.search(key) for key in infos) and any("lora_" in key for key in infos):
         raise ContentError(
             f"{next(iter(infos))}: this is an adapter (LoRA), and not a network", where=where, remedy=MERGE_ADAPTER
         )

@@ -168,7 +168,7 @@ def _bind_each(models: Sequence[Checkpoint], labels: Sequence[str], choice: Spec
         except ContentError as found:
             raise ContentError(
                 f"{labels[at]} fits the spec `{known.spec.name}`, and {label} does not: {found.what}",
-                where=f"{label} is {model.path}" + (f"; {found.where}" if found.where else ""),
+                where=f"{label} is {model.address}" + (f"; {found.where}" if found.where else ""),
                 remedy=found.remedy,
             ) from found
     return layouts

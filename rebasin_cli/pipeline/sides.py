@@ -154,9 +154,7 @@ class Sides:
                 )
 
     def _where(self) -> str:
-        return (
-            f"{self.first.label} is {self.first.checkpoint.path}, {self.second.label} is {self.second.checkpoint.path}"
-        )
+        return ", ".join(f"{side.label} is {side.checkpoint.address}" for side in (self.first, self.second))
 
     @staticmethod
     def _shape(side: Side, bound: BoundTensor) -> tuple[int, ...]:
