@@ -88,7 +88,8 @@ STARTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
 
 CHEAP = 1 << 31
 """Multiply-adds of a sweep up to which the default has Frank-Wolfe from the barycentre beside the descent (four times
-the time of the descent alone: a second or two at most), and the high quality Sinkhorn re-basin (a hundred times)."""
+the time of the descent alone, five where there are heads, which it is given by a descent of its own: a second or two at
+most), and the high quality Sinkhorn re-basin (a hundred times), where that moves all dims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +153,7 @@ def _together(
     layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], choice: MatchChoice, device: str
 ) -> list[Attempt]:
     """What moves all dims together beside the descents, by the method or the quality that was asked for."""
-    # What is held meanwhile (dims with insides) would be solved all over again, and is what takes longest.
-    cheap = set(joint_dims(layout)) == set(layout.moving()) and sweep_work(layout) <= CHEAP
+    cheap = sweep_work(layout) <= CHEAP
     attempts: list[Attempt] = []
     starts: tuple[Begin, ...] = ()
     if choice.method == "frank-wolfe" or choice.quality == "high":
@@ -165,7 +165,8 @@ def _together(
             layout, a, b, starts=starts, seed=choice.seed, max_sweeps=choice.max_sweeps, device=device,
             memory=choice.memory,
         )  # fmt: skip
-    if choice.method == "sinkhorn" or (choice.quality == "high" and cheap):
+    moves_all = set(joint_dims(layout)) == set(layout.moving())
+    if choice.method == "sinkhorn" or (choice.quality == "high" and cheap and moves_all):
         attempts += sinkhorn_attempts(
             layout, a, b, learning_rate=_rate(choice, SINKHORN_RATE), seed=choice.seed, max_sweeps=choice.max_sweeps,
             device=device, memory=choice.memory,
