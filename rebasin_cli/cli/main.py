@@ -2,7 +2,7 @@
 
 0 done                          4 the system: cannot be read or written, no memory
 1 a gate or a check failed     70 a bug of ours
-2 usage                       130 interrupted, 143 terminated
+2 usage                       130 interrupted, 143 terminated, 129 the terminal was closed (SIGHUP)
 3 contents do not fit         141 the reader of our pipe went away (quietly)
 """
 
@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import typer
@@ -47,7 +47,10 @@ app.command("report")(report.command)
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that temporary files are taken away."""
+    """SIGTERM or SIGHUP, as an exception, so that temporary files are taken away."""
+
+    def __init__(self, number: int) -> None:
+        self.code = 128 + number
 
 
 def _show_version(wanted: bool) -> None:
@@ -104,8 +107,9 @@ def _exit_code(failure: BaseException) -> int:
         print_error_parts("interrupted")
         return INTERRUPTED
     if isinstance(failure, _Terminated):
-        print_error_parts("terminated")
-        return TERMINATED
+        with suppress(OSError):  # the terminal may be gone
+            print_error_parts("terminated" if failure.code == TERMINATED else "the terminal was closed")
+        return failure.code
     if isinstance(failure, (ClosedPipe, BrokenPipeError)):
         _quiet_stdout()
         return CLOSED_PIPE
@@ -157,17 +161,26 @@ def _quiet_stdout() -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception for as long as we run; does nothing outside the main thread."""
+    """Turn SIGTERM and SIGHUP into an exception for as long as we run; does nothing outside the main thread.
+
+    What is ignored, as SIGHUP is under nohup, stays so.
+    """
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    ended = False
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        nonlocal ended
+        if not ended:  # a second one must not break off the cleaning up after the first
+            ended = True
+            raise _Terminated(number)
 
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
+        before = {number: signal.signal(number, terminate) for number in numbers}
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -120,7 +120,10 @@ def test_a_closed_pipe_is_quiet(folder: Path, arguments: list[str]) -> None:
     assert b"error" not in err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ENDINGS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
 def test_a_signal_leaves_no_partial_file(folder: Path, number: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
         command("interpolate", "a.safetensors", "b.safetensors", "--steps", 10001, "-o", "points"),
@@ -133,6 +136,7 @@ def test_a_signal_leaves_no_partial_file(folder: Path, number: signal.Signals, c
     assert b"Traceback" not in err
     assert out == b""
     names = sorted(path.name for path in (folder / "points").iterdir())
+    assert names.pop() == "rebasin-points.json"
     assert 0 < len(names) < 10001
     for name in names:
         assert name.startswith("lam-")
