@@ -21,15 +21,23 @@ from rebasin_cli.checkpoints.dtypes import (
 from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
 from rebasin_cli.checkpoints.scan import ScanResult, hash_tensors, require_finite, scan
-from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, write_checkpoint, write_tensors
+from rebasin_cli.checkpoints.writer import (
+    check_target,
+    stream_checkpoint,
+    tensors_bytes,
+    write_checkpoint,
+    write_tensors,
+)
 
 __all__ = [
     "BITS",
     "TORCH_DTYPES",
     "Checkpoint",
     "Index",
+    "Outputs",
     "RenamedCheckpoint",
     "ScanResult",
     "Shard",
@@ -53,6 +61,7 @@ __all__ = [
     "stream_checkpoint",
     "system_failure",
     "tensor_bytes",
+    "tensors_bytes",
     "torch_dtype",
     "write_checkpoint",
     "write_tensors",

@@ -22,6 +22,10 @@ _ADVICE = {
     errno.ELOOP: ("symbolic links that point at one another", "name the real file"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
     errno.EMFILE: ("too many open files", "raise the limit (ulimit -n)"),
+    errno.ENOTEMPTY: ("it was made meanwhile", "choose another output, or replace it with --force"),
+    errno.EEXIST: ("it was made meanwhile", "choose another output, or replace it with --force"),
+    errno.EBUSY: ("it is in use, as a mount point is", "name a file or folder inside it"),
+    errno.EXDEV: ("it lies on another disk than its folder", "name a file or folder inside it"),
     errno.EIO: ("the disk reported an error", "check the disk, or copy the file to another one"),
 }
 

@@ -99,6 +99,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
                 remedy="rename one of them, in the index too",
             )  # fmt: skip
         files[written] = file
+    _check_one_run(files, path)
     metadata = index.get("metadata")
     described = Index(
         _written_name(path.name.removesuffix(INDEX_SUFFIX)) + INDEX_SUFFIX,
@@ -176,6 +177,21 @@ def _check_shard(name: str, listed: set[str], file: TensorFile, path: Path) -> N
         if keys:
             more = f" ({len(keys)} such tensors)" if len(keys) > 1 else ""
             raise ContentError(what.format(key=min(keys), name=name) + more, where=str(path), remedy=remedy)
+
+
+def _check_one_run(files: Mapping[str, TensorFile], path: Path) -> None:
+    """Refuse shards of which `rebasin.*` says that they were written by two runs."""
+    first, *others = files
+    recipes = {name: {k: v for k, v in files[name].metadata.items() if k.startswith("rebasin.")} for name in files}
+    for name in others:
+        if recipes[name] != recipes[first]:
+            differing = [
+                k for k in {**recipes[first], **recipes[name]} if recipes[first].get(k) != recipes[name].get(k)
+            ]
+            raise ContentError(
+                f"{first} and {name} were written by two runs of rebasin: they differ in {', '.join(differing[:4])}",
+                where=str(path), remedy="write the folder again, with --force",
+            )  # fmt: skip
 
 
 def _written_name(name: str) -> str:

@@ -6,6 +6,7 @@ Here the keys, shapes, types and files of the source are known beforehand, so me
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,15 +19,9 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.dtypes import TensorInfo, dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.header import build_header
+from rebasin_cli.checkpoints.outputs import Outputs, new_file, resolve_target
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.replacing import (
-    check_file_target,
-    check_folder_target,
-    check_space,
-    new_file,
-    replacing_file,
-    replacing_folder,
-)
+from rebasin_cli.checkpoints.replacing import check_file_target, check_folder_target, check_space
 
 Read = Callable[[str], torch.Tensor]
 OnBytes = Callable[[int], None]
@@ -45,8 +40,13 @@ def check_target(target: Path, source: Checkpoint, *, force: bool = False) -> No
         check_folder_target(target, _names(source), force=force)
     else:
         check_file_target(target, force=force)
+    check_space(target, needed_bytes(source))
+
+
+def needed_bytes(source: Checkpoint) -> int:
+    """What a checkpoint like `source` takes on the disk, generously."""
     companions = sum(path.stat().st_size for path in source.companions) if source.is_folder else 0
-    check_space(target, source.nbytes + _HEADER_ALLOWANCE * len(source) + companions)
+    return source.nbytes + _HEADER_ALLOWANCE * len(source) + companions
 
 
 def write_checkpoint(
@@ -57,6 +57,7 @@ def write_checkpoint(
     metadata: Mapping[str, str],
     force: bool = False,
     on_bytes: OnBytes | None = None,
+    outputs: Outputs | None = None,
 ) -> tuple[Path, ...]:
     """Write a checkpoint with `source`'s keys, shapes, types and files, and the values that `read` gives.
 
@@ -67,26 +68,32 @@ def write_checkpoint(
             called once for each key, in the order of writing, and its tensor is dropped before the next call.
         metadata: `__metadata__` to add to what the source's files have.
         on_bytes: called with the size of each stretch of tensors that is written; they add up to `source.nbytes`.
+        outputs: the set that it appears with, whose `force` counts; None: it appears at once.
     Returns:
         The paths of the safetensors files.
     Raises:
         UsageError, SystemFailure: see `check_target`; also a disk that fills up meanwhile. No partial file is left.
     """
-    check_target(target, source, force=force)
+    if outputs is None:
+        with Outputs(force=force) as alone:
+            return write_checkpoint(target, source, read, metadata=metadata, on_bytes=on_bytes, outputs=alone)
+    check_target(target, source, force=outputs.force)
     if not source.is_folder:
-        with replacing_file(target) as out:
+        with outputs.file(target) as out:
             _write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
         return (target,)
-    with replacing_folder(target) as folder:
+    place = resolve_target(target)
+    with outputs.folder(target, _names(source)) as folder:
         for companion in source.companions:
-            shutil.copyfile(companion, folder / companion.name)
+            with companion.open("rb") as content, new_file(folder / companion.name, like=place / companion.name) as out:
+                shutil.copyfileobj(content, out)
         for shard in source.shards:
-            (folder / shard.name).parent.mkdir(parents=True, exist_ok=True)
+            _make_folders(folder, Path(shard.name).parent)
             infos = {key: source.infos[key] for key in shard.keys}
-            with new_file(folder / shard.name) as out:
+            with new_file(folder / shard.name, like=place / shard.name) as out:
                 _write_file(out, infos, read, {**source.files[shard.name].metadata, **metadata}, on_bytes)
         if source.index is not None:
-            with new_file(folder / source.index.name) as out:
+            with new_file(folder / source.index.name, like=place / source.index.name) as out:
                 _write_all(out, memoryview(_index_text(source, source.index)))
     return tuple(target / shard.name for shard in source.shards)
 
@@ -118,15 +125,34 @@ def write_tensors(
         UsageError, SystemFailure: see `check_target`.
         ValueError: a type that safetensors does not have.
     """
+    content = tensors_bytes(tensors, metadata=metadata)
+    check_file_target(target, force=force)
+    with Outputs(force=force) as outputs, outputs.file(target) as out:
+        _write_all(out, memoryview(content))
+
+
+def tensors_bytes(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> bytes:
+    """The safetensors file of a few small tensors.
+
+    Raises:
+        ValueError: a type that safetensors does not have.
+    """
     infos = {}
     for key, tensor in tensors.items():
         name = dtype_name(tensor.dtype)
         if name is None:
             raise ValueError(f"{key}: safetensors has no {tensor.dtype}")
         infos[key] = TensorInfo(name, tuple(tensor.shape))
-    check_file_target(target, force=force)
-    with replacing_file(target) as out:
-        _write_file(out, infos, tensors.__getitem__, metadata, None)
+    out = io.BytesIO()
+    _write_file(out, infos, tensors.__getitem__, metadata, None)
+    return out.getvalue()
+
+
+def _make_folders(top: Path, below: Path) -> None:
+    """Make the folders of `below` in `top`; `top` itself is never made, as it would hide that it has vanished."""
+    for parent in [*reversed(below.parents), below]:
+        if parent.name:
+            (top / parent).mkdir(exist_ok=True)
 
 
 def _write_file(

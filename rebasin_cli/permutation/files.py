@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.checkpoints import open_checkpoint, write_tensors
+from rebasin_cli.checkpoints import Outputs, check_file_target, open_checkpoint, system_failure, tensors_bytes
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
@@ -23,6 +24,7 @@ class SavedPermutation:
 
     Attributes:
         inputs: sha256 by role (`a`, `b`).
+        sha256: of the file.
     """
 
     permutation: Permutation
@@ -30,6 +32,7 @@ class SavedPermutation:
     spec_sha256: str
     inputs: Mapping[str, str]
     path: Path
+    sha256: str
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
@@ -40,7 +43,7 @@ class SavedPermutation:
         """Refuse a checkpoint for which this permutation was not made.
 
         Raises:
-            ContentError: another spec, another version of it, or dims of other sizes.
+            ContentError: another spec, another version of it, dims of other sizes, or one that must stay is moved.
         """
         if self.spec_name != layout.spec.name or self.spec_sha256 != layout.spec.sha256:
             raise ContentError(
@@ -63,12 +66,17 @@ class SavedPermutation:
                     where=str(self.path),
                     remedy="apply it to a checkpoint of the same width (and config.json) as the one it was made for",
                 )
+            fixed = layout.dims[dim].fixed
+            if fixed is not None and self.permutation.fraction_moved(dim):
+                raise ContentError(
+                    f"the permutation moves dim {dim}, which has to stay as it is: {fixed}",
+                    where=str(self.path),
+                    remedy="the file was edited, or made with other options; align again with those of this command",
+                )
 
 
-def save_permutation(
-    path: Path, permutation: Permutation, layout: Layout, *, inputs: Mapping[str, str], force: bool = False
-) -> None:
-    """Write a permutation file. `inputs` maps roles (`a`, `b`) to the sha256 of the checkpoints."""
+def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mapping[str, str]) -> bytes:
+    """A permutation file. `inputs` maps roles (`a`, `b`) to the sha256 of the checkpoints."""
     metadata = {
         "format": FORMAT,
         "spec.name": layout.spec.name,
@@ -76,7 +84,16 @@ def save_permutation(
         "inputs": json.dumps(dict(inputs), sort_keys=True),
         "convention": "aligned[i] = b[perm[i]]; within an owner: aligned[g, i] = b[P[g], p[g, i]]",
     }
-    write_tensors(path, {dim: perm.contiguous() for dim, perm in permutation.items()}, metadata=metadata, force=force)
+    return tensors_bytes({dim: perm.contiguous() for dim, perm in permutation.items()}, metadata=metadata)
+
+
+def save_permutation(
+    path: Path, permutation: Permutation, layout: Layout, *, inputs: Mapping[str, str], force: bool = False
+) -> None:
+    """Write a permutation file by itself; see `permutation_bytes`."""
+    check_file_target(path, force=force)
+    with Outputs(force=force) as outputs:
+        outputs.write(path, permutation_bytes(permutation, layout, inputs=inputs))
 
 
 def load_permutation(path: Path) -> SavedPermutation:
@@ -86,6 +103,10 @@ def load_permutation(path: Path) -> SavedPermutation:
         ContentError: not a permutation file, or an array that is none.
     """
     checkpoint = open_checkpoint(path)
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise system_failure(error, path, "read") from error
     if checkpoint.metadata.get("format") != FORMAT:
         raise ContentError(
             f"{path} is not a permutation file",
@@ -106,6 +127,7 @@ def load_permutation(path: Path) -> SavedPermutation:
         checkpoint.metadata.get("spec.sha256", ""),
         _inputs(checkpoint.metadata.get("inputs", "{}")),
         path,
+        sha256,
     )
 
 

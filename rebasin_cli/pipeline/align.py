@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, check_target
+from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
-from rebasin_cli.permutation import save_permutation
+from rebasin_cli.permutation import permutation_bytes
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.examples import DataRequest
@@ -33,7 +35,6 @@ from rebasin_cli.pipeline.targets import (
     check_files,
     check_weights_name,
     output_base,
-    write_text,
 )
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.work import (
@@ -92,7 +93,9 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         RebasinError: in the order headers, spec, targets, contents; before matching starts, unless a disk fills up.
     """
     resolve_device(request.choice.device)  # refused before anything is read
-    with open_source(request.a, listener) as a, open_source(request.b, listener) as b:
+    with ExitStack() as files:
+        a = files.enter_context(open_source(request.a, listener))
+        b = files.enter_context(open_source(request.b, listener))
         pair = bind_pair(a, b, request.spec)
         device = matching_device(request.choice, pair.layout)
         targets = _targets(request, b)
@@ -104,6 +107,8 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         check = prepare_check(pair, device, listener, fitting=choice.fitting, data=request.data)
         if request.dry_run:
             return _plan(request, pair, targets, listener)
+        outputs = files.enter_context(Outputs(force=request.force))
+        outputs.claim(*targets.paths().values())
         heads: dict[str, Mapping[str, int]] = {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, heads=heads)
         check_ties(pair.layout_b, b, heads["b"], any_permutation(pair.layout))
@@ -112,18 +117,18 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         check.found(pair.layout, result.permutation, pair.b, pair.a)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
+        hashes = {role: entry.identity for role, entry in inputs.items()}
+        kept = permutation_bytes(result.permutation, pair.layout, inputs=hashes)
+        sha256 = hashlib.sha256(kept).hexdigest()
         metadata = output_metadata(
-            "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed
+            "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed, permutation=sha256
         )  # fmt: skip
         write_weights(
             targets.aligned, b, exact_reader(result.permutation, pair.layout_b, b),
-            metadata=metadata, force=request.force, listener=listener,
+            metadata=metadata, outputs=outputs, listener=listener,
         )  # fmt: skip
         if targets.permutation:
-            hashes = {role: entry.identity for role, entry in inputs.items()}
-            save_permutation(
-                targets.permutation, result.permutation, pair.layout, inputs=hashes, force=request.force
-            )  # fmt: skip
+            outputs.write(targets.permutation, kept)
         document = RunDocument(
             command="align",
             inputs=inputs,
@@ -131,13 +136,14 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
             match=match_record(result),
             distance=distance_record(distance),
             outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
+            hashes={"permutation": sha256} if targets.permutation else {},
             warnings=tuple(listener.warnings),
             versions=versions(),
             device=device,
             peak_memory_bytes=peak_memory(),
         )
-    if targets.report:
-        write_text(targets.report, to_json(document))
+        if targets.report:
+            outputs.write(targets.report, to_json(document).encode())
     return document
 
 
@@ -166,7 +172,8 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _check(request: AlignRequest, pair: Pair, targets: _Targets) -> None:
-    check_apart((pair.a, pair.b), targets.paths())
+    data = request.data.files() if request.data else []
+    check_apart((pair.a, pair.b, pair.layout.spec.path, *data), targets.paths())
     if isinstance(targets.aligned, Path):
         check_weights_name(targets.aligned, is_folder=pair.b.is_folder)
         check_target(targets.aligned, pair.b, force=request.force)

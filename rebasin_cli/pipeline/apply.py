@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, check_target
+from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.sets import check_set
 from rebasin_cli.pipeline.targets import (
     beside,
     check_apart,
     check_files,
     check_weights_name,
     output_base,
-    write_text,
 )
 from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.work import Source, exact_reader, open_source, scan_sources, tell_identity, write_weights
@@ -46,17 +47,20 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
     """Permute a checkpoint, bit-exactly, and write it.
 
     Raises:
-        RebasinError: it is not the checkpoint's spec, hash or sizes; an output that cannot be written.
+        RebasinError: it is not the checkpoint's spec, hash or sizes; files of two runs beside it; an output that
+            cannot be written.
     """
     saved = load_permutation(request.permutation)
-    with open_source(request.checkpoint, listener) as checkpoint:
+    check_set(saved)
+    with ExitStack() as files:
+        checkpoint = files.enter_context(open_source(request.checkpoint, listener))
         layout = _layout(saved, checkpoint, request.spec)
         saved.check_fits(layout)
         output = request.output.absolute() if isinstance(request.output, Path) else request.output
         report = request.report
         if isinstance(output, Path):
             report = report or beside(output_base(output), ".rebasin.json")
-        _check(request, checkpoint, output, report)
+        _check(request, checkpoint, layout, output, report)
         tell_layout(layout, listener)
         targets = {} if not isinstance(output, Path) else {"applied": str(output)}
         permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
@@ -77,6 +81,8 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
         if request.dry_run:
             plan = PlanRecord(checkpoint.nbytes * 2, checkpoint.nbytes, targets, peak_memory(), checkpoint.nbytes / 3e8)
             return replace(document, plan=plan)
+        outputs = files.enter_context(Outputs(force=request.force))
+        outputs.claim(*(path for path in (output, report) if isinstance(path, Path)))
         tell_identity(permutation, listener)
         heads: dict[str, Mapping[str, int]] = {}
         inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, listener, heads=heads)
@@ -84,7 +90,7 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
         metadata = output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse)
         write_weights(
             output, checkpoint, exact_reader(permutation, layout, checkpoint),
-            metadata=metadata, force=request.force, listener=listener,
+            metadata=metadata, outputs=outputs, listener=listener,
         )  # fmt: skip
         document = replace(
             document,
@@ -93,8 +99,8 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
         )
-    if report:
-        write_text(report, to_json(document))
+        if report:
+            outputs.write(report, to_json(document).encode())
     return document
 
 
@@ -117,9 +123,11 @@ def _layout(saved: SavedPermutation, checkpoint: Checkpoint, choice: SpecChoice)
     return bind_one(checkpoint, replace(choice, sizes={**choice.sizes, **unknown})) if unknown else layout
 
 
-def _check(request: ApplyRequest, checkpoint: Checkpoint, output: Path | BinaryIO, report: Path | None) -> None:
+def _check(
+    request: ApplyRequest, checkpoint: Checkpoint, layout: Layout, output: Path | BinaryIO, report: Path | None
+) -> None:
     named = {"applied": output if isinstance(output, Path) else None, "report": report}
-    check_apart([checkpoint, request.permutation], named)
+    check_apart([checkpoint, request.permutation, layout.spec.path], named)
     if isinstance(output, Path):
         check_weights_name(output, is_folder=checkpoint.is_folder)
         check_target(output, checkpoint, force=request.force)

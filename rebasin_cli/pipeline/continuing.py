@@ -6,6 +6,7 @@ measured anew where anything of it differs.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from rebasin_cli.checkpoints import Outputs
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation import Scores
 from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.targets import write_text
 from rebasin_cli.pipeline.work import Source
 from rebasin_cli.report.codec import read_document, to_json
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
@@ -86,7 +87,8 @@ class Kept:
         if self.document is None or self.path is None:
             return set()
         permutation = self.document.outputs.get("permutation")
-        return {self.path.absolute()} | ({Path(permutation)} if permutation else set())
+        ours = permutation and _sha256(Path(permutation)) == self.document.hashes.get("permutation")
+        return {self.path.absolute()} | ({Path(permutation)} if permutation and ours else set())
 
     def permutation(self, method: str, seed: int) -> Path | None:
         """The file of the permutation that was found, if the same method would look for it again."""
@@ -95,7 +97,7 @@ class Kept:
             return None
         path = Path(document.outputs["permutation"])
         same = (document.match.method, document.match.seed) == (method, seed)
-        return path if same and path.exists() else None
+        return path if same and _sha256(path) == document.hashes.get("permutation", "") else None
 
     def _curves(self) -> list[tuple[str, CurveRecord, tuple[float, ...]]]:
         barrier = self.document.barrier if self.document else None
@@ -124,7 +126,7 @@ def read_kept(path: Path) -> Kept:
 
 @contextmanager
 def keeping(
-    path: Path | None, document_of: Callable[[BarrierRecord], RunDocument], listener: Listener
+    path: Path | None, document_of: Callable[[BarrierRecord], RunDocument], outputs: Outputs, listener: Listener
 ) -> Iterator[Callable[[Callable[[], BarrierRecord]], None]]:
     """Keeps a sweep's document in a file while it runs, so that whatever ends it, no point is lost.
 
@@ -136,7 +138,7 @@ def keeping(
 
     def write(record: BarrierRecord) -> None:
         if path is not None:
-            write_text(path, to_json(document_of(record)))
+            outputs.write(path, to_json(document_of(record)).encode(), at_once=True)
 
     def keep(make: Callable[[], BarrierRecord]) -> None:
         nonlocal latest, written
@@ -223,6 +225,7 @@ def continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
         architecture=architecture,
         match=now.match or before.match,
         outputs={**before.outputs, **now.outputs},
+        hashes={**before.hashes, **now.hashes},
         warnings=tuple(dict.fromkeys((*warnings, *now.warnings))),
         peak_memory_bytes=max(before.peak_memory_bytes, now.peak_memory_bytes),
     )
@@ -233,6 +236,13 @@ def _scores(curve: CurveRecord) -> list[Scores]:
         Scores(loss, accuracy, {name: values[i] for name, values in curve.metrics.items()})
         for i, (loss, accuracy) in enumerate(zip(curve.loss, curve.accuracy, strict=True))
     ]
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _short(value: str | None) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from shlex import quote
 from typing import BinaryIO
 
+from rebasin_cli.checkpoints import Outputs
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import Distance, MatchResult, measure_distance
 from rebasin_cli.merging import LINE, Blend, check_lambda, lambda_grid
-from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, save_permutation
+from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, permutation_bytes
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
@@ -27,6 +29,7 @@ from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice, search_longer
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, tell_lacking, write_path
 from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.points import PointsRun
 from rebasin_cli.pipeline.record import (
     architecture_record,
     distance_record,
@@ -35,7 +38,7 @@ from rebasin_cli.pipeline.record import (
     peak_memory,
     versions,
 )
-from rebasin_cli.pipeline.targets import beside, document_base, write_bytes, write_text
+from rebasin_cli.pipeline.targets import beside, document_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.work import (
     Source,
@@ -50,6 +53,9 @@ from rebasin_cli.pipeline.work import (
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, CheckedRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
+
+_SEARCH = {f.name for f in fields(MatchChoice)} - {"device", "on_interrupt", "memory", "threads", "fitting"}
+"""Options of matching that another permutation can come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,9 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         targets = path_targets(request.output, at, request.plot, request.save_permutation, request.report, pair)
         _check_weights(request, pair)
         ours = kept.files()
-        check_path_targets(targets, grid, pair, _other_inputs(request), force=request.force, ours=ours)
+        run = _points_run(request, pair, targets.points(grid, is_folder=a.is_folder), {})
+        others = [*_other_inputs(request), pair.layout.spec.path]
+        check_path_targets(targets, grid, pair, others, force=request.force, run=run, ours=ours)
         matched = request.align and saved is None and request.document is None
         choice = with_data(request.choice, request.data, pair, device, listener) if matched else request.choice
         data = request.data if request.judged else None
@@ -138,6 +146,8 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             check = prepare_check(pair, device, listener, judge=judge, fitting=choice.fitting)
         if request.dry_run:
             return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
+        outputs = files.enter_context(Outputs(force=request.force, ours=ours))
+        outputs.claim(*targets.paths().values())
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
         heads: dict[str, Mapping[str, int]] = {}
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known, heads)
@@ -154,30 +164,42 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             check.found(pair.layout, permutation, pair.b, pair.a)
         checked = check.record() if check and permutation is not None else None
         distance = measure_distance(pair.layout, pair.a, pair.b, permutation or Permutation({}))
-        document_of = partial(_document, request, pair, inputs, alignment, checked, distance, before, device, listener)
         written: dict[str, str] = {}
-        if targets.permutation and permutation is not None:  # before the sweep, so that it is not matched for again
-            hashes = {role: entry.identity for role, entry in inputs.items()}
-            replaces = request.force or targets.permutation in ours
-            save_permutation(targets.permutation, permutation, pair.layout, inputs=hashes, force=replaces)
+        hashes: dict[str, str] = {}
+        found = b""
+        if permutation is not None:
+            of = {role: entry.identity for role, entry in inputs.items()}
+            found = permutation_bytes(permutation, pair.layout, inputs=of)
+        if targets.permutation and permutation is not None:
+            # Before the sweep and the points, so that it is not matched for again when they are cut short.
+            outputs.write(targets.permutation, found, at_once=sweep is not None or targets.at is None)
             written["permutation"] = str(targets.permutation)
+            hashes["permutation"] = hashlib.sha256(found).hexdigest()
+        document_of = partial(
+            _document, request, pair, inputs, alignment, checked, distance, before, device, listener, hashes
+        )
         barrier = None
         if sweep:
-            with keeping(targets.report, lambda so_far: document_of(so_far, written), listener) as keep:
+            with keeping(targets.report, lambda so_far: document_of(so_far, written), outputs, listener) as keep:
                 barrier = measure_barrier(sweep, permutation, grid, listener=listener, keep=keep)
             if request.best:
                 targets = replace(targets, at=_best_point(barrier, listener))
         else:
             listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
+        facts = {f"inputs.{role}": entry.sha256 or "" for role, entry in inputs.items()}
+        facts["permutation"] = hashlib.sha256(found).hexdigest()
+        if judge and judge.repairer and judge.repairs:
+            facts["repaired on"] = judge.repairer.examples.sha256()
+        run = _points_run(request, pair, targets.points(grid, is_folder=a.is_folder), facts)
         written |= write_path(
             targets, pair, permutation, grid, request.spec, inputs,
             method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
             repairer=judge.repairer if judge else None, kind=judge.repairs[-1] if judge and judge.repairs else None,
             blend=request.blend,
-            force=request.force, listener=listener,
+            run=run, outputs=outputs, listener=listener,
         )  # fmt: skip
         document = document_of(barrier, written, at=targets.at if targets.weights is not None else None)
-    _write_reports(document, targets)
+        _write_reports(document, targets, outputs)
     return document
 
 
@@ -190,6 +212,31 @@ def better_optimum(request: InterpolateRequest) -> str:
         return f"`rebasin align {named} --quality high` may find a better permutation than the one that was given"
     options = search_longer(request.choice) + (" --force" if request.resume else "")
     return f"`{options}` may find a better optimum"
+
+
+def _points_run(
+    request: InterpolateRequest, pair: Pair, points: Mapping[float, Path], facts: Mapping[str, str]
+) -> PointsRun:
+    """What a folder of points is made from, as far as it is known.
+
+    Args:
+        facts: hashes that only come with the contents.
+    """
+    spec, blend, choice = request.spec, request.blend, request.choice
+    repairs = request.data.repairs if request.data else ()
+    made_of = {
+        "spec": pair.layout.spec.sha256,
+        "--set": ",".join(f"{name}={size}" for name, size in sorted(spec.sizes.items())),
+        "--freeze": ",".join(spec.freeze),
+        "--ignore": ",".join(spec.ignore),
+        "--combine": blend.how,
+        "--weight": ",".join(f"{pattern}={own:g}" for pattern, own in blend.weights),
+        "--align": str(request.align),
+        "--repair": repairs[-1] if repairs else "",
+    }
+    matched = request.align and request.permutation is None and request.document is None
+    match = {f"--{f.replace('_', '-')}": str(getattr(choice, f)) for f in sorted(_SEARCH)} if matched else {}
+    return PointsRun({**made_of, **facts}, match, tuple(sorted(path.name for path in points.values())))
 
 
 def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, Kept, RunDocument | None]:
@@ -289,11 +336,15 @@ def _alignment(
     if saved is not None:
         others = [role for role, entry in inputs.items() if saved.inputs.get(role) not in (None, entry.identity)]
         which = " and ".join(role.upper() for role in others)
-        if others and request.document is not None:
-            raise ContentError(
-                f"{saved.path} was replaced since the run document was made: it is for another {which}",
-                remedy="run `rebasin align` again, or name the file with --permutation",
-            )
+        if request.document is not None and _of_document(request.document, saved.path):
+            recorded = request.document.hashes.get("permutation")
+            unsaid = [role for role in inputs if role not in saved.inputs] if recorded is None else []
+            if others or unsaid or recorded not in (None, saved.sha256):
+                raise ContentError(
+                    f"{saved.path} was replaced since the run document was made, or the document was edited: "
+                    + (f"it is for another {which}" if others else "it is another permutation"),
+                    remedy="run `rebasin align` again, or name the file with --permutation",
+                )
         if others:
             listener.warn(f"{saved.path.name} was made for another {which}: it need not be an optimum for these two")
         tell_identity(saved.permutation, listener, inputs)
@@ -305,9 +356,16 @@ def _alignment(
     return _Alignment(result.permutation, result)
 
 
+def _of_document(document: RunDocument, path: Path) -> bool:
+    """Whether the permutation is the one that the document names, and not one that the user named instead."""
+    named = document.outputs.get("permutation")
+    return named is not None and Path(named).absolute() == path.absolute()
+
+
 def _document(
     request: InterpolateRequest, pair: Pair, inputs: Mapping[str, InputRecord], alignment: _Alignment,
     checked: CheckedRecord | None, distance: Distance, before: RunDocument | None, device: str, listener: Listener,
+    hashes: Mapping[str, str],
     barrier: BarrierRecord | None, outputs: Mapping[str, str], at: float | None = None,
 ) -> RunDocument:  # fmt: skip
     """What is known of the path so far, together with what an earlier run found."""
@@ -320,6 +378,7 @@ def _document(
         distance=distance_record(distance),
         barrier=barrier,
         outputs=dict(outputs),
+        hashes=dict(hashes),
         warnings=tuple(listener.warnings),
         versions=versions(),
         device=device,
@@ -345,13 +404,13 @@ def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) 
     return found
 
 
-def _write_reports(document: RunDocument, targets: PathTargets) -> None:
+def _write_reports(document: RunDocument, targets: PathTargets, outputs: Outputs) -> None:
     if targets.plot and document.barrier:
         from rebasin_cli.report.png import to_png
 
-        write_bytes(targets.plot, to_png(document.barrier))
+        outputs.write(targets.plot, to_png(document.barrier))
     if targets.report:
-        write_text(targets.report, to_json(document))
+        outputs.write(targets.report, to_json(document).encode())
 
 
 def _plan(

@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import check_target
+from rebasin_cli.checkpoints import Outputs, check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.many import Algorithm, ManyResult, OnRound, match_many
 from rebasin_cli.matching.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
 from rebasin_cli.matching.models import Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.permutation import save_permutation
+from rebasin_cli.permutation import permutation_bytes
 from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_models, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.curves import tell_buffers
@@ -37,7 +37,6 @@ from rebasin_cli.pipeline.targets import (
     check_files,
     check_weights_name,
     output_base,
-    write_text,
 )
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
@@ -124,6 +123,8 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         check = prepare_check(pairs[0], device, listener, judge=judge, fitting=choice.fitting)
         if request.dry_run:
             return replace(document, plan=_plan(request, pairs, targets).plan)
+        outputs = files.enter_context(Outputs(force=request.force))
+        outputs.claim(*targets.paths().values())
         roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
         heads: dict[str, Mapping[str, int]] = {}
         inputs = scan_sources(roles, listener, heads=heads)
@@ -153,14 +154,12 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         if judge and judge.repairs:
             recipe["repair"] = judge.repairs[-1]
         write_weights(
-            targets.merged, opened[0], read, force=request.force, listener=listener,
+            targets.merged, opened[0], read, outputs=outputs, listener=listener,
             metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
         )  # fmt: skip
         hashes = [inputs[role_of(i)].identity for i in range(len(opened))]
         for path, permutation, sha256 in zip(targets.permutations, result.permutations, hashes, strict=False):
-            save_permutation(
-                path, permutation, layout, inputs={"a": hashes[0], "b": sha256}, force=request.force
-            )  # fmt: skip
+            outputs.write(path, permutation_bytes(permutation, layout, inputs={"a": hashes[0], "b": sha256}))
         if request.data:
             roles_of_data = (("data", request.data.path), ("fit-data", request.data.fit))
             inputs |= {role: input_record(path, None) for role, path in roles_of_data if path in request.data.files()}
@@ -173,8 +172,8 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
         )
-    if targets.report:
-        write_text(targets.report, to_json(document))
+        if targets.report:
+            outputs.write(targets.report, to_json(document).encode())
     return document
 
 
@@ -213,7 +212,7 @@ def _targets(request: MergeRequest) -> _Targets:
 def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> None:
     first = pairs[0].a
     data = request.data.files() if request.data else []
-    check_apart([first, *(pair.b for pair in pairs), *data], targets.paths())
+    check_apart([first, *(pair.b for pair in pairs), pairs[0].layout.spec.path, *data], targets.paths())
     check_dtypes(pairs[0])
     if isinstance(targets.merged, Path):
         check_weights_name(targets.merged, is_folder=first.is_folder)

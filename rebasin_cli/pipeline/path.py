@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from rebasin_cli.checkpoints import Checkpoint, check_target, torch_dtype
-from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target, torch_dtype
+from rebasin_cli.checkpoints.replacing import check_space
+from rebasin_cli.checkpoints.writer import needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.points import PointsRun, begin_points, check_points
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairing import Kind, Repairer
 from rebasin_cli.pipeline.sides import listed
@@ -74,11 +77,13 @@ def check_path_targets(
     inputs: Sequence[Path],
     *,
     force: bool,
+    run: PointsRun,
     ours: Collection[Path] = (),
 ) -> None:
     """Every collision among the outputs, and what no output could hold.
 
     Args:
+        run: what is known by now of the run that a folder of points is to belong to.
         ours: files that an earlier run left to be gone on with, which may be replaced.
 
     Raises:
@@ -106,11 +111,16 @@ def check_path_targets(
             f"{targets.weights} names a file, and a path of {len(grid)} points is a folder of files",
             remedy="say which point it is with --at LAM, or name a folder",
         )
-    for path in points.values():
-        if targets.weights.is_dir():
-            check_target(path, pair.a, force=force)
-    if not targets.weights.is_dir():
+    read = [file.path for checkpoint in (pair.a, pair.b) for file in checkpoint.files.values()]
+    there = check_points(targets.weights, run, [pair.a.path, pair.b.path, *read, *inputs], force=force)
+    if targets.weights.is_dir():
+        for path in points.values():
+            if path.name not in there and (force or path.exists()):
+                check_target(path, pair.a, force=force)
+    else:
         check_files((targets.weights,), force=force)
+    missing = len(points) - len(there)
+    check_space(targets.weights, missing * needed_bytes(pair.a))
 
 
 def write_path(
@@ -126,10 +136,14 @@ def write_path(
     repairer: Repairer | None,
     kind: Kind | None,
     blend: Blend = LINE,
-    force: bool,
+    run: PointsRun,
+    outputs: Outputs,
     listener: Listener,
 ) -> dict[str, str]:
-    """Write the point `at`, or all of the grid, repaired if that was asked for. Returns role → path."""
+    """Write the point `at` with the other outputs, or all of the grid as they come, repaired if that was asked for.
+
+    Returns role → path.
+    """
     if targets.weights is None:
         return {}
     tell_kept(pair, listener)
@@ -139,10 +153,11 @@ def write_path(
         assert targets.at is not None
         points = {targets.at: targets.weights}
     elif targets.at is None:
-        try:
-            targets.weights.mkdir(exist_ok=True)
-        except OSError as error:
-            raise system_failure(error, targets.weights, "write") from error
+        companions = {path.name for path in pair.a.companions}
+        there = begin_points(targets.weights, run, companions, force=outputs.force)
+        if there:
+            listener.remark(f"{len(there)} of {len(points)} points are there already, and stay as they are")
+        points = {lam: path for lam, path in points.items() if not isinstance(path, Path) or path.name not in there}
     if repairer and kind == "repair" and repairer.ends is None:
         repairer.measure_ends(pair.a, b)
     for lam, target in points.items():
@@ -153,16 +168,20 @@ def write_path(
             recipe["repair"] = kind
         if blend != LINE:
             recipe |= {"combine": blend.how, "weight": ",".join(f"{pattern}={own:g}" for pattern, own in blend.weights)}
+        if targets.at is None:
+            recipe["run"] = run.sha256
         if method:
             recipe |= {"method": method, "seed": seed}
 
         def read(key: str, state: Mapping[str, torch.Tensor] = state, lam: float = lam) -> torch.Tensor:
             return pair.a.read_raw(key) if is_first(pair.layout, pair.a, key) and lam < 1.0 else state[key]
 
-        write_weights(
-            target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
-            force=force, listener=listener,
-        )  # fmt: skip
+        with ExitStack() as alone:
+            write_weights(
+                target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
+                outputs=alone.enter_context(Outputs(force=outputs.force)) if targets.at is None else outputs,
+                listener=listener,
+            )  # fmt: skip
     return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
 
 

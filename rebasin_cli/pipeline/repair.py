@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, check_target
+from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import evaluate
 from rebasin_cli.merging import check_lambda
@@ -24,7 +24,6 @@ from rebasin_cli.pipeline.targets import (
     check_files,
     check_weights_name,
     output_base,
-    write_text,
 )
 from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
 from rebasin_cli.report.codec import to_json
@@ -80,7 +79,9 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         network, examples, loss = network_and_data(request.data, layout, checkpoint, listener)
         repairer = Repairer(network, examples, device, listener)
         repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
-        output, report = _targets(request, checkpoint, ends)
+        output, report = _targets(request, checkpoint, ends, layout)
+        outputs = files.enter_context(Outputs(force=request.force))
+        outputs.claim(*(path for path in (output, report) if isinstance(path, Path)))
         tell_layout(layout, listener)
         sources = {"checkpoint": (request.checkpoint, checkpoint)}
         sources |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
@@ -97,16 +98,16 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
         write_weights(
             output, checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
-            metadata=metadata, force=request.force, listener=listener,
+            metadata=metadata, outputs=outputs, listener=listener,
         )  # fmt: skip
         document = _document(request, layout, inputs, output, device, listener)
-    if report:
-        write_text(report, to_json(document))
+        if report:
+            outputs.write(report, to_json(document).encode())
     return document
 
 
 def _targets(
-    request: RepairRequest, checkpoint: Checkpoint, ends: list[Checkpoint]
+    request: RepairRequest, checkpoint: Checkpoint, ends: list[Checkpoint], layout: Layout
 ) -> tuple[Path | BinaryIO, Path | None]:
     """Where the checkpoint and the document go; every collision is refused."""
     output, report = request.output, request.report.absolute() if request.report else None
@@ -118,7 +119,9 @@ def _targets(
     if isinstance(output, Path):
         output = output.absolute()
         report = report or beside(output_base(output), ".rebasin.json")
-        check_apart([checkpoint, *ends, *request.data.files()], {"repaired": output, "report": report})
+    named = {"repaired": output if isinstance(output, Path) else None, "report": report}
+    check_apart([checkpoint, *ends, layout.spec.path, *request.data.files()], named)
+    if isinstance(output, Path):
         check_weights_name(output, is_folder=checkpoint.is_folder)
         check_target(output, checkpoint, force=request.force)
     check_files((report,), force=request.force)

@@ -34,16 +34,18 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
     if files:
         _check(request, files, document)
     printed = None
-    for role, path in named.items():
-        if path is None:
-            continue
-        content = _rendered(role, document)
-        if path == _STDOUT and isinstance(content, str):
+    contents = {role: _rendered(role, document) for role, path in named.items() if path is not None}
+    for role, content in contents.items():
+        if role not in files and isinstance(content, str):
             printed = content
-            continue
-        from rebasin_cli.pipeline.targets import write_bytes
+    if files:
+        from rebasin_cli.checkpoints import Outputs
 
-        write_bytes(path, content.encode() if isinstance(content, str) else content)
+        with Outputs(force=request.force) as outputs:
+            outputs.claim(*files.values())
+            for role, path in files.items():
+                content = contents[role]
+                outputs.write(path, content.encode() if isinstance(content, str) else content)
     return printed
 
 

@@ -6,9 +6,22 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rebasin_cli.checkpoints import Checkpoint, check_file_target, file_name_of, replacing_file, split_address
+from rebasin_cli.checkpoints import Checkpoint, check_file_target, file_name_of, split_address
 from rebasin_cli.errors import UsageError
 
+# What is read beside a checkpoint: sizes, preparation of images, a tokenizer.
+_BESIDE = (
+    "config.json",
+    "preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+)
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx", ".gguf"}
 
 
@@ -57,26 +70,47 @@ def check_weights_name(target: Path, *, is_folder: bool) -> None:
 
 
 def check_apart(inputs: Iterable[Checkpoint | Path], outputs: Mapping[str, Path | None]) -> None:
-    """See that no output is an input, lies inside one, or is another output.
+    """See that no output is an input, lies inside one, or is another output; by name and by what the name leads to.
 
     Raises:
         UsageError: `--force` does not help here; nothing may overwrite what it is made from.
     """
-    read = {file for entry in inputs for file in _files(entry)}
-    seen: dict[Path, str] = {}
+    entries = list(inputs)
+    read = {file for entry in entries for file in _files(entry)}
+    identities = {found for file in read if (found := identity(file)) is not None}
+    folders = [file for entry in entries if isinstance(entry, Path) for file in _files(entry) if file.is_dir()]
+    seen: dict[Path | tuple[int, int], str] = {}
     for role, target in outputs.items():
         if target is None:
             continue
         place = Path(os.path.realpath(target))
-        if place in read:
+        same = identity(place)
+        inside = same is not None and any(folder in place.parents for folder in folders)
+        if place in read or same in identities or inside:
             raise UsageError(
                 f"{target} is both an input and the {role} output", remedy="choose another name for the output with -o"
             )
-        if place in seen:
+        held = next((file for file in sorted(read) if place in file.parents), None)
+        if held is not None and place.is_dir() and role != "points":
             raise UsageError(
-                f"{target} is named for both the {seen[place]} and the {role} output", remedy="give them two names"
+                f"{target} is the {role} output, and the input {held} lies in it",
+                remedy="choose another name for the output with -o",
             )
-        seen[place] = role
+        for known in (place, same):
+            if known is not None and known in seen:
+                raise UsageError(
+                    f"{target} is named for both the {seen[known]} and the {role} output", remedy="give them two names"
+                )
+        seen |= {known: role for known in (place, same) if known is not None}
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file whatever it is called: its device and number; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def check_files(targets: Iterable[Path | None], *, force: bool) -> None:
@@ -86,27 +120,15 @@ def check_files(targets: Iterable[Path | None], *, force: bool) -> None:
             check_file_target(target, force=force)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a text file whole or not at all; whether it may replace one was asked before."""
-    write_bytes(target, text.encode("utf-8"))
-
-
-def write_bytes(target: Path, data: bytes) -> None:
-    """Write a file whole or not at all; whether it may replace one was asked before."""
-    with replacing_file(target) as out:
-        view = memoryview(data)
-        while view:  # the file is unbuffered and may take less than it is offered
-            view = view[out.write(view) :]
-
-
 def _files(entry: Checkpoint | Path) -> set[Path]:
-    """Everything that must not be written over: the named path, and the files of a checkpoint behind it."""
+    """Everything that must not be written over: the named path, and what is read with a checkpoint."""
     if isinstance(entry, Path):
         return {Path(os.path.realpath(entry))}
     named = Path(os.path.realpath(entry.path))
     folder = named if named.is_dir() else named.parent
-    found = {named}
+    found = {named} | {Path(os.path.realpath(folder / name)) for name in _BESIDE if (folder / name).exists()}
     if entry.is_folder:
-        found |= {folder} | {Path(os.path.realpath(folder / shard.name)) for shard in entry.shards}
+        found |= {folder} | {Path(os.path.realpath(file.path)) for file in entry.files.values()}
         found |= {Path(os.path.realpath(path)) for path in entry.companions}
+        found |= {Path(os.path.realpath(path)) for path in folder.glob("*.index.json")}
     return found

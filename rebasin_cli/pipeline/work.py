@@ -13,6 +13,7 @@ import torch
 
 from rebasin_cli.checkpoints import (
     Checkpoint,
+    Outputs,
     as_bytes,
     as_elements,
     give_freed_memory_back,
@@ -209,14 +210,14 @@ def write_weights(
     read: Callable[[str], torch.Tensor],
     *,
     metadata: Mapping[str, str],
-    force: bool,
+    outputs: Outputs,
     listener: Listener,
 ) -> None:
-    """Write a checkpoint like `source` to a path, or as one file into a pipe."""
+    """Write a checkpoint like `source` to a path, where it appears with the other outputs, or into a pipe at once."""
     name = target.name if isinstance(target, Path) else "to stdout"
     with listener.phase(f"writing {name}", source.nbytes, "bytes") as advance:
         if isinstance(target, Path):
-            write_checkpoint(target, source, read, metadata=metadata, force=force, on_bytes=advance)
+            write_checkpoint(target, source, read, metadata=metadata, on_bytes=advance, outputs=outputs)
         else:
             stream_checkpoint(target, source, read, metadata=metadata, on_bytes=advance)
 

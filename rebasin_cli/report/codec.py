@@ -24,7 +24,7 @@ _JSON_NAME = {"lam": "lambda"}  # `lambda` is a word of Python's own
 _OPTIONAL = ("tensors", "architectures", "checks", "plan", "merge", "at")  # absent unless the command is about them
 _UNLESS_EMPTY = (
     "trials", "losses", "repaired", "failures", "metrics", "basis", "missing", "unit", "kept", "proof", "checked",
-    "key",
+    "key", "hashes",
 )  # fmt: skip
 SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 

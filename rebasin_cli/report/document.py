@@ -353,6 +353,7 @@ class RunDocument:
         command: the last command that worked on it.
         inputs: by role: a, b, data, permutation, checkpoint, model.1, model.2, …
         outputs: paths by role: aligned, permutation, merged, points, applied, plot.
+        hashes: sha256 of outputs by role, of those that later commands read again: permutation.
         warnings: what a reader of the figures must know.
         device: where the similarities were computed.
         peak_memory_bytes: largest resident memory of the process.
@@ -366,6 +367,7 @@ class RunDocument:
     distance: DistanceRecord | None = None
     barrier: BarrierRecord | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"

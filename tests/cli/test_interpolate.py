@@ -85,7 +85,7 @@ def test_every_point_as_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
     done = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 3, "-o", "points")
     assert done.code == 0, done.err
     names = [f"lam-{lam}.safetensors" for lam in ("0.0000", "0.5000", "1.0000")]
-    assert sorted(path.name for path in (pair / "points").iterdir()) == names
+    assert sorted(path.name for path in (pair / "points").iterdir()) == [*names, "rebasin-points.json"]
     a = load_file("a.safetensors")
     for name in names:  # B is A shuffled: every point of the aligned path is A
         for key, tensor in load_file(f"points/{name}").items():

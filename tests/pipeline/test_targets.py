@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints import Outputs, open_checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.targets import (
     base_of,
@@ -14,7 +14,6 @@ from rebasin_cli.pipeline.targets import (
     check_apart,
     check_weights_name,
     output_base,
-    write_text,
 )
 from tests.small import mlp_state, save
 
@@ -83,6 +82,8 @@ def test_two_outputs_of_one_name(tmp_path: Path) -> None:
 def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "run.json"
     target.write_text("old")
-    write_text(target, "λ" * 100_000)
+    with Outputs(force=True) as outputs:
+        outputs.write(target, ("λ" * 100_000).encode())
+        assert target.read_text() == "old"
     assert target.read_text(encoding="utf-8") == "λ" * 100_000
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -1,0 +1,166 @@
+"""Who writes where: one lock for each output, and what runs that were killed have left behind.
+
+The lock is an empty file `.NAME.rebasin-lock` beside the output, held with flock: the system lets go of it however
+the process ends. So a temporary file whose lock can be had belongs to no living run, and may be taken away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.checkpoints.renaming import ASIDE
+from rebasin_cli.errors import SystemFailure
+
+LOCK = ".rebasin-lock"
+PARTIAL = ".rebasin-partial"
+_NAME_LIMIT = 200  # bytes of the output's name in that of the lock: file systems allow 255 in all
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@dataclass(slots=True)
+class Lock:
+    """The right to write one place, from `acquire` to `release`.
+
+    Attributes:
+        descriptor: of the lock's file, while it is held.
+        sure: False on a file system without locks, where another run cannot be told from what one left.
+    """
+
+    place: Path
+    descriptor: int | None = None
+    sure: bool = True
+
+    def acquire(self) -> None:
+        """Take the lock, and take away what a run that was killed left of the output.
+
+        Raises:
+            SystemFailure: another run holds it, or the lock cannot be made.
+        """
+        if not self.take(lock_path(self.place), create=True):
+            raise SystemFailure(
+                f"another run of rebasin is writing {self.place}",
+                remedy="wait until it has ended, or choose another output",
+            )
+        if self.sure:
+            clean(self.place)
+
+    def take(self, path: Path, *, create: bool) -> bool:
+        """Try once; False if another one has it (or it is not there and should not be made)."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_CREAT if create else 0)
+        while True:
+            try:
+                self.descriptor = os.open(path, flags, 0o644)
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError as error:
+                if create:
+                    raise system_failure(error, self.place, "write") from error
+                return False
+            except OSError as error:
+                if self.descriptor is None:
+                    raise system_failure(error, path, "write") from error
+                if error.errno in _NO_LOCKS:
+                    self.sure = False
+                    return True
+                self.close()
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    return False
+                raise system_failure(error, path, "write") from error
+            if _same(self.descriptor, path):
+                return True
+            self.close()  # its holder took it away between our two calls
+
+    def release(self) -> None:
+        """Let the next one in. The file goes while it is held, so that nobody locks one that is about to go."""
+        if self.held():
+            with suppress(OSError):
+                lock_path(self.place).unlink()
+        self.close()
+
+    def held(self) -> bool:
+        """Whether we have it; an interrupt may have come between opening the file and locking it."""
+        if self.descriptor is None:
+            return False
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # again: no more than a question
+        except OSError:
+            return not self.sure
+        return True
+
+    def close(self) -> None:
+        """Let go of it, and leave its file."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def lock_path(place: Path) -> Path:
+    """The lock's file."""
+    return _hidden(place, LOCK)
+
+
+def partial_path(place: Path) -> Path:
+    """The name under which `place` is written before it is whole."""
+    return _hidden(place, PARTIAL)
+
+
+def clean_leftovers(folder: Path) -> None:
+    """Take away everything in a folder that belongs to runs that are no more; what cannot be is left.
+
+    A folder that was put aside waits for the next run that writes it, which knows its name.
+    """
+    with suppress(OSError):
+        names = [name for name in os.listdir(folder) if name.startswith(".") and name.endswith(LOCK)]
+        for name in names:
+            lock = Lock(folder / name[1 : -len(LOCK)])
+            with suppress(SystemFailure):
+                if lock.take(folder / name, create=False):
+                    if lock.sure and not os.path.lexists(folder / (name[: -len(LOCK)] + PARTIAL + ASIDE)):
+                        clean(lock.place)
+                        lock.release()
+                    lock.close()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, whatever is there; a link is not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
+
+
+def clean(place: Path) -> None:
+    """Remove the temporary; a folder that was put aside and never came back gets its name again."""
+    partial = partial_path(place)
+    aside = partial.with_name(partial.name + ASIDE)
+    if os.path.lexists(aside):
+        if os.path.lexists(place):
+            remove(aside)
+        else:
+            with suppress(OSError):
+                aside.rename(place)
+    remove(partial)
+
+
+def _hidden(place: Path, ending: str) -> Path:
+    name = place.name
+    raw = os.fsencode(name)
+    if len(raw) > _NAME_LIMIT:
+        cut = raw[: _NAME_LIMIT - 17].decode(errors="ignore")
+        name = f"{cut}-{hashlib.sha256(raw).hexdigest()[:16]}"
+    return place.with_name(f".{name}{ending}")

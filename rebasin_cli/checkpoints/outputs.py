@@ -1,0 +1,320 @@
+"""A set of outputs that appears as a whole: everything is written under other names and renamed at the end.
+
+Whatever goes wrong before, an interrupt included, takes the other names away and leaves the targets as they were. A
+rename that fails takes those before it back. Only a kill between two renames can leave a mixed set, and the hashes in
+the files tell that (`pipeline/sets.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from rebasin_cli.checkpoints.failures import system_failure
+from rebasin_cli.checkpoints.locking import LOCK, PARTIAL, Lock, clean_leftovers, partial_path, remove
+from rebasin_cli.checkpoints.renaming import exchange, rename_new
+from rebasin_cli.errors import SystemFailure, UsageError
+
+
+def resolve_target(target: Path) -> Path:
+    """Where writing to `target` ends up: a symbolic link is written through to what it points at."""
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+@dataclass(slots=True)
+class _Staged:
+    """One output under its temporary name.
+
+    Attributes:
+        names: of the files of a folder, relative to it; None for a file.
+        replaces: whether what is there may be replaced.
+        status: of the temporary when it was whole; tells the new one from the old one after an exchange.
+    """
+
+    target: Path
+    place: Path
+    temporary: Path
+    names: frozenset[str] | None
+    replaces: bool
+    status: os.stat_result
+
+    def check(self) -> None:
+        """See that the temporary is what was written, and that its place is free or may be taken."""
+        written = [self.temporary] if self.names is None else [self.temporary / name for name in self.names]
+        there = _is(self.temporary, self.status) and all(path.is_file() for path in written)
+        if not there:
+            raise SystemFailure(
+                f"cannot write {self.target}: {self.temporary} was taken away or changed by another program",
+                remedy="run again when nothing else works in that folder",
+            )
+        if not self.replaces and _taken(self.place, folder=self.names is not None):
+            raise _exists(self.target)
+
+    def put(self) -> None:
+        """Give it its name; what was there has the temporary one afterwards."""
+        if not os.path.lexists(self.place) or not _taken(self.place, folder=self.names is not None):
+            if self.names is not None:
+                self.temporary.rename(self.place)  # an empty folder is replaced, another one refused by the system
+            else:
+                rename_new(self.temporary, self.place)
+            return
+        if not self.replaces:
+            raise FileExistsError
+        if self.names is None and not self.place.is_file():  # what is replaced is removed, and this was not asked about
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if self.names is not None and not self.place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if self.names is not None:
+            _carry(self.place, self.temporary)
+        exchange(self.temporary, self.place)
+
+    def take_back(self) -> None:
+        """Undo `put`, as far as it came."""
+        if not _is(self.place, self.status):
+            return
+        if os.path.lexists(self.temporary):
+            exchange(self.temporary, self.place)
+        else:
+            self.place.rename(self.temporary)
+
+    def finish(self) -> None:
+        """Remove what was replaced, except for what somebody put into the old folder in the last moment."""
+        if self.names is not None and self.temporary.is_dir():
+            _carry(self.temporary, self.place)
+        remove(self.temporary)
+        sync_folder(self.place.parent)
+
+
+class Outputs:
+    """Everything that one run writes. As a context it commits at the end, or leaves no trace.
+
+    Attributes:
+        force: whether what exists may be replaced.
+    """
+
+    def __init__(self, *, force: bool = False, ours: Collection[Path] = ()) -> None:
+        """`ours`: files that an earlier part of the same run left, which may be replaced without `force`."""
+        self.force = force
+        self._ours = {resolve_target(path) for path in ours}
+        self._locks: dict[Path, Lock] = {}
+        self._staged: list[_Staged] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            for entry in self._staged:
+                remove(entry.temporary)
+            for place, lock in self._locks.items():
+                if lock.sure and lock.held():
+                    remove(partial_path(place))
+                lock.release()
+            self._staged, self._locks = [], {}
+
+    def claim(self, *targets: Path) -> None:
+        """Lock targets and clean the folders that they lie in, before the work that makes their contents.
+
+        Raises:
+            SystemFailure: another run is writing one of them.
+        """
+        places = [resolve_target(target) for target in targets]
+        for place in places:
+            self._lock(place)
+        for folder in {place.parent for place in places}:
+            clean_leftovers(folder)
+
+    @contextmanager
+    def file(self, target: Path, *, at_once: bool = False) -> Iterator[BinaryIO]:
+        """An unbuffered file to write to, which becomes `target` with the others.
+
+        Args:
+            at_once: it does so when the block ends, and may be written again by this run.
+        """
+        place, temporary = self._begin(target)
+        try:
+            with new_file(temporary, like=place) as file:
+                yield file
+                status = os.fstat(file.fileno())
+            self._staged.append(_Staged(target, place, temporary, None, self._replaces(place), status))
+        except OSError as error:
+            remove(temporary)
+            raise system_failure(error, target, "write") from error
+        except BaseException:
+            remove(temporary)
+            raise
+        if at_once:
+            entry = self._staged.pop()
+            try:
+                _commit([entry])
+            finally:
+                remove(temporary)
+            self._ours.add(place)
+
+    def write(self, target: Path, data: bytes, *, at_once: bool = False) -> None:
+        """Write a small file that is whole in memory."""
+        with self.file(target, at_once=at_once) as out:
+            view = memoryview(data)
+            while view:  # the file is unbuffered and may take less than it is offered
+                view = view[out.write(view) :]
+
+    @contextmanager
+    def folder(self, target: Path, names: Collection[str]) -> Iterator[Path]:
+        """A folder to fill with files of these names (`new_file`), which becomes `target` with the others.
+
+        What else lies in a folder that is replaced, such as notes of the user's own, is carried over.
+        """
+        place, temporary = self._begin(target)
+        try:
+            temporary.mkdir()
+            _take_mode(temporary, place)
+            yield temporary
+            for path in sorted(temporary.rglob("*"), reverse=True):
+                if path.is_dir():
+                    sync_folder(path)
+            sync_folder(temporary)
+            self._staged.append(
+                _Staged(target, place, temporary, frozenset(names), self._replaces(place), temporary.stat())
+            )
+        except OSError as error:
+            remove(temporary)
+            raise system_failure(error, target, "write") from error
+        except BaseException:
+            remove(temporary)
+            raise
+
+    def commit(self) -> None:
+        """Rename everything that was written, in that order.
+
+        Raises:
+            UsageError: something has appeared under a target's name, and may not be replaced.
+            SystemFailure: a temporary has vanished, or a rename failed; nothing is renamed then.
+        """
+        staged = self._staged
+        if staged:
+            _commit(staged)
+        self._staged = []
+
+    def _begin(self, target: Path) -> tuple[Path, Path]:
+        place = resolve_target(target)
+        self._lock(place)
+        return place, partial_path(place)
+
+    def _lock(self, place: Path) -> None:
+        if place not in self._locks:
+            lock = self._locks[place] = Lock(place)  # known before it is held: an interrupt may come in between
+            lock.acquire()
+
+    def _replaces(self, place: Path) -> bool:
+        return self.force or place in self._ours
+
+
+@contextmanager
+def new_file(path: Path, *, like: Path | None = None) -> Iterator[BinaryIO]:
+    """An unbuffered file that did not exist before, flushed to the disk at the end; errors are OSErrors.
+
+    Args:
+        like: a file whose mode and owner it takes over before anything is in it, if that is there.
+    """
+    # O_EXCL and 0o666: nobody else's file, and the mode that the umask leaves (mkstemp's would be 0600).
+    exists = like is not None and like.is_file()
+    mode = 0o600 if exists else 0o666
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        if exists and like is not None:
+            _take_mode(path, like)
+        yield file
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power failure, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _commit(staged: list[_Staged]) -> None:
+    for entry in staged:
+        entry.check()
+    tried: list[_Staged] = []
+    entry = staged[0]
+    try:
+        for entry in staged:
+            tried.append(entry)
+            entry.put()
+    except BaseException as error:
+        for done in reversed(tried):
+            with suppress(OSError):
+                done.take_back()
+        if isinstance(error, FileExistsError):
+            raise _exists(entry.target) from None
+        if isinstance(error, OSError):
+            raise system_failure(error, entry.target, "write") from error
+        raise
+    for entry in staged:
+        entry.finish()
+
+
+def _exists(target: Path) -> UsageError:
+    return UsageError(
+        f"{target} was made by somebody else meanwhile, and is left as it is",
+        remedy="choose another output, or replace it with --force",
+    )
+
+
+def _taken(place: Path, *, folder: bool) -> bool:
+    """Whether something is there; an empty folder is as good as none where a folder is to be."""
+    if folder and place.is_dir():
+        return any(place.iterdir())
+    return os.path.lexists(place)
+
+
+def _is(path: Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), status)
+    except OSError:
+        return False
+
+
+def _take_mode(path: Path, like: Path) -> None:
+    """Give a new file the owner and the mode of the one that it will replace, as far as we may."""
+    try:
+        status = like.stat()
+    except FileNotFoundError:
+        return
+    with suppress(OSError):
+        os.chown(path, status.st_uid, status.st_gid)
+    path.chmod(stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def _carry(old: Path, new: Path) -> None:
+    """Have what only the old folder has in the new one too: the same files by hard links, else copies."""
+    for entry in sorted(old.iterdir()):
+        other = new / entry.name
+        if entry.name.startswith(".") and entry.name.endswith((LOCK, PARTIAL)):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            if not os.path.lexists(other):
+                other.mkdir()
+                shutil.copystat(entry, other)
+            if other.is_dir() and not other.is_symlink():
+                _carry(entry, other)
+        elif not os.path.lexists(other):
+            try:
+                os.link(entry, other, follow_symlinks=False)
+            except OSError:
+                shutil.copy2(entry, other, follow_symlinks=False)
