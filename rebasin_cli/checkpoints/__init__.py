@@ -23,7 +23,7 @@ from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
-from rebasin_cli.checkpoints.scan import ScanResult, hash_tensors, require_finite, scan
+from rebasin_cli.checkpoints.scan import ScanResult, count_non_finite, hash_tensors, require_finite, scan
 from rebasin_cli.checkpoints.writer import (
     check_target,
     stream_checkpoint,
@@ -47,6 +47,7 @@ __all__ = [
     "as_tensor",
     "check_file_target",
     "check_target",
+    "count_non_finite",
     "dtype_name",
     "file_name_of",
     "give_freed_memory_back",

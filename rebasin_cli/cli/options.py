@@ -264,6 +264,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Where the run document is written.", rich_help_panel=_OUTPUT)
 ]
+AllowNonFinite = Annotated[
+    bool, typer.Option("--allow-non-finite", help="Write mixed values that overflow, too.", rich_help_panel=_OUTPUT)
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.", rich_help_panel=_OUTPUT)]
 SavePermutation = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Where the permutation is written.", rich_help_panel=_OUTPUT)

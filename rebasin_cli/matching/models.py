@@ -45,16 +45,29 @@ class Mean(Mapping[str, Tensor]):
         total = sum(self._models.weights[i] for i in self._members)
         if not total:
             raise ValueError("the weights of these models are all zero")
+        shares = iter(self._shares()[1:])
         mean: Tensor | None = None
-        for i in self._members:
-            tensor = permute_tensor(self._permutations[i], self._models.layout, key, self._models.states[i].__getitem__)
-            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        for wide in self._wide(key, torch.float32):
             if mean is None:  # differences to the first, so that equal models give themselves exactly
                 first, mean = wide, wide.clone()
             else:
-                mean += self._models.weights[i] / total * (wide - first)
+                mean += next(shares) * (wide - first)
         assert mean is not None
-        return mean
+        if not (mean.is_floating_point() and bool(mean.isnan().any() | mean.isinf().any())):
+            return mean
+        # Differences of the largest numbers overflow where their mean does not.
+        parts = (share * wide for share, wide in zip(self._shares(), self._wide(key, torch.float64), strict=True))
+        return sum(parts, torch.zeros((), dtype=torch.float64)).to(mean.dtype)
+
+    def _shares(self) -> list[float]:
+        total = sum(self._models.weights[i] for i in self._members)
+        return [self._models.weights[i] / total for i in self._members]
+
+    def _wide(self, key: str, least: torch.dtype) -> Iterator[Tensor]:
+        """The tensor of each member, permuted, in `least` or wider."""
+        for i in self._members:
+            tensor = permute_tensor(self._permutations[i], self._models.layout, key, self._models.states[i].__getitem__)
+            yield tensor.to(torch.promote_types(tensor.dtype, least))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models.states[self._members[0]])

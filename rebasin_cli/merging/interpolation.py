@@ -111,8 +111,15 @@ def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = Fals
     work = _work_dtype(a, b)
     if how == "slerp" and not a.is_complex():
         return _on_the_arc(a.to(work), b.to(device=a.device, dtype=work), lam).to(a.dtype)
+    return _on_the_line(a.to(work), b.to(device=a.device, dtype=work), lam).to(a.dtype)
+
+
+def _on_the_line(a: Tensor, b: Tensor, lam: float) -> Tensor:
     # lerp rather than (1 − λ)a + λb: the latter is off by a rounding where a equals b
-    return torch.lerp(a.to(work), b.to(device=a.device, dtype=work), lam).to(a.dtype)
+    mixed = torch.lerp(a, b, lam)
+    if a.is_complex() or bool(mixed.isfinite().all()):
+        return mixed
+    return (1.0 - lam) * a.double() + lam * b.double()  # b − a overflows where no mix of the two does
 
 
 def _on_the_arc(a: Tensor, b: Tensor, lam: float) -> Tensor:
@@ -121,9 +128,10 @@ def _on_the_arc(a: Tensor, b: Tensor, lam: float) -> Tensor:
     cosine = max(-1.0, min(1.0, float(x @ y) / scale)) if scale else 1.0
     angle = torch.tensor(acos(cosine), dtype=torch.float64)
     if float(angle.sin()) < _PARALLEL:
-        return torch.lerp(a, b, lam)
+        return _on_the_line(a, b, lam)
     first, second = (float((part * angle).sin() / angle.sin()) for part in (1.0 - lam, lam))
-    return first * a + second * b
+    mixed = first * a + second * b
+    return mixed if bool(mixed.isfinite().all()) else first * a.double() + second * b.double()
 
 
 def interpolated(

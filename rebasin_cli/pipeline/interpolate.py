@@ -92,6 +92,7 @@ class InterpolateRequest:
     choice: MatchChoice = field(default_factory=MatchChoice)
     force: bool = False
     dry_run: bool = False
+    allow_non_finite: bool = False
 
     @property
     def judged(self) -> bool:
@@ -196,7 +197,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
             repairer=judge.repairer if judge else None, kind=judge.repairs[-1] if judge and judge.repairs else None,
             blend=request.blend,
-            run=run, outputs=outputs, listener=listener,
+            run=run, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
         )  # fmt: skip
         document = document_of(barrier, written, at=targets.at if targets.weights is not None else None)
         _write_reports(document, targets, outputs)

@@ -55,6 +55,9 @@ from rebasin_cli.report.document import NATS, MergeRecord, PairRecord, RunDocume
 _METHODS = ("weights", "frank-wolfe", "sinkhorn", "activations")
 State = Mapping[str, Tensor]
 
+_LEAST_SHARE = 1e-18
+"""The least weight, as a share of the largest: far below what a float64 can add to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class MergeRequest:
@@ -77,6 +80,7 @@ class MergeRequest:
     choice: MatchChoice = field(default_factory=MatchChoice)
     force: bool = False
     dry_run: bool = False
+    allow_non_finite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         if judge and judge.repairs:
             recipe["repair"] = judge.repairs[-1]
         write_weights(
-            targets.merged, opened[0], read, outputs=outputs, listener=listener,
+            targets.merged, opened[0], read, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
             metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
         )  # fmt: skip
         hashes = [inputs[role_of(i)].identity for i in range(len(opened))]
@@ -195,8 +199,13 @@ def _weights(request: MergeRequest) -> tuple[float, ...]:
     if len(given) != count:
         raise UsageError(f"--weights has {len(given)} numbers for {count} models", remedy="give one for each model")
     if not all(0 < weight < float("inf") for weight in given):
-        raise UsageError("--weights: every weight is above zero", remedy="leave out a model that is to weigh nothing")
-    return tuple(weight / sum(given) for weight in given)
+        raise UsageError(
+            "--weights: every weight is a finite number above zero",
+            remedy="leave out a model that is to weigh nothing",
+        )
+    # By the largest first: sums of the largest floats overflow. What is less than rounding keeps a weight all the same.
+    shares = [max(weight / max(given), _LEAST_SHARE) for weight in given]
+    return tuple(share / sum(shares) for share in shares)
 
 
 def _targets(request: MergeRequest) -> _Targets:

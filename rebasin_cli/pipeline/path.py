@@ -139,10 +139,11 @@ def write_path(
     run: PointsRun,
     outputs: Outputs,
     listener: Listener,
+    finite: bool = True,
 ) -> dict[str, str]:
     """Write the point `at` with the other outputs, or all of the grid as they come, repaired if that was asked for.
 
-    Returns role → path.
+    Returns role → path. With `finite`, values that are not finite are refused (see `write_weights`).
     """
     if targets.weights is None:
         return {}
@@ -180,7 +181,7 @@ def write_path(
             write_weights(
                 target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
                 outputs=alone.enter_context(Outputs(force=outputs.force)) if targets.at is None else outputs,
-                listener=listener,
+                listener=listener, finite=finite,
             )  # fmt: skip
     return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
 

@@ -29,6 +29,7 @@ from rebasin_cli.matching.plans import sweep_work
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.finite import FiniteReader
 from rebasin_cli.pipeline.fitting import prepare_fitting
 from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.pipeline.methods import METHODS, MatchChoice, Running, missing_data
@@ -212,14 +213,26 @@ def write_weights(
     metadata: Mapping[str, str],
     outputs: Outputs,
     listener: Listener,
+    finite: bool = False,
 ) -> None:
-    """Write a checkpoint like `source` to a path, where it appears with the other outputs, or into a pipe at once."""
+    """Write a checkpoint like `source` to a path, where it appears with the other outputs, or into a pipe at once.
+
+    Args:
+        finite: refuse values that are not finite, which mixing can make of finite ones.
+
+    Raises:
+        ContentError: there are some; nothing appears at `target` then.
+    """
     name = target.name if isinstance(target, Path) else "to stdout"
+    reader = FiniteReader(read, source.infos, at_once=not isinstance(target, Path)) if finite else None
+    read = reader or read
     with listener.phase(f"writing {name}", source.nbytes, "bytes") as advance:
         if isinstance(target, Path):
             write_checkpoint(target, source, read, metadata=metadata, on_bytes=advance, outputs=outputs)
         else:
             stream_checkpoint(target, source, read, metadata=metadata, on_bytes=advance)
+    if reader:
+        reader.check()
 
 
 def resolve_device(name: str) -> str:

@@ -94,6 +94,7 @@ def command(
         ),
     ] = None,
     force: o.Force = False,
+    allow_non_finite: o.AllowNonFinite = False,
     arch: o.Arch = None,
     sizes: o.Set = None,
     freeze: o.Freeze = None,
@@ -176,7 +177,7 @@ def command(
             best=at == "best", blend=_blend(combine, weight),
             output=target, save_permutation=save_permutation, plot=plot, report=report, resume=resume,
             choice=matching,
-            force=force, dry_run=dry_run,
+            force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
         )  # fmt: skip
         document = interpolate(request, session)
     session.finish(document, payload=output != PIPE)

@@ -65,6 +65,7 @@ def command(
     ] = 5,
     report: o.Report = None,
     force: o.Force = False,
+    allow_non_finite: o.AllowNonFinite = False,
     arch: o.Arch = None,
     sizes: o.Set = None,
     freeze: o.Freeze = None,
@@ -125,7 +126,7 @@ def command(
                 how, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
                 similarity, threads=threads,
             ),
-            force=force, dry_run=dry_run,
+            force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
         )  # fmt: skip
         document = merge(request, session)
     session.finish(document, payload=output != PIPE)
