@@ -22,7 +22,7 @@ from rebasin_cli.errors import SystemFailure
 LOCK = ".rebasin-lock"
 PARTIAL = ".rebasin-partial"
 _NAME_LIMIT = 200  # bytes of the output's name in that of the lock: file systems allow 255 in all
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @dataclass(slots=True)
@@ -51,13 +51,18 @@ class Lock:
             )
         if self.sure:
             clean(self.place)
+        elif os.path.lexists(partial := partial_path(self.place)):
+            self.release()
+            raise SystemFailure(
+                f"cannot write {self.place}: {partial} is there, of a run that was killed or is still writing",
+                remedy=f"this disk has no locks to tell; if no other run writes it: rm -r {partial}",
+            )
 
     def take(self, path: Path, *, create: bool) -> bool:
         """Try once; False if another one has it (or it is not there and should not be made)."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_CREAT if create else 0)
         while True:
             try:
-                self.descriptor = os.open(path, flags, 0o644)
+                self.descriptor = _open(path, create=create)
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError as error:
                 if create:
@@ -79,20 +84,10 @@ class Lock:
 
     def release(self) -> None:
         """Let the next one in. The file goes while it is held, so that nobody locks one that is about to go."""
-        if self.held():
+        if self.descriptor is not None:
             with suppress(OSError):
                 lock_path(self.place).unlink()
         self.close()
-
-    def held(self) -> bool:
-        """Whether we have it; an interrupt may have come between opening the file and locking it."""
-        if self.descriptor is None:
-            return False
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # again: no more than a question
-        except OSError:
-            return not self.sure
-        return True
 
     def close(self) -> None:
         """Let go of it, and leave its file."""
@@ -135,6 +130,15 @@ def remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def _open(path: Path, *, create: bool) -> int:
+    """The lock's file: for writing, without which NFS locks nothing, or for reading if it is another user's."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags | (os.O_CREAT if create else 0), 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def _same(descriptor: int, path: Path) -> bool:

@@ -11,12 +11,14 @@ import errno
 import os
 import shutil
 import stat
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from rebasin_cli.checkpoints.deferring import signals_deferred
 from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.locking import LOCK, PARTIAL, Lock, clean_leftovers, partial_path, remove
 from rebasin_cli.checkpoints.renaming import exchange, rename_new
@@ -105,22 +107,20 @@ class Outputs:
         self._ours = {resolve_target(path) for path in ours}
         self._locks: dict[Path, Lock] = {}
         self._staged: list[_Staged] = []
+        # A signal may come before the first line of __exit__: then this cleans up when the object goes.
+        self._net = weakref.finalize(self, _clean_up, self._staged, self._locks)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.commit()
-        finally:
-            for entry in self._staged:
-                remove(entry.temporary)
-            for place, lock in self._locks.items():
-                if lock.sure and lock.held():
-                    remove(partial_path(place))
-                lock.release()
-            self._staged, self._locks = [], {}
+        with signals_deferred():
+            try:
+                if kind is None:
+                    self.commit()
+            finally:
+                _clean_up(self._staged, self._locks)
+        self._net.detach()
 
     def claim(self, *targets: Path) -> None:
         """Lock targets and clean the folders that they lie in, before the work that makes their contents.
@@ -131,8 +131,9 @@ class Outputs:
         places = [resolve_target(target) for target in targets]
         for place in places:
             self._lock(place)
-        for folder in {place.parent for place in places}:
-            clean_leftovers(folder)
+        with signals_deferred():
+            for folder in {place.parent for place in places}:
+                clean_leftovers(folder)
 
     @contextmanager
     def file(self, target: Path, *, at_once: bool = False) -> Iterator[BinaryIO]:
@@ -154,12 +155,13 @@ class Outputs:
             remove(temporary)
             raise
         if at_once:
-            entry = self._staged.pop()
-            try:
-                _commit([entry])
-            finally:
-                remove(temporary)
-            self._ours.add(place)
+            with signals_deferred():
+                entry = self._staged.pop()
+                try:
+                    _commit([entry])
+                finally:
+                    remove(temporary)
+                self._ours.add(place)
 
     def write(self, target: Path, data: bytes, *, at_once: bool = False) -> None:
         """Write a small file that is whole in memory."""
@@ -200,10 +202,9 @@ class Outputs:
             UsageError: something has appeared under a target's name, and may not be replaced.
             SystemFailure: a temporary has vanished, or a rename failed; nothing is renamed then.
         """
-        staged = self._staged
-        if staged:
-            _commit(staged)
-        self._staged = []
+        if self._staged:
+            _commit(self._staged)
+        self._staged.clear()
 
     def _begin(self, target: Path) -> tuple[Path, Path]:
         place = resolve_target(target)
@@ -212,8 +213,10 @@ class Outputs:
 
     def _lock(self, place: Path) -> None:
         if place not in self._locks:
-            lock = self._locks[place] = Lock(place)  # known before it is held: an interrupt may come in between
-            lock.acquire()
+            lock = Lock(place)
+            with signals_deferred():
+                lock.acquire()
+                self._locks[place] = lock
 
     def _replaces(self, place: Path) -> bool:
         return self.force or place in self._ours
@@ -245,6 +248,20 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _clean_up(staged: list[_Staged], locks: dict[Path, Lock]) -> None:
+    """Take away what has no name yet and let go of the locks; may be begun again where it was broken off."""
+    with signals_deferred():
+        while staged:
+            remove(staged[-1].temporary)
+            staged.pop()
+        while locks:
+            place, lock = next(iter(locks.items()))
+            if lock.sure:
+                remove(partial_path(place))
+            lock.release()
+            locks.pop(place)
 
 
 def _commit(staged: list[_Staged]) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
 
 from rebasin_cli.checkpoints import Outputs, open_checkpoint, renaming, write_checkpoint
 from rebasin_cli.checkpoints.locking import Lock, clean_leftovers, lock_path, partial_path
+from rebasin_cli.checkpoints.outputs import new_file
 from rebasin_cli.checkpoints.renaming import ASIDE, exchange, rename_new
 from rebasin_cli.errors import SystemFailure, UsageError
-from tests.checkpoints.building import two_shards, write_sharded
+from tests.checkpoints.building import run_python, two_shards, write_sharded
 from tests.small import ROOT, environment
 
 
@@ -205,3 +210,90 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     partial_path(tmp_path / "two").write_bytes(b"of whom?")
     with pytest.raises(SystemFailure), Outputs() as outputs:
         outputs.write(tmp_path / "two", b"new")
+
+
+class _Ended(BaseException):
+    """What a signal becomes."""
+
+
+def _write_under_signal(folder: Path, at: int) -> bool:
+    """Write two files and a folder, with SIGTERM at the `at`-th call or return; whether it came."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        if frame.f_code.co_filename.endswith(("outputs.py", "locking.py", "renaming.py")):
+            count += 1
+            if count == at:
+                signal.raise_signal(signal.SIGTERM)
+
+    sys.setprofile(profile)
+    try:
+        with Outputs(force=True) as outputs:
+            outputs.write(folder / "one", b"new")
+            with outputs.folder(folder / "two", {"weights"}) as made, new_file(made / "weights") as out:
+                out.write(b"new")
+            outputs.write(folder / "three", b"new")
+    except _Ended:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+def test_a_signal_at_many_operations(tmp_path: Path) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Ended
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        at, ended = 1, True
+        while ended:
+            at += 4  # every one of about 450 takes half a minute
+            folder = tmp_path / str(at)
+            (folder / "two").mkdir(parents=True)
+            names = [folder / name for name in ("one", "two/weights", "three")]
+            for path in names:
+                path.write_bytes(b"old")
+            try:
+                ended = _write_under_signal(folder, at)
+            except _Ended:  # at the last of all, outside the block
+                ended = True
+            gc.collect()
+            assert len({path.read_bytes() for path in names}) == 1, f"at {at}"
+            assert sorted(os.listdir(folder)) == ["one", "three", "two"], f"at {at}"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert at > 100
+
+
+def test_a_lock_of_another_user(tmp_path: Path) -> None:
+    """It may be read and not written: the run that left it is dead, and its lock can be had all the same."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    folder = tmp_path / "open"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    lock_path(folder / "out").write_bytes(b"")
+    lock_path(folder / "out").chmod(0o644)
+    partial_path(folder / "out").write_bytes(b"half")
+    done = run_python(
+        """
+        from rebasin_cli.checkpoints import Outputs
+        become_nobody_in(sys.argv[1])
+        with Outputs() as outputs:
+            outputs.write(Path("out"), b"new")
+        """,
+        folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(folder) == ["out"]
+
+
+def test_locks_are_asked_for_as_nfs_needs_it(tmp_path: Path) -> None:
+    """NFS makes a lock of flock that only a file open for writing can have."""
+    lock = Lock(tmp_path / "out")
+    lock.acquire()
+    assert lock.descriptor is not None
+    assert fcntl.fcntl(lock.descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    lock.release()

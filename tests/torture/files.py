@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -78,6 +79,7 @@ def attempt(arguments: list[str], folder: Path, number: int, at: int, told: Path
             code = main(arguments)
         finally:
             sys.setprofile(None)
+            gc.collect()  # as at the end of an interpreter, which os._exit leaves out
             if told:
                 told.write_text(str(strike.count))
             os._exit(code + 100 * (code < 100 and strike.sent))  # a signal that came too late to matter shows as 1xx
