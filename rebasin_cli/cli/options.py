@@ -135,7 +135,8 @@ Set = Annotated[
 ]
 Freeze = Annotated[list[str] | None, typer.Option(metavar="DIM", help="Keep a dim at identity.", rich_help_panel=_SPEC)]
 Ignore = Annotated[
-    list[str] | None, typer.Option(metavar="PATTERN", help="Leave tensors out of the match: 'head.*'.", rich_help_panel=_SPEC)
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Leave tensors out of the match: 'head.*'.", rich_help_panel=_SPEC),
 ]
 
 DataPath = Annotated[
