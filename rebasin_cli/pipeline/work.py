@@ -110,7 +110,7 @@ def with_data(
     if not choice.looks_at_data:
         return choice
     if data is None or (data.path or data.fit) is None:
-        raise missing_data(choice, judged=data is not None)
+        raise missing_data(choice, judged=data is not None and data.judges)
     fitting = prepare_fitting(data, pair.layout, pair.a, choice.method, device, listener)
     return replace(choice, fitting=fitting)
 
