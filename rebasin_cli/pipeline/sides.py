@@ -36,10 +36,14 @@ class Sides:
     second: Side
 
     def view(self) -> Checkpoint:
-        """The second one's tensors under the first one's names, without those that the first lacks; itself where that
-        changes nothing."""
+        """The second one's tensors under the first one's names, without those that the first lacks or has in another
+        shape; itself where that changes nothing."""
         mine, theirs = self.first.names(), self.second.names()
-        names = {bound.key: theirs[name].key for name, bound in mine.items() if name in theirs}
+        names = {
+            bound.key: theirs[name].key
+            for name, bound in mine.items()
+            if name in theirs and self._shape(self.first, bound) == self._shape(self.second, theirs[name])
+        }
         if len(names) == len(theirs) and all(new == old for new, old in names.items()):
             return self.second.checkpoint
         return RenamedCheckpoint(self.second.checkpoint, names)

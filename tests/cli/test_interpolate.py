@@ -343,3 +343,21 @@ def test_what_only_b_has_is_left_out_and_said(rebasin: Rebasin, pair: Path) -> N
     done = rebasin("interpolate", "c.safetensors", "b.safetensors", "--data", "data.npz", "--steps", 3)
     assert done.code == 0, done.err
     assert "B is not measured and mixed as it is: 1 tensor (fc.1.bias) are left out" in done.err
+
+
+@pytest.mark.parametrize("classes", [5, 100])
+def test_a_head_of_other_classes_stays_as(rebasin: Rebasin, pair: Path, classes: int) -> None:
+    b = load_file("b.safetensors")
+    save(pair / "c.safetensors", {**b, "fc.2.weight": torch.randn(classes, 8), "fc.2.bias": torch.randn(classes)})
+    options = ("--ignore", "fc.2.*", "--at", 1, "-o", "end.safetensors")
+    done = rebasin("interpolate", "a.safetensors", "c.safetensors", *options)
+    assert done.code == 0, done.err
+    assert torch.equal(load_file("end.safetensors")["fc.2.weight"], load_file("a.safetensors")["fc.2.weight"])
+    assert "fc.2.weight" in done.err.partition("B is not measured and mixed as it is")[2]
+    curve = rebasin("interpolate", "a.safetensors", "c.safetensors", *options[:2], "--data", "data.npz", "--steps", 3)
+    assert curve.code == 0, curve.err
+    merged = rebasin("merge", "a.safetensors", "c.safetensors", "b.safetensors", "-o", "m.safetensors", *options[:2],
+                     "--data", "data.npz")  # fmt: skip
+    assert merged.code == 3, merged.err  # the second model cannot be measured by the first one's network
+    assert "model.2" in merged.err
+    assert load_file("m.safetensors").keys() == load_file("a.safetensors").keys()

@@ -15,7 +15,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.inputs import Inputs, arguments, each
 from rebasin_cli.evaluation.named import call_named, import_named
-from rebasin_cli.evaluation.networks.network import Answers, Params
+from rebasin_cli.evaluation.networks.network import Answers, Params, read_tensor
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
 from rebasin_cli.matching.taps import Layer, Taps
 
@@ -58,7 +58,7 @@ class ModuleNetwork:
             ContentError: tied tensors of the state are not equal.
         """
         self.module.to(device)
-        params = {name: state[self.prefix + name].to(device) for name in self.shapes}
+        params = {name: read_tensor(state, self.prefix + name).to(device) for name in self.shapes}
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         dtype = torch.float64 if wide else torch.float32
         self.module.to(dtype)

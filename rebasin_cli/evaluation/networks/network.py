@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.matching.taps import Layer, Taps
 
@@ -46,6 +47,21 @@ def leaving(params: Params, layer: Layer, y: Tensor) -> Tensor:
     return params.taps.leaving(layer, y) if isinstance(params, Watched) else y
 
 
+def read_tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
+    """A tensor that a network reads.
+
+    Raises:
+        ContentError: the state has none of that name (a network that is merged with others may lack one).
+    """
+    try:
+        return state[key]
+    except KeyError:
+        raise ContentError(
+            f"there is no {key} of the shape that the network reads",
+            remedy="--eval-command judges every model as a file of its own",
+        ) from None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
     """A network without weights, for evaluation: dropout is off, BatchNorm uses its running statistics.
@@ -79,7 +95,7 @@ class Network:
 
         Half precision is a way to store weights: evaluating in it would measure its rounding instead.
         """
-        params = {name: state[self.keys(name)[0]].to(device) for name in self.shapes}
+        params = {name: read_tensor(state, self.keys(name)[0]).to(device) for name in self.shapes}
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         return {name: tensor.to(torch.float64 if wide else torch.float32) for name, tensor in params.items()}
 
