@@ -50,8 +50,10 @@ CLAIMS = {
         "bert", partial(masked_encoders.bert, "ForMaskedLM"), {
             "cls.predictions.transform.dense.weight?: token": "cls.predictions.transform.dense.weight?: mlm",
             "cls.predictions.transform.dense.bias?: token": "cls.predictions.transform.dense.bias?: mlm",
-            "cls.predictions.transform.LayerNorm.{weight|bias|gamma|beta}?: token":
-            "cls.predictions.transform.LayerNorm.{weight|bias|gamma|beta}?: mlm",
+            "cls.predictions.transform.LayerNorm.{weight|gamma}?: token":
+            "cls.predictions.transform.LayerNorm.{weight|gamma}?: mlm",
+            "cls.predictions.transform.LayerNorm.{bias|beta}?: token":
+            "cls.predictions.transform.LayerNorm.{bias|beta}?: mlm",
         }, "mlm",
     ),
     "RoBERTa: what a tied decoder reads has an order of its own": Claim(
