@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_NAMED = 3  # names that a question has at most
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question naming the nearest known word, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else ""
+    """A question naming the nearest known words, or an empty string.
+
+    A word that is the beginning of others, or a part of them, most likely stands for those: `resnet` for
+    `resnet-basic`, and not for `regnet`.
+    """
+    names = list(dict.fromkeys(known))
+    low = word.lower()
+    found = [name for name in names if name.lower() == low]
+    found = found or [name for name in names if len(low) > 2 and name.lower().startswith(low)]
+    found = found or get_close_matches(word, names, n=1, cutoff=0.8)
+    found = found or [name for name in names if len(low) > 2 and low in name.lower()]
+    found = found or get_close_matches(word, names, n=1, cutoff=0.6)
+    quoted = [f"`{name}`" for name in found[:_NAMED]]
+    return f"did you mean {' or '.join(quoted)}?" if quoted else ""

@@ -8,6 +8,7 @@ import pytest
 
 from rebasin_cli.errors import ContentError, SystemFailure
 from rebasin_cli.spec import find_spec, shipped_spec, shipped_specs
+from rebasin_cli.spec.hints import did_you_mean
 
 TINY = "title: Mine\ntensors:\n  a: h\n"
 
@@ -61,3 +62,17 @@ def test_an_unknown_name_is_met_with_the_nearest() -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(SystemFailure, match=r"cannot read the spec absent\.yaml"):
         find_spec("absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("word", "question"),
+    [
+        ("resnet", "did you mean `resnet-basic` or `resnet-bottleneck` or `resnet-option-a`?"),
+        ("Llama", "did you mean `llama`?"),
+        ("resnet-basik", "did you mean `resnet-basic`?"),
+        ("bottleneck", "did you mean `resnet-bottleneck`?"),
+        ("wings of a dove", ""),
+    ],
+)
+def test_the_obvious_name_is_meant(word: str, question: str) -> None:
+    assert did_you_mean(word, shipped_specs()) == question
