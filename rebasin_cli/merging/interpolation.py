@@ -117,13 +117,16 @@ def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = Fals
 def _on_the_line(a: Tensor, b: Tensor, lam: float) -> Tensor:
     # lerp rather than (1 − λ)a + λb: the latter is off by a rounding where a equals b
     mixed = torch.lerp(a, b, lam)
-    if a.is_complex() or bool(mixed.isfinite().all()):
+    if bool(mixed.isfinite().all()):
         return mixed
-    return (1.0 - lam) * a.double() + lam * b.double()  # b − a overflows where no mix of the two does
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    return (1.0 - lam) * a.to(wide) + lam * b.to(wide)  # b − a overflows where no mix of the two does
 
 
 def _on_the_arc(a: Tensor, b: Tensor, lam: float) -> Tensor:
-    x, y = a.double().flatten(), b.double().flatten()
+    # Of the largest numbers and of the least ones squares are none, so that lengths are taken of scaled vectors.
+    size_a, size_b = (float(tensor.abs().max()) or 1.0 if tensor.numel() else 1.0 for tensor in (a, b))
+    x, y = a.double().flatten() / size_a, b.double().flatten() / size_b
     scale = float(x.norm() * y.norm())
     cosine = max(-1.0, min(1.0, float(x @ y) / scale)) if scale else 1.0
     angle = torch.tensor(acos(cosine), dtype=torch.float64)
@@ -131,7 +134,10 @@ def _on_the_arc(a: Tensor, b: Tensor, lam: float) -> Tensor:
         return _on_the_line(a, b, lam)
     first, second = (float((part * angle).sin() / angle.sin()) for part in (1.0 - lam, lam))
     mixed = first * a + second * b
-    return mixed if bool(mixed.isfinite().all()) else first * a.double() + second * b.double()
+    if bool(mixed.isfinite().all()):
+        return mixed
+    size = max(size_a, size_b)  # near the opposite direction both terms may be much larger than their sum
+    return size * (first * (a.double() / size) + second * (b.double() / size))
 
 
 def interpolated(

@@ -40,8 +40,15 @@ class FiniteReader:
         Raises:
             ContentError: naming tensors, counts and types.
         """
-        if not self.counts:
-            return
+        if self.counts:
+            raise ContentError(
+                self.found(),
+                remedy="the result has the first checkpoint's types, into which these values do not fit: convert it to "
+                "float32 first, name the wider one first, or keep them with --allow-non-finite",
+            )
+
+    def found(self) -> str:
+        """What was counted: tensors, counts and types."""
         listed = ", ".join(
             f"{key} ({count} of {self._infos[key].numel}, {self._infos[key].dtype})"
             for key, count in list(self.counts.items())[:_LISTED]
@@ -50,8 +57,4 @@ class FiniteReader:
         tensors = (
             "1 tensor of the result has" if len(self.counts) == 1 else f"{len(self.counts)} tensors of the result have"
         )
-        raise ContentError(
-            f"{tensors} values that are not finite: {listed}{more}",
-            remedy="the result has the first checkpoint's types, into which these values do not fit: convert it to "
-            "float32 first, name the wider one first, or keep them with --allow-non-finite",
-        )
+        return f"{tensors} values that are not finite: {listed}{more}"

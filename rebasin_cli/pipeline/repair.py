@@ -51,6 +51,7 @@ class RepairRequest:
     report: Path | None = None
     device: str = "auto"
     force: bool = False
+    allow_non_finite: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -98,7 +99,7 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
         write_weights(
             output, checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
-            metadata=metadata, outputs=outputs, listener=listener,
+            metadata=metadata, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
         )  # fmt: skip
         document = _document(request, layout, inputs, output, device, listener)
         if report:

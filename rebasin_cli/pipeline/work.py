@@ -213,26 +213,30 @@ def write_weights(
     metadata: Mapping[str, str],
     outputs: Outputs,
     listener: Listener,
-    finite: bool = False,
+    finite: bool | None = None,
 ) -> None:
     """Write a checkpoint like `source` to a path, where it appears with the other outputs, or into a pipe at once.
 
     Args:
-        finite: refuse values that are not finite, which mixing can make of finite ones.
+        finite: count values that are not finite, which mixing can make of finite ones, and refuse them (True) or warn
+            of them (False); None where what is written was scanned before.
 
     Raises:
-        ContentError: there are some; nothing appears at `target` then.
+        ContentError: some are refused; nothing appears at `target` then.
     """
     name = target.name if isinstance(target, Path) else "to stdout"
-    reader = FiniteReader(read, source.infos, at_once=not isinstance(target, Path)) if finite else None
+    at_once = bool(finite) and not isinstance(target, Path)
+    reader = FiniteReader(read, source.infos, at_once=at_once) if finite is not None else None
     read = reader or read
     with listener.phase(f"writing {name}", source.nbytes, "bytes") as advance:
         if isinstance(target, Path):
             write_checkpoint(target, source, read, metadata=metadata, on_bytes=advance, outputs=outputs)
         else:
             stream_checkpoint(target, source, read, metadata=metadata, on_bytes=advance)
-    if reader:
+    if reader and finite:
         reader.check()
+    elif reader and reader.counts:
+        listener.warn(f"{name}: {reader.found()}")
 
 
 def resolve_device(name: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rebasin_cli.merging import interpolate_tensor
+from tests.benchmarks.train_resnet import ResNet
 from tests.cli.conftest import Rebasin
 from tests.small import mlp_state, run, save
 
@@ -35,7 +37,9 @@ def test_what_overflows_is_refused(rebasin: Rebasin, wide: Path, command: tuple[
     assert "1 tensor of the result has values that are not finite: fc.2.bias (2 of 16, F16)" in done.err
     assert not Path("m.safetensors").exists()
     assert "--allow-non-finite" in done.err
-    assert rebasin(*command, "--allow-non-finite", "-f").code == 0
+    kept = rebasin(*command, "--allow-non-finite", "-f")
+    assert kept.code == 0
+    assert any("not finite: fc.2.bias (2 of 16, F16)" in text for text in kept.document["warnings"])
 
 
 def test_a_converted_first_checkpoint_helps(rebasin: Rebasin, wide: Path) -> None:
@@ -84,3 +88,32 @@ def test_a_mix_of_the_largest_numbers(how: str, dtype: torch.dtype) -> None:
     if how == "lerp":
         torch.testing.assert_close(mixed, torch.tensor([0.5 * top, 1.0], dtype=dtype))
     assert bool(mixed.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e300])
+def test_an_arc_does_not_depend_on_the_size_of_numbers(size: float) -> None:
+    a, b = torch.tensor([3.0, 1.0], dtype=torch.float64), torch.tensor([-2.0, 1.0], dtype=torch.float64)
+    mixed = interpolate_tensor(size * a, size * b, 0.25, how="slerp")
+    torch.testing.assert_close(mixed / size, interpolate_tensor(a, b, 0.25, how="slerp"))
+
+
+def test_complex_numbers_near_the_largest_have_a_mix() -> None:
+    a = torch.tensor([complex(LARGE, 1.0)])
+    assert complex(interpolate_tensor(a, -a, 0.5)) == 0
+
+
+def test_statistics_that_overflow_are_refused(rebasin: Rebasin, pair: Path) -> None:
+    """Of inputs of thousands the variance does not fit into float16."""
+    state = {key: tensor.half().contiguous() for key, tensor in ResNet(4, 1, 3).state_dict().items()}
+    state = {k: t.long() if k.endswith("tracked") else t for k, t in state.items()}
+    save(pair / "a.safetensors", state)
+    inputs = 2000 * np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32)
+    np.savez("data.npz", inputs=inputs, targets=np.arange(24) % 10)
+    command = ("repair", "a.safetensors", "--data", "data.npz", "-o", "r.safetensors")
+    done = rebasin(*command)
+    assert done.code == 3
+    assert "running_var (4 of 4, F16)" in done.err
+    assert not Path("r.safetensors").exists()
+    assert (
+        rebasin("repair", "a.safetensors", "--data", "data.npz", "-o", "r.safetensors", "--allow-non-finite").code == 0
+    )

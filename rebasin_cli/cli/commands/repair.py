@@ -34,6 +34,7 @@ def command(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")
     ] = None,
     report: o.Report = None,
+    allow_non_finite: o.AllowNonFinite = False,
     force: o.Force = False,
     arch: o.Arch = None,
     sizes: o.Set = None,
@@ -61,7 +62,7 @@ def command(
         )  # fmt: skip
         request = RepairRequest(
             source, fitted, tuple(ends), at, o.spec_choice(arch, sizes, None, ignore), target, report,
-            device.value, force=force,
+            device.value, force=force, allow_non_finite=allow_non_finite,
         )  # fmt: skip
         document = repair(request, session)
     session.finish(document, payload=output != PIPE)
