@@ -74,9 +74,9 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
         rows.append(
             (
                 "⟨A, π(B)⟩",
-                f"{measure_text(match.objective[0])} → {measure_text(match.objective[-1])} in "
-                f"{count_text(len(match.objective) - 1, 'sweep')} ({match.stop}), "
-                f"{count_text(match.solves, 'assignment')}, {seconds_text(sum(match.seconds.values()))}",
+                f"{measure_text(match.objective[0])} → {measure_text(match.objective[-1])} ({match.stop}), "
+                f"{count_text(match.solves, 'assignment')}, {seconds_text(sum(match.seconds.values()))}"
+                + (" in all starts" if match.trials else ""),
             )
         )
     if match and match.trials:
@@ -208,11 +208,11 @@ def _dims_row(name: str, members: list[DimRecord], matched: bool) -> tuple[str, 
         )
     figures: tuple[str, ...] = ()
     if matched:
-        moved = [d.moved for d in members if d.moved is not None]
+        moved = [(d.moved * d.size, d.size) for d in members if d.moved is not None]
         gains = [d.gain for d in members if d.gain is not None]
         worst = max((d.relative for d in members if d.relative is not None), default=None)
         figures = (
-            percent_text(sum(moved) / len(moved) if moved else None),
+            percent_text(sum(m for m, _ in moved) / max(1, sum(size for _, size in moved)) if moved else None),
             f"{sum(gains):+.4g}" if gains else "–",
             percent_text(worst),
         )

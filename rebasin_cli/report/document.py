@@ -140,7 +140,7 @@ class MatchRecord:
     """How the permutation was found.
 
     Attributes:
-        objective: ⟨A, π(B)⟩ at the start and after each sweep.
+        objective: ⟨A, π(B)⟩ of the weights: at the identity, as the search went on if it follows it, and at the end.
         stop: "converged", "max-sweeps", "nothing-to-move", "time" or "interrupted".
         seconds: wall time by phase.
         solves: number of linear assignments; solvers: by solver, or how else they were known: `evident` ones were

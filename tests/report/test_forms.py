@@ -16,8 +16,16 @@ from rich.console import Console
 from rebasin_cli.errors import UsageError
 from rebasin_cli.report import png
 from rebasin_cli.report.console import print_summary
-from rebasin_cli.report.contents import facts, grids, headline
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, DimRecord, RunDocument
+from rebasin_cli.report.contents import MANY_DIMS, dims_grid, facts, grids, headline
+from rebasin_cli.report.document import (
+    ArchitectureRecord,
+    BarrierRecord,
+    CurveRecord,
+    DimRecord,
+    MatchRecord,
+    RunDocument,
+    TrialRecord,
+)
 from rebasin_cli.report.html import to_html
 from rebasin_cli.report.markdown import to_markdown
 from rebasin_cli.report.svg import curve_svg
@@ -111,7 +119,7 @@ def test_facts_name_inputs_and_outputs() -> None:
     rows = dict(facts(ALIGN))
     assert rows["A"] == "/models/a.safetensors"
     assert rows["aligned →"] == "/models/b.aligned.safetensors"
-    assert "5.9 → 105 in 2 sweeps (converged), 28 assignments" in rows["⟨A, π(B)⟩"]
+    assert "5.9 → 105 (converged), 28 assignments" in rows["⟨A, π(B)⟩"]
 
 
 # -- the plot ----------------------------------------------------------------------------------------------
@@ -251,3 +259,21 @@ def test_showing_needs_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(INTERPOLATE)
     assert to_html(INTERPOLATE)
     assert to_markdown(INTERPOLATE)
+
+
+def test_a_family_has_moved_what_its_units_have() -> None:
+    """Two dims of different sizes: ten of thirty units have moved."""
+    dims = {"s.1": DimRecord(10, moved=1.0, gain=2.0), "s.2": DimRecord(20, moved=0.0, gain=0.5)}
+    many = {f"h.{i}": DimRecord(4, moved=0.0, gain=0.0) for i in range(MANY_DIMS)}
+    architecture = ArchitectureRecord("own", "own", "0" * 64, proved=False, dims={**dims, **many})
+    (row,) = (row for row in dims_grid(architecture, every_dim=False).rows if row[0] == "s.*")
+    assert row[3:5] == ("33.3 %", "+2.5")
+
+
+def test_what_was_kept_of_several_starts_is_named() -> None:
+    """The one that is kept need not have reached most by the last digit."""
+    trials = (TrialRecord("one", 2.0, 0.1, kept=True), TrialRecord("two", 2.0 + 1e-13, 0.2))
+    match = MatchRecord("weights", 0, (1.0, 2.0), "converged", {"all": 0.3}, trials=trials)
+    rows = dict(facts(RunDocument("align", match=match)))
+    assert rows["starts"] == "2, reaching 2 to 2 (kept: one)"
+    assert rows["⟨A, π(B)⟩"] == "1 → 2 (converged), 0 assignments, 0.3 s in all starts"
