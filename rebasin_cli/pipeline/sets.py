@@ -39,7 +39,7 @@ def check_set(saved: SavedPermutation) -> None:
     if found and _names(found, "permutation", path):
         _compare(saved, found.hashes.get("permutation"), document)
         aligned = found.outputs.get("aligned")
-        weights = [Path(aligned)] if aligned else []
+        weights = [_now(aligned, path)] if aligned else []
     for target in weights:
         if target.exists():
             _compare(saved, _recorded(target), target)
@@ -47,7 +47,13 @@ def check_set(saved: SavedPermutation) -> None:
 
 def _names(document: RunDocument, role: str, path: Path) -> bool:
     named = document.outputs.get(role)
-    return named is not None and Path(named).exists() and Path(named).samefile(path)
+    return named is not None and _now(named, path).exists() and _now(named, path).samefile(path)
+
+
+def _now(named: str, beside_it: Path) -> Path:
+    """Where a file is that a document names: beside the others under its name, if the set was moved."""
+    path = Path(named)
+    return path if path.exists() else beside_it.with_name(path.name)
 
 
 def _recorded(target: Path) -> str | None:

@@ -66,6 +66,26 @@ def test_a_mixed_set_is_refused(stale: str, rebasin: Rebasin, pair: Path) -> Non
     assert rebasin(*applied, "y.safetensors").code == 0
 
 
+@pytest.mark.parametrize("stale", ["document", "aligned"])
+def test_a_mixed_set_that_was_moved_is_refused(stale: str, rebasin: Rebasin, pair: Path) -> None:
+    """The document names paths that are no more; what lies beside it under the same names is meant."""
+    second_pair(pair)
+    name = {"document": "out.rebasin.json", "aligned": "out.safetensors"}[stale]
+    assert rebasin(*ALIGN, "-o", "out.safetensors").code == 0
+    old = (pair / name).read_bytes()
+    assert rebasin("align", "a2.safetensors", "b2.safetensors", "-o", "out.safetensors", "--force").code == 0
+    moved = pair / "moved"
+    moved.mkdir()
+    for path in pair.glob("out.*"):
+        path.rename(moved / path.name)
+    applied = ("apply", moved / "out.permutation.safetensors", "b2.safetensors", "-o")
+    assert rebasin(*applied, "x.safetensors").code == 0
+    (moved / name).write_bytes(old)
+    refused = rebasin(*applied, "y.safetensors")
+    assert refused.code == 3, refused.err
+    assert "are of two runs" in refused.err
+
+
 def test_an_edited_document_is_refused(rebasin: Rebasin, pair: Path) -> None:
     done = rebasin(*ALIGN)
     rebasin("align", "a.safetensors", "b.safetensors", "--freeze", "h.0", "-o", "other.safetensors")

@@ -271,6 +271,7 @@ def torture(scenario: Scenario, most: int) -> Counts:
         prepared = Path(top) / "prepared"
         prepared.mkdir()
         scenario.prepare(prepared)
+        prepared = prepared.rename(Path(top) / "kept")  # what documents name is not there any more
         last = _operations(scenario, prepared)
         places = sorted({1 + round(i * (last - 1) / max(1, most - 1)) for i in range(most)})
         for turn, at in enumerate(places):
