@@ -179,7 +179,7 @@ def _append(machine: _Machine, items: list[Any]) -> None:
     target = machine.stack[-1]
     elements = target.elements if isinstance(target, Thing) else target
     if type(elements) is not list:
-        raise PickleFault("the pickle is damaged: it appends to what is no list")
+        raise PickleFault("the pickle is damaged: it appends to something that is not a list")
     elements.extend(items)
 
 
@@ -187,7 +187,7 @@ def _set_items(machine: _Machine, items: list[Any]) -> None:
     target = machine.stack[-1]
     pairs = target.pairs if isinstance(target, Thing) else target
     if type(pairs) is not dict:
-        raise PickleFault("the pickle is damaged: it sets items of what is no mapping")
+        raise PickleFault("the pickle is damaged: it sets items of something that is not a mapping")
     for key, value in zip(items[::2], items[1::2], strict=True):
         pairs[_hashable(key)] = value
 

@@ -69,7 +69,7 @@ def test_a_near_miss_shows_three_and_their_first_differences() -> None:
     assert "--ignore" in error.remedy
 
 
-def test_what_no_line_speaks_of_is_named_with_the_option_that_goes_on() -> None:
+def test_odd_tensors_are_named_with_the_options_to_type() -> None:
     odd = {"n.1.odd": (2, 2, 2), "queue.keys": (3, 4), "queue.labels": (3,), "steps": ()}
     error = refused(SHAPES | NORMS | odd, SPECS)
     assert error.what == (
