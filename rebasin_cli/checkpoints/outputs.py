@@ -143,17 +143,11 @@ class Outputs:
             at_once: it does so when the block ends, and may be written again by this run.
         """
         place, temporary = self._begin(target)
-        try:
+        with _removed_on_failure(temporary, target):
             with new_file(temporary, like=place) as file:
                 yield file
                 status = os.fstat(file.fileno())
             self._staged.append(_Staged(target, place, temporary, None, self._replaces(place), status))
-        except OSError as error:
-            remove(temporary)
-            raise system_failure(error, target, "write") from error
-        except BaseException:
-            remove(temporary)
-            raise
         if at_once:
             with signals_deferred():
                 entry = self._staged.pop()
@@ -177,7 +171,7 @@ class Outputs:
         What else lies in a folder that is replaced, such as notes of the user's own, is carried over.
         """
         place, temporary = self._begin(target)
-        try:
+        with _removed_on_failure(temporary, target):
             temporary.mkdir()
             _take_mode(temporary, place)
             yield temporary
@@ -188,12 +182,6 @@ class Outputs:
             self._staged.append(
                 _Staged(target, place, temporary, frozenset(names), self._replaces(place), temporary.stat())
             )
-        except OSError as error:
-            remove(temporary)
-            raise system_failure(error, target, "write") from error
-        except BaseException:
-            remove(temporary)
-            raise
 
     def commit(self) -> None:
         """Rename everything that was written, in that order.
@@ -335,3 +323,16 @@ def _carry(old: Path, new: Path) -> None:
                 os.link(entry, other, follow_symlinks=False)
             except OSError:
                 shutil.copy2(entry, other, follow_symlinks=False)
+
+
+@contextmanager
+def _removed_on_failure(temporary: Path, target: Path) -> Iterator[None]:
+    """Take the temporary away if the block fails; what the system said becomes a SystemFailure about `target`."""
+    try:
+        yield
+    except OSError as error:
+        remove(temporary)
+        raise system_failure(error, target, "write") from error
+    except BaseException:
+        remove(temporary)
+        raise
