@@ -4,11 +4,12 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo test lint bench torture clean
+.PHONY: help install demo test lint bench torture mutants clean
 help:
 	@echo "make demo    install into $(VENV), then align and interpolate the trained pair that ships"
 	@echo "make test    lint, type check, layer check and tests"
 	@echo "make torture kill runs in the middle of writing, and count what is torn (slow); TORTURE='--most 2000' for more"
+	@echo "make mutants change the source in small ways and list what no test notices (slow); MUTANTS='--most 20' for fewer"
 	@echo "make bench   time the engine (slow); BENCH='--help' shows the choices"
 
 # torch first and by itself: a plain newer torch would bring gigabytes of CUDA along.
@@ -42,6 +43,9 @@ test: lint
 
 torture: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture.files $(TORTURE)
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks $(BENCH)
