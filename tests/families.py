@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rebasin_cli.evaluation.subjects import SUBJECTS
+from rebasin_cli.proofs.subjects import SUBJECTS
 from rebasin_cli.spec import PermutationSpec, shipped_spec, shipped_specs
 
 README = Path(__file__).parent.parent / "README.md"

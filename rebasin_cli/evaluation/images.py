@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.data import Dataset, Split, as_dataset, check_limit
-from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.libraries import library
 
 if TYPE_CHECKING:
     from PIL.Image import Image

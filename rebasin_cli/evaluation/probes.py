@@ -14,10 +14,10 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.comparing import Run, Trace
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
+from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork, build_module
 from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import answers_of, in_dtype, run_module
+from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
 from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.matching.taps import Layer, Taps
 

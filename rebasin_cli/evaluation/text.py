@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from rebasin_cli.checkpoints import system_failure
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import IGNORED, Dataset
-from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.libraries import library
 
 SEQUENCE_LENGTH = 512
 

@@ -107,7 +107,7 @@ def prove_architecture(request: ProveRequest, listener: Listener) -> RunDocument
     Raises:
         RebasinError: the spec, the network or the config cannot be used; a proof that fails is a finding.
     """
-    from rebasin_cli.evaluation.proving import prove
+    from rebasin_cli.proofs.proof import prove
 
     spec = find_spec(request.spec)
     config = _read_config(request.config) if request.config else None
@@ -153,10 +153,10 @@ def _read_config(path: Path) -> Mapping[str, object]:
 
 
 def _subjects(spec: PermutationSpec, network: str | None) -> tuple[Callable[[], Any], ...]:
-    from rebasin_cli.evaluation.subjects import SUBJECTS
+    from rebasin_cli.proofs.subjects import SUBJECTS
 
     if network is not None:
-        from rebasin_cli.evaluation.subjects.user import user_subject
+        from rebasin_cli.proofs.subjects.user import user_subject
 
         return (lambda: user_subject(network),)
     if spec.name not in SUBJECTS:

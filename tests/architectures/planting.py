@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rebasin_cli.evaluation.proving import Subject
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.spec import bind, find_spec
 
 NOISE = 1e-3

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.evaluation.proving import Proof, prove
-from rebasin_cli.evaluation.subjects import Subject
+from rebasin_cli.proofs.proof import Proof, prove
+from rebasin_cli.proofs.subjects import Subject
 from rebasin_cli.spec import load_spec, shipped_specs
 
 

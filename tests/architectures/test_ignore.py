@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects import SUBJECTS
 from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects import SUBJECTS
 from rebasin_cli.spec import Layout, bind, find_spec
 
 EACH = 3

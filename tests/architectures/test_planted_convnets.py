@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import SUBJECTS, convnets
+from rebasin_cli.proofs.subjects import SUBJECTS, convnets
 from tests.architectures.planting import shortfall
 
 SLOW = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import Make, decoders
+from rebasin_cli.proofs.subjects import Make, decoders
 from tests.architectures.planting import shortfall
 
 CASES = [

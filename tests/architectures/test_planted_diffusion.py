@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import (
+from rebasin_cli.proofs.subjects import (
     Make,
     diffusion,
     diffusion_transformers,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import Make, encoders
+from rebasin_cli.proofs.subjects import Make, encoders
 from tests.architectures.planting import shortfall
 
 CASES = [

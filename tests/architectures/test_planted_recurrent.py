@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import SUBJECTS
+from rebasin_cli.proofs.subjects import SUBJECTS
 from tests.architectures.planting import shortfall
 
 CASES = [(name, at) for name in ("lstm", "gru", "rnn") for at in range(len(SUBJECTS[name]))]

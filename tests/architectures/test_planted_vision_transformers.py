@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import Make, vision_transformers
+from rebasin_cli.proofs.subjects import Make, vision_transformers
 from tests.architectures.planting import shortfall
 
 CASES = [

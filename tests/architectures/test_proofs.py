@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects import SUBJECTS, Make
+from rebasin_cli.proofs.proof import prove
+from rebasin_cli.proofs.subjects import SUBJECTS, Make
 from rebasin_cli.spec import detect, find_spec, shipped_specs
 
 CASES = [pytest.param(name, make, id=f"{name}-{at}") for name in SUBJECTS for at, make in enumerate(SUBJECTS[name])]

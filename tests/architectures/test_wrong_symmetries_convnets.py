@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects import Subject, convnets, depthwise_convnets, images, paper
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.proof import prove
+from rebasin_cli.proofs.subjects import Subject, convnets, depthwise_convnets, images, paper
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 from rebasin_cli.spec import PermutationSpec, bind, detect, find_spec, load_spec, shipped_specs
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects import Subject, classic_decoders, rotary_decoders
+from rebasin_cli.proofs.proof import prove
+from rebasin_cli.proofs.subjects import Subject, classic_decoders, rotary_decoders
 from rebasin_cli.spec import detect, load_spec, shipped_specs
 
 

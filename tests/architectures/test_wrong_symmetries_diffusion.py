@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects import SUBJECTS, Subject
+from rebasin_cli.proofs.proof import prove
+from rebasin_cli.proofs.subjects import SUBJECTS, Subject
 from rebasin_cli.spec import PermutationSpec, find_spec, load_spec
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import encoder_decoders, masked_encoders, towers
+from rebasin_cli.proofs.subjects import encoder_decoders, masked_encoders, towers
 from tests.architectures.refuting import Claim, refuted
 
 QUERY = "encoder.layer.{i}.attention.self.{query,key}"

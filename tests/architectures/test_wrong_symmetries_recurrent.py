@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.proving import prove
-from rebasin_cli.evaluation.subjects.recurrent import tagger
+from rebasin_cli.proofs.proof import prove
+from rebasin_cli.proofs.subjects.recurrent import tagger
 from rebasin_cli.spec import PermutationSpec, bind, find_spec, load_spec, shipped_specs
 
 GRU = partial(tagger, "GRU", "gru", "fc", layers=2)

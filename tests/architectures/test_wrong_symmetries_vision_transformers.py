@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.evaluation.subjects import vision_transformers as networks
+from rebasin_cli.proofs.subjects import vision_transformers as networks
 from tests.architectures.refuting import Claim, refuted
 
 ONE_HEAD_AFTER_ANOTHER = {

@@ -170,7 +170,7 @@ def _resnet50() -> Shapes:
 
 
 def _timm(name: str) -> Shapes:
-    from rebasin_cli.evaluation.subjects.libraries import library
+    from rebasin_cli.evaluation.libraries import library
 
     with torch.device("meta"):
         network = library("timm").create_model(name)
@@ -178,7 +178,7 @@ def _timm(name: str) -> Shapes:
 
 
 def _gpt2() -> Shapes:
-    from rebasin_cli.evaluation.subjects.libraries import library
+    from rebasin_cli.evaluation.libraries import library
 
     transformers = library("transformers")
     with torch.device("meta"):
@@ -212,7 +212,7 @@ def _gated_projections(embed: int, inner: int) -> Shapes:
 
 
 def _sd15_unet() -> Shapes:
-    from rebasin_cli.evaluation.subjects.libraries import library
+    from rebasin_cli.evaluation.libraries import library
 
     with torch.device("meta"):
         unet = library("diffusers").UNet2DConditionModel(cross_attention_dim=768)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.libraries import library
 from tests.cli.conftest import Outcome, Rebasin
 
 MODULE = """

@@ -136,7 +136,7 @@ def test_nanogpt_stores_its_layers_the_other_way_round(rebasin: Rebasin, pair: P
 def test_a_folded_batchnorm(rebasin: Rebasin, pair: Path) -> None:
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    from rebasin_cli.evaluation.subjects.libraries import library
+    from rebasin_cli.evaluation.libraries import library
 
     library("torchvision")
     from torchvision.models.resnet import BasicBlock, ResNet

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.evaluation.text import load_masked_text
 from tests.small import run
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation.subjects.libraries import library
+from rebasin_cli.evaluation.libraries import library
 from tests.evaluation.building import assert_same_function, images, network_for, randomise
 
 models = library("torchvision").models

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Answers
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
-from rebasin_cli.evaluation.subjects.libraries import library
 
 _ANSWERS: Mapping[str, Answers] = {
     "ForCausalLM": "next token",

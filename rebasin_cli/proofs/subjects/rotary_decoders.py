@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, pretrained_subject, transformers_subject
-from rebasin_cli.evaluation.subjects.variants import judged_by, under_other_keys, with_extra
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.pretrained import RMS_TOLERANCE, pretrained_subject, transformers_subject
+from rebasin_cli.proofs.subjects.variants import judged_by, under_other_keys, with_extra
 
 _SIZES: Mapping[str, Any] = {
     "hidden_size": 48,

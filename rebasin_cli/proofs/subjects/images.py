@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 
 
 def torchvision_subject(model: str, side: int = 32, **options: object) -> Subject:

@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 
 WIDTHS = (11, 9, 8, 13, 5)
 

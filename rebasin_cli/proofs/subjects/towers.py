@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
-from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
-from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.subjects.pretrained import pretrained_subject
+from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
 
 _TEXT: Mapping[str, Any] = {
     "vocab_size": 50, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 40,

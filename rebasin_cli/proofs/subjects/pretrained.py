@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import randomise, run_module
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.modules import randomise
 
 RMS_TOLERANCE = 2e-5
 """Most RMSNorms compute in float32 whatever they are given."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects import (
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects import (
     convnets,
     decoders,
     diffusion,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects import classic_decoders, rotary_decoders
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects import classic_decoders, rotary_decoders
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {**rotary_decoders.SUBJECTS, **classic_decoders.SUBJECTS}

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.diffusion import (
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.diffusion import (
     autoencoder,
     autoencoder_inputs,
     text_encoder,
@@ -23,8 +25,7 @@ from rebasin_cli.evaluation.subjects.diffusion import (
     unet,
     unet_inputs,
 )
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import randomise, run_module
+from rebasin_cli.proofs.subjects.modules import randomise
 
 UNET = "model.diffusion_model."
 AUTOENCODER = "first_stage_model."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects import encoder_decoders, masked_encoders, towers
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects import encoder_decoders, masked_encoders, towers
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     **masked_encoders.SUBJECTS,

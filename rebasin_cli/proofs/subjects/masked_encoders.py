@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.pretrained import transformers_subject
-from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.pretrained import transformers_subject
+from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
 
 _SIZES: Mapping[str, Any] = {
     "hidden_size": 48,

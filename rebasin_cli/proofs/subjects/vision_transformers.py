@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
-from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
-from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.subjects.pretrained import pretrained_subject
+from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
 
 _HEADS = 6
 _SIZES: Mapping[str, Any] = {

@@ -8,9 +8,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.images import renamed
-from rebasin_cli.evaluation.subjects.paper import Block, ResNet20, paper_subject
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.images import renamed
+from rebasin_cli.proofs.subjects.paper import Block, ResNet20, paper_subject
 
 
 class ZeroPadded(nn.Module):

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 
 INPUTS, HIDDEN, TOKENS, OUTPUTS = 7, 10, 20, 5
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.diffusion import autoencoder, random, text_encoder, text_inputs, unet
-from rebasin_cli.evaluation.subjects.modules import randomise, run_module
-from rebasin_cli.evaluation.subjects.stable_diffusion import (
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.diffusion import autoencoder, random, text_encoder, text_inputs, unet
+from rebasin_cli.proofs.subjects.modules import randomise
+from rebasin_cli.proofs.subjects.stable_diffusion import (
     AUTOENCODER,
     OPENCLIP,
     UNET,

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects import towers
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import randomise, run_module
-from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects import towers
+from rebasin_cli.proofs.subjects.modules import randomise
+from rebasin_cli.proofs.subjects.pretrained import pretrained_subject
 
 GROUPS, CELL = 8, 2
 """As SD's 32 groups of 10 channels: straddling groups cut the streams in the same way if the groups are 2 modulo 3,

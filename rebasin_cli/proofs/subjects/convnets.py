@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects import depthwise_convnets, paper, perceptrons, zero_padded
-from rebasin_cli.evaluation.subjects.images import on_images, renamed, torchvision_subject
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.modules import run_module
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects import depthwise_convnets, paper, perceptrons, zero_padded
+from rebasin_cli.proofs.subjects.images import on_images, renamed, torchvision_subject
 
 
 def vgg(batch_norm: bool) -> Subject:

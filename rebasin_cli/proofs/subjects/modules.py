@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -69,50 +70,3 @@ def _ties(module: nn.Module, prefix: str, state: Mapping[str, Tensor]) -> tuple[
         if prefix + name in state:
             names.setdefault(id(tensor), []).append(prefix + name)
     return tuple(tuple(keys) for keys in names.values() if len(keys) > 1)
-
-
-def run_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], trace: Trace | None) -> dict[str, Tensor]:
-    """Run a module without gradients and return every tensor among its outputs, by name."""
-    hooks = []
-    if trace is not None:
-        for name, part in module.named_modules():
-            hooks.append(part.register_forward_hook(_recorder(trace, name or "the whole network")))
-    with torch.no_grad():
-        outputs = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return tensors_in(outputs)
-
-
-def in_dtype(value: Any, dtype: torch.dtype) -> Any:
-    """Every tensor of floats in nested values, in another dtype."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {key: in_dtype(item, dtype) for key, item in value.items()}
-    return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def answers_of(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The logits where there are some: what stands beside them (an encoder's hidden states) may be in any order."""
-    logits = {name: output for name, output in outputs.items() if name == "output.logits"}
-    return logits or outputs
-
-
-def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
-    """Every floating-point tensor in nested outputs, by a dotted name."""
-    if isinstance(value, Tensor):
-        return {name: value} if value.is_floating_point() else {}
-    if isinstance(value, Mapping):
-        return {k: t for key, item in value.items() for k, t in tensors_in(item, f"{name}.{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: t for at, item in enumerate(value) for k, t in tensors_in(item, f"{name}.{at}").items()}
-    return {}
-
-
-def _recorder(trace: Trace, name: str) -> Any:
-    def record(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        for tensor in tensors_in(outputs).values():
-            trace.append((name, tensor.detach().clone()))
-
-    return record

@@ -13,15 +13,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.diffusion_transformers import (
+from rebasin_cli.evaluation.running import run_module
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.diffusion_transformers import (
     flux_inputs,
     flux_network,
     sd3_inputs,
     sd3_network,
 )
-from rebasin_cli.evaluation.subjects.modules import randomise, run_module
-from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE
+from rebasin_cli.proofs.subjects.modules import randomise
+from rebasin_cli.proofs.subjects.pretrained import RMS_TOLERANCE
 
 Names = tuple[tuple[str, str], ...]
 PREFIX = "model.diffusion_model."

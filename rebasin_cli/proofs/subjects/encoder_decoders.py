@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.evaluation.proving import Subject, Trace
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE, pretrained_subject
-from rebasin_cli.evaluation.subjects.variants import under_other_keys, with_extra
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.subjects.pretrained import RMS_TOLERANCE, pretrained_subject
+from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
 
 _STACKS: Mapping[str, Any] = {
     "vocab_size": 50, "d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 6,

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.diffusion import diffusers_subject, random
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.pretrained import RMS_TOLERANCE
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.diffusion import diffusers_subject, random
+from rebasin_cli.proofs.subjects.pretrained import RMS_TOLERANCE
 
 
 def dit() -> Subject:

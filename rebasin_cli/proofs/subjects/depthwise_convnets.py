@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.images import on_images, renamed, timm_subject, torchvision_subject
-from rebasin_cli.evaluation.subjects.libraries import library
-from rebasin_cli.evaluation.subjects.pretrained import pretrained_subject
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.images import on_images, renamed, timm_subject, torchvision_subject
+from rebasin_cli.proofs.subjects.pretrained import pretrained_subject
 
 NARROW = {"depths": (1, 2, 3, 1), "dims": (12, 20, 28, 36)}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rebasin_cli.evaluation.proving import Subject, Trace
+from rebasin_cli.proofs.proof import Subject, Trace
 
 
 def under_other_keys(subject: Subject, name: str, rename: Callable[[str], str]) -> Subject:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Trace, rounding
 from rebasin_cli.evaluation.named import call_named, import_named
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.modules import answers_of, in_dtype, module_subject, randomise
+from rebasin_cli.evaluation.running import answers_of, in_dtype
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 
 HELP = "the factory takes nothing and returns (module, inputs): an nn.Module and a tuple or dict of example inputs"
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation.proving import Subject
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 
 VGG16 = (1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8, "M")
 """Widths as multiples of the first, and max pooling."""

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation.proving import Subject, prove
-from rebasin_cli.evaluation.subjects.modules import module_subject, randomise
-from rebasin_cli.evaluation.subjects.user import user_subject
+from rebasin_cli.proofs.proof import Subject, prove
+from rebasin_cli.proofs.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.subjects.user import user_subject
 from rebasin_cli.spec import PermutationSpec, load_spec
 
 RIGHT = """

@@ -1,0 +1,1 @@
+"""Proofs of specs: real networks, and what shows that a permutation keeps their function."""
