@@ -9,6 +9,7 @@ import errno
 from pathlib import Path
 
 from rebasin_cli.errors import SystemFailure
+from rebasin_cli.safe_text import shell_word
 
 _ADVICE = {
     errno.EACCES: ("permission denied", "check the permissions of the file and its folder, or run as their owner"),
@@ -50,7 +51,7 @@ def _absent(path: Path, doing: str) -> SystemFailure:
         )
     parent = path.parent
     if not parent.is_dir():
-        remedy = "check the path" if doing == "read" else f"make the folder first: mkdir -p {parent}"
+        remedy = "check the path" if doing == "read" else f"make the folder first: mkdir -p {shell_word(str(parent))}"
         return SystemFailure(f"cannot {doing} {path}: there is no folder {parent}", remedy=remedy)
     return SystemFailure(f"cannot {doing} {path}: there is no such file", remedy="check the path")
 

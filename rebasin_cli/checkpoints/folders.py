@@ -6,12 +6,12 @@ A pipeline of diffusers, an adapter (LoRA), or weights of another library only.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rebasin_cli.checkpoints.kinds import read_json
 from rebasin_cli.errors import ContentError, RebasinError
+from rebasin_cli.safe_text import shell_word
 
 _PIPELINE, _ADAPTER = "model_index.json", "adapter_config.json"
 _JSON_LIMIT = 1 << 20  # bytes
@@ -45,7 +45,7 @@ def refuse_pipeline(folder: Path, names: Collection[str]) -> None:
         parts = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _has_weights(entry)]
     except (RebasinError, OSError):
         kind, parts = "", []
-    named = [shlex.quote(str(part)) for part in parts[:_SHOWN]]
+    named = [shell_word(str(part)) for part in parts[:_SHOWN]]
     raise ContentError(
         f"this folder is a pipeline{f' ({kind})' if kind.isidentifier() else ''} of several networks",
         where=str(folder),

@@ -18,6 +18,7 @@ from pathlib import Path
 from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.renaming import ASIDE
 from rebasin_cli.errors import SystemFailure
+from rebasin_cli.safe_text import shell_word
 
 LOCK = ".rebasin-lock"
 PARTIAL = ".rebasin-partial"
@@ -55,7 +56,7 @@ class Lock:
             self.release()
             raise SystemFailure(
                 f"cannot write {self.place}: {partial} is there, of a run that was killed or is still writing",
-                remedy=f"this disk has no locks to tell; if no other run writes it: rm -r {partial}",
+                remedy=f"this disk has no locks to tell; if no other run writes it: rm -r {shell_word(str(partial))}",
             )
 
     def take(self, path: Path, *, create: bool) -> bool:

@@ -7,7 +7,6 @@ its moving average, or beside other networks. Where nothing tells which is meant
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from rebasin_cli.checkpoints.archives import RESAVE
 from rebasin_cli.checkpoints.stored import is_tensor
 from rebasin_cli.checkpoints.unpickling import Global, Thing
 from rebasin_cli.errors import ContentError
+from rebasin_cli.safe_text import one_line, shell_word
 
 # Where training scripts put the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
@@ -75,9 +75,12 @@ def choose_network(root: Any, key: str | None, where: str, path: str) -> Chosen:
         if found is None:
             named = [network for network in everything if network.keys]
             raise ContentError(
-                f"the file has no {shown(key)!r}; it has {_listed(named) or 'one network, under no name'}", where=where,
-                remedy=f"name one of them: {_words(named, path)}" if named else f"leave the key away: {path}",
-            )  # fmt: skip
+                f"the file has no {shown(key)!r}; it has {_listed(named) or 'one network, under no name'}",
+                where=where,
+                remedy=f"name one of them: {_words(named, path)}"
+                if named
+                else f"leave the key away: {shell_word(path)}",
+            )
         start, value = found
         everything = _networks(value, start, _Budget(where))
     if not everything:
@@ -116,10 +119,9 @@ def describe(value: Any) -> str:
 
 
 def shown(name: object, limit: int = 80) -> str:
-    """A name from a file as it may be printed: without control characters, and of a sensible length."""
+    """A name from a file, on one line and of a sensible length; of anything but text and numbers, what it is."""
     text = name if isinstance(name, str) else str(name) if isinstance(name, int | float) else describe(name)
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return one_line(text, limit)
 
 
 def listed(names: list[str], limit: int = _SHOWN) -> str:
@@ -228,7 +230,7 @@ def _class_of(value: Any) -> str:
 
 def command_word(path: str, network: Network) -> str:
     """`a.pth:teacher`, quoted for a shell where it has to be."""
-    return shlex.quote(f"{path}:{network.name}")
+    return shell_word(f"{path}:{network.name}")
 
 
 def _words(networks: list[Network], path: str) -> str:

@@ -18,6 +18,7 @@ from rebasin_cli.checkpoints.quantised import refuse_adapter_file, refuse_placeh
 from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
 from rebasin_cli.checkpoints.sharded import open_folder, open_index, read_config
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
+from rebasin_cli.safe_text import shell_word
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_NAME = re.compile(r"\.(?:safetensors|json|bin|pth?|ckpt)$")
@@ -68,7 +69,8 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
 def _refuse_key(key: str | None, what: str, path: Path) -> None:
     if key is not None:
         raise UsageError(
-            f"{path}:{key}: {what} has one network, and no keys to choose from", remedy=f"leave the key away: {path}"
+            f"{path}:{key}: {what} has one network, and no keys to choose from",
+            remedy=f"leave the key away: {shell_word(str(path))}",
         )
 
 

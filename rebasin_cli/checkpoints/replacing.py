@@ -12,6 +12,7 @@ from typing import BinaryIO
 from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.outputs import Outputs, resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.safe_text import shell_word
 
 
 def check_file_target(target: Path, *, force: bool) -> None:
@@ -103,7 +104,8 @@ def _check_parent(place: Path, target: Path) -> None:
     parent = place.parent
     if not parent.is_dir():
         raise SystemFailure(
-            f"cannot write {target}: there is no folder {parent}", remedy=f"make the folder first: mkdir -p {parent}"
+            f"cannot write {target}: there is no folder {parent}",
+            remedy=f"make the folder first: mkdir -p {shell_word(str(parent))}",
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise SystemFailure(

@@ -6,7 +6,6 @@ Everything here works on names and shapes, so that it refuses before a tensor is
 from __future__ import annotations
 
 import fnmatch
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,7 @@ from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.proofs import proof_of
 from rebasin_cli.pipeline.sides import Side, Sides, listed
 from rebasin_cli.report.document import ArchitectureRecord
+from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout, bind, detect, find_spec
 from rebasin_cli.spec.ignoring import require_matches
 
@@ -194,7 +194,7 @@ def tell_layout(layout: Layout, listener: Listener) -> None:
         sizes = "".join(f" --set {name}={n}" for name, n in layout.sizes.items())
         listener.warn(
             f"{spec.path.name} is not a shipped spec: nothing has proved that it keeps the function; "
-            f"`rebasin arch prove {shlex.quote(str(spec.path))} --network MODULE:FUNCTION{sizes}` does, with a "
+            f"`rebasin arch prove {shell_word(str(spec.path))} --network MODULE:FUNCTION{sizes}` does, with a "
             "function of your own that returns the network and example inputs"
         )
     for note in layout.notes:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from shlex import quote
 from typing import BinaryIO
 
 from rebasin_cli.checkpoints import Outputs
@@ -53,6 +52,7 @@ from rebasin_cli.pipeline.work import (
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, CheckedRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.safe_text import shell_word
 
 _SEARCH = {f.name for f in fields(MatchChoice)} - {"device", "on_interrupt", "memory", "threads", "fitting"}
 """Options of matching that another permutation can come from."""
@@ -209,7 +209,7 @@ def better_optimum(request: InterpolateRequest) -> str:
     if not request.align:
         return "leave --no-align away: B was measured in its own order"
     if request.permutation is not None or request.document is not None:
-        named = " ".join(quote(os.path.abspath(source.shown)) for source in (request.a, request.b))
+        named = " ".join(shell_word(os.path.abspath(source.shown)) for source in (request.a, request.b))
         return f"`rebasin align {named} --quality high` may find a better permutation than the one that was given"
     options = search_longer(request.choice) + (" --force" if request.resume else "")
     return f"`{options}` may find a better optimum"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -130,7 +129,7 @@ class Sides:
         here, there = self._shape(self.first, one), self._shape(self.second, two)
         where = self.first.layout.spec.at(two.line)
         more = f" ({len(differing) - 1} more tensors differ)" if len(differing) > 1 else ""
-        pattern = f"--ignore {shlex.quote(_module_pattern(two.key))}"
+        pattern = options_for((_module_pattern(two.key),))
         remedy = f"where only these differ, such as heads of other classes: {pattern} leaves them out of the match"
         labels = (self.first.label, self.second.label)
         if len(here) != len(there):

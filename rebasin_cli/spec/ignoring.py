@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
-import shlex
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.safe_text import printable, shell_word
+
+_LONGEST = 2000  # characters of options that a message can take
 
 
 def left_by(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
@@ -39,8 +41,9 @@ def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...
 
 
 def options_for(patterns: Sequence[str]) -> str:
-    """The patterns as a shell takes them: `--ignore 'encoder_k.*' --ignore queue`."""
-    return " ".join(f"--ignore {shlex.quote(pattern)}" for pattern in patterns)
+    """The patterns as a shell takes them: `--ignore 'encoder_k.*' --ignore queue`; no options that would be cut."""
+    options = " ".join(f"--ignore {shell_word(pattern)}" for pattern in patterns)
+    return options if options == printable(options, _LONGEST) else "--ignore PATTERN for each of them"
 
 
 def _pattern(key: str, taken: Collection[str]) -> str:
