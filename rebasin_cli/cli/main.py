@@ -20,7 +20,7 @@ import typer
 
 import rebasin_cli
 from rebasin_cli.cli.commands import align, apply, arch, inspect, interpolate, merge, repair, report
-from rebasin_cli.cli.messages import print_error, print_error_parts
+from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
 from rebasin_cli.cli.streams import ClosedPipe
 from rebasin_cli.errors import RebasinError, SystemFailure
 
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
     except BaseException as failure:
         if debug and not isinstance(failure, (SystemExit, ClosedPipe)):
-            traceback.print_exc()
+            print_traceback()
         return _exit_code(failure)
 
 

@@ -10,6 +10,7 @@ from rebasin_cli.cli.messages import print_note, print_warning
 from rebasin_cli.cli.streams import print_payload
 from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.report.document import RunDocument
+from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 
 class Session(Listener):
@@ -49,13 +50,13 @@ class Session(Listener):
             TimeRemainingColumn,
         )
 
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=24)]
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)]
         if total is not None:
             columns += [DownloadColumn() if unit == "bytes" else MofNCompleteColumn(), TimeRemainingColumn()]
         else:
             columns += [TextColumn("{task.completed:.0f} " + unit), TimeElapsedColumn()]
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(title, total=total)
+            task = progress.add_task(one_line(title, LONGEST_NAME), total=total)
             yield lambda amount: progress.advance(task, amount)
 
     def finish(self, document: RunDocument, *, payload: bool = True) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, Union, cast
 
 from rebasin_cli.errors import ContentError, SystemFailure
 from rebasin_cli.report.document import SCHEMA_VERSION, RunDocument
+from rebasin_cli.safe_text import escaped_json
 
 T = TypeVar("T")
 
@@ -30,13 +31,16 @@ SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 
 
 def to_json(document: RunDocument) -> str:
-    """The document as JSON text, indented, with a newline at the end; the same document gives the same bytes."""
+    """The document as JSON text, indented, with a newline at the end; the same document gives the same bytes.
+
+    What a terminal would act on is escaped; letters of every script are not.
+    """
     fields = _encode(document)
     ordered = {"schema_version": fields.pop("schema_version")} | fields
     for name in _OPTIONAL:
         if ordered[name] is None:
             del ordered[name]
-    return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return escaped_json(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def from_json(text: str, source: str) -> RunDocument:

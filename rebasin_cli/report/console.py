@@ -14,6 +14,7 @@ from rebasin_cli.report.contents import facts, grids, headline, short_path
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
 from rebasin_cli.report.terminal_plot import loss_plot
+from rebasin_cli.safe_text import one_line, printable
 
 PLOT_WIDTH = 78
 """A plot wider than this says no more, and 80 columns is what a terminal has at least."""
@@ -22,15 +23,15 @@ PLOT_WIDTH = 78
 def print_summary(console: Console, document: RunDocument, *, verbose: bool = False) -> None:
     """Print headline, facts, tables and the plot; `verbose` shows every dim on a line of its own."""
     unicode = console.encoding.lower().startswith("utf")
-    title = headline(document)
+    title = one_line(headline(document))
     console.print(Text(_plain(title, unicode), style="bold"))
-    rows = facts(document)
+    rows = [(one_line(name), printable(short_path(value))) for name, value in facts(document)]
     margin = max((len(_plain(name, unicode)) for name, _ in rows), default=0)
     for name, value in rows:
         line = Text("  ")
         line.append(f"{_plain(name, unicode):<{margin}}  ", "dim")
         room = max(20, console.width - margin - 4)
-        pieces = wrap(_plain(short_path(value), unicode), room, break_long_words=False, break_on_hyphens=False)
+        pieces = wrap(_plain(value, unicode), room, break_long_words=False, break_on_hyphens=False)
         line.append(("\n" + " " * (margin + 4)).join(pieces))  # a long path stays whole, to be copied
         console.print(line, soft_wrap=True)
     for grid in grids(document, every_dim=verbose):
@@ -52,16 +53,20 @@ def to_text(document: RunDocument) -> str:
 
 def _table(grid: Grid, unicode: bool) -> Table:
     table = Table(
-        title=_plain(grid.title, unicode), title_justify="left", title_style="bold",
+        title=Text(_plain(one_line(grid.title), unicode), "bold"), title_justify="left",
         box=box.SIMPLE_HEAD if unicode else box.ASCII2, pad_edge=False, padding=(0, 1), show_edge=False,
     )  # fmt: skip
     for index, column in enumerate(grid.columns):
         words = index in grid.words
         table.add_column(
-            _plain(column, unicode), justify="left" if words else "right", overflow="fold", no_wrap=not words
+            Text(_plain(one_line(column), unicode)),
+            justify="left" if words else "right",
+            overflow="fold",
+            no_wrap=not words,
         )
     for row in grid.rows:
-        table.add_row(*(Text(_plain(cell, unicode)) for cell in row))
+        cells = (printable(cell) if index else one_line(cell) for index, cell in enumerate(row))
+        table.add_row(*(Text(_plain(cell, unicode)) for cell in cells))
     return table
 
 

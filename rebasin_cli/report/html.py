@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from rebasin_cli.report.contents import facts, grids, headline
 from rebasin_cli.report.document import BarrierRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.measured import Grid
-from rebasin_cli.report.svg import curve_svg
+from rebasin_cli.report.svg import curve_svg, markup
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #66727f; --line: #dfe4ea; --page: #fff; --note: #fff6e0;
@@ -37,17 +35,17 @@ th { color: var(--soft); font-weight: 600; } .words { text-align: left; overflow
 
 def to_html(document: RunDocument) -> str:
     """The whole page."""
-    title = escape(headline(document))
+    title = markup(headline(document))
     body = [f"<h1>{title}</h1>"]
-    body += [f'<p class="note">{escape(warning)}</p>' for warning in document.warnings]
+    body += [f'<p class="note">{markup(warning)}</p>' for warning in document.warnings]
     if document.barrier:
         body.append(_charts(document.barrier))
     body.append(_table(Grid("", (), tuple(facts(document)), words=(0, 1))))
     for grid in grids(document, every_dim=True):
-        body.append(f"<h2>{escape(grid.title)}</h2>")
+        body.append(f"<h2>{markup(grid.title)}</h2>")
         body.append(_table(grid))
     versions = ", ".join(f"{name} {version}" for name, version in document.versions.items())
-    body.append(f"<footer>rebasin {escape(document.command)} · {escape(versions)} · {escape(document.device)}</footer>")
+    body.append(f"<footer>rebasin {markup(document.command)} · {markup(versions)} · {markup(document.device)}</footer>")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -58,7 +56,7 @@ def to_html(document: RunDocument) -> str:
 def _charts(barrier: BarrierRecord) -> str:
     curves = barrier.curves
     key = " &nbsp; ".join(
-        f'<span class="{name}">●</span> {name}, barrier <b>{loss_text(curve.barrier)}</b>'
+        f'<span class="{markup(name)}">●</span> {markup(name)}, barrier <b>{loss_text(curve.barrier)}</b>'
         for name, curve in curves.items()
     )
     others = dict.fromkeys(metric for curve in curves.values() for metric in curve.metrics)
@@ -69,7 +67,7 @@ def _charts(barrier: BarrierRecord) -> str:
         *((o, {n: c.metrics[o] for n, c in curves.items() if o in c.metrics}, "") for o in others),
     )
     figures = "\n".join(
-        f"<figure><figcaption>{escape(title)}</figcaption>{curve_svg(title, barrier.lam, values, unit)}</figure>"
+        f"<figure><figcaption>{markup(title)}</figcaption>{curve_svg(title, barrier.lam, values, unit)}</figure>"
         for title, values, unit in charts
     )
     return f'<p class="key">{key}</p>\n<div class="charts">\n{figures}\n</div>'
@@ -78,7 +76,7 @@ def _charts(barrier: BarrierRecord) -> str:
 def _table(grid: Grid) -> str:
     def cells(row: tuple[str, ...], tag: str) -> str:
         return "".join(
-            f'<{tag} class="words">{escape(cell)}</{tag}>' if i in grid.words else f"<{tag}>{escape(cell)}</{tag}>"
+            f'<{tag} class="words">{markup(cell)}</{tag}>' if i in grid.words else f"<{tag}>{markup(cell)}</{tag}>"
             for i, cell in enumerate(row)
         )
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from rebasin_cli.report.contents import facts, grids, headline
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
+from rebasin_cli.safe_text import one_line, printable
+
+# Signs of markup, the `&` of an entity, and what makes a link of `https://…` and `www.…`.
+_ACTING = re.compile(r"[\\`*_|<\[]|&(?=#?\w+;)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def to_markdown(document: RunDocument) -> str:
@@ -18,7 +24,9 @@ def to_markdown(document: RunDocument) -> str:
         blocks.append(f"## {_escaped(grid.title)}")
         blocks.append(_table(grid))
     versions = ", ".join(f"{name} {version}" for name, version in document.versions.items())
-    blocks.append(f"<sub>`rebasin {document.command}` · {_escaped(versions)} · {_escaped(document.device)}</sub>")
+    blocks.append(
+        f"<sub>`{_code(f'rebasin {document.command}')}` · {_escaped(versions)} · {_escaped(document.device)}</sub>"
+    )
     return "\n\n".join(blocks) + "\n"
 
 
@@ -33,7 +41,10 @@ def _row(cells: tuple[str, ...] | list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """No character of a path or a key acts as markup."""
-    for sign in "\\`*_|<[":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    """No character of a path or a key acts as markup, and no address becomes a link by itself."""
+    return " ".join(_ACTING.sub(r"\\\g<0>", printable(text)).split())
+
+
+def _code(text: str) -> str:
+    """Within backticks, where nothing can be escaped."""
+    return one_line(text).replace("`", "'")

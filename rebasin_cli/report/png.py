@@ -10,8 +10,10 @@ from typing import Any
 from rebasin_cli.errors import UsageError
 from rebasin_cli.report.document import BarrierRecord, CurveRecord
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 _COLOURS = {"naive": "#d1495b", "aligned": "#1a7f5a", "bn": "#2a6fb5", "repair": "#8a5cb8"}
+_OTHER = "#66727f"  # of a name that only a document from elsewhere has
 
 
 def require_matplotlib() -> None:
@@ -38,14 +40,15 @@ def to_png(barrier: BarrierRecord) -> bytes:
     every = figure.subplots(1, 2 if barrier.has_accuracy else 1, squeeze=False)[0]
     loss, accuracy = every[0], every[1] if barrier.has_accuracy else None
     for name, curve in barrier.curves.items():
-        colour = _COLOURS[name.split(" ")[-1]]  # of `aligned + bn` the last word
+        shown = one_line(name, LONGEST_NAME)
+        colour = _COLOURS.get(name.split(" ")[-1], _OTHER)  # of `aligned + bn` the last word
         style: dict[str, Any] = {"color": colour, "linestyle": "--" if name == "naive" else "-"}
-        label = f"{name}, barrier {loss_text(curve.barrier)}"
+        label = f"{shown}, barrier {loss_text(curve.barrier)}"
         loss.plot(barrier.lam, curve.loss, marker="o", markersize=3, label=label, **style)
         if accuracy is not None:
-            accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=name, **style)
+            accuracy.plot(barrier.lam, curve.accuracy, marker="o", markersize=3, label=shown, **style)
         _mark_barrier(loss, barrier.lam, curve, colour)
-    loss.set_ylabel(f"loss, {barrier.loss_unit}")
+    loss.set_ylabel(f"loss, {one_line(barrier.loss_unit, LONGEST_NAME)}", parse_math=False)
     if accuracy is not None:
         accuracy.set_ylabel("accuracy")
     for axes in every:
@@ -53,9 +56,11 @@ def to_png(barrier: BarrierRecord) -> bytes:
         axes.set_xlim(-0.02, 1.02)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
+    legend = figure.legend(
         *loss.get_legend_handles_labels(), loc="outside upper center", ncols=len(barrier.curves), frameon=False
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "rebasin"})
     return buffer.getvalue()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from rebasin_cli.report.figures import finite_range, tick_text, ticks
+from rebasin_cli.safe_text import block
 
 WIDTH, HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
@@ -19,7 +20,7 @@ def curve_svg(title: str, lam: Sequence[float], curves: Mapping[str, Sequence[fl
     """
     span = finite_range(list(curves.values()))
     if span is None:
-        return f"<p>{escape(title)}: no finite value</p>"
+        return f"<p>{markup(title)}: no finite value</p>"
     margin = (span[1] - span[0]) * 0.04
     low, high = span[0] - margin, span[1] + margin
 
@@ -29,7 +30,7 @@ def curve_svg(title: str, lam: Sequence[float], curves: Mapping[str, Sequence[fl
     def y(value: float) -> float:
         return round(HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM), 2)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{markup(title)}">']
     marks = ticks(low, high, 5)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low
     for mark in marks:
@@ -41,18 +42,23 @@ def curve_svg(title: str, lam: Sequence[float], curves: Mapping[str, Sequence[fl
     parts.append(_text("label", x(0.5), HEIGHT - 4, "middle", "λ, the weight on B"))
     for name, values in curves.items():
         path = _path([(x(a), y(v)) if math.isfinite(v) else None for a, v in zip(lam, values, strict=True)])
-        parts.append(f'<path class="{escape(name)}" d="{path}"/>')
+        parts.append(f'<path class="{markup(name)}" d="{path}"/>')
         parts += [
-            f'<circle class="{escape(name)}" cx="{x(a)}" cy="{y(v)}" r="3">'
-            f"<title>{escape(name)}, λ = {a:.4g}: {v:.4g} {escape(unit)}</title></circle>"
+            f'<circle class="{markup(name)}" cx="{x(a)}" cy="{y(v)}" r="3">'
+            f"<title>{markup(name)}, λ = {a:.4g}: {v:.4g} {markup(unit)}</title></circle>"
             for a, v in zip(lam, values, strict=True)
             if math.isfinite(v)
         ]
     return "\n".join([*parts, "</svg>"])
 
 
+def markup(text: str) -> str:
+    """Text within HTML or SVG, also within an attribute."""
+    return escape(block(text))
+
+
 def _text(name: str, x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text class="{name}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text class="{name}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{markup(text)}</text>'
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:

@@ -14,9 +14,11 @@ from rich.text import Text
 
 from rebasin_cli.report.document import BarrierRecord
 from rebasin_cli.report.figures import finite_range, loss_text, tick_text, ticks
+from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 _LOOKS = {"naive": ("red", "o", 2), "aligned": ("green", "*", 1), "bn": ("blue", "+", 3), "repair": ("magenta", "x", 5)}
 """Colour, mark of the ASCII plot and gap between dots of each curve."""
+_OTHER = ("yellow", "?", 7)  # of a name that only a document from elsewhere has
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille bits by row and column of a cell
 
 
@@ -62,8 +64,8 @@ def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unic
     Points that are not finite are left out. Returns an empty text if there is nothing to draw.
     """
     series = [
-        _Series(name, curve.loss, curve.barrier, *_LOOKS[name.split(" ")[-1]])  # of `aligned + bn` the last word
-        for name, curve in barrier.curves.items()
+        _Series(_name(name, unicode), curve.loss, curve.barrier, *_LOOKS.get(name.split(" ")[-1], _OTHER))
+        for name, curve in barrier.curves.items()  # the looks of `aligned + bn` are those of its last word
     ]
     span = finite_range([s.values for s in series])
     if span is None or len(barrier.lam) < 2:
@@ -77,6 +79,11 @@ def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unic
         for x, y in _pen(barrier.lam, one, span, canvas):
             canvas.dot(x, y, one)
     return _assembled(canvas, labels, margin, series)
+
+
+def _name(text: str, unicode: bool) -> str:
+    text = one_line(text, LONGEST_NAME)
+    return text if unicode else text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _row(value: float, span: tuple[float, float], height: int) -> int:

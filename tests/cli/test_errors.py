@@ -23,7 +23,7 @@ class OutOfMemoryError(RuntimeError):
         (UsageError("what", remedy="this"), 2, "error: what\n  try:   this\n"),
         (ContentError("what", where="there", remedy="this"), 3, "error: what\n  where: there\n  try:   this\n"),
         (SystemFailure("what", where="there"), 4, "error: what\n  where: there\n"),
-        (RebasinError("two\nlines"), 3, "error: two\nlines\n"),
+        (RebasinError("two\nlines"), 3, "error: two\n    lines\n"),
         (PermissionError(13, "Permission denied", "x.bin"), 4, "error: Permission denied: x.bin\n"),
         (MemoryError(), 4, "error: there is not enough memory\n"),
         (OutOfMemoryError("CUDA"), 4, "error: there is not enough memory\n"),
