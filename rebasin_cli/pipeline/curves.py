@@ -152,9 +152,9 @@ def check_gate(document: RunDocument, limit: float, better: str) -> None:
         GateError: it is higher than `limit`, or not a number.
     """
     barrier = document.barrier
-    if barrier is None or not barrier.curves:
+    if barrier is None or barrier.best is None:
         raise UsageError("--max-barrier needs a barrier, and without data there is none", remedy="add --data FILE")
-    name, curve = list(barrier.curves.items())[-1]
+    name, curve = barrier.best
     if not curve.barrier <= limit:
         raise GateError(
             f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",

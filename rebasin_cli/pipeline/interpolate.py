@@ -290,15 +290,15 @@ def _checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
 
 
 def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
-    """The λ between the ends with the lowest loss on the last of the curves, which is the one that is written.
+    """The λ between the ends with the lowest loss on the curve that is written.
 
     An end is a network that is there already, and no merge: where it is better, that is said.
 
     Raises:
         ContentError: no loss could be measured.
     """
-    curve = list(barrier.curves.values())[-1]
-    (_, at_a), *inside, (_, at_b) = zip(barrier.lam, curve.loss, strict=True)
+    losses = barrier.best[1].loss if barrier.best else ()
+    (_, at_a), *inside, (_, at_b) = zip(barrier.lam, losses, strict=True)
     finite = [(loss, lam) for lam, loss in inside if isfinite(loss)]
     if not finite:
         raise ContentError("--at best: no point between the ends has a loss", remedy="say which point: --at 0.5")

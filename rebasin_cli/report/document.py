@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isnan
+from typing import Literal
 
 SCHEMA_VERSION = 1
 NATS = "nats per example"
+Kind = Literal["naive", "aligned", "bn", "repair"]
 """What losses are in, unless a document says otherwise."""
 
 
@@ -234,6 +236,20 @@ class BarrierRecord:
         found = {"naive": self.naive, "aligned": self.aligned, **self.repaired}
         return {name: curve for name, curve in found.items() if curve is not None}
 
+    def kind(self, name: str) -> Kind:
+        """What was done to B, or at last to the points of a curve, before it was measured."""
+        if name not in self.repaired:
+            return "naive" if name == "naive" else "aligned"
+        return "bn" if self.repaired[name].basis.get("repair") == "bn" else "repair"
+
+    @property
+    def best(self) -> tuple[str, CurveRecord] | None:
+        """The curve that the most was done for, with its name: repaired as was asked for last, or aligned, or naive.
+
+        It is the one that a limit holds for and a checkpoint is written of.
+        """
+        return next(reversed(self.curves.items()), None)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreRecord:
@@ -301,6 +317,11 @@ class MergeRecord:
     def has_accuracy(self) -> bool:
         """Whether there is an accuracy anywhere."""
         return any(not isnan(score.accuracy) for score in self.scores.values())
+
+    @property
+    def written(self) -> ScoreRecord | None:
+        """What the merge that is written is worth, repaired as was asked for last; None without data."""
+        return list(self.scores.values())[-1] if "merged" in self.scores else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from rebasin_cli.report.contents import facts, grids, headline
 from rebasin_cli.report.document import BarrierRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
@@ -56,15 +58,18 @@ def to_html(document: RunDocument) -> str:
 def _charts(barrier: BarrierRecord) -> str:
     curves = barrier.curves
     key = " &nbsp; ".join(
-        f'<span class="{markup(name)}">●</span> {markup(name)}, barrier <b>{loss_text(curve.barrier)}</b>'
+        f'<span class="{barrier.kind(name)}">●</span> {markup(name)}, barrier <b>{loss_text(curve.barrier)}</b>'
         for name, curve in curves.items()
     )
     others = dict.fromkeys(metric for curve in curves.values() for metric in curve.metrics)
-    right = {name: curve.accuracy for name, curve in curves.items()}
+    loss, right = (
+        {name: (barrier.kind(name), values(curve)) for name, curve in curves.items()}
+        for values in (attrgetter("loss"), attrgetter("accuracy"))
+    )
     charts = (
-        (f"Loss ({barrier.loss_unit})", {name: curve.loss for name, curve in curves.items()}, barrier.loss_unit),
+        (f"Loss ({barrier.loss_unit})", loss, barrier.loss_unit),
         *((("Accuracy (fraction right)", right, ""),) if barrier.has_accuracy else ()),
-        *((o, {n: c.metrics[o] for n, c in curves.items() if o in c.metrics}, "") for o in others),
+        *((o, {n: (barrier.kind(n), c.metrics[o]) for n, c in curves.items() if o in c.metrics}, "") for o in others),
     )
     figures = "\n".join(
         f"<figure><figcaption>{markup(title)}</figcaption>{curve_svg(title, barrier.lam, values, unit)}</figure>"

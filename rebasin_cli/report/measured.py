@@ -65,12 +65,11 @@ def barrier_grid(barrier: BarrierRecord) -> Grid:
 def merge_headline(merge: MergeRecord) -> str:
     """What the merge is worth beside its models and their plain mean, or how much closer they came."""
     scores = merge.scores
-    if "merged" in scores:
+    if merge.written is not None:
         losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
         ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
-        merged = list(scores.values())[-1]  # the one that is written, repaired if that was asked for
         return (
-            f"{len(merge.weights)} models merged: loss {loss_text(merged.loss)}, of their plain mean "
+            f"{len(merge.weights)} models merged: loss {loss_text(merge.written.loss)}, of their plain mean "
             f"{loss_text(scores['naive average'].loss)}, {ends}"
         )
     before, after = (

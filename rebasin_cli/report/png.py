@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.report.document import BarrierRecord, CurveRecord
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, Kind
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
-_COLOURS = {"naive": "#d1495b", "aligned": "#1a7f5a", "bn": "#2a6fb5", "repair": "#8a5cb8"}
-_OTHER = "#66727f"  # of a name that only a document from elsewhere has
+_COLOURS: Mapping[Kind, str] = {"naive": "#d1495b", "aligned": "#1a7f5a", "bn": "#2a6fb5", "repair": "#8a5cb8"}
 
 
 def require_matplotlib() -> None:
@@ -41,7 +41,7 @@ def to_png(barrier: BarrierRecord) -> bytes:
     loss, accuracy = every[0], every[1] if barrier.has_accuracy else None
     for name, curve in barrier.curves.items():
         shown = one_line(name, LONGEST_NAME)
-        colour = _COLOURS.get(name.split(" ")[-1], _OTHER)  # of `aligned + bn` the last word
+        colour = _COLOURS[barrier.kind(name)]
         style: dict[str, Any] = {"color": colour, "linestyle": "--" if name == "naive" else "-"}
         label = f"{shown}, barrier {loss_text(curve.barrier)}"
         loss.plot(barrier.lam, curve.loss, marker="o", markersize=3, label=label, **style)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from rebasin_cli.report.document import Kind
 from rebasin_cli.report.figures import finite_range, tick_text, ticks
 from rebasin_cli.safe_text import block
 
@@ -13,12 +14,12 @@ WIDTH, HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
 
 
-def curve_svg(title: str, lam: Sequence[float], curves: Mapping[str, Sequence[float]], unit: str) -> str:
-    """One chart. `curves` maps a CSS class, which is also the curve's name, to its values over `lam`.
+def curve_svg(title: str, lam: Sequence[float], curves: Mapping[str, tuple[Kind, Sequence[float]]], unit: str) -> str:
+    """One chart. `curves` maps the name of a curve to its kind, which is its CSS class, and its values over `lam`.
 
     Values that are not finite leave a gap. Every point carries its figures as a tooltip.
     """
-    span = finite_range(list(curves.values()))
+    span = finite_range([values for _, values in curves.values()])
     if span is None:
         return f"<p>{markup(title)}: no finite value</p>"
     margin = (span[1] - span[0]) * 0.04
@@ -40,11 +41,11 @@ def curve_svg(title: str, lam: Sequence[float], curves: Mapping[str, Sequence[fl
         parts.append(_text("tick", x(mark), HEIGHT - _BOTTOM + 18, "middle", f"{mark:g}"))
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(low)}" y2="{y(low)}"/>')
     parts.append(_text("label", x(0.5), HEIGHT - 4, "middle", "λ, the weight on B"))
-    for name, values in curves.items():
+    for name, (kind, values) in curves.items():
         path = _path([(x(a), y(v)) if math.isfinite(v) else None for a, v in zip(lam, values, strict=True)])
-        parts.append(f'<path class="{markup(name)}" d="{path}"/>')
+        parts.append(f'<path class="{kind}" d="{path}"/>')
         parts += [
-            f'<circle class="{markup(name)}" cx="{x(a)}" cy="{y(v)}" r="3">'
+            f'<circle class="{kind}" cx="{x(a)}" cy="{y(v)}" r="3">'
             f"<title>{markup(name)}, λ = {a:.4g}: {v:.4g} {markup(unit)}</title></circle>"
             for a, v in zip(lam, values, strict=True)
             if math.isfinite(v)

@@ -6,19 +6,23 @@ Aligned is a solid line, naive a dotted one and repaired ones are sparser still,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from rich.text import Text
 
-from rebasin_cli.report.document import BarrierRecord
+from rebasin_cli.report.document import BarrierRecord, Kind
 from rebasin_cli.report.figures import finite_range, loss_text, tick_text, ticks
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
-_LOOKS = {"naive": ("red", "o", 2), "aligned": ("green", "*", 1), "bn": ("blue", "+", 3), "repair": ("magenta", "x", 5)}
+_LOOKS: Mapping[Kind, tuple[str, str, int]] = {
+    "naive": ("red", "o", 2),
+    "aligned": ("green", "*", 1),
+    "bn": ("blue", "+", 3),
+    "repair": ("magenta", "x", 5),
+}
 """Colour, mark of the ASCII plot and gap between dots of each curve."""
-_OTHER = ("yellow", "?", 7)  # of a name that only a document from elsewhere has
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille bits by row and column of a cell
 
 
@@ -64,8 +68,8 @@ def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unic
     Points that are not finite are left out. Returns an empty text if there is nothing to draw.
     """
     series = [
-        _Series(_name(name, unicode), curve.loss, curve.barrier, *_LOOKS.get(name.split(" ")[-1], _OTHER))
-        for name, curve in barrier.curves.items()  # the looks of `aligned + bn` are those of its last word
+        _Series(_name(name, unicode), curve.loss, curve.barrier, *_LOOKS[barrier.kind(name)])
+        for name, curve in barrier.curves.items()
     ]
     span = finite_range([s.values for s in series])
     if span is None or len(barrier.lam) < 2:

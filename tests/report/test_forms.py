@@ -97,7 +97,7 @@ def test_every_form_names_the_unit_of_the_losses() -> None:
 def with_more() -> RunDocument:
     """Metrics, one of them missing in places, and repaired curves."""
     naive = replace(BARRIER.naive, metrics={"macro-f1": (0.5,) * 8 + (math.nan,)})
-    more = {"aligned + bn": BARRIER.aligned, "aligned + repair": BARRIER.aligned}
+    more = {f"aligned + {kind}": replace(BARRIER.aligned, basis={"repair": kind}) for kind in ("bn", "repair")}
     return replace(INTERPOLATE, barrier=replace(BARRIER, naive=naive, repaired=more))
 
 
@@ -113,6 +113,16 @@ def test_what_does_not_fit_beside_each_other_has_tables_of_its_own() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "0.5000   50.0 %" in text
     assert "<figcaption>macro-f1</figcaption>" in to_html(with_more())
+
+
+def test_the_best_curve_and_the_kinds_of_curves() -> None:
+    barrier = with_more().barrier
+    assert barrier is not None
+    assert [barrier.kind(name) for name in barrier.curves] == ["naive", "aligned", "bn", "repair"]
+    assert barrier.best == ("aligned + repair", barrier.repaired["aligned + repair"])
+    assert BARRIER.best == ("aligned", BARRIER.aligned)
+    odd = replace(BARRIER, repaired={"a name from elsewhere": BARRIER.aligned})
+    assert odd.kind("a name from elsewhere") == "repair"
 
 
 def test_facts_name_inputs_and_outputs() -> None:
@@ -209,8 +219,8 @@ def test_the_page_escapes_and_warns() -> None:
     assert "<b>heads" not in html
 
 
-def test_the_chart_has_every_point_and_gaps_where_there_is_none() -> None:
-    svg = curve_svg("Loss", (0.0, 0.25, 0.5, 0.75, 1.0), {"naive": (1.0, 2.0, math.nan, 2.0, 1.0)}, "nats")
+def test_a_chart_has_every_point_and_gaps() -> None:
+    svg = curve_svg("Loss", (0.0, 0.25, 0.5, 0.75, 1.0), {"naive": ("naive", (1.0, 2.0, math.nan, 2.0, 1.0))}, "nats")
     root = ElementTree.fromstring(svg)
     assert len(root.findall("circle")) == 4
     (path,) = root.findall("path")
@@ -218,7 +228,7 @@ def test_the_chart_has_every_point_and_gaps_where_there_is_none() -> None:
     points = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in root.findall("circle")]
     assert points[0][0] < points[1][0] < points[2][0] < points[3][0]
     assert points[1][1] < points[0][1]  # a higher loss is higher up
-    assert "no finite value" in curve_svg("Loss", (0.0, 1.0), {"naive": (math.nan, math.nan)}, "nats")
+    assert "no finite value" in curve_svg("Loss", (0.0, 1.0), {"naive": ("naive", (math.nan, math.nan))}, "nats")
 
 
 def test_markdown_tables_are_tables() -> None:
