@@ -18,7 +18,6 @@ from rebasin_cli.checkpoints.dtypes import (
     tensor_bytes,
     torch_dtype,
 )
-from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
@@ -31,6 +30,7 @@ from rebasin_cli.checkpoints.writer import (
     write_checkpoint,
     write_tensors,
 )
+from rebasin_cli.failures import human_bytes, system_failure
 
 __all__ = [
     "BITS",

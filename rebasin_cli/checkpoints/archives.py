@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rebasin_cli.checkpoints.failures import human_bytes
 from rebasin_cli.checkpoints.reader import StableFile
 from rebasin_cli.checkpoints.stored import Storage, storage_of
 from rebasin_cli.checkpoints.unpickling import PickleFault, Unpickled, stand_for, unpickle
 from rebasin_cli.errors import ContentError
+from rebasin_cli.failures import human_bytes
 
 RESAVE = "save the state dict alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
 DAMAGED = "the file is damaged or incomplete: download or save it again"
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _LOCAL_HEADER = 30  # bytes; name and extra field follow it
-_DIRECTORY = 32 << 20  # bytes of a zip archive's directory: some 300,000 records
+_DIRECTORY = 16 << 20  # bytes of a zip archive's directory: some 150,000 records
 
 
 class Archive(Protocol):

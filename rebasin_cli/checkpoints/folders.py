@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from rebasin_cli.checkpoints.kinds import read_json
 from rebasin_cli.errors import ContentError, RebasinError
+from rebasin_cli.files import read_json
 from rebasin_cli.safe_text import shell_word
 
 _PIPELINE, _ADAPTER = "model_index.json", "adapter_config.json"

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
-from rebasin_cli.checkpoints.failures import human_bytes
 from rebasin_cli.errors import ContentError
+from rebasin_cli.failures import human_bytes
+from rebasin_cli.files import parse_json
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000  # the limit of the format, against headers that only eat memory
@@ -132,15 +133,13 @@ def _decode(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise _HeaderError(f"this is not a safetensors file: its header begins with {text[:8]!r} instead of '{{'")
     try:
-        table: dict[str, Any] = json.loads(
+        table: dict[str, Any] = parse_json(
             text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
         )
     except _HeaderError:
         raise
     except UnicodeDecodeError as error:
         raise _HeaderError(f"the header is not UTF-8 (byte {error.start})") from None
-    except RecursionError:
-        raise _HeaderError("the header is nested too deeply") from None
     except ValueError as error:
         raise _HeaderError(f"the header is not JSON: {error}") from None
     return table  # it began with a brace

@@ -6,22 +6,23 @@ pointer under the right name. Those are recognised here, because "header too lar
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, MAX_HEADER
-from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.errors import ContentError
+from rebasin_cli.failures import human_bytes, system_failure
+from rebasin_cli.files import not_regular, open_regular
 
 Kind = Literal["safetensors", "zip", "pickle"]
 
 _HEAD = 512
 _TAR_AT = 257  # bytes into a tar archive that its name stands
 _CONVERT = "load it with its own library and save the weights as safetensors, or get the safetensors of the same model"
+_PIPE = "pass a pipe's contents with -"
 _READS = "checkpoints are read from safetensors files, or from torch's .pt, .pth, .bin and .ckpt"
 
 # (how the file begins, what it is, what to do)
@@ -62,51 +63,8 @@ def stat_file(path: Path) -> os.stat_result:
     except OSError as error:
         raise system_failure(error, path, "read") from error
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise _not_regular(path)
+        raise not_regular(path, status.st_mode, _PIPE)
     return status
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor to read from, of a regular file only: never waits for a pipe, never reads a device.
-
-    Raises:
-        OSError: it cannot be opened. SystemFailure: it is something else.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _not_regular(path)
-    return descriptor
-
-
-def read_json(path: Path, limit: int) -> Any:
-    """A small JSON file.
-
-    Args:
-        limit: the bytes that a file of its kind may have.
-    Raises:
-        ContentError: larger than that, or not JSON. SystemFailure: it cannot be read, or is no regular file.
-    """
-    try:
-        with open(open_regular(path), "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise system_failure(error, path, "read") from error
-    if len(data) > limit:
-        raise ContentError(
-            f"{path.name} has more than {human_bytes(limit)}, which a file of its kind does not need",
-            where=str(path), remedy="download or restore the file",
-        )  # fmt: skip
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ContentError(
-            f"{path.name} is not JSON: {error}", where=str(path), remedy="download or restore the file"
-        ) from None
-
-
-def _not_regular(path: Path) -> SystemFailure:
-    return SystemFailure(f"cannot read {path}: it is not a regular file", remedy="pass a pipe's contents with -")
 
 
 def kind_of(path: Path) -> Kind:
@@ -118,7 +76,7 @@ def kind_of(path: Path) -> Kind:
     """
     size = stat_file(path).st_size
     try:
-        with open(open_regular(path), "rb") as file:
+        with open(open_regular(path, _PIPE), "rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
         raise system_failure(error, path, "read") from error

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.renaming import ASIDE
 from rebasin_cli.errors import SystemFailure
+from rebasin_cli.failures import system_failure
 from rebasin_cli.safe_text import shell_word
 
 LOCK = ".rebasin-lock"

@@ -21,6 +21,7 @@ from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.safe_text import shell_word
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LONGEST_NAME = 400  # characters: the longest names of known networks have 150
 _FILE_NAME = re.compile(r"\.(?:safetensors|json|bin|pth?|ckpt)$")
 
 
@@ -53,6 +54,7 @@ def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
     where = checkpoint.address
     if not checkpoint.infos:
         raise ContentError("the checkpoint has no tensors", where=where, remedy="save the model again")
+    _refuse_long_names(checkpoint)
     for refuse in (refuse_quantised, refuse_placeholders, refuse_adapter_file):
         refuse(checkpoint.infos, where)
     return checkpoint
@@ -64,6 +66,17 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
         _refuse_key(key, "a safetensors file", path)
         return SafetensorsFile(path)
     return PickleFile(path, zipped=kind == "zip", key=key, named=named)
+
+
+def _refuse_long_names(checkpoint: Checkpoint) -> None:
+    """Every name is compared with many patterns, which takes long for one that is longer than any module's path."""
+    longest = max(checkpoint.infos, key=len)
+    if len(longest) > _LONGEST_NAME:
+        raise ContentError(
+            f"a tensor has a name of {len(longest):,} characters, and {_LONGEST_NAME} are allowed: {longest[:60]}…",
+            where=checkpoint.address,
+            remedy="save the model again with shorter names",
+        )
 
 
 def _refuse_key(key: str | None, what: str, path: Path) -> None:

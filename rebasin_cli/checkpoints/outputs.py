@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from rebasin_cli.checkpoints.deferring import signals_deferred
-from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.locking import LOCK, PARTIAL, Lock, clean_leftovers, partial_path, remove
 from rebasin_cli.checkpoints.renaming import exchange, rename_new
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.failures import system_failure
 
 
 def resolve_target(target: Path) -> Path:

@@ -22,6 +22,7 @@ from rebasin_cli.checkpoints.hyperparameters import find_config
 from rebasin_cli.checkpoints.networks import choose_network, describe, entries, listed, shown
 from rebasin_cli.checkpoints.reader import CHUNK, Block, StableFile
 from rebasin_cli.checkpoints.stored import (
+    EXPANDED,
     Storage,
     StoredTensor,
     UnreadableTensor,
@@ -32,6 +33,7 @@ from rebasin_cli.checkpoints.stored import (
 )
 from rebasin_cli.checkpoints.unpickling import PickleFault, TooMuch
 from rebasin_cli.errors import ContentError
+from rebasin_cli.failures import human_bytes
 
 # What only an attack on careless readers asks for. Nothing would come of it here, but the user should know.
 _ATTACKS = re.compile(
@@ -39,6 +41,7 @@ _ATTACKS = re.compile(
     r"|torch\.hub|torch\.utils\.cpp_extension)\.|builtins\.(?:eval|exec|compile|open|__import__|input|execfile|"
     r"breakpoint|globals)$"
 )
+_REPEATED = 16  # times that the bytes of a file may be views of: layers that share their weights
 _KNOWN = ("torch.", "collections.", "numpy.", "builtins.", "_codecs.", "copyreg.")
 
 
@@ -66,7 +69,7 @@ class PickleFile:
             archive = open_archive(self._file, zipped=zipped)
             _refuse_attack(archive.pickle.globals, where)
             chosen = choose_network(archive.pickle.value, key, where, named or where)
-            tensors, others = _state_dict(chosen.network.holder, where)
+            tensors, others = _state_dict(chosen.network.holder, where, self._file.size)
             self._starts = {
                 name: _place(archive, name, tensor.source)
                 for name, tensor in tensors.items()
@@ -131,9 +134,10 @@ def _left_out(names: Collection[str], told: Collection[str]) -> tuple[str, ...]:
     return (f"classes in the file that were not imported: {listed(classes)}",) if classes else ()
 
 
-def _state_dict(holder: Any, where: str) -> tuple[Mapping[str, StoredTensor], tuple[str, ...]]:
-    """The tensors of a network by name, and what to tell about the rest of it."""
+def _state_dict(holder: Any, where: str, size: int) -> tuple[Mapping[str, StoredTensor], tuple[str, ...]]:
+    """The tensors of a network by name, and what to tell about the rest of it; `size`: of the file, in bytes."""
     tensors, others = {}, []
+    expanded = 0
     for key, value in (entries(holder) or {}).items():
         if not is_tensor(value):
             others.append(f"{shown(key)} ({describe(value)})")
@@ -146,6 +150,9 @@ def _state_dict(holder: Any, where: str) -> tuple[Mapping[str, StoredTensor], tu
         if isinstance(tensor, UnreadableTensor):
             raise _unreadable(name, tensor, where)
         tensors[name] = tensor
+        expanded += tensor.info.nbytes
+    if expanded > _REPEATED * size + EXPANDED:
+        raise PickleFault(f"its tensors have {human_bytes(expanded)}, and the file has {human_bytes(size)}")
     return tensors, (f"not tensors, left out: {listed(others)}",) if others else ()
 
 

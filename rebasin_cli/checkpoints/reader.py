@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import torch
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
-from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, header_length, parse_header
-from rebasin_cli.checkpoints.kinds import open_regular, stat_file
+from rebasin_cli.checkpoints.kinds import stat_file
 from rebasin_cli.errors import SystemFailure
+from rebasin_cli.failures import system_failure
+from rebasin_cli.files import open_regular
 
 CHUNK = 8 << 20  # bytes in one block of a stream: large enough for the disk, small beside any budget
 _MAPPED = 1 << 20  # bytes from which a buffer gets pages of its own

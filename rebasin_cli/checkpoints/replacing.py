@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints.failures import human_bytes, system_failure
 from rebasin_cli.checkpoints.outputs import Outputs, resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.failures import human_bytes, system_failure
 from rebasin_cli.safe_text import shell_word
 
 

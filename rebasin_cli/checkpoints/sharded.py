@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
-from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.folders import refuse_adapter, refuse_others, refuse_pipeline
-from rebasin_cli.checkpoints.kinds import read_json
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.failures import system_failure
+from rebasin_cli.files import read_json
 
 INDEX_SUFFIX = ".index.json"
 # Formats of weights, the preferred first; a folder with several is read in the first that it has.
@@ -26,8 +26,8 @@ _WEIGHTS = frozenset(
 # What training leaves beside the weights in the same formats.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
 _USUAL = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
-_CONFIG_LIMIT = 16 << 20  # bytes: 20,000 names of classes take 1 MB
-_INDEX_LIMIT = 100 << 20  # bytes: 100,000 tensors take 10 MB
+CONFIG_LIMIT = 16 << 20  # bytes: 20,000 names of classes take 1 MB
+_INDEX_LIMIT = 64 << 20  # bytes: 100,000 tensors take 10 MB
 _COMPANION_LIMIT = 64 << 20  # bytes: tokenizers reach 35 MB, weights in an unknown format are larger
 
 
@@ -116,7 +116,7 @@ def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None
     if not path.exists():
         return None, ()
     try:
-        config = read_json(path, _CONFIG_LIMIT)
+        config = read_json(path, CONFIG_LIMIT)
         if not isinstance(config, Mapping):
             raise ContentError(
                 f"config.json should be a JSON object and is a {type(config).__name__}", where=str(path),

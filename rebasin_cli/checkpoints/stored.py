@@ -20,7 +20,7 @@ from rebasin_cli.checkpoints.unpickling import PERSISTENT, Global, PickleFault, 
 Read = Callable[[int, int], torch.Tensor]  # position and count of bytes -> 1-D uint8
 
 _INT64 = 1 << 63
-_EXPANDED = 256 << 20  # bytes that a tensor may have beyond those that are stored (an expanded view)
+EXPANDED = 256 << 20  # bytes that a tensor may have beyond those that are stored (an expanded view)
 
 # Names of types: torch's (with its storages'), NumPy's. What safetensors cannot hold has only a size.
 _OF_TORCH = {str(dtype).removeprefix("torch."): name for name, dtype in TORCH_DTYPES.items()}
@@ -276,7 +276,7 @@ def _check_inside(tensor: StoredTensor, available: int) -> None:
         raise PickleFault(
             f"a tensor of shape {list(tensor.info.shape)} reaches to byte {end} of its storage, which has {available}"
         )
-    if tensor.info.nbytes > available + _EXPANDED:
+    if tensor.info.nbytes > available + EXPANDED:
         raise PickleFault(f"a tensor of shape {list(tensor.info.shape)} repeats {available} bytes without end")
 
 

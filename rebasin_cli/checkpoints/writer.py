@@ -17,11 +17,11 @@ import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.dtypes import TensorInfo, dtype_name, tensor_bytes, torch_dtype
-from rebasin_cli.checkpoints.failures import system_failure
 from rebasin_cli.checkpoints.header import build_header
 from rebasin_cli.checkpoints.outputs import Outputs, new_file, resolve_target
 from rebasin_cli.checkpoints.reader import CHUNK
 from rebasin_cli.checkpoints.replacing import check_file_target, check_folder_target, check_space
+from rebasin_cli.failures import system_failure
 
 Read = Callable[[str], torch.Tensor]
 OnBytes = Callable[[int], None]

@@ -82,7 +82,7 @@ def read_piped_document(usage: str) -> RunDocument:
         UsageError: stdin is a terminal or empty.
         ContentError: what comes is no run document.
     """
-    from rebasin_cli.checkpoints.failures import human_bytes
+    from rebasin_cli.failures import human_bytes
     from rebasin_cli.report.codec import from_json
 
     if sys.stdin is None or sys.stdin.isatty():
@@ -116,7 +116,7 @@ def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
 def _spool(cleanup: ExitStack) -> Path:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("`-` reads a checkpoint from stdin, and nothing is piped in", remedy="name a file")
-    from rebasin_cli.checkpoints.failures import system_failure
+    from rebasin_cli.failures import system_failure
 
     folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-"))
     spooled = Path(folder) / "stdin.safetensors"  # what a file is, its contents say

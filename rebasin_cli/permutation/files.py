@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.checkpoints import Outputs, check_file_target, open_checkpoint, system_failure, tensors_bytes
+from rebasin_cli.checkpoints import Outputs, check_file_target, open_checkpoint, tensors_bytes
 from rebasin_cli.errors import ContentError
+from rebasin_cli.files import parse_json, read_bytes
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 FORMAT = "rebasin.permutation/1"
+LARGEST = 1 << 30  # bytes: 8 for each unit, of which the largest networks have some millions
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,7 @@ def load_permutation(path: Path) -> SavedPermutation:
         ContentError: not a permutation file, or an array that is none.
     """
     checkpoint = open_checkpoint(path)
-    try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise system_failure(error, path, "read") from error
+    sha256 = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
     if checkpoint.metadata.get("format") != FORMAT:
         raise ContentError(
             f"{path} is not a permutation file",
@@ -133,7 +132,7 @@ def load_permutation(path: Path) -> SavedPermutation:
 
 def _inputs(text: str) -> Mapping[str, str]:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
+        found = parse_json(text)
+    except ValueError:
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}

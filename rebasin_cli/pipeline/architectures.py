@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import ContentError, SystemFailure, UsageError
+from rebasin_cli.checkpoints.sharded import CONFIG_LIMIT
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.inspect import tensor_records
 from rebasin_cli.pipeline.listener import Listener
@@ -141,12 +142,7 @@ def _read_config(path: Path) -> Mapping[str, object]:
         ContentError: it is none. SystemFailure: it cannot be read.
     """
     remedy = "--config takes the config.json of a network; --set NAME=N gives one size"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SystemFailure(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
-    except (ValueError, RecursionError) as error:
-        raise ContentError(f"{path} is not JSON: {error}", remedy=remedy) from error
+    value = read_json(path, CONFIG_LIMIT, remedy)
     if not isinstance(value, dict):
         raise ContentError(f"{path} holds no object", remedy=remedy)
     return value

@@ -15,8 +15,10 @@ from pathlib import Path
 from time import monotonic
 
 from rebasin_cli.checkpoints import Outputs
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation import Scores
+from rebasin_cli.files import read_bytes
+from rebasin_cli.permutation.files import LARGEST
 from rebasin_cli.pipeline.binding import Pair, SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.work import Source
@@ -240,8 +242,8 @@ def _scores(curve: CurveRecord) -> list[Scores]:
 
 def _sha256(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        return hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
+    except RebasinError:
         return None
 
 

@@ -19,10 +19,12 @@ from pathlib import Path
 from rebasin_cli.checkpoints import Outputs, open_checkpoint, system_failure
 from rebasin_cli.checkpoints.locking import clean_leftovers
 from rebasin_cli.errors import RebasinError, UsageError
+from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.targets import identity
 
 MANIFEST = "rebasin-points.json"
 FORMAT = "rebasin.points/1"
+_LARGEST = 1 << 20  # bytes of the manifest: thousands of points
 _POINT = re.compile(r"lam-\d\.\d{4}(\.safetensors)?")
 
 Facts = Mapping[str, str]
@@ -55,8 +57,8 @@ class PointsRun:
 
 def read_run(folder: Path) -> PointsRun | None:
     """The run that a folder says it belongs to; None if it does not say."""
-    with suppress(OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        value = json.loads((folder / MANIFEST).read_bytes())
+    with suppress(RebasinError, TypeError, KeyError, AttributeError):
+        value = read_json(folder / MANIFEST, _LARGEST)
         if value["format"] == FORMAT:
             made_of, match = ({str(k): str(v) for k, v in value[part].items()} for part in ("made_of", "match"))
             return PointsRun(made_of, match, tuple(map(str, value["points"])))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import rebasin_cli
 from rebasin_cli.checkpoints import replacing_file
 from rebasin_cli.errors import RebasinError
+from rebasin_cli.files import read_json
 from rebasin_cli.spec import PermutationSpec
 
 _LARGEST = 1 << 20  # bytes of the file that are read: thousands of proofs
@@ -72,13 +72,8 @@ def _place() -> Path:
 def _stored() -> dict[str, Any]:
     """What the file holds, by the hash of the spec; nothing if it is not ours."""
     try:
-        descriptor = os.open(_place(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-                return {}
-            found = json.loads(file.read(_LARGEST))["proofs"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        found = read_json(_place(), _LARGEST)["proofs"]
+    except (RebasinError, TypeError, KeyError):
         return {}
     return found if isinstance(found, dict) else {}
 

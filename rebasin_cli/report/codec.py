@@ -7,6 +7,7 @@ whatever they do not have, naming the place. A loss that is not finite is `null`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -15,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast
 
-from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.errors import ContentError
+from rebasin_cli.files import parse_json, read_text
 from rebasin_cli.report.document import SCHEMA_VERSION, RunDocument
 from rebasin_cli.safe_text import escaped_json
 
@@ -27,6 +29,8 @@ _UNLESS_EMPTY = (
     "trials", "losses", "repaired", "failures", "metrics", "basis", "missing", "unit", "kept", "proof", "checked",
     "key", "hashes",
 )  # fmt: skip
+LONGEST = 128 << 20  # bytes of a document: a hundred thousand tensors and dims take half
+_INT64 = 1 << 63
 SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 
 
@@ -51,8 +55,8 @@ def from_json(text: str, source: str) -> RunDocument:
     """
     remedy = "give the JSON that `rebasin align` or `rebasin interpolate` prints into a pipe or writes to --report"
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise ContentError(f"not a run document: {_not_json(text, error)}", where=source, remedy=remedy) from error
     if not isinstance(value, dict) or "schema_version" not in value:
         raise ContentError("not a run document: no `schema_version` in it", where=source, remedy=remedy)
@@ -71,19 +75,8 @@ def from_json(text: str, source: str) -> RunDocument:
 
 def read_document(path: Path) -> RunDocument:
     """Read a document from a file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ContentError(
-            f"not a run document: byte {error.start} is not text",
-            where=str(path),
-            remedy="name the .rebasin.json file, not the checkpoint beside it",
-        ) from error
-    except OSError as error:
-        raise SystemFailure(
-            f"cannot read {path}: {error.strerror}", remedy="name a run document that `rebasin align` wrote"
-        ) from error
-    return from_json(text, str(path))
+    remedy = "name the .rebasin.json file that `rebasin align` wrote, not the checkpoint beside it"
+    return from_json(read_text(path, LONGEST, "a run document", remedy), str(path))
 
 
 class _MisfitError(Exception):
@@ -92,8 +85,8 @@ class _MisfitError(Exception):
 
 def _not_json(text: str, error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        line = [*text.splitlines(), ""][error.lineno - 1]
-        return f"line {error.lineno} is not JSON: {line[:40]!r}"
+        line = text[error.pos - error.colno + 1 :][:40].partition("\n")[0]
+        return f"line {error.lineno} is not JSON: {line!r}"
     return str(error)
 
 
@@ -134,16 +127,24 @@ def _value(kind: Any, value: Any, place: str) -> Any:
     if kind is float:
         if value is None:
             return math.nan
-        _expect(isinstance(value, int | float) and not isinstance(value, bool), place, "a number", value)
+        _expect(isinstance(value, float) or _is_int(value), place, "a number", value)
         return float(value)
-    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    right = _is_int(value) if kind is int else isinstance(value, kind)
     _expect(right, place, {int: "a whole number", str: "a text", bool: "true or false"}[kind], value)
     return value
 
 
+def _is_int(value: Any) -> bool:
+    """Whether it is a whole number that 64 bits hold: JSON has larger ones, which are no float."""
+    return type(value) is int and -_INT64 <= value < _INT64
+
+
+_hints = functools.cache(typing.get_type_hints)  # slow, and a document has thousands of records of a few kinds
+
+
 def _fields(kind: Any, value: Any, place: str) -> Any:
     _expect(isinstance(value, dict), place, "an object", value)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     names = {_JSON_NAME.get(f.name, f.name): f for f in dataclasses.fields(kind)}
     for name in value:
         if name not in names:

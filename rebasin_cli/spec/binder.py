@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rebasin_cli.spec.claims import Claim, Matcher, Problem, Shape, claim_tensors, missing_tensors
+from rebasin_cli.spec.claims import MOST_PROBLEMS, Claim, Matcher, Problem, Shape, claim_tensors, missing_tensors
 from rebasin_cli.spec.ignoring import left_by, patterns_for
 from rebasin_cli.spec.indexing import Slab, find_slabs
 from rebasin_cli.spec.language import Line, PermutationSpec
@@ -66,6 +66,8 @@ class Mismatch:
     @property
     def counted(self) -> str:
         """`3 differences`."""
+        if len(self.problems) >= MOST_PROBLEMS:
+            return f"more than {MOST_PROBLEMS:,} differences"
         return f"{len(self.problems)} difference{'s' if len(self.problems) != 1 else ''}"
 
 
@@ -100,6 +102,8 @@ class Binder:
     def run(self) -> Layout | Mismatch:
         """Bind, or say why not."""
         claims, problems = claim_tensors(self.matcher, self.shapes, forms=self.loose)
+        if sum(bool(self.shapes[problem.key]) for problem in problems) >= MOST_PROBLEMS:
+            return Mismatch(self.spec, str(self.prefix), tuple(problems))
         self.unheeded = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
         misfits = {p.key for p in problems if p.key in self.left and not p.unspoken}
         held = self._families(
@@ -140,7 +144,8 @@ class Binder:
         self.unheeded |= {self.on_disk[problem.key] for problem in scalars}
         if scalars:
             self.notes.append(f"no line speaks of {_listed([self.on_disk[p.key] for p in scalars])}; scalars stay")
-        return [problem for problem in problems if problem not in scalars]
+        told = {problem.key for problem in scalars}
+        return [problem for problem in problems if problem.key not in told]
 
     def _beyond_folded(self, missing: Sequence[Problem], claims: Mapping[str, Claim]) -> list[Problem]:
         """What is missing but for BatchNorms that were folded into the layers before them, which have biases then."""

@@ -16,6 +16,11 @@ from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value
 Shape = tuple[int, ...]
 Instance = tuple[Value, ...]
 
+MOST_PROBLEMS = 5000
+"""Tensors that no line speaks of, after which a spec is given up: a second network beside the first may have some."""
+
+_HINTS = 20  # problems that come with the nearest templates, which are slow to find: more than an error shows
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -98,6 +103,10 @@ class Matcher:
         found = _narrow(self, form.base, form.axes, ends or {}) if form else []
         return [Claim(key, claim.line, claim.bindings, form) for claim in found if claim.line.pattern is not None]
 
+    def covers(self, keys: Mapping[str, Shape]) -> bool:
+        """A quick screen: whether some line speaks of every key."""
+        return all(self.candidates(key, len(shape)) for key, shape in keys.items())
+
     def coverage(self, keys: Mapping[str, Shape], *, forms: bool = False) -> float:
         """A quick screen: the share of kinds of keys (numbers and lengths aside) of which some line speaks."""
         kinds: dict[tuple[str, int], str] = {}
@@ -122,6 +131,7 @@ def claim_tensors(
     claims: dict[str, Claim] = {}
     open_: dict[str, list[Claim]] = {}
     problems: list[Problem] = []
+    odd = 0
     ends = _ends(matcher, {**shapes, **stored_weights(shapes)} if forms else shapes)
     for key, shape in shapes.items():
         candidates = _narrow(matcher, key, len(shape), ends)
@@ -132,7 +142,10 @@ def claim_tensors(
         elif candidates:
             open_[key] = candidates
         else:
-            problems.append(_unclaimed(matcher, key, shape))
+            problems.append(_unclaimed(matcher, key, shape, hint=len(problems) < _HINTS))
+            odd += bool(shape)  # scalars may be counters
+            if odd >= MOST_PROBLEMS:
+                return claims, problems
     known = {instance for claim in claims.values() for instance in defined_by(claim)}
     for key, candidates in open_.items():
         speaking = all(defined_by(c) for c in candidates)  # a line without dims is told by nothing
@@ -172,12 +185,15 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
         for line in spec.lines
         if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
     ]
+    by_skeleton: dict[str, list[str]] = {}
+    for name in present:
+        by_skeleton.setdefault(skeleton_of(name), []).append(name)
     families: dict[tuple[str, int], list[Line]] = {}
     for line in required:
         families.setdefault((line.template.family, line.line), []).append(line)
     groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
     for (text, number), lines in families.items():
-        if not any(id(line) in used or _matches_any(line, present) for line in lines):
+        if not any(id(line) in used or _matches_any(line, by_skeleton) for line in lines):
             problems.append(Problem(f"no tensor fits `{text}`", number, absent=lines[0]))
         for line in lines:
             group = groups.setdefault((line.template.scope, line.template.variables), {})
@@ -192,8 +208,9 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
     return problems
 
 
-def _matches_any(line: Line, keys: Collection[str]) -> bool:
-    return any(line.template.match(key) is not None for key in keys)
+def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool:
+    skeletons = line.template.skeletons or tuple(by_skeleton)
+    return any(line.template.match(key) is not None for each in skeletons for key in by_skeleton.get(each, ()))
 
 
 def instance_of(name: DimName, bindings: Bindings) -> Instance | None:
@@ -267,8 +284,8 @@ def _narrow(matcher: Matcher, key: str, axes: int, ends: _Ends) -> list[Claim]:
     return [c for c in claims if c.line.template.rank == best]
 
 
-def _unclaimed(matcher: Matcher, key: str, shape: Shape) -> Problem:
-    """Say why no line fits: a wrong number of axes, or the nearest templates."""
+def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Problem:
+    """Say why no line fits: a wrong number of axes, or the nearest templates (with `hint`)."""
     for line in (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild):
         if line.pattern is not None and line.template.match(key) is not None:
             return Problem(
@@ -277,8 +294,8 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape) -> Problem:
                 line.line,
                 key=key,
             )
-    near = nearest_templates(matcher.spec, key)
-    hint = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
+    near = nearest_templates(matcher.spec, key) if hint else ()
+    nearest = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
     for line in near:
         met = line.template.met_word(key)
         if met is not None:
@@ -293,7 +310,7 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape) -> Problem:
     return Problem(
         f"no line speaks of {key} {list(shape)}",
         near[0].line if near else 0,
-        f"the nearest are {hint}" if hint else "",
+        f"the nearest are {nearest}" if nearest else "",
         key,
         unspoken=True,
     )

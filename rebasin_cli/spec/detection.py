@@ -11,10 +11,15 @@ from rebasin_cli.spec.claims import Shape
 from rebasin_cli.spec.ignoring import left_by, options_for, require_matches
 from rebasin_cli.spec.language import PermutationSpec
 from rebasin_cli.spec.layout import Layout
-from rebasin_cli.spec.prefixes import MOST, prefix_candidates
+from rebasin_cli.spec.prefixes import MOST, Prefix, prefix_candidates
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
 from rebasin_cli.spec.template import skeleton_of
 
+MOST_KINDS = 5000
+"""Kinds of names in a checkpoint whose spec is looked for. The specs that ship have 300 at most."""
+
+_SAMPLE = 500  # kinds by which specs are compared where none fits
+_LARGE, _TRIED_IF_LARGE = 10_000, 2  # tensors beyond which only the nearest specs are tried
 _TRIED = 8
 """Specs of which the whole is tried where none covers every kind of tensor: those that cover most."""
 
@@ -49,13 +54,17 @@ def detect(
     left = left_by(ignore, shapes)
     kinds = _one_of_a_kind({key: shape for key, shape in shapes.items() if key not in left})
     request = Request(config, None, (), ignore)
-    screens = {spec.name: _screen(spec, kinds) for spec in specs}
-    results = [attempt(spec, shapes, request) for spec in specs if screens[spec.name] == 1.0]
+    if len(kinds) > MOST_KINDS:
+        raise _too_many_kinds(kinds)
+    results = [attempt(spec, shapes, request) for spec in specs if _covers(spec, kinds)]
     loose = not any(isinstance(r, Layout) for r in results)
     near: list[PermutationSpec] = []
+    screens: dict[str, float] = {}
     if loose:
-        screens = {spec.name: _screen(spec, kinds, loose=True) for spec in specs}
-        near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:_TRIED]
+        some = {key: kinds[key] for key in list(kinds)[:: -(-len(kinds) // _SAMPLE)]} if kinds else kinds
+        screens = {spec.name: _screen(spec, some) for spec in specs}
+        tried = _TRIED if len(shapes) <= _LARGE else _TRIED_IF_LARGE
+        near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:tried]
         near = [spec for spec in near if screens[spec.name] > 0 or (model_type and model_type in spec.model_types)]
         results = [attempt(spec, shapes, request, loose=True) for spec in near]
     fitting = [r for r in results if isinstance(r, Layout)]
@@ -87,16 +96,33 @@ def _one_of_a_kind(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     return {key: shapes[key] for key in kinds.values()}
 
 
-def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape], *, loose: bool = False) -> float:
-    """The share of kinds of keys that the spec has a line for, under its best prefix."""
-    matcher = matcher_for(spec)
+def _covers(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the spec has a line for every kind of key, under some prefix that all share."""
+    prefixes = prefix_candidates(spec, list(shapes))
+    return any(matcher_for(spec).covers(_under(prefix, shapes)) for prefix in prefixes)
+
+
+def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> float:
+    """The share of kinds that the spec has a line for, other forms of layers included, under its best prefix."""
     best = 0.0
-    for prefix in prefix_candidates(spec, list(shapes), MOST if loose else 1.0):
-        named = {prefix.strip(key): shape for key, shape in shapes.items()}
-        best = max(best, matcher.coverage(named, forms=loose))
+    for prefix in prefix_candidates(spec, list(shapes), MOST):
+        best = max(best, matcher_for(spec).coverage(_under(prefix, shapes), forms=True))
         if best == 1.0:
             break
     return best
+
+
+def _under(prefix: Prefix, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    return {prefix.strip(key): shape for key, shape in shapes.items()}
+
+
+def _too_many_kinds(kinds: Mapping[str, Shape]) -> ContentError:
+    shown = ", ".join(list(kinds)[:3])
+    return ContentError(
+        f"no architecture fits this checkpoint: its tensors have {len(kinds):,} kinds of names (numbers aside), and "
+        f"more than {MOST_KINDS:,} are not looked at; the first are {shown}",
+        remedy="leave the odd ones alone with --ignore PATTERN, or name a spec with --arch",
+    )
 
 
 def _fits_but_for(mismatch: Mismatch, shapes: Mapping[str, Shape]) -> ContentError:

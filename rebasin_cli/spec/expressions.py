@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from rebasin_cli.spec.bounds import LARGEST_SIZE
+
 _Lookup = Callable[[str], int | None]
 
 
@@ -37,9 +39,10 @@ class Expression:
         return any(_is_config(node) for node in ast.walk(self.tree))
 
     def evaluate(self, config: Mapping[str, Any] | None, lookup: _Lookup) -> int | None:
-        """Its value, or None where something it needs is absent, null or not a whole number."""
+        """Its value, or None where something it needs is absent, null or not a whole number that a size can be."""
         value = _number(_evaluate(self.tree, config, lookup))
-        return int(value) if value is not None and value.denominator == 1 and value >= 0 else None
+        whole = value is not None and value.denominator == 1 and 0 <= value <= LARGEST_SIZE
+        return int(value) if whole and value is not None else None
 
 
 def parse_expression(text: str) -> Expression:
@@ -52,7 +55,10 @@ def parse_expression(text: str) -> Expression:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f"`{text}` is not a size expression") from error
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    if len(nodes) > _MOST_NODES or any(isinstance(n, ast.Constant) and _is_large(n.value) for n in nodes):
+        raise ValueError(f"`{text[:40]}…` is longer than a size needs, or has a number beyond {LARGEST_SIZE:,}")
+    for node in nodes:
         if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and type(node.value) is not int):
             raise ValueError(f"`{text}`: a size has only whole numbers, names, config.…, + - * /, min( ) and brackets")
         if isinstance(node, ast.Call) and not (_is_named(node.func, _FUNCTION) and node.args and not node.keywords):
@@ -72,6 +78,7 @@ def _is_named(node: ast.AST, name: str) -> bool:
 
 
 _FUNCTION = "min"
+_MOST_NODES = 200  # of the parsed tree: some 40 numbers and names, and so nested no deeper than that
 _ALLOWED = (
     ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Load,
     ast.Call,
@@ -101,9 +108,14 @@ def _evaluate(node: ast.expr, config: Any, lookup: _Lookup) -> Any:
     return None
 
 
+def _is_large(value: Any) -> bool:
+    """Whether it is a number, as JSON may hold it, with which no size is computed."""
+    return isinstance(value, int) and abs(value) > LARGEST_SIZE
+
+
 def _number(value: Any) -> Fraction | None:
     """A number exactly as it is written: config.json's 0.1 is a tenth, not the nearest binary fraction."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or _is_large(value):
         return None
     return Fraction(str(value)) if math.isfinite(value) else None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.bounds import LONGEST_TEXT, MOST_LINES
 from rebasin_cli.spec.checks import faults, lines_twice
 from rebasin_cli.spec.expressions import parse_expression
 from rebasin_cli.spec.folder import architectures_folder
@@ -54,6 +55,7 @@ class _Parser:
     def __init__(self, path: Path, shipped: bool) -> None:
         self.path = path
         self.shipped = shipped
+        self._tables = 0
 
     def parse(self, table: Table) -> PermutationSpec:
         sections = self._sections(table)
@@ -62,18 +64,19 @@ class _Parser:
                 "a spec needs a `tensors` section", where=f"{self.path.name}:{table.line}",
                 remedy="list each tensor's key template with one pattern per axis; see architectures/README.md",
             )  # fmt: skip
-        lines = [
-            *self._lines(sections.get("tensors"), "tensors"),
-            *self._lines(sections.get("buffers"), "buffers"),
-            *self._ignored(sections.get("ignored")),
-        ]
+        lines: list[Line] = []
+        self._lines(lines, sections.get("tensors"), "tensors")
+        self._lines(lines, sections.get("buffers"), "buffers")
+        self._ignored(lines, sections.get("ignored"))
         rules = tuple(self._rule(key, value) for key, value in self._table(sections.get("dims")))
         sizes = tuple(self._size(key, value) for key, value in self._table(sections.get("sizes")))
         shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
         for fault in faults(lines, rules, sizes, shorthands):
             raise self.error(fault.what, fault.line, fault.remedy)
-        parts = [self._part(key, value) for key, value in self._table(sections.get("parts"))]
-        lines += [line for part in parts for line in part.lines()]
+        parts = []
+        for key, value in self._table(sections.get("parts")):
+            parts.append(self._part(key, value))
+            self._add(lines, parts[-1].lines(), key.line)
         rules += tuple(rule for part in parts for rule in part.rules())
         sizes += tuple(size for part in parts for size in part.sizes())
         shorthands += tuple(shorthand for part in parts for shorthand in part.shorthands())
@@ -110,25 +113,29 @@ class _Parser:
             sections[key.text] = value
         return sections
 
-    def _lines(self, node: Node | None, section: Section, prefix: str = "") -> list[Line]:
-        """The lines of a section; a key that holds a table is what all the table's keys begin with."""
-        lines: list[Line] = []
+    def _lines(self, lines: list[Line], node: Node | None, section: Section, prefix: str = "") -> None:
+        """Add the lines of a section; a key that holds a table is what all the table's keys begin with."""
+        self._tables += 1
+        if self._tables > MOST_LINES:
+            raise self.error(f"the spec's tables stand for more than {MOST_LINES:,} tables", node.line if node else 1)
         for key, value in self._table(node):
             if isinstance(value, Table):
                 for start in key.text.split():
-                    lines += self._lines(value, section, prefix + start)
+                    self._lines(lines, value, section, prefix + start)
                 continue
             pattern = self._parsed(_pattern, self._text(value), value.line)
             templates = self._parsed(parse_templates, prefix + key.text, key.line)
-            lines += [Line(template, pattern, section, key.line) for template in templates]
-        return lines
+            self._add(lines, (Line(template, pattern, section, key.line) for template in templates), key.line)
 
-    def _ignored(self, node: Node | None) -> list[Line]:
-        return [
-            Line(template, None, "ignored", item.line)
-            for item in self._items(node)
-            for template in self._parsed(parse_templates, item.text, item.line)
-        ]
+    def _ignored(self, lines: list[Line], node: Node | None) -> None:
+        for item in self._items(node):
+            templates = self._parsed(parse_templates, item.text, item.line)
+            self._add(lines, (Line(template, None, "ignored", item.line) for template in templates), item.line)
+
+    def _add(self, lines: list[Line], more: Iterable[Line], at: int) -> None:
+        lines += more
+        if len(lines) > MOST_LINES:
+            raise self.error(f"the spec has more than {MOST_LINES:,} key templates, alternatives spelled out", at)
 
     def _rule(self, key: Scalar, value: Node) -> Rule:
         name = self._parsed(parse_dim_name, key.text, key.line)
@@ -201,6 +208,8 @@ class _Parser:
         return SizeRule(name, choices, key.line)
 
     def _parsed(self, parse: Callable[[str], T], text: str, line: int) -> T:
+        if len(text) > LONGEST_TEXT:
+            raise self.error(f"`{text[:40]}…` has {len(text):,} characters, and {LONGEST_TEXT:,} are allowed", line)
         try:
             return parse(text)
         except ValueError as error:

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.errors import ContentError
+from rebasin_cli.files import read_text
+from rebasin_cli.spec.bounds import LONGEST_FILE
 
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TOO_DEEP = "nested too deep to be a permutation spec"
+_REMEDY = "a permutation spec is a YAML file; `rebasin arch list` shows the shipped ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,7 @@ def read_yaml(path: Path) -> Table:
         SystemFailure: the file cannot be read.
         ContentError: not UTF-8, not YAML, no mapping at the top, or a key given twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ContentError(
-            f"{path}: not a text file: byte {error.start} is not UTF-8",
-            remedy="a permutation spec is a YAML file; `rebasin arch list` shows the shipped ones",
-        ) from error
-    except OSError as error:
-        raise SystemFailure(
-            f"cannot read the spec {path}: {error.strerror}",
-            remedy="name a YAML file, or a shipped spec from `rebasin arch list`",
-        ) from error
-    return parse_yaml(text, path.name)
+    return parse_yaml(read_text(path, LONGEST_FILE, "a permutation spec", _REMEDY), path.name)
 
 
 def parse_yaml(text: str, file: str) -> Table:

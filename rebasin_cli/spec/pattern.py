@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rebasin_cli.spec.bounds import LARGEST_SIZE
 from rebasin_cli.spec.variables import Pick, Ref, parse_ref
 
 _TOKEN = re.compile(
@@ -199,8 +200,8 @@ class _Reader:
         if kind in (None, "plus", "close"):
             raise self.error(f"a part is missing before `{token}`" if token else "a part is missing")
         number = token if kind == "number" else size if size is not None and size.isdigit() else None
-        if number is not None and int(number) < 1:
-            raise self.error(f"a side of size {number}")
+        if number is not None and not (len(number) <= 10 and 1 <= int(number) <= LARGEST_SIZE):
+            raise self.error(f"a side of size {number[:20]}")
         try:
             part = Anonymous(size if number is None else int(number)) if kind != "dim" else _dim_name(token)
         except ValueError as error:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from rebasin_cli.spec.language import PermutationSpec
@@ -62,32 +63,31 @@ def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float =
     found: list[Prefix] = []
     wrapped = any(_INSIDE.search(key) for key in keys)
     for inside in (False, True) if wrapped else (False,):  # what keeps more of the keys comes first
-        for wrapper in _wrappers(keys, share):
+        for wrapper in _wrappers(tuple(keys), share):
             found.append(Prefix(wrapper, "", inside))
             bare = [found[-1].strip(key) for key in keys] if spec.prefixes else []
             found += [Prefix(wrapper, own, inside) for own in spec.prefixes if any(k.startswith(own) for k in bare)]
     return [p for p in found if p == Prefix() or len({p.strip(key) for key in keys}) == len(keys)]
 
 
-def _wrappers(keys: Sequence[str], share: float) -> Iterator[str]:
+@lru_cache(maxsize=4)  # the same for every spec
+def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
     """None, the known ones (nested in any order), and whatever else so many of the keys share."""
-    yield ""
     if not keys:
-        return
+        return ("",)
     counts = Counter(prefix for key in keys for prefix in _beginnings(key))
     shared = [prefix for prefix, count in counts.items() if count >= share * len(keys)]
-    seen = {""}
+    seen = {"": None}
     stack = [""]
     while stack:
         base = stack.pop(0)
         for wrapper in WRAPPERS:
             prefix = base + wrapper
             if prefix not in seen and prefix in shared:
-                seen.add(prefix)
-                yield prefix
+                seen[prefix] = None
                 stack.append(prefix)
     rest = sorted((p for p in shared if p not in seen), key=lambda p: -counts[p])
-    yield from rest if share == 1.0 else rest[:_TRIED]
+    return (*seen, *(rest if share == 1.0 else rest[:_TRIED]))
 
 
 def _beginnings(key: str) -> Iterator[str]:

@@ -34,7 +34,7 @@ def find_spec(name_or_path: str) -> PermutationSpec:
     if name_or_path in specs:
         return shipped_spec(name_or_path)
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         return load_spec(path)
     raise ContentError(
         f"there is no architecture `{name_or_path}`",

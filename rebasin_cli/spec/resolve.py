@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from rebasin_cli.spec.bounds import MOST_COMPARED, MOST_LEAVES
 from rebasin_cli.spec.claims import Claim, Instance, Problem, defined_by, instance_of
 from rebasin_cli.spec.language import PermutationSpec, Rule
 from rebasin_cli.spec.pattern import Anonymous, Axis, DimName, Part
@@ -70,6 +71,7 @@ class Resolver:
             for instance in defined_by(claim):
                 self.families.setdefault((instance[0], len(instance)), set()).add(instance)
         self._fresh = 0
+        self._leaves = self._compared = 0
         self._found: dict[Instance, tuple[Rule, Bindings] | None] = {}
         self._joined: set[Instance] | None = None
 
@@ -144,6 +146,10 @@ class Resolver:
         plain = instance_of(name, bindings)
         if plain in family:  # nothing to choose: most names of a checkpoint with thousands of tensors
             return [plain]
+        self._compared += len(family)
+        if self._compared > MOST_COMPARED:
+            what = f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims"
+            raise ResolutionError(Problem(what, line))
         matching = [i for i in family if self._fits_plainly(name, i, bindings)]
         for position, part in enumerate(name.parts):
             if not isinstance(part, Ref) or (part.pick is Pick.SAME and part.offset >= 0):
@@ -221,6 +227,10 @@ class Resolver:
             instances = self.instances(part, claim.bindings, claim.line.line)
             if instances is None:
                 return [self._open()]
+            self._leaves += len(instances)
+            if self._leaves > MOST_LEAVES:
+                what = f"{claim.key}: `{part}` and the like stand for more than {MOST_LEAVES:,} dims"
+                raise ResolutionError(Problem(what, claim.line.line))
             return [Leaf(f"dim:{name}", name) for name in map(self.name_of, instances)]
         factors: list[Plus] = []
         for factor in (self._axis(factor, claim) for factor in part.factors):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rebasin_cli.spec.bounds import MOST_LEAVES
 from rebasin_cli.spec.claims import Claim, Instance, Problem, instance_of
 from rebasin_cli.spec.language import Shorthand
 from rebasin_cli.spec.pattern import Axis, DimName, Part, Pattern, Product
@@ -49,6 +50,7 @@ class _Speller:
         for shorthand in shorthands:
             self.shorthands.setdefault(shorthand.name.parts[0], []).append(shorthand)
         self._known: dict[Instance, _Found] = {}
+        self._left = MOST_LEAVES
 
     def claim(self, claim: Claim) -> Claim:
         pattern = claim.line.pattern
@@ -59,6 +61,9 @@ class _Speller:
 
     def _axis(self, axis: Axis, bindings: Bindings) -> Axis:
         segments: list[Part] = []
+        self._left -= len(axis.segments)
+        if self._left < 0:
+            raise _UnsaidError(f"the names of `axes` stand for more than {MOST_LEAVES:,} parts")
         for part in axis.segments:
             if isinstance(part, Product):
                 segments.append(Product(tuple(self._axis(factor, bindings) for factor in part.factors)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.spec.bounds import LARGEST_SIZE
 from rebasin_cli.spec.claims import Instance
 from rebasin_cli.spec.expressions import Expression
 from rebasin_cli.spec.hints import did_you_mean
@@ -55,8 +56,10 @@ class SizeSources:
 
     def _apply_overrides(self, sizes: Sizes) -> None:
         for name, value in self.overrides.items():
-            if value < 1:
-                raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy="give a larger one")
+            if not 1 <= value <= LARGEST_SIZE:
+                raise UsageError(
+                    f"--set {name}={value}: a size is a whole number from 1 to {LARGEST_SIZE}", remedy="give another"
+                )
             targets = [f"size:{name}"] if any(str(r.name) == name for r in self.spec.sizes) else []
             targets += [f"dim:{d}" for d in self.instances if name in (d, d.split(".")[0])]
             if not targets:

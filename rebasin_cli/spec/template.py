@@ -9,9 +9,11 @@ without trying every expression on every key.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from rebasin_cli.spec.bounds import MOST_OPEN, check_spellings
 from rebasin_cli.spec.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
@@ -77,7 +79,10 @@ class Template:
 
     def met_word(self, key: str) -> tuple[str, str] | None:
         """The variable that binds a number, and the word that stands in its place, if `key` fits but for that."""
-        regex, numbers = "", []
+        regex, numbers = "", list[str]()
+        words = [Ref("word") if isinstance(t, Ref) and t.is_number and t.variable != "*" else t for t in self.tokens]
+        if _open_ends(words) > MOST_OPEN:
+            return None
         for token in self.tokens:
             if isinstance(token, str):
                 regex += re.escape(token)
@@ -89,8 +94,8 @@ class Template:
                 regex += "([^.]+)"
                 numbers.append(token.variable)
         found = re.fullmatch(regex, key)
-        words = [(name, text) for name, text in zip(numbers, found.groups(), strict=True)] if found else []
-        return next(((name, text) for name, text in words if not text.isdigit()), None)
+        met = zip(numbers, found.groups(), strict=True) if found else ()
+        return next(((name, text) for name, text in met if not text.isdigit()), None)
 
     def under(self, prefix: str) -> Template:
         """The same template for keys that begin with `prefix`."""
@@ -164,6 +169,7 @@ def parse_templates(text: str) -> tuple[Template, ...]:
                 pieces.append(_brace(match["brace"]))
             except ValueError as error:
                 raise ValueError(f"`{text}`: {error}, at character {match.start() + 1}") from error
+    check_spellings(text, *pieces)
     return tuple(
         _build(
             tuple(token for token, _, _ in choice),
@@ -179,6 +185,7 @@ def alternatives(text: str) -> tuple[str, ...]:
     """`in.{1,2}` as `in.1` and `in.2`; other braces stay as they are."""
     pieces = re.split(r"(\{[^{}]*\})", text)
     choices = [p[1:-1].split(",") if p.startswith("{") and "," in p else [p] for p in pieces]
+    check_spellings(text, *choices)
     return tuple("".join(choice) for choice in product(*choices))
 
 
@@ -200,6 +207,28 @@ def _brace(body: str) -> tuple[tuple[Token, str, Token], ...]:
     if ref.pick not in (Pick.SAME, Pick.FIRST, Pick.LAST, Pick.ALL):
         raise ValueError(f"`{{{body}}}` cannot stand in a key; use it in a dim's name")
     return ((ref, f"{{{body}}}", ref),)
+
+
+def _open_ends(tokens: Sequence[Token]) -> int:
+    """How many tokens may end in several places, all of which matching has to try."""
+    after: Token = ""
+    count = 0
+    for token in reversed(tokens):
+        count += _is_open(token, after)
+        after = token or after
+    return count
+
+
+def _is_open(token: Token, after: Token) -> bool:
+    """Whether the next character does not tell the end of what stands for `token`."""
+    if isinstance(token, str):
+        return False
+    if isinstance(token, Choice):
+        return sum(other.startswith(one) for one in token.words for other in token.words) > len(token.words)
+    if token.pick is Pick.ALL:
+        return True
+    begins = after[:1] if isinstance(after, str) else "0"
+    return begins.isdigit() if token.is_number else begins not in ("", ".")
 
 
 def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[Token, ...]) -> Template:
@@ -227,6 +256,11 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         names.add(token.variable)
         variables += 1 if not isinstance(token, Ref) or token.pick is Pick.SAME else 0
         scope_end = len(text)
+    check_spellings(family, *(token.words for token in tokens if isinstance(token, Choice)))
+    if _open_ends(tokens) > MOST_OPEN:
+        raise ValueError(
+            f"`{family}` has more than {MOST_OPEN} wildcards or words whose end the next character does not tell"
+        )
     return Template(
         text="".join(text) + ("?" if optional else ""),
         family=family,

@@ -66,7 +66,7 @@ def binds_number(variable: str) -> bool:
 
 _REF = re.compile(
     r"(?:(?P<all>\*)|<\s*(?P<below>[A-Za-z])|(?P<pick>prev|next|first|last)\s+(?P<picked>[A-Za-z]\w*)"
-    r"|(?P<name>[A-Za-z]\w*)\s*(?P<offset>[+-]\s*\d+)?)"
+    r"|(?P<name>[A-Za-z]\w*)\s*(?P<offset>[+-]\s*\d{1,9})?)"
 )
 
 

@@ -128,5 +128,5 @@ def test_reading_files(tmp_path: Path) -> None:
     with pytest.raises(SystemFailure):
         read_document(tmp_path / "absent.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ContentError, match="byte 0 is not text"):
+    with pytest.raises(ContentError, match="byte 0 is not UTF-8"):
         read_document(tmp_path / "bytes")

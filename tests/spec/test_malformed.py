@@ -22,7 +22,7 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
     "bad dim in a pattern": ("tensors:\n  a: h.{i*2}\n", ["`{i*2}` is none of", "at character 1"], 2),
     "bad template": ("tensors:\n  'h.{i.w': h\n", ["`h.{i.w`: a lone `{` at character 3", "grammar"], 2),
     "bad template in ignored": ("tensors:\n  a: h\nignored:\n  - '{prev i}'\n", ["cannot stand in a key"], 4),
-    "pattern nested too deep": (f"tensors:\n  a: {'(' * 5000}\n", ["is nested too deep to read"], 2),
+    "pattern nested too deep": (f"tensors:\n  a: {'(' * 990}\n", ["is nested too deep to read"], 2),
     "variable not in the key": (
         "tensors:\n  h.{i}.w: a.{i} a.{j}\n",
         ["dim `a.{j}` uses `{j}`, which the key `h.{i}.w` does not have"],

@@ -1,0 +1,111 @@
+"""Small files, read whole: specs, configurations, documents, texts, images.
+
+Whoever hands us a file may have put anything under its name. A pipe would be waited for, a device has no end, and a
+few megabytes of JSON can fill the memory. So only regular files are opened, each kind has a limit, and JSON may hold
+a limited number of values. Errors are told here; large files are read piece by piece in `checkpoints`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.failures import human_bytes, system_failure
+
+MAX_VALUES = 2_500_000
+"""Values of a JSON text: the header of 100,000 tensors has a million. Each takes up to 100 bytes of memory."""
+
+_SAVE_FIRST = "name a file; save what comes through a pipe first: COMMAND > FILE"
+
+
+def open_regular(path: Path, remedy: str = _SAVE_FIRST) -> int:
+    """A descriptor to read from, of a regular file only: never waits for a pipe, never reads a device.
+
+    Args:
+        remedy: what to do with a pipe.
+    Raises:
+        OSError: it cannot be opened. SystemFailure: it is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_NOCTTY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise not_regular(path, mode, remedy)
+    return descriptor
+
+
+def not_regular(path: Path, mode: int, remedy: str = _SAVE_FIRST) -> SystemFailure:
+    """The error for what is neither a file nor, where one is expected, a folder."""
+    if stat.S_ISDIR(mode):
+        return SystemFailure(f"cannot read {path}: it is a folder", remedy="name a file")
+    kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+    return SystemFailure(f"cannot read {path}: it is not a regular file but a {kind}", remedy=remedy)
+
+
+def read_bytes(path: Path, limit: int, remedy: str = "check that it is the right file") -> bytes:
+    """A whole file.
+
+    Args:
+        limit: the bytes that a file of its kind may have; remedy: what to do if it has more.
+    Raises:
+        SystemFailure: it cannot be read, or is no regular file. ContentError: it has more than `limit` bytes.
+    """
+    try:
+        with open(open_regular(path), "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise system_failure(error, path, "read") from error
+    if len(data) > limit:
+        raise ContentError(
+            f"{path.name} has more than {human_bytes(limit)}, which a file of its kind does not need",
+            where=str(path), remedy=remedy,
+        )  # fmt: skip
+    return data
+
+
+def read_text(path: Path, limit: int, what: str, remedy: str) -> str:
+    """A whole text file, in UTF-8.
+
+    Args:
+        what: it should be, with its article, for messages ("a run document").
+    Raises:
+        SystemFailure, ContentError: as `read_bytes`; or it is no text.
+    """
+    data = read_bytes(path, limit, remedy)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ContentError(
+            f"{path.name} is not {what}: byte {error.start} is not UTF-8", where=str(path), remedy=remedy
+        ) from None
+
+
+def read_json(path: Path, limit: int, remedy: str = "download or restore the file") -> Any:
+    """A small JSON file.
+
+    Raises:
+        SystemFailure, ContentError: as `read_bytes`; or it is not JSON.
+    """
+    try:
+        return parse_json(read_bytes(path, limit, remedy))
+    except ValueError as error:
+        raise ContentError(f"{path.name} is not JSON: {error}", where=str(path), remedy=remedy) from None
+
+
+def parse_json(text: bytes | str, **options: Any) -> Any:
+    """The value of a JSON text; `options` are those of `json.loads`.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, or with too many values.
+    """
+    counts = map(text.count, (b",", b"[", b"{")) if isinstance(text, bytes) else map(text.count, (",", "[", "{"))
+    if sum(counts) > MAX_VALUES:
+        raise ValueError(f"it has more than {MAX_VALUES:,} values")
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -1,0 +1,41 @@
+"""What a spec may ask for at most. Each is far above every spec that ships, and keeps a hostile one below a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from math import prod
+
+LONGEST_FILE = 1 << 18
+"""Bytes of a spec file: the longest that ships has 8,000. A parsed byte of YAML takes up to 500 bytes of memory."""
+
+LONGEST_TEXT = 1000
+"""Characters of a key, pattern or expression: the longest line that ships has 237. Nesting is bounded by it, too."""
+
+MOST_SPELLINGS = 1000
+"""What the alternatives `{a,b}` of one key may multiply to."""
+
+MOST_LINES = 5000
+"""Key templates of a spec, alternatives and parts spelled out: 242 at most in those that ship."""
+
+MOST_LEAVES = 200_000
+"""Parts of all axes of a checkpoint: `{<l}` makes them quadratic in the layers. A DenseNet-264 has 20,000."""
+
+MOST_COMPARED = 3_000_000
+"""Dims that names with choices (`{prev c}`, `{<l}`) are compared with: quadratic in the layers, too."""
+
+MOST_OPEN = 3
+"""Wildcards and words of one template whose end is open (see `template`): matching takes (length of the key)^this."""
+
+LARGEST_SIZE = (1 << 31) - 1
+"""A size that something beside the shapes states."""
+
+
+def check_spellings(text: str, *choices: Sized) -> None:
+    """Refuse alternatives that multiply beyond `MOST_SPELLINGS`, before they are spelled out.
+
+    Raises:
+        ValueError: they do.
+    """
+    count = prod(map(len, choices))
+    if count > MOST_SPELLINGS:
+        raise ValueError(f"`{text[:40]}…` stands for {count:,} names, and {MOST_SPELLINGS:,} are allowed")
