@@ -20,7 +20,7 @@ MOST_LINES = 5000
 MOST_LEAVES = 200_000
 """Parts of all axes of a checkpoint: `{<l}` makes them quadratic in the layers. A DenseNet-264 has 20,000."""
 
-MOST_COMPARED = 3_000_000
+MOST_COMPARED = 1_000_000
 """Dims that names with choices (`{prev c}`, `{<l}`) are compared with: quadratic in the layers, too."""
 
 MOST_OPEN = 3

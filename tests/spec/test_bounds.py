@@ -55,9 +55,8 @@ def test_axes_that_stand_for_axes_are_bounded() -> None:
 
 def test_lists_of_all_layers_below_are_bounded() -> None:
     spec = spec_of("tensors:\n  l.{i}.w: g.{i} in + g.{<i}\n  in.w: in\n")
-    for layers, told in ((700, "stand for more than"), (5000, "are compared with more than")):
-        with pytest.raises(ContentError, match=told):
-            bind(spec, {"in.w": (1,), **{f"l.{i}.w": (1, i + 1) for i in range(layers)}})
+    with pytest.raises(ContentError, match="are compared with more than"):
+        bind(spec, {"in.w": (1,), **{f"l.{i}.w": (1, i + 1) for i in range(20_000)}})
 
 
 @pytest.mark.parametrize("key", ["a" * 400, "1" * 400, "a." * 200, "_" * 400])
