@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DATA = "Data"
 _SPEC, _RUN, _OUTPUT, _TALK = "Architecture", "Run", "Output", "Messages"
+_DIGITS = 12  # of a size: beyond every tensor
 
 
 class Device(StrEnum):
@@ -293,7 +294,7 @@ def spec_choice(
 
     parsed = {}
     for name, value in pairs("--set", sizes).items():
-        if not value.isdecimal() or int(value) < 1:
+        if not value.isdecimal() or len(value) > _DIGITS or int(value) < 1:
             raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy=f"--set {name}=12")
         parsed[name] = int(value)
     return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))

@@ -7,7 +7,7 @@ from rebasin_cli.evaluation.fitting import check_examples, check_fits, fitting_l
 from rebasin_cli.evaluation.loaders import load_named
 from rebasin_cli.evaluation.losses import Loss, check_name, find_loss
 from rebasin_cli.evaluation.metrics import Maker, find_metrics
-from rebasin_cli.evaluation.named import is_named
+from rebasin_cli.evaluation.named import is_named, module_files
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
 from rebasin_cli.evaluation.networks.modules import user_network
 from rebasin_cli.evaluation.networks.pretrained import pretrained_network
@@ -52,6 +52,7 @@ __all__ = [
     "load_masked_text",
     "load_named",
     "load_text",
+    "module_files",
     "pair_runner",
     "parse_command",
     "pretrained_network",

@@ -5,22 +5,25 @@ Nothing here knows a network; whether the examples fit one is for `check_fits`.
 
 from __future__ import annotations
 
+import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rebasin_cli.checkpoints import hash_tensors, system_failure
+from rebasin_cli.checkpoints import as_tensor, hash_tensors, system_failure
+from rebasin_cli.checkpoints.reader import SafetensorsFile
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation.idx import read_idx_pair
+from rebasin_cli.evaluation.idx import check_expanded, read_idx_pair
 from rebasin_cli.evaluation.inputs import NAME, Inputs, each, from_names, leaves, rows_of
+from rebasin_cli.files import open_regular
 
 Split = Literal["train", "test"]
 
@@ -118,15 +121,33 @@ def as_dataset(inputs: Inputs, targets: Tensor, source: str, split: str | None, 
 
 
 def _read_npz(path: Path) -> tuple[Inputs, Tensor]:
-    with path.open("rb") as file:  # what the system has to say comes before what numpy makes of it
+    with open(open_regular(path), "rb") as file:
         if not zipfile.is_zipfile(file):
             raise _damaged(path, "an .npz archive", "it is not a zip file, or its end is missing")
+        return _from_archive(file, path)
+
+
+def _from_archive(file: BinaryIO, path: Path) -> tuple[Inputs, Tensor]:
     try:
-        # allow_pickle=False: an array of objects would run code of the file's author
-        with np.load(path, allow_pickle=False) as arrays:
-            return _examples(arrays.files, lambda name: _from_numpy(arrays, name, path), str(path))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _damaged(path, "an .npz archive", error) from error
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            wanted = [info.file_size for name, info in members.items() if name.partition(".")[0] in (NAME, "targets")]
+            check_expanded(
+                path,
+                os.fstat(file.fileno()).st_size,
+                sum(wanted),
+                "what is in it",
+                "np.savez(file, inputs=…, targets=…)",
+            )
+
+            def read(name: str) -> Tensor:
+                with archive.open(members[name]) as stream:
+                    # allow_pickle=False: an array of objects would run code of the file's author
+                    return _from_numpy(np.lib.format.read_array(stream, allow_pickle=False), name, path)
+
+            return _examples(list(members), read, str(path))
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, MemoryError) as error:
+        raise _damaged(path, "an .npz archive", error or "it claims more than memory holds") from error
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise _damaged(path, "an .npz archive", error) from error
@@ -137,8 +158,7 @@ def _read_npz(path: Path) -> tuple[Inputs, Tensor]:
         ) from error
 
 
-def _from_numpy(arrays: np.lib.npyio.NpzFile, name: str, path: Path) -> Tensor:
-    array = arrays[name]
+def _from_numpy(array: np.ndarray[Any, Any], name: str, path: Path) -> Tensor:
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     try:
         return torch.from_numpy(native.reshape(array.shape))
@@ -151,13 +171,11 @@ def _from_numpy(arrays: np.lib.npyio.NpzFile, name: str, path: Path) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> tuple[Inputs, Tensor]:
-    with path.open("rb"):
-        pass
     try:
-        with safe_open(path, framework="pt") as tensors:
-            return _examples(list(tensors.keys()), tensors.get_tensor, str(path))
-    except SafetensorError as error:
-        raise _damaged(path, "a safetensors file", error) from error
+        file = SafetensorsFile(path)
+    except ContentError as error:
+        raise _damaged(path, "a safetensors file", error.what) from error
+    return _examples(list(file.infos), lambda name: as_tensor(file.read_raw(name), file.infos[name]), str(path))
 
 
 def _examples(names: Sequence[str], read: Callable[[str], Tensor], source: str) -> tuple[Inputs, Tensor]:

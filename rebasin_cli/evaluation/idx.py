@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.failures import human_bytes
+from rebasin_cli.files import open_regular
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_EXPANDED = 256 << 20  # bytes that a compressed file may become in any case
+_RATIO = 50  # times its own size that it may become besides: images and texts are compressed 2 to 20 times
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 
@@ -45,21 +50,62 @@ def read_idx(path: Path) -> Tensor:
         ContentError: not the format, damaged, or of another length than its header says.
         OSError: it cannot be read.
     """
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _corrupt(path, f"its compressed data is damaged or cut short ({error})") from error
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if path.suffix != ".gz":
+            return _array(file, size, path)
+        try:
+            with gzip.GzipFile(fileobj=file) as stream:
+                return _array(stream, None, path, size)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _corrupt(path, f"its compressed data is damaged or cut short ({error})") from error
+
+
+def check_expanded(path: Path, size: int, expanded: int, what: str, instead: str) -> None:
+    """Refuse a compressed file that becomes much larger than data does: a few megabytes could fill the memory.
+
+    Args:
+        size: of the file; expanded: what it becomes, in bytes; what: is in it.
+        instead: how the same is saved without compression.
+
+    Raises:
+        ContentError: it does.
+    """
+    if expanded > _EXPANDED + _RATIO * size:
+        raise ContentError(
+            f"{what} needs {expanded} bytes, far more than {human_bytes(size)} of compressed data become",
+            where=str(path),
+            remedy=f"if it is your own, save it uncompressed: {instead}",
+        )
+
+
+def _array(stream: IO[bytes] | gzip.GzipFile, size: int | None, path: Path, packed: int = 0) -> Tensor:
+    """The array in a stream.
+
+    Args:
+        size: its bytes, None if only reading tells; packed: then those of the compressed file.
+    """
+    raw = stream.read(4)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _TYPES or raw[3] == 0:
         raise _corrupt(path, f"it starts with the bytes {raw[:4].hex(' ') or '(none)'}, which no idx file does")
     dtype, axes = np.dtype(_TYPES[raw[2]]), raw[3]
     start = 4 + 4 * axes
+    raw += stream.read(4 * axes)
     if len(raw) < start:
         raise _corrupt(path, f"its header needs {start} bytes and the file has {len(raw)}")
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", axes, 4))
     expected = start + dtype.itemsize * math.prod(shape)
-    if len(raw) != expected:
-        raise _corrupt(path, f"shape {shape} needs {expected} bytes and there are {len(raw)}")
-    array = np.frombuffer(raw, dtype, offset=start).reshape(shape)
+    if size is None:
+        check_expanded(path, packed, expected, f"shape {shape}", f"gunzip {path.name}")
+    elif size != expected:
+        raise _corrupt(path, f"shape {shape} needs {expected} bytes and there are {size}")
+    content = stream.read(expected - start + 1)
+    if len(content) != expected - start:
+        found = start + len(content)
+        raise _corrupt(
+            path, f"shape {shape} needs {expected} bytes and there are {found}{' or more' * (found > expected)}"
+        )
+    array = np.frombuffer(content, dtype).reshape(shape)
     return torch.from_numpy(array.astype(dtype.newbyteorder("=")))
 
 

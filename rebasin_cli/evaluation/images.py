@@ -7,20 +7,27 @@ brings its own preparation, which is transformers' to do.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.data import Dataset, Split, as_dataset, check_limit
-from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.libraries import from_folder
+from rebasin_cli.failures import human_bytes
+from rebasin_cli.files import open_regular
+from rebasin_cli.matching.memory import free_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,10 +35,22 @@ if TYPE_CHECKING:
 _HALVES: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
 _GREY = {"1", "L", "LA"}
 _DEEP = ("I", "F")  # modes of more than eight bits a channel begin so
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "TGA", "MPO")
+"""Kinds of images that are opened, whatever they are called. Pillow knows some that start a program (EPS)."""
+
+MOST_PIXELS = 50_000_000
+"""Pixels of one image, as the largest cameras make: 150 MB of memory. A PNG of 1 MB may hold a thousand million."""
+
+_SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
+_LARGEST_SIDE = 8192  # pixels that a preprocessor_config.json may ask for
+_LARGE = 4_000_000  # pixels of an image beside which no other such is decoded
+_ONE_LARGE = Lock()
+_FLOAT = 4  # bytes that a network reads for one of an image
 _CHUNK = 64  # images at a time through a preparation of transformers
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels, which nearly every network of torchvision and timm was trained with."""
 
+_Pixels: TypeAlias = "np.ndarray[Any, Any]"
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -111,7 +130,7 @@ def load_images(
     assert root is not None
     files, classes = _files(root)
     place = {name: i for i, name in enumerate(classes)}
-    if numbers is not None and set(classes) <= set(numbers):
+    if isinstance(numbers, Mapping) and all(_is_class(numbers.get(name)) for name in classes):
         place = {name: numbers[name] for name in classes}
     files = files[:limit]
     targets = torch.tensor([place[file.parent.name] for file in files])
@@ -119,10 +138,14 @@ def load_images(
     return as_dataset(inputs, targets, str(path), split if root != path else None, None), place
 
 
+def _is_class(number: object) -> bool:
+    return type(number) is int and 0 <= number < 1 << 31
+
+
 def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """Every image, one of each class in turn, and the names of the classes in order."""
     pillow = _pillow()
-    endings = set(pillow.registered_extensions())
+    endings = {ending for ending, kind in pillow.registered_extensions().items() if kind in _FORMATS}
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     by_class = [sorted(file for file in folder.iterdir() if file.suffix.lower() in endings) for folder in folders]
     files = [file for turn in zip_longest(*by_class) for file in turn if file is not None]
@@ -138,15 +161,27 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
 def _open(file: Path, mode: str) -> Image:
     pillow = _pillow()
     try:
-        with pillow.open(file) as image:
+        with open(open_regular(file), "rb") as stream, pillow.open(stream, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ContentError(
+                    f"the image has {image.width} × {image.height} pixels, and {MOST_PIXELS:,} are allowed",
+                    where=str(file),
+                    remedy="scale it down: networks read images of some hundred pixels a side",
+                )
             if image.mode.startswith(_DEEP):  # Pillow would cut them off at 255
                 raise ContentError(
                     f"its pixels are of mode {image.mode}, and images have eight bits a channel",
                     where=str(file),
                     remedy="save it with eight bits a channel, or save arrays: np.savez(file, inputs=…, targets=…)",
                 )
-            return image.convert(mode)  # type: ignore[no-any-return]
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+            with _ONE_LARGE if image.width * image.height > _LARGE else nullcontext():
+                return image.convert(mode)  # type: ignore[no-any-return]
+    except pillow.UnidentifiedImageError as error:
+        kinds = ", ".join(_FORMATS)
+        raise ContentError(
+            f"not a readable image, or of another kind than {kinds}", where=str(file), remedy="convert it, or remove it"
+        ) from error
+    except _unreadable() as error:
         raise ContentError(f"not a readable image: {error}", where=str(file), remedy="repair or remove it") from error
 
 
@@ -162,26 +197,47 @@ def _stacked(files: Sequence[Path], prepare: Preparation) -> Tensor:
             image = ImageOps.fit(image, (prepare.size, prepare.size), method=Image.Resampling.BILINEAR)
         return np.asarray(image)
 
-    with ThreadPoolExecutor() as threads:  # decoding lets other threads run
-        arrays = list(threads.map(pixels_of, files))
-    other = next((i for i, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
-    if other is not None:
-        (h, w), (h2, w2) = arrays[0].shape[:2], arrays[other].shape[:2]
-        raise ContentError(
-            f"images differ in size: {files[0].name} is {w} × {h}, {files[other].name} is {w2} × {h2}",
-            where=str(files[other]),
-            remedy="cut and scale all of them to the size that the network was trained on: --image-size 224",
-        )
+    arrays = _read_all(files, pixels_of)
     pixels = torch.from_numpy(np.stack(arrays))  # (N, height, width[, 3])
     pixels = (pixels.unsqueeze(1) if grey else pixels.permute(0, 3, 1, 2)).float() / 255
     return pixels if prepare.moments is None else _normalised(pixels, *prepare.moments)
 
 
+def _read_all(files: Sequence[Path], pixels_of: Callable[[Path], _Pixels]) -> list[_Pixels]:
+    """The pixels of all files, which have one size.
+
+    Raises:
+        ContentError: they have several, or need more memory than there is.
+    """
+    arrays: list[_Pixels] = []
+    threads = ThreadPoolExecutor()  # decoding lets other threads run
+    try:
+        for file, array in zip(files, threads.map(pixels_of, files), strict=True):
+            if arrays and array.shape != arrays[0].shape:
+                (h, w), (h2, w2) = arrays[0].shape[:2], array.shape[:2]
+                raise ContentError(
+                    f"images differ in size: {files[0].name} is {w} × {h}, {file.name} is {w2} × {h2}",
+                    where=str(file),
+                    remedy="cut and scale all of them to the size that the network was trained on: --image-size 224",
+                )
+            if not arrays and (needed := len(files) * array.nbytes * _FLOAT) > free_memory():
+                raise ContentError(
+                    f"{len(files)} images of {array.shape[1]} × {array.shape[0]} pixels need {human_bytes(needed)} of "
+                    f"memory, and {human_bytes(free_memory())} are free",
+                    where=str(file.parent.parent),
+                    remedy="scale them down with --image-size 224, or take fewer with --limit",
+                )
+            arrays.append(array)
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return arrays
+
+
 def _is_grey(file: Path) -> bool:
     try:
-        with _pillow().open(file) as image:  # its header alone
-            return image.mode in _GREY
-    except (OSError, SyntaxError, ValueError):
+        with open(open_regular(file), "rb") as stream, _pillow().open(stream, formats=_FORMATS) as image:
+            return image.mode in _GREY  # by its header alone
+    except Exception:
         return True  # told when it is read
 
 
@@ -197,22 +253,41 @@ def _normalised(pixels: Tensor, mean: Sequence[float], deviation: Sequence[float
 
 def _prepared(files: Sequence[Path], folder: Path) -> Tensor:
     """Images as the preparation of a Hugging Face folder leaves them."""
-    transformers = library("transformers")
+    what = "the folder's preprocessor_config.json cannot be followed"
+    remedy = "say what is to be done with --image-size and --normalise instead"
+    processor = from_folder("AutoImageProcessor", folder, what, remedy)
+    _check_size(processor, what, folder, remedy)
     parts = []
     try:
-        processor: Any = transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
-        for at in range(0, len(files), _CHUNK):
-            images = [_open(file, "RGB") for file in files[at : at + _CHUNK]]
+        for images in _chunks(files):
             parts.append(processor(images=images, return_tensors="pt")["pixel_values"])
-    except ContentError:
+    except RebasinError:
         raise
     except Exception as error:
-        raise ContentError(
-            f"the folder's preprocessor_config.json cannot be followed: {type(error).__name__}: {error}",
-            where=str(folder),
-            remedy="say what is to be done with --image-size and --normalise instead",
-        ) from error
+        raise ContentError(f"{what}: {type(error).__name__}: {error}", where=str(folder), remedy=remedy) from error
     return torch.cat(parts)
+
+
+def _chunks(files: Sequence[Path]) -> Iterator[list[Image]]:
+    """Images, a few at a time: fewer if they are large."""
+    images: list[Image] = []
+    for file in files:
+        images.append(_open(file, "RGB"))
+        if len(images) == _CHUNK or sum(image.width * image.height for image in images) > MOST_PIXELS:
+            yield images
+            images = []
+    if images:
+        yield images
+
+
+def _check_size(processor: Any, what: str, folder: Path, remedy: str) -> None:
+    """Refuse a preparation that makes images larger than they may be."""
+    for name in ("size", "crop_size", "pad_size"):
+        value = getattr(processor, name, None)
+        value = value if isinstance(value, Mapping) else {side: getattr(value, side, value) for side in _SIDES}
+        sides = [value.get(side) for side in _SIDES]
+        if any(isinstance(side, int | float) and side > _LARGEST_SIDE for side in sides):
+            raise ContentError(f"{what}: its {name} is above {_LARGEST_SIDE}", where=str(folder), remedy=remedy)
 
 
 def _pillow() -> Any:
@@ -223,4 +298,10 @@ def _pillow() -> Any:
         )
     from PIL import Image
 
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # it is an error, in our own words
     return Image
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What Pillow raises on a file that it cannot make an image of."""
+    return (OSError, SyntaxError, ValueError, KeyError, IndexError, struct.error, _pillow().DecompressionBombError)

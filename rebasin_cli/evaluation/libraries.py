@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.failures import human_bytes, system_failure
+from rebasin_cli.files import open_regular
 
 _KEPT: list[Any] = []
+_READ = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # files beside weights that transformers opens
+_LARGEST = 64 << 20  # bytes of one of them: tokenizers reach 35 MB
 
 
 def library(name: str) -> ModuleType:
@@ -32,6 +39,62 @@ def library(name: str) -> ModuleType:
             f"the network to prove this spec on comes from `{name}`, which cannot be imported: {error}",
             remedy=f"pip install {name}",
         ) from error
+
+
+def from_folder(
+    name: str,
+    folder: Path,
+    what: str = "the folder's config.json cannot be followed",
+    remedy: str = "name the network with --network",
+) -> Any:
+    """What an Auto class of transformers (`AutoConfig`) makes of a folder: nothing is fetched, no code of it is run.
+
+    Args:
+        what: to say if it fails; remedy: what to do then.
+
+    Raises:
+        UsageError: transformers is not installed. ContentError: it cannot be loaded, or needs code from the folder.
+        SystemFailure: something in the folder is neither a file nor a folder, and would be waited for.
+    """
+    _check_entries(folder)
+    auto = getattr(library("transformers"), name)
+    try:
+        with _no_answers():
+            return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ContentError(
+                f"{what}: it asks for Python code of its own (auto_map), which is never run",
+                where=str(folder), remedy=remedy,
+            ) from error  # fmt: skip
+        first = str(error).splitlines()[0] if str(error) else ""
+        raise ContentError(f"{what}: {type(error).__name__}: {first}", where=str(folder), remedy=remedy) from error
+
+
+def _check_entries(folder: Path) -> None:
+    try:
+        for entry in folder.iterdir():
+            if entry.suffix in _READ and entry.exists():
+                os.close(open_regular(entry))
+                if entry.stat().st_size > _LARGEST:
+                    raise ContentError(
+                        f"{entry.name} has more than {human_bytes(_LARGEST)}, which a file of its kind does not need",
+                        where=str(folder), remedy="download or restore the file",
+                    )  # fmt: skip
+    except OSError as error:
+        raise system_failure(error, folder, "read") from error
+
+
+@contextmanager
+def _no_answers() -> Iterator[None]:
+    """An empty stdin: a question that a library asks is not answered by what is piped to us."""
+    before = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = before
 
 
 def _make_torchvision_importable() -> None:

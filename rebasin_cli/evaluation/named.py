@@ -7,6 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from rebasin_cli.errors import ContentError, UsageError
@@ -47,6 +49,22 @@ def import_named(option: str, reference: str, remedy: str) -> Callable[..., Any]
     if not callable(found):
         raise UsageError(f"{option} {reference}: `{name}` is a {type(found).__name__}, no function", remedy=remedy)
     return found  # type: ignore[no-any-return]
+
+
+def module_files(reference: str) -> list[Path]:
+    """The file of the module that a reference names, and those of the packages around it; nothing is imported."""
+    found: list[Path] = []
+    places: list[str] | None = [os.getcwd(), *sys.path]
+    name = ""
+    for part in reference.partition(":")[0].split("."):
+        name = f"{name}.{part}".removeprefix(".")
+        spec = PathFinder.find_spec(name, places) if places else None
+        if spec is None:
+            break
+        if spec.has_location and spec.origin:
+            found.append(Path(spec.origin))
+        places = list(spec.submodule_search_locations) if spec.submodule_search_locations else None
+    return found
 
 
 def call_named(option: str, reference: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -17,6 +17,7 @@ from rebasin_cli.evaluation.inputs import Inputs, rows_of
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork, build_module
 from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.networks.pretrained import config_of
 from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
 from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.matching.taps import Layer, Taps
@@ -25,6 +26,7 @@ EXAMPLES = 4
 """A wrong permutation shows in every example; several, in case that one makes no unit answer."""
 
 _TOKENS = 12
+_LARGEST_IMAGE = 1 << 24  # numbers: 2,300 pixels a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options:
     return Probe(reference, _count(inputs), run_in)
 
 
-def pretrained_probe(config: Mapping[str, Any], folder: Path, seed: int = 0) -> Probe:
+def pretrained_probe(config: Mapping[str, Any], folder: Path, state: Mapping[str, Tensor], seed: int = 0) -> Probe:
     """The model of transformers that a config.json names, on random tokens or pixels; nothing is fetched.
 
     Raises:
@@ -101,13 +103,14 @@ def pretrained_probe(config: Mapping[str, Any], folder: Path, seed: int = 0) -> 
     model_class = getattr(transformers, name, None)
     if model_class is None:
         raise ContentError(f"transformers {transformers.__version__} has no {name}")
-    made = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    made = config_of(model_class, folder, state)
     inputs = _random_inputs(made, str(getattr(model_class, "main_input_name", "")), seed)
 
     def run_in(dtype: torch.dtype) -> Run:
         def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
             model, report = model_class.from_pretrained(
-                None, config=made, state_dict=dict(state), output_loading_info=True, torch_dtype=dtype
+                None, config=made, state_dict=dict(state), output_loading_info=True, torch_dtype=dtype,
+                local_files_only=True, trust_remote_code=False,
             )  # fmt: skip
             if report["missing_keys"]:
                 raise ContentError(f"{name} has tensors that the checkpoint has not: {min(report['missing_keys'])}")
@@ -126,6 +129,8 @@ def _random_inputs(config: Any, reads: str, seed: int) -> dict[str, Tensor]:
     if reads == "pixel_values":
         size = config.image_size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        if not 0 < config.num_channels * height * width <= _LARGEST_IMAGE:
+            raise ContentError(f"images of {config.num_channels} × {height} × {width} are too large to try")
         return {"pixel_values": torch.randn(EXAMPLES, config.num_channels, height, width, generator=generator)}
     raise ContentError(f"a network that reads {reads or 'nothing known'} is not run")
 

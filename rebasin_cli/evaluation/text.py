@@ -9,12 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from rebasin_cli.checkpoints import system_failure
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import IGNORED, Dataset
-from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.libraries import from_folder
+from rebasin_cli.files import read_text
 
 SEQUENCE_LENGTH = 512
+_LONGEST = 64 << 20  # bytes: some 15 million tokens, on which a small model is evaluated for hours
 
 MASKED = 0.15
 """Share of the tokens that a masked language model is asked for, as in its training (BERT, arXiv:1810.04805)."""
@@ -76,15 +77,10 @@ def load_masked_text(path: Path, folder: Path, length: int | None, limit: int | 
 
 def _windows(path: Path, tokenizer: Any, length: int) -> torch.Tensor:
     """The text's tokens, (windows, length)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ContentError(
-            f"{path} is not a text: byte {error.start} is not UTF-8",
-            remedy="language models are judged on a plain text file: --data text.txt",
-        ) from error
-    except OSError as error:
-        raise system_failure(error, path, "read") from error
+    remedy = "language models are judged on a plain text file: --data text.txt; a part of a long one is enough"
+    text = read_text(path, _LONGEST, "a text", remedy)
+    if "\0" in text:
+        raise ContentError(f"{path.name} is not a text: it has NUL characters", where=str(path), remedy=remedy)
     tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if len(tokens) < 2:
         raise ContentError(f"{path} has {len(tokens)} tokens, and a prediction needs two", remedy="give a longer text")
@@ -93,19 +89,12 @@ def _windows(path: Path, tokenizer: Any, length: int) -> torch.Tensor:
 
 
 def _tokenizer(folder: Path) -> Any:
-    transformers = library("transformers")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ContentError(
-            f"no tokenizer can be loaded: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            where=str(folder),
-            remedy="the folder must hold the tokenizer's files; or give tokens with --data package.module:loader",
-        ) from error
+    remedy = "the folder must hold the tokenizer's files; or give tokens with --data package.module:loader"
+    return from_folder("AutoTokenizer", folder, "no tokenizer can be loaded", remedy)
 
 
 def _length(wanted: int | None, folder: Path, tokenizer: Any) -> int:
     """Tokens of a window: as many as were asked for, or as the model and its tokenizer take."""
-    config = library("transformers").AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    config = from_folder("AutoConfig", folder)
     longest = getattr(config, "max_position_embeddings", None) or math.inf
     return int(min(wanted or SEQUENCE_LENGTH, longest, tokenizer.model_max_length))

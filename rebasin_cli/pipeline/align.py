@@ -172,7 +172,7 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _check(request: AlignRequest, pair: Pair, targets: _Targets) -> None:
-    data = request.data.files() if request.data else []
+    data = [*request.data.files(), *request.data.code()] if request.data else []
     check_apart((pair.a, pair.b, pair.layout.spec.path, *data), targets.paths())
     if isinstance(targets.aligned, Path):
         check_weights_name(targets.aligned, is_folder=pair.b.is_folder)

@@ -201,7 +201,7 @@ def _folder_probe(checkpoint: Checkpoint, size: int) -> tuple[Probe | None, str]
         return None, "transformers, which has the network, is not installed"
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
-        return pretrained_probe(config, folder), ""
+        return pretrained_probe(config, folder, checkpoint), ""
     except RebasinError as error:
         return None, error.what
     except Exception as error:  # a library's

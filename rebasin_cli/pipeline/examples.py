@@ -26,6 +26,7 @@ from rebasin_cli.evaluation import (
     load_masked_text,
     load_named,
     load_text,
+    module_files,
     pretrained_network,
     user_network,
 )
@@ -81,6 +82,11 @@ class DataRequest:
     def files(self) -> list[Path]:
         """The inputs that are files."""
         return [path for path in (self.path, self.fit) if path is not None and not is_named(str(path))]
+
+    def code(self) -> list[Path]:
+        """The files of the user's own modules that are run."""
+        named = (self.network, self.loss, *self.metrics, *(str(path) for path in (self.path, self.fit) if path))
+        return [file for text in named if text and is_named(text) for file in module_files(text)]
 
 
 def network_and_data(

@@ -390,7 +390,7 @@ def _document(
 
 
 def _other_inputs(request: InterpolateRequest) -> list[Path]:
-    data = request.data.files() if request.data else []
+    data = [*request.data.files(), *request.data.code()] if request.data else []
     return data + ([request.permutation] if request.permutation else [])
 
 

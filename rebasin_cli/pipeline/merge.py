@@ -220,7 +220,7 @@ def _targets(request: MergeRequest) -> _Targets:
 
 def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> None:
     first = pairs[0].a
-    data = request.data.files() if request.data else []
+    data = [*request.data.files(), *request.data.code()] if request.data else []
     check_apart([first, *(pair.b for pair in pairs), pairs[0].layout.spec.path, *data], targets.paths())
     check_dtypes(pairs[0])
     if isinstance(targets.merged, Path):

@@ -121,7 +121,7 @@ def _targets(
         output = output.absolute()
         report = report or beside(output_base(output), ".rebasin.json")
     named = {"repaired": output if isinstance(output, Path) else None, "report": report}
-    check_apart([checkpoint, *ends, layout.spec.path, *request.data.files()], named)
+    check_apart([checkpoint, *ends, layout.spec.path, *request.data.files(), *request.data.code()], named)
     if isinstance(output, Path):
         check_weights_name(output, is_folder=checkpoint.is_folder)
         check_target(output, checkpoint, force=request.force)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.libraries import from_folder, library
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Answers
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
@@ -24,6 +25,11 @@ _ANSWERS: Mapping[str, Answers] = {
 """What models are asked, by how their class is called."""
 
 TEXT_BATCH = 8
+
+# Numbers of modules, each of which has tensors of its own.
+_COUNTS = re.compile(r"layers?$|_depth|^depths?$|blocks?$|stages?$|experts$")
+_FEW = 256
+_TIMES, _SMALL = 4, 1 << 26  # weights beyond the checkpoint's: tied ones, tables of positions and masks
 
 
 class PretrainedNetwork(ModuleNetwork):
@@ -76,7 +82,7 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
             where=str(folder),
             remedy="install a version that has it, or name the network with --network",
         )
-    made = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    made = config_of(model_class, folder, state)
     model, missing = _built(model_class, made, state)
     if missing:
         raise ContentError(
@@ -94,8 +100,51 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
     )  # fmt: skip
 
 
+def config_of(model_class: Any, folder: Path, state: Mapping[str, Tensor]) -> Any:
+    """The config of a folder, if it describes a model of about the checkpoint's size.
+
+    Raises:
+        ContentError: it cannot be loaded, or its model would be far larger: building that would fill the memory.
+    """
+    made = from_folder("AutoConfig", folder)
+    remedy = "config.json and checkpoint must belong together"
+    for name, value in _numbers(made.to_dict()):
+        if _COUNTS.search(name) and value > max(len(state), _FEW):
+            what = f"config.json has {name} = {value}, and the checkpoint has {len(state)} tensors"
+            raise ContentError(what, where=str(folder), remedy=remedy)
+    try:
+        with torch.device("meta"):  # nothing is allocated
+            model = model_class(made)
+    except Exception:  # it computes with values while it is built; what is wrong with it, its loader says
+        return made
+    numel, there = sum(t.numel() for t in (*model.parameters(), *model.buffers())), _numel(state)
+    if numel > _TIMES * there + _SMALL:
+        what = f"the network of config.json has {numel:,} weights, and the checkpoint has {there:,}"
+        raise ContentError(what, where=str(folder), remedy=remedy)
+    return made
+
+
+def _numel(state: Mapping[str, Tensor]) -> int:
+    """Numbers in all tensors, which are not read for it where headers tell."""
+    infos = getattr(state, "infos", None)
+    return sum(info.numel for info in infos.values()) if infos else sum(t.numel() for t in state.values())
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number in a config, with its name."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _numbers(inner, name)
+    elif isinstance(value, int):
+        yield name, value
+
+
 def _built(model_class: Any, config: Any, state: Mapping[str, Tensor]) -> tuple[Any, list[str]]:
     model, report = model_class.from_pretrained(
-        None, config=config, state_dict=dict(state), output_loading_info=True, torch_dtype=torch.float32
+        None, config=config, state_dict=dict(state), output_loading_info=True, torch_dtype=torch.float32,
+        local_files_only=True, trust_remote_code=False,
     )  # fmt: skip
     return model, sorted(report["missing_keys"])

@@ -52,7 +52,9 @@ def pretrained_subject(
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(config_text)
             save_file({k: v.contiguous() for k, v in tensors.items()}, str(Path(folder) / file), {"format": "pt"})
-            network = type(model).from_pretrained(folder, torch_dtype=torch.float64, **(load or {}))
+            network = type(model).from_pretrained(
+                folder, torch_dtype=torch.float64, local_files_only=True, trust_remote_code=False, **(load or {})
+            )
         network.double().eval()
         return run_module(network, inputs, trace)
 
