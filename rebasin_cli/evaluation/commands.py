@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,41 +18,58 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.scores import Scores
 
 PLACE = "{checkpoint}"
+VARIABLE = "REBASIN_CHECKPOINT"
+_PLAIN = re.compile(r"[A-Za-z0-9._/-]+")  # paths that mean themselves in whatever reads the word they stand in
 # The words of the command come as arguments and are not read by the shell; `kill 0` reaches the whole group.
 _WATCHED = 'exec 3<&0 </dev/null; { read -r _ <&3 || kill -9 0; } >/dev/null 2>&1 & exec 3<&- "$@"'
 _REMEDY = 'the last line it prints is a number (the loss) or JSON: {"loss": 0.31, "accuracy": 0.9}'
 
 
-def parse_command(text: str) -> tuple[str, ...]:
+def parse_command(text: str, folder: Path) -> tuple[str, ...]:
     """The words of `--eval-command`.
 
+    A shell of the command's own (`bash -c '… {checkpoint} …'`) reads the path as a part of a script: there a path with
+    characters that a script could take for its own is refused.
+
+    Args:
+        folder: where the checkpoints will lie.
+
     Raises:
-        UsageError: it cannot be read, or has no place for the checkpoint.
+        UsageError: it cannot be read, has no place for the checkpoint or an unsafe one, or there is no such program.
     """
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
         raise UsageError(f"--eval-command: {error}", remedy="quote it as for a shell") from error
-    if not any(PLACE in word for word in words):
+    if not any(PLACE in word or VARIABLE in word for word in words):
         raise UsageError(
-            f"--eval-command has no {PLACE} in it, so that it could not know what to evaluate",
+            f"--eval-command has neither {PLACE} nor ${VARIABLE} in it, so that it could not know what to evaluate",
             remedy=f"for example --eval-command 'python eval.py {PLACE}'",
         )
+    if not _PLAIN.fullmatch(str(folder)) and any(PLACE in word and word != PLACE for word in words):
+        raise UsageError(
+            f"--eval-command: {PLACE} stands within a word, which a shell may read, and the folder of temporary files "
+            f"has characters with a meaning: {str(folder)!r}",
+            remedy=f'write "${VARIABLE}" there instead, or set TMPDIR to a folder of a plain name',
+        )
+    _find_program(words[0])
     return words
 
 
 def run_command(words: tuple[str, ...], checkpoint: Path, timeout: float | None) -> Scores:
     """Run the command on one checkpoint and read what it says.
 
-    No shell reads its words; it runs in the current folder, with nothing on its stdin. After `timeout` seconds, or if
-    we end meanwhile, whatever ends us, it is killed together with whatever it started.
+    No shell of ours reads its words; it runs in the current folder, with nothing on its stdin, and has the path in its
+    environment, too. After `timeout` seconds, or if we end meanwhile, whatever ends us, it is killed together with
+    whatever it started.
 
     Raises:
         UsageError: there is no such program.
         ContentError: it fails, takes too long, or its last line is no figure.
     """
-    call = [word.replace(PLACE, str(checkpoint)) for word in words]
-    process, alive = _begin(call)
+    place = str(checkpoint)
+    call = [word.replace(PLACE, place) for word in words]
+    process, alive = _begin(call, {VARIABLE: place})
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -103,7 +122,7 @@ def parse_scores(line: str) -> Scores:
     return Scores(figures.pop("loss"), figures.pop("accuracy", math.nan), figures)
 
 
-def _begin(call: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+def _begin(call: list[str], variables: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start a command, and beside it a shell that kills its process group once we are no more.
 
     Returns the process and the writing end of a pipe, which only we have: the system closes it however we end, and
@@ -113,18 +132,13 @@ def _begin(call: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     Raises:
         UsageError: there is no such program.
     """
-    program = shutil.which(call[0])
-    if program is None:
-        there = os.path.exists(call[0])
-        raise UsageError(
-            f"--eval-command: {call[0]} cannot be run: {'Permission denied' if there else 'No such file or directory'}",
-            remedy="it runs without a shell; for pipes and the like: bash -c '…'",
-        )
+    program = _find_program(call[0])
     watched, alive = os.pipe()
     try:
         process = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHED, "sh", os.path.abspath(program), *call[1:]],
             stdin=watched, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **variables},
         )  # fmt: skip
     except BaseException:
         os.close(alive)
@@ -132,6 +146,22 @@ def _begin(call: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     finally:
         os.close(watched)
     return process, alive
+
+
+def _find_program(name: str) -> str:
+    """Where a program lies.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    program = shutil.which(name)
+    if program is None:
+        there = os.path.exists(name)
+        raise UsageError(
+            f"--eval-command: {name} cannot be run: {'Permission denied' if there else 'No such file or directory'}",
+            remedy="it runs without a shell; for pipes and the like: bash -c '…'",
+        )
+    return program
 
 
 def _last(output: bytes, before: str = "") -> str:

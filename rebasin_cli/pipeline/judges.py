@@ -147,7 +147,7 @@ def prepare_judge(
         RebasinError: no network for the architecture, unknown options, or data that does not fit it.
     """
     if request.command is not None:
-        words = parse_command(request.command)
+        words = parse_command(request.command, Path(tempfile.gettempdir()))
         if request.path is not None:
             raise UsageError("--eval-command and --data are two judges", remedy="leave one of them away")
         if request.repairs:
