@@ -45,7 +45,7 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
             outputs.claim(*files.values())
             for role, path in files.items():
                 content = contents[role]
-                outputs.write(path, content.encode() if isinstance(content, str) else content)
+                outputs.write(path, content.encode(errors="replace") if isinstance(content, str) else content)
     return printed
 
 

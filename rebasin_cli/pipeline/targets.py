@@ -52,7 +52,13 @@ def document_base(document: Path) -> Path:
 
 
 def beside(base: Path, ending: str) -> Path:
-    """`x/b` and `.rebasin.json` → `x/b.rebasin.json`."""
+    """`x/b` and `.rebasin.json` → `x/b.rebasin.json`.
+
+    Raises:
+        UsageError: `base` is `/`, which has no name.
+    """
+    if not base.name:
+        raise UsageError(f"{base} has no name that outputs could have", remedy="name a file or a folder with -o")
     return base.with_name(base.name + ending)
 
 

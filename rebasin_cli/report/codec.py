@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 def to_json(document: RunDocument) -> str:
     """The document as JSON text, indented, with a newline at the end; the same document gives the same bytes.
 
-    What a terminal would act on is escaped; letters of every script are not.
+    What a terminal would act on is escaped, and so are bytes of a path that are no UTF-8; letters of every script stay.
     """
     fields = _encode(document)
     ordered = {"schema_version": fields.pop("schema_version")} | fields
@@ -68,7 +69,7 @@ def from_json(text: str, source: str) -> RunDocument:
             remedy="make it again with this version of rebasin, or read it with the one that wrote it",
         )
     try:
-        return _decode(RunDocument, value, "")
+        return _with_usable_names(_decode(RunDocument, value, ""))
     except _MisfitError as misfit:
         raise ContentError(f"not a run document: {misfit}", where=source, remedy=remedy) from misfit
 
@@ -127,7 +128,7 @@ def _value(kind: Any, value: Any, place: str) -> Any:
     if kind is float:
         if value is None:
             return math.nan
-        _expect(isinstance(value, float) or _is_int(value), place, "a number", value)
+        _expect((isinstance(value, float) and math.isfinite(value)) or _is_int(value), place, "a number", value)
         return float(value)
     right = _is_int(value) if kind is int else isinstance(value, kind)
     _expect(right, place, {int: "a whole number", str: "a text", bool: "true or false"}[kind], value)
@@ -140,6 +141,18 @@ def _is_int(value: Any) -> bool:
 
 
 _hints = functools.cache(typing.get_type_hints)  # slow, and a document has thousands of records of a few kinds
+
+
+def _with_usable_names(document: RunDocument) -> RunDocument:
+    """See that the system can be asked for the files it names: no NUL, and no surrogate that stands for no byte."""
+    named = {f"inputs.{role}.path": entry.path for role, entry in document.inputs.items()}
+    for place, name in (named | {f"outputs.{role}": name for role, name in document.outputs.items()}).items():
+        try:
+            right = b"\0" not in os.fsencode(name)
+        except UnicodeEncodeError:
+            right = False
+        _expect(right, place, "the name of a file", name)
+    return document
 
 
 def _fields(kind: Any, value: Any, place: str) -> Any:

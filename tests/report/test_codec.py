@@ -78,7 +78,7 @@ _NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 
 @given(
     command=_TEXT,
-    outputs=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    outputs=st.dictionaries(_TEXT, st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)),
     warnings=st.lists(_TEXT, max_size=3).map(tuple),
     numbers=st.tuples(_NUMBER, _NUMBER, _NUMBER, _NUMBER),
 )
