@@ -2,7 +2,7 @@
 
 import sys
 
-from rebasin_cli.cli import main
+from rebasin_cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

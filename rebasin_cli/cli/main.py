@@ -9,22 +9,25 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import typer
 
 import rebasin_cli
+from rebasin_cli import signals
 from rebasin_cli.cli.commands import align, apply, arch, inspect, interpolate, merge, repair, report
 from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
-from rebasin_cli.cli.streams import ClosedPipe
-from rebasin_cli.errors import RebasinError, SystemFailure
+from rebasin_cli.cli.streams import ClosedPipe, need_stdout
+from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 
-CLOSED_PIPE, INTERRUPTED, TERMINATED, BUG = 141, 130, 143, 70
+CLOSED_PIPE, INTERRUPTED, BUG = 141, 130, 70
+
+_SHOWS = {"--help", "-h", "--version"}
+_COMPLETION = "_REBASIN_COMPLETE"  # set by a shell that asks for completions; typer exits then
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to map segment")
 
 # Typer has its own copy of click by now and used the package before; this is the base of usage errors in both.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -44,13 +47,6 @@ app.command("repair")(repair.command)
 app.command("inspect")(inspect.command)
 app.add_typer(arch.app, name="arch")
 app.command("report")(report.command)
-
-
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP, as an exception, so that temporary files are taken away."""
-
-    def __init__(self, number: int) -> None:
-        self.code = 128 + number
 
 
 def _show_version(wanted: bool) -> None:
@@ -74,9 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     _wait_quietly()
     try:
-        with _terminable():
+        with nullcontext() if signals.are_settled() else signals.raising():
+            _refuse_empty(arguments)
+            if not arguments or _SHOWS & set(arguments):
+                need_stdout()
+            else:
+                _need_folder()
             code = typer.main.get_command(app).main(args=arguments, prog_name="rebasin", standalone_mode=False)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             if code == INTERRUPTED:  # typer makes an exit code of KeyboardInterrupt, without a word
                 print_error_parts("interrupted")
             return code if isinstance(code, int) else 0
@@ -84,6 +86,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug and not isinstance(failure, (SystemExit, ClosedPipe)):
             print_traceback()
         return _exit_code(failure)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument, which is what a shell makes of a variable that is not set; as a path it is `.`.
+
+    Raises:
+        UsageError: naming the option before it.
+    """
+    before = "the first argument"
+    for argument in arguments:
+        option, sign, value = argument.partition("=")
+        if not argument or (option.startswith("--") and sign and not value):
+            place = option or before
+            raise UsageError(f"{place}: nothing is given", remedy="see whether a variable in the command is empty")
+        before = argument if argument.startswith("-") else f"the argument after {argument}"
+
+
+def _need_folder() -> None:
+    """Refuse to work in a folder that was deleted: some builds of torch end the process there, with a code of theirs.
+
+    Raises:
+        SystemFailure: the current folder is gone, or may not be looked at.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SystemFailure(
+            f"the current folder cannot be used: {error.strerror}", remedy="change to a folder that is there: cd FOLDER"
+        ) from error
 
 
 def _wait_quietly() -> None:
@@ -106,24 +137,17 @@ def _exit_code(failure: BaseException) -> int:
     if isinstance(failure, (KeyboardInterrupt, typer.Abort)):
         print_error_parts("interrupted")
         return INTERRUPTED
-    if isinstance(failure, _Terminated):
-        with suppress(OSError):  # the terminal may be gone
-            print_error_parts("terminated" if failure.code == TERMINATED else "the terminal was closed")
+    if isinstance(failure, signals.Ended):
+        print_error_parts(failure.word)
         return failure.code
     if isinstance(failure, (ClosedPipe, BrokenPipeError)):
-        _quiet_stdout()
         return CLOSED_PIPE
     if isinstance(failure, SystemExit):
-        return failure.code if isinstance(failure.code, int) else 1
-    if _is_out_of_memory(failure):
-        print_error_parts("there is not enough memory", remedy="`--dry-run` estimates what a run needs")
-        return SystemFailure.exit_code
-    if isinstance(failure, OSError):
-        place = f": {failure.filename}" if failure.filename else ""
-        print_error_parts(
-            f"{failure.strerror or failure}{place}", remedy="check the path, its permissions and the disk"
-        )
-        return SystemFailure.exit_code
+        return _code_of_exit(failure)
+    system = _from_the_system(failure)
+    if system is not None:
+        print_error(system)
+        return system.exit_code
     frame = traceback.extract_tb(failure.__traceback__)[-1]
     print_error_parts(
         f"this is a bug in rebasin: {type(failure).__name__}: {failure}",
@@ -142,45 +166,39 @@ def _tell_usage(failure: Exception) -> int:
     return 2
 
 
+def _code_of_exit(failure: SystemExit) -> int:
+    if isinstance(failure.__context__, BrokenPipeError):  # so rich and typer leave when the reader of stdout went away
+        return CLOSED_PIPE
+    if _COMPLETION in os.environ:
+        return failure.code if isinstance(failure.code, int) else 1
+    print_error_parts(  # code of the user's own, such as a network's; what we were asked for is not done
+        f"code that was run here ended the program: sys.exit({failure.code!r})",
+        remedy="have it return, or raise an exception that says what is wrong",
+    )
+    return ContentError.exit_code
+
+
+def _from_the_system(failure: BaseException) -> SystemFailure | None:
+    """What the system refused us, in whichever exception of a library that came."""
+    text = str(failure)
+    if _is_out_of_memory(failure):
+        return SystemFailure("there is not enough memory", remedy="`--dry-run` estimates what a run needs")
+    if isinstance(failure, RuntimeError) and "can't start new thread" in text:
+        return SystemFailure("no more threads can be started", remedy="raise the limit (ulimit -u)")
+    if isinstance(failure, ImportError) and not str(failure.name).startswith("rebasin_cli"):
+        return SystemFailure(
+            f"{failure.name or 'a library'} cannot be loaded: {text}",
+            remedy="look at the limits of the process (ulimit -a), or install rebasin again",
+        )
+    if isinstance(failure, OSError):
+        place = f": {failure.filename}" if failure.filename else ""
+        return SystemFailure(
+            f"{failure.strerror or failure}{place}", remedy="check the path, its permissions and the disk"
+        )
+    return None
+
+
 def _is_out_of_memory(failure: BaseException) -> bool:
     # torch's own classes are told by name and text: importing torch to ask would be a second or two for nothing.
-    return isinstance(failure, MemoryError) or (
-        isinstance(failure, RuntimeError)
-        and (type(failure).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(failure))
-    )
-
-
-def _quiet_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush has no closed pipe to complain of."""
-    try:
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception for as long as we run; does nothing outside the main thread.
-
-    What is ignored, as SIGHUP is under nohup, stays so.
-    """
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    ended = False
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        nonlocal ended
-        if not ended:  # a second one must not break off the cleaning up after the first
-            ended = True
-            raise _Terminated(number)
-
-    try:
-        before = {number: signal.signal(number, terminate) for number in numbers}
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    told = type(failure).__name__ == "OutOfMemoryError" or any(words in str(failure).lower() for words in _NO_MEMORY)
+    return isinstance(failure, MemoryError) or (isinstance(failure, (RuntimeError, OSError, ImportError)) and told)

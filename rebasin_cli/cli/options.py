@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from rebasin_cli.cli import numbers as n
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from rebasin_cli.pipeline.methods import MatchChoice
     from rebasin_cli.report.document import RunDocument
 
+_Number = TypeVar("_Number", int, float)
+
 DATA = "Data"
 _SPEC, _RUN, _OUTPUT, _TALK = "Architecture", "Run", "Output", "Messages"
-_DIGITS = 12  # of a size: beyond every tensor
 
 
 class Device(StrEnum):
@@ -114,8 +116,20 @@ def _complete_arch(incomplete: str) -> list[str]:
     return [name for name in shipped_specs() if name.startswith(incomplete)]
 
 
+def file_path(text: str | Path) -> Path:
+    """Read the name of a file for an option that knows no stdout, and would make a file called `-`.
+
+    Raises:
+        typer.BadParameter: for `-`.
+    """
+    if str(text) == "-":
+        raise typer.BadParameter("`-` is stdout, and this is written to a file")
+    return Path(text)
+
+
 CheckpointPath = Annotated[
-    Path, typer.Argument(metavar="CKPT", help="A checkpoint: file, FILE:KEY, folder or index; - is stdin.")
+    Path,
+    typer.Argument(readable=False, metavar="CKPT", help="A checkpoint: file, FILE:KEY, folder or index; - is stdin."),
 ]
 SpecName = Annotated[
     str, typer.Argument(metavar="SPEC", help="A shipped spec or a .yaml file.", autocompletion=_complete_arch)
@@ -143,8 +157,8 @@ Ignore = Annotated[
 DataPath = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="PATH", help="Arrays (.npz, .safetensors), idx or image folder, text, MODULE:LOADER.",
-        rich_help_panel=DATA,
+        "--data", readable=False, metavar="PATH", rich_help_panel=DATA,
+        help="Arrays (.npz, .safetensors), idx or image folder, text, MODULE:LOADER.",
     ),
 ]  # fmt: skip
 NetworkName = Annotated[
@@ -156,17 +170,17 @@ NetworkOption = Annotated[
     typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=DATA),
 ]
 SequenceLength = Annotated[
-    int | None, typer.Option(min=2, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=DATA)
+    int | None, typer.Option(parser=n.TOKENS, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=DATA)
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=DATA)
+    int | None, typer.Option(parser=n.PIXELS, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=DATA)
 ]
 Normalise = Annotated[
     str | None,
     typer.Option(metavar="MEAN/STD", help="Of images' channels: imagenet, 0.5/0.5.", rich_help_panel=DATA),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
+    int | None, typer.Option(parser=n.COUNT, metavar="N", help="Examples at a time; else 512.", rich_help_panel=DATA)
 ]
 LossName = Annotated[
     str | None,
@@ -182,13 +196,19 @@ MetricName = Annotated[
         rich_help_panel=DATA,
     ),
 ]  # fmt: skip
-Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N examples.", rich_help_panel=DATA)]
+Limit = Annotated[
+    int | None, typer.Option(parser=n.COUNT, metavar="N", help="Only the first N examples.", rich_help_panel=DATA)
+]
 EvalCommand = Annotated[
     str | None,
-    typer.Option(metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}' instead.", rich_help_panel=DATA),
+    typer.Option(
+        metavar="COMMAND",
+        help="Judge by 'python eval.py {checkpoint}'; $REBASIN_CHECKPOINT has the path, too.",
+        rich_help_panel=DATA,
+    ),
 ]
 EvalTimeout = Annotated[
-    float | None, typer.Option(min=0, metavar="SECONDS", help="For one point.", rich_help_panel=DATA)
+    float | None, typer.Option(parser=n.SECONDS, metavar="SECONDS", help="For one point.", rich_help_panel=DATA)
 ]
 RepairName = Annotated[
     list[Repair] | None,
@@ -199,13 +219,25 @@ RepairName = Annotated[
 ]  # fmt: skip
 FitData = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="Examples to fit on; else the train half of --data.", rich_help_panel=DATA),
+    typer.Option(
+        readable=False, metavar="PATH", help="Examples to fit on; else the train half of --data.", rich_help_panel=DATA
+    ),
 ]
-FitLimit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)]
+FitLimit = Annotated[
+    int | None, typer.Option(parser=n.COUNT, metavar="N", help="Fit on the first N.", rich_help_panel=DATA)
+]
 
 DeviceName = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_RUN)]
-Seed = Annotated[int, typer.Option(help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_RUN)]
-MaxSweeps = Annotated[int, typer.Option(min=1, help="Stop matching after so many sweeps.", rich_help_panel=_RUN)]
+Seed = Annotated[
+    int,
+    typer.Option(
+        parser=n.SEED, metavar="N", help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_RUN
+    ),
+]
+MaxSweeps = Annotated[
+    int,
+    typer.Option(parser=n.COUNT, metavar="N", help="Stop matching after so many sweeps.", rich_help_panel=_RUN),
+]
 MethodName = Annotated[
     Method, typer.Option("--method", help="How units are matched.", rich_help_panel=_RUN, show_default=True)
 ]
@@ -225,13 +257,22 @@ Objective = Annotated[
         "--objective", help="Of sinkhorn: weights' distance, or the loss at ½ or a random λ.", rich_help_panel=_RUN
     ),
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="At most so many (ste, sinkhorn).", rich_help_panel=_RUN)]
-LearningRate = Annotated[
-    float | None, typer.Option(min=0, help="Else 0.01 (ste) or 0.2 (sinkhorn).", rich_help_panel=_RUN)
+Epochs = Annotated[
+    int, typer.Option(parser=n.COUNT, metavar="N", help="At most so many (ste, sinkhorn).", rich_help_panel=_RUN)
 ]
-Momentum = Annotated[float, typer.Option(min=0, max=1, help="Of its steps (--method ste).", rich_help_panel=_RUN)]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(parser=n.LEARNING_RATE, metavar="X", help="Else 0.01 (ste) or 0.2 (sinkhorn).", rich_help_panel=_RUN),
+]
+Momentum = Annotated[
+    float,
+    typer.Option(parser=n.MOMENTUM, metavar="X", help="Of its steps (--method ste).", rich_help_panel=_RUN),
+]
 FitBatch = Annotated[
-    int, typer.Option("--fit-batch-size", min=1, help="Examples of a step on --data.", rich_help_panel=_RUN)
+    int,
+    typer.Option(
+        "--fit-batch-size", parser=n.COUNT, metavar="N", help="Examples of a step on --data.", rich_help_panel=_RUN
+    ),
 ]
 StartName = Annotated[
     Start,
@@ -242,12 +283,12 @@ OrderName = Annotated[
 ]
 Restarts = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="N descents instead of what --quality has.", rich_help_panel=_RUN),
+    typer.Option(parser=n.COUNT, metavar="N", help="N descents instead of what --quality has.", rich_help_panel=_RUN),
 ]
 QualityName = Annotated[Quality, typer.Option("--quality", help="Time for a better optimum.", rich_help_panel=_RUN)]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_RUN),
+    typer.Option(parser=n.THREADS, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_RUN),
 ]
 Memory = Annotated[
     str | None,
@@ -264,14 +305,16 @@ OnInterruptName = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.", rich_help_panel=_RUN)]
 
 Report = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Where the run document is written.", rich_help_panel=_OUTPUT)
+    Path | None,
+    typer.Option(parser=file_path, metavar="FILE", help="Where the run document is written.", rich_help_panel=_OUTPUT),
 ]
 AllowNonFinite = Annotated[
     bool, typer.Option("--allow-non-finite", help="Write mixed values that overflow, too.", rich_help_panel=_OUTPUT)
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.", rich_help_panel=_OUTPUT)]
 SavePermutation = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Where the permutation is written.", rich_help_panel=_OUTPUT)
+    Path | None,
+    typer.Option(parser=file_path, metavar="FILE", help="Where the permutation is written.", rich_help_panel=_OUTPUT),
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print the run document, on a terminal too.", rich_help_panel=_TALK)]
@@ -294,9 +337,7 @@ def spec_choice(
 
     parsed = {}
     for name, value in pairs("--set", sizes).items():
-        if not value.isdecimal() or len(value) > _DIGITS or int(value) < 1:
-            raise UsageError(f"--set {name}={value}: a size is a whole number from 1", remedy=f"--set {name}=12")
-        parsed[name] = int(value)
+        parsed[name] = number(n.SIZE, value, option=f"--set {name}", example=f"--set {name}=12")
     return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))
 
 
@@ -370,6 +411,18 @@ def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
             raise UsageError(f"{option} {name} is given twice: {found[name]} and {value}", remedy="keep one of the two")
         found[name] = value
     return found
+
+
+def number(read: Callable[[str], _Number], text: str, *, option: str, example: str) -> _Number:
+    """A number that is a part of an option's value.
+
+    Raises:
+        UsageError: as `read` says.
+    """
+    try:
+        return read(text)
+    except typer.BadParameter as error:
+        raise UsageError(f"{option}: {error.message}", remedy=f"for example {example}") from None
 
 
 def match_choice(

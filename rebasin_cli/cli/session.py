@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rebasin_cli.cli.messages import print_note, print_warning
-from rebasin_cli.cli.streams import print_payload
+from rebasin_cli.cli.streams import need_stdout, print_payload
 from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
@@ -16,8 +16,15 @@ from rebasin_cli.safe_text import LONGEST_NAME, one_line
 class Session(Listener):
     """The listener of the command line."""
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False, shows: bool = False) -> None:
+        """`shows`: what the command prints is all that it does.
+
+        Raises:
+            SystemFailure: it would print to a stdout that is closed.
+        """
         super().__init__()
+        if json or shows:
+            need_stdout()
         self.json, self.quiet, self.verbose = json, quiet, verbose
 
     def show_warning(self, text: str) -> None:
@@ -60,8 +67,8 @@ class Session(Listener):
             yield lambda amount: progress.advance(task, amount)
 
     def finish(self, document: RunDocument, *, payload: bool = True) -> None:
-        """Print the result: a summary on a terminal, the document in a pipe; nothing if stdout is taken."""
-        if not payload:
+        """Print the result: a summary on a terminal, the document in a pipe; nothing if stdout is taken or closed."""
+        if not payload or sys.stdout is None:
             return
         if self.json or not sys.stdout.isatty():
             from rebasin_cli.report.codec import to_json

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli import signals
+from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.work import Source
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 PIPE = Path("-")
 _LONGEST_DOCUMENT = 256 << 20  # bytes: a hundred thousand tensors and dims take a quarter
+
+
+@contextmanager
+def working() -> Iterator[ExitStack]:
+    """What a command does after its imports, and what it has to clean up: from here on signals are exceptions."""
+    with signals.raising(), ExitStack() as cleanup:
+        yield cleanup
 
 
 class ClosedPipe(BaseException):
@@ -44,14 +53,30 @@ class _Pipe:
 
 def print_payload(text: str) -> None:
     """Write to stdout all of it, or raise ClosedPipe."""
+    need_stdout()
+    raw: bytes | None
     try:
-        sys.stdout.write(text)
+        text.encode(sys.stdout.encoding or "utf-8")
+        raw = None
+    except UnicodeEncodeError:  # a locale without UTF-8, or a file's name that is no text
+        raw = text.encode("utf-8", "replace")  # which JSON and HTML are in any case
+    try:
+        sys.stdout.write(text) if raw is None else sys.stdout.buffer.write(raw)
         sys.stdout.flush()
     except BrokenPipeError:
         raise ClosedPipe from None
-    except UnicodeEncodeError:  # a locale without UTF-8: JSON and HTML have escapes for it, and these bytes are UTF-8
-        sys.stdout.buffer.write(text.encode("utf-8"))
-        sys.stdout.buffer.flush()
+
+
+def need_stdout() -> None:
+    """Refuse a command whose result is printed where stdout is closed (`>&-`).
+
+    Raises:
+        SystemFailure: it is.
+    """
+    if sys.stdout is None:
+        raise SystemFailure(
+            "stdout is closed, and the result is printed there", remedy="send it to a file, or to /dev/null"
+        )
 
 
 def binary_stdout(json: bool) -> BinaryIO:
@@ -65,6 +90,7 @@ def binary_stdout(json: bool) -> BinaryIO:
             "--json and -o - both write to stdout",
             remedy="name a file for the document: --report FILE instead of --json",
         )
+    need_stdout()
     if sys.stdout.isatty():
         raise UsageError("-o - would write a checkpoint to the terminal", remedy="pipe it on, or name a file with -o")
     return cast(BinaryIO, _Pipe(sys.stdout.buffer))

@@ -7,6 +7,7 @@ brings its own preparation, which is transformers' to do.
 from __future__ import annotations
 
 import importlib.util
+import math
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,9 +84,10 @@ def parse_moments(text: str) -> Moments:
         mean, deviation = (tuple(float(part) for part in side.split(",")) for side in text.split("/"))
     except ValueError:
         mean, deviation = (), ()
-    if not mean or len(mean) != len(deviation) or len(mean) not in (1, 3) or min(deviation) <= 0:
+    fitting = len(mean) == len(deviation) and len(mean) in (1, 3) and min(deviation, default=0) > 0
+    if not fitting or not all(map(math.isfinite, (*mean, *deviation))):
         raise UsageError(
-            f"--normalise {text}: expected MEAN/DEVIATION of one or three channels, deviations above 0",
+            f"--normalise {text[:60]}: expected MEAN/DEVIATION of one or three channels, deviations above 0",
             remedy="--normalise imagenet, --normalise 0.5/0.5 or --normalise 0.4,0.5,0.6/0.2,0.2,0.2",
         )
     return mean, deviation

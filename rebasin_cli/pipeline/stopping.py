@@ -12,6 +12,7 @@ from types import FrameType
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import Enough
 
+_LONGEST = 1e9  # seconds
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -21,10 +22,13 @@ def parse_duration(text: str) -> float:
     Raises:
         UsageError: anything else, or no time at all.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text.strip())
+    found = re.fullmatch(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)(s|m|h)?", text.strip())
     seconds = float(found[1]) * _SECONDS[found[2] or ""] if found else 0.0
-    if seconds <= 0:
-        raise UsageError(f"--time-budget {text}: not a length of time", remedy="--time-budget 90s, 10m or 1.5h")
+    if not 0 < seconds <= _LONGEST:
+        raise UsageError(
+            f"--time-budget {text[:24]!r} is no time from 0 to {_LONGEST / 3600:.0f}h",
+            remedy="--time-budget 90s, 10m or 1.5h",
+        )
     return seconds
 
 

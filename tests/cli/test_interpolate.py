@@ -311,9 +311,9 @@ def test_a_gate_after_a_pipe_recommends_a_command_that_works(rebasin: Rebasin, p
     ("options", "says"),
     [
         (("--at", "best", "-o", "x.safetensors"), "--data"),
-        (("--at", "beast", "-o", "x.safetensors"), "neither a number nor"),
+        (("--at", "beast", "-o", "x.safetensors"), "not a number from 0 to 1"),
         (("--at", "0.5", "-o", "x.safetensors", "--weight", "nowhere*=0.3"), "no tensor is called so"),
-        (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=1.5"), "between 0"),
+        (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=1.5"), "not a number from 0 to 1"),
         (("--at", "0.5", "-o", "x.safetensors", "--weight", "fc.*=x"), "not a number"),
         (("--weight", "fc.*=0.3"), "--at"),
         (("--at", "best", "-o", "x.safetensors", "--data", "data.npz", "--steps", "2"), "--steps 3"),

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import PIPE, output_of, sources
+from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 
 
 def command(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint that stays: file, folder, index; - is stdin.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint whose units are permuted.")],
+    a: Annotated[
+        Path,
+        typer.Argument(readable=False, metavar="A", help="The checkpoint that stays: file, folder, index; - is stdin."),
+    ],
+    b: Annotated[Path, typer.Argument(readable=False, metavar="B", help="The checkpoint whose units are permuted.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="B aligned; - streams it.", rich_help_panel="Output"),
+        typer.Option(
+            "-o", "--output", readable=False, metavar="FILE", help="B aligned; - streams it.", rich_help_panel="Output"
+        ),
     ] = None,
     save_permutation: o.SavePermutation = None,
     report: o.Report = None,
@@ -84,8 +88,8 @@ def command(
             fit_batch=fit_batch, network=network, sequence_length=sequence_length, seed=seed,
             image_size=image_size, moments=o.moments(normalise), taps=taps, loss=loss,
         )  # fmt: skip
-    session = Session(json=json, quiet=quiet, verbose=verbose)
-    with ExitStack() as cleanup:
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=dry_run)
+    with working() as cleanup:
         target = output_of(output, json)
         one, two = sources([a, b], cleanup)
         request = AlignRequest(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import PIPE, output_of, sources
+from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 
 
 def command(
-    permutation: Annotated[Path, typer.Argument(metavar="PERM", help="A permutation file that `rebasin align` wrote.")],
+    permutation: Annotated[
+        Path, typer.Argument(readable=False, metavar="PERM", help="A permutation file that `rebasin align` wrote.")
+    ],
     checkpoint: o.CheckpointPath,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", readable=False, metavar="FILE", help="The result; - streams it.")
+    ],
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
     report: o.Report = None,
     force: o.Force = False,
@@ -32,8 +35,8 @@ def command(
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.apply import ApplyRequest, apply
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
-    with ExitStack() as cleanup:
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=dry_run)
+    with working() as cleanup:
         target = output_of(output, json)
         assert target is not None
         (source,) = sources([checkpoint], cleanup)

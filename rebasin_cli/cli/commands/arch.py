@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import sources
+from rebasin_cli.cli.streams import sources, working
 from rebasin_cli.errors import GateError
 
 if TYPE_CHECKING:
@@ -30,14 +29,16 @@ def list_command(json: o.Json = False, quiet: o.Quiet = False, debug: o.Debug = 
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.architectures import list_architectures
 
-    Session(json=json, quiet=quiet).finish(list_architectures())
+    session = Session(json=json, quiet=quiet, shows=True)
+    session.finish(list_architectures())
 
 
 @app.command("show")
 def show_command(
     spec: o.SpecName,
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CKPT", help="Show its tensors and sizes instead of templates.")
+        Path | None,
+        typer.Argument(readable=False, metavar="CKPT", help="Show its tensors and sizes instead of templates."),
     ] = None,
     sizes: o.Set = None,
     freeze: o.Freeze = None,
@@ -51,8 +52,8 @@ def show_command(
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.architectures import show_architecture
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
-    with ExitStack() as cleanup:
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=True)
+    with working() as cleanup:
         source = sources([checkpoint], cleanup)[0] if checkpoint else None
         document = show_architecture(spec, source, o.spec_choice(None, sizes, freeze, ignore), session)
     session.finish(document)
@@ -75,7 +76,7 @@ def check_command(
     from rebasin_cli.pipeline.architectures import check_architecture
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
-    with ExitStack() as cleanup:
+    with working() as cleanup:
         (source,) = sources([checkpoint], cleanup)
         document = check_architecture(spec, source, o.spec_choice(None, sizes, freeze, ignore), session)
     session.finish(document)
@@ -91,7 +92,10 @@ def prove_command(
     ] = None,
     sizes: o.Set = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The network's config.json, for sizes that shapes do not tell.")
+        Path | None,
+        typer.Option(
+            readable=False, metavar="FILE", help="The network's config.json, for sizes that shapes do not tell."
+        ),
     ] = None,
     seed: o.Seed = 0,
     json: o.Json = False,
@@ -105,7 +109,8 @@ def prove_command(
 
     session = Session(json=json, quiet=quiet, verbose=verbose)
     choice = o.spec_choice(None, sizes, None, None)
-    document = prove_architecture(ProveRequest(spec, network, choice.sizes, config, seed), session)
+    with working():
+        document = prove_architecture(ProveRequest(spec, network, choice.sizes, config, seed), session)
     session.finish(document)
     _require_passed(document)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import sources
+from rebasin_cli.cli.streams import sources, working
 
 
 def command(
@@ -23,8 +21,8 @@ def command(
     from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.inspect import inspect
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
-    with ExitStack() as cleanup:
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=True)
+    with working() as cleanup:
         (source,) = sources([checkpoint], cleanup)
         document = inspect(source, o.spec_choice(arch, sizes, freeze, ignore), session)
     session.finish(document)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources
+from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources, working
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +28,15 @@ class Combine(StrEnum):
 
 
 def command(
-    a: Annotated[Path | None, typer.Argument(metavar="A", help="The checkpoint at λ = 0; none: from the pipe.")] = None,
-    b: Annotated[Path | None, typer.Argument(metavar="B", help="The checkpoint at λ = 1.")] = None,
-    steps: Annotated[int, typer.Option(help="Points from 0 to 1, both ends included.", rich_help_panel=_PATH)] = 25,
+    a: Annotated[
+        Path | None,
+        typer.Argument(readable=False, metavar="A", help="The checkpoint at λ = 0; none: from the pipe."),
+    ] = None,
+    b: Annotated[Path | None, typer.Argument(readable=False, metavar="B", help="The checkpoint at λ = 1.")] = None,
+    steps: Annotated[
+        int,
+        typer.Option(parser=n.STEPS, metavar="N", help="Points from 0 to 1, ends included.", rich_help_panel=_PATH),
+    ] = 25,
     at: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +56,9 @@ def command(
     ] = True,
     permutation: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PATH),
+        typer.Option(
+            readable=False, metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PATH
+        ),
     ] = None,
     data: o.DataPath = None,
     split: Annotated[
@@ -72,25 +80,29 @@ def command(
     fit_limit: o.FitLimit = None,
     max_barrier: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Exit with 1 if the last curve's barrier is higher.", rich_help_panel=_DATA),
+        typer.Option(
+            parser=n.BARRIER, metavar="X", help="Exit with 1 if the last curve's barrier is higher.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="With --at a checkpoint (- streams it), otherwise a folder of them.",
-            rich_help_panel=_OUTPUT,
+            "-o", "--output", readable=False, metavar="PATH", rich_help_panel=_OUTPUT,
+            help="With --at a checkpoint (- streams it), otherwise a folder of them.",
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A PNG of the losses.", rich_help_panel=_OUTPUT)
+        Path | None,
+        typer.Option(parser=o.file_path, metavar="FILE", help="A PNG of the losses.", rich_help_panel=_OUTPUT),
     ] = None,
     save_permutation: o.SavePermutation = None,
     report: o.Report = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Keep the run document while sweeping, and go on from it if it is there.",
-            rich_help_panel=_OUTPUT,
+            parser=o.file_path, metavar="FILE", rich_help_panel=_OUTPUT,
+            help="Keep the run document while sweeping, and go on from it if it is there.",
         ),
     ] = None,
     force: o.Force = False,
@@ -138,7 +150,8 @@ def command(
     from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.interpolate import InterpolateRequest, better_optimum, interpolate
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
+    kept = (output, plot, save_permutation, report, resume, max_barrier) != (None,) * 6
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=dry_run or not kept)
     choice = o.spec_choice(arch, sizes, freeze, ignore)
     judged, taps = None, o.taps(method, tap)
     matching = o.match_choice(
@@ -158,7 +171,7 @@ def command(
         )  # fmt: skip
     if resume is not None and report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
-    with ExitStack() as cleanup:
+    with working() as cleanup:
         target = output_of(output, json)
         before = None
         if a is not None and b is not None:
@@ -191,19 +204,14 @@ def command(
 def _point(text: str | None) -> float | None:
     if text is None or text == "best":
         return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"--at {text}: neither a number nor `best`", remedy="--at 0.5") from error
+    return o.number(n.LAMBDA, text, option="--at", example="--at 0.5 or --at best")
 
 
 def _blend(combine: Combine, weight: list[str] | None) -> Blend:
     from rebasin_cli.merging import Blend
 
-    weights = []
-    for pattern, text in o.pairs("--weight", weight).items():
-        try:
-            weights.append((pattern, float(text)))
-        except ValueError as error:
-            raise UsageError(f"--weight {pattern}={text}: not a number", remedy=f"--weight '{pattern}=0.3'") from error
+    weights = [
+        (pattern, o.number(n.LAMBDA, text, option=f"--weight {pattern}", example=f"--weight '{pattern}=0.3'"))
+        for pattern, text in o.pairs("--weight", weight).items()
+    ]
     return Blend(combine.value, tuple(weights))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import PIPE, output_of, sources
-from rebasin_cli.errors import UsageError
+from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 
 
 class Algorithm(StrEnum):
@@ -26,11 +25,16 @@ class Algorithm(StrEnum):
 
 def command(
     models: Annotated[
-        list[Path], typer.Argument(metavar="M1 M2 …", help="Checkpoints of one architecture; one of them may be -.")
+        list[Path],
+        typer.Argument(
+            readable=False, metavar="M1 M2 …", help="Checkpoints of one architecture; one of them may be -."
+        ),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FILE", help="The mean; - streams it.", rich_help_panel="Output"),
+        typer.Option(
+            "-o", "--output", readable=False, metavar="FILE", help="The mean; - streams it.", rich_help_panel="Output"
+        ),
     ],
     algorithm: Annotated[
         Algorithm,
@@ -61,7 +65,8 @@ def command(
     fit_data: o.FitData = None,
     fit_limit: o.FitLimit = None,
     steps: Annotated[
-        int, typer.Option(min=3, help="Points between two models.", rich_help_panel=o.DATA)
+        int,
+        typer.Option(parser=n.STEPS_BETWEEN, metavar="N", help="Points between two models.", rich_help_panel=o.DATA),
     ] = 5,
     report: o.Report = None,
     force: o.Force = False,
@@ -102,7 +107,7 @@ def command(
     from rebasin_cli.pipeline.examples import DataRequest
     from rebasin_cli.pipeline.merge import MergeRequest, merge
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=dry_run)
     judged, how = None, o.Method(method.value)
     taps = o.taps(how, tap)
     fits = fit_data is not None and how == o.Method.ACTIVATIONS
@@ -116,7 +121,7 @@ def command(
             metrics=tuple(metric or ()), seed=seed, image_size=image_size, moments=o.moments(normalise),
             taps=taps, loss=loss,
         )  # fmt: skip
-    with ExitStack() as cleanup:
+    with working() as cleanup:
         target = output_of(output, json)
         assert target is not None
         request = MergeRequest(
@@ -137,7 +142,4 @@ def command(
 def _numbers(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--weights {text}: not numbers", remedy="--weights 1,2,1") from error
+    return tuple(o.number(n.WEIGHT, part, option="--weights", example="--weights 1,2,1") for part in text.split(","))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import PIPE, output_of, sources
+from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 from rebasin_cli.errors import UsageError
 
 
@@ -18,9 +18,9 @@ def command(
     data: o.DataPath = None,
     end: Annotated[
         list[Path] | None,
-        typer.Option(metavar="CKPT", help="Give both ends (B aligned) to rescale every channel."),
+        typer.Option(readable=False, metavar="CKPT", help="Give both ends (B aligned) to rescale every channel."),
     ] = None,
-    at: Annotated[float, typer.Option(metavar="LAM", help="Where between the ends it lies.")] = 0.5,
+    at: Annotated[float, typer.Option(parser=n.LAMBDA, metavar="LAM", help="Where between the ends it lies.")] = 0.5,
     split: Annotated[
         o.SplitName, typer.Option(help="Half of a folder of idx files or images.", rich_help_panel=o.DATA)
     ] = o.SplitName.TRAIN,
@@ -31,7 +31,7 @@ def command(
     image_size: o.ImageSize = None,
     normalise: o.Normalise = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The result; - streams it.")
+        Path | None, typer.Option("-o", "--output", readable=False, metavar="FILE", help="The result; - streams it.")
     ] = None,
     report: o.Report = None,
     allow_non_finite: o.AllowNonFinite = False,
@@ -53,7 +53,7 @@ def command(
     if data is None:
         raise UsageError("repairing measures activations, and without data there are none", remedy="add --data FILE")
     session = Session(json=json, quiet=quiet, verbose=verbose)
-    with ExitStack() as cleanup:
+    with working() as cleanup:
         target = output_of(output, json)
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         fitted = DataRequest(

@@ -8,18 +8,26 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
-from rebasin_cli.cli.streams import PIPE, print_payload, read_piped_document
+from rebasin_cli.cli.streams import PIPE, need_stdout, print_payload, read_piped_document, working
 from rebasin_cli.errors import UsageError
 
 _USAGE = "rebasin report RUN.json, or … | rebasin report"
 
 
 def command(
-    run: Annotated[Path | None, typer.Argument(metavar="RUN.json", help="A run document; none: from the pipe.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="One self-contained page; - prints it.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Markdown; - prints it.")] = None,
-    text: Annotated[Path | None, typer.Option(metavar="FILE", help="As on a terminal; - prints it.")] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="The plot.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(readable=False, metavar="RUN.json", help="A run document; none: from the pipe.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(readable=False, metavar="FILE", help="One self-contained page; - prints it.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(readable=False, metavar="FILE", help="Markdown; - prints it.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(readable=False, metavar="FILE", help="As on a terminal; - prints it.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(parser=o.file_path, metavar="FILE", help="The plot.")] = None,
     force: o.Force = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -31,12 +39,16 @@ def command(
     from rebasin_cli.pipeline.reporting import ReportRequest, render
     from rebasin_cli.report.codec import read_document
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
+    written = [option for option in (html, markdown, text, png) if option not in (None, PIPE)]
+    session = Session(json=json, quiet=quiet, verbose=verbose, shows=not written)
     to_stdout = [option for option in (html, markdown, text) if option == PIPE]
+    if to_stdout:
+        need_stdout()
     if len(to_stdout) + json > 1:
         raise UsageError("only one thing can go to stdout", remedy="name files for the others")
-    document = read_piped_document(_USAGE) if run is None or run == PIPE else read_document(run)
-    printed = render(ReportRequest(run, html, markdown, text, png, force), document)
+    with working():
+        document = read_piped_document(_USAGE) if run is None or run == PIPE else read_document(run)
+        printed = render(ReportRequest(run, html, markdown, text, png, force), document)
     if printed is not None:
         print_payload(printed)
     session.finish(document, payload=printed is None)

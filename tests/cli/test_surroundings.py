@@ -1,0 +1,118 @@
+"""Streams that are closed or full, limits, odd environments, signals while modules are imported: real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.small import command, environment, save_pair
+
+AB = ("a.safetensors", "b.safetensors")
+ALIGN = "align a.safetensors b.safetensors -f -q"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_pair(tmp_path)
+    return tmp_path
+
+
+def shell(folder: Path, line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which `rebasin` is ours; what it prints is the code of each `rebasin`."""
+    program = f'rebasin() {{ "{sys.executable}" -m rebasin_cli "$@"; }}; {line}'
+    return subprocess.run(
+        ["bash", "-c", program], cwd=folder, env=environment(**more), stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+LINES = [
+    (f"rebasin {ALIGN} 2>&-", 0),
+    (f"rebasin {ALIGN} >&-", 0),
+    (f"rebasin {ALIGN} <&- >&- 2>&-", 0),
+    (f"rebasin {ALIGN} --json >&-", 4),
+    (f"rebasin {ALIGN} --dry-run >&-", 4),
+    (f"rebasin {ALIGN} -o - >&-", 4),
+    ("rebasin inspect a.safetensors >&-", 4),
+    ("rebasin arch list >&-", 4),
+    ("rebasin --help >&-", 4),
+    ("rebasin interpolate <&-", 2),
+    ("rebasin --help | true; exit ${PIPESTATUS[0]}", 141),
+    ("rebasin align --help | true; exit ${PIPESTATUS[0]}", 141),
+    ("rebasin --version >/dev/full", 4),
+    ("rebasin arch show mlp >/dev/full", 4),
+    ("rebasin arch show mlp 2>/dev/full >/dev/null", 0),
+    ("rebasin wings 2>/dev/full", 2),
+    (f"ulimit -v 300000; rebasin {ALIGN}", 4),
+    (f"ulimit -n 6; rebasin {ALIGN}", 4),
+    (f"ulimit -f 0; rebasin {ALIGN}", 4),
+]
+
+
+@pytest.mark.parametrize(("line", "code"), LINES, ids=[line for line, _ in LINES])
+def test_a_stream_or_a_limit(folder: Path, line: str, code: int) -> None:
+    done = shell(folder, line)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if code == 141:
+        assert done.stderr == ""
+
+
+def test_no_stream_is_taken_for_a_file(folder: Path) -> None:
+    """What libraries print to descriptor 2 must not land in an output that got this number."""
+    assert shell(folder, f"rebasin {ALIGN} 2>&- >&-", OMP_NUM_THREADS="garbage").returncode == 0
+    names = {path.name for path in folder.iterdir()}
+    assert {"b.aligned.safetensors", "b.rebasin.json"} <= names
+    assert not any(b"libgomp" in path.read_bytes() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONWARNINGS": "error"},
+        {"COLUMNS": "0", "LINES": "garbage", "TERMINAL_WIDTH": "garbage"},
+        {"PYTHONIOENCODING": "ascii", "TERM": "dumb", "COLUMNS": "1"},
+        {"PYTHONOPTIMIZE": "2", "TMPDIR": "/absent", "HOME": "", "CUDA_VISIBLE_DEVICES": "garbage"},
+        {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": "C", "OMP_NUM_THREADS": "-3"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_an_environment_changes_no_code(folder: Path, variables: dict[str, str]) -> None:
+    done = shell(folder, f"rebasin interpolate --help >/dev/null && rebasin {ALIGN} >/dev/null", **variables)
+    assert done.returncode == 0, done.stderr
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether the program handles SIGTERM by now, before which Python itself is starting."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells when the program has begun")
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_while_modules_are_imported(folder: Path, number: signal.Signals, code: int) -> None:
+    for wait in range(7):
+        process = subprocess.Popen(
+            command("align", *AB, "-f"), cwd=folder, env=environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while not _is_ours(process.pid):
+            time.sleep(0.001)
+        time.sleep(0.3 * wait)
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode in (0, code), err
+        assert err.count(b"\n") == (process.returncode != 0)
+        assert process.returncode == 0 or out == b""
+        assert not any("rebasin-" in path.name for path in folder.iterdir())
