@@ -14,7 +14,7 @@ from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.evaluation.images import Moments
-    from rebasin_cli.pipeline.binding import SpecChoice
+    from rebasin_cli.pipeline.choices import SpecChoice
     from rebasin_cli.pipeline.methods import MatchChoice
     from rebasin_cli.report.document import RunDocument
 
@@ -333,7 +333,7 @@ def spec_choice(
     Raises:
         UsageError: a `--set` that is not NAME=N.
     """
-    from rebasin_cli.pipeline.binding import SpecChoice
+    from rebasin_cli.pipeline.choices import SpecChoice
 
     parsed = {}
     for name, value in pairs("--set", sizes).items():

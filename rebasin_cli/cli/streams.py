@@ -108,7 +108,6 @@ def read_piped_document(usage: str) -> RunDocument:
         UsageError: stdin is a terminal or empty.
         ContentError: what comes is no run document.
     """
-    from rebasin_cli.failures import human_bytes
     from rebasin_cli.report.codec import from_json
 
     if sys.stdin is None or sys.stdin.isatty():
@@ -116,7 +115,7 @@ def read_piped_document(usage: str) -> RunDocument:
     data = sys.stdin.buffer.read(_LONGEST_DOCUMENT + 1)
     if len(data) > _LONGEST_DOCUMENT:
         raise ContentError(
-            f"more than {human_bytes(_LONGEST_DOCUMENT)} came through the pipe, which is no run document", remedy=usage
+            f"more than {_LONGEST_DOCUMENT >> 20} MiB came through the pipe, which is no run document", remedy=usage
         )
     if not data.strip():
         raise UsageError(

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.candidates import candidates, duality_gap
@@ -185,6 +184,8 @@ def _solve_lazy_jv(
 
 
 def _solve_scipy(matrix: NDArray[Any]) -> Assignment:
+    from scipy.optimize import linear_sum_assignment  # half a second, and seldom needed
+
     columns = linear_sum_assignment(matrix, maximize=True)[1].astype(np.int64, copy=False)
     return Assignment(columns, float(_paired(matrix, columns).sum()), None, "scipy", None)
 

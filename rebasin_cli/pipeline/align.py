@@ -13,8 +13,9 @@ from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import permutation_bytes
-from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.binding import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice
@@ -26,7 +27,6 @@ from rebasin_cli.pipeline.record import (
     match_record,
     output_metadata,
     peak_memory,
-    versions,
 )
 from rebasin_cli.pipeline.targets import (
     base_of,
@@ -37,6 +37,7 @@ from rebasin_cli.pipeline.targets import (
     output_base,
 )
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import (
     Source,
     exact_reader,

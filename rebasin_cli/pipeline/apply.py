@@ -11,9 +11,10 @@ from typing import BinaryIO
 from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import SavedPermutation, load_permutation
-from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
+from rebasin_cli.pipeline.binding import bind_one, tell_layout
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.sets import check_set
 from rebasin_cli.pipeline.targets import (
     beside,
@@ -23,6 +24,7 @@ from rebasin_cli.pipeline.targets import (
     output_base,
 )
 from rebasin_cli.pipeline.ties import check_ties
+from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import Source, exact_reader, open_source, scan_sources, tell_identity, write_weights
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument

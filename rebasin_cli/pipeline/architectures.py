@@ -6,17 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rebasin_cli.checkpoints.sharded import CONFIG_LIMIT
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.files import read_json
-from rebasin_cli.pipeline.binding import SpecChoice, bind_one, tell_layout
-from rebasin_cli.pipeline.inspect import tensor_records
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.proofs import Remembered, proof_of, remember
-from rebasin_cli.pipeline.record import architecture_record, input_record, versions
-from rebasin_cli.pipeline.work import Source, open_source
+from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     CheckRecord,
@@ -26,6 +23,9 @@ from rebasin_cli.report.document import (
     TensorRecord,
 )
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
+
+if TYPE_CHECKING:  # what reads checkpoints imports torch, which a list of specs does not need
+    from rebasin_cli.pipeline.work import Source
 
 
 def list_architectures() -> RunDocument:
@@ -44,6 +44,11 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
         return RunDocument(
             command="arch show", architecture=_unbound_record(spec), tensors=_templates(spec), versions=versions()
         )
+    from rebasin_cli.pipeline.binding import bind_one, tell_layout
+    from rebasin_cli.pipeline.inspect import tensor_records
+    from rebasin_cli.pipeline.record import architecture_record, input_record
+    from rebasin_cli.pipeline.work import open_source
+
     with open_source(checkpoint, listener) as opened:
         layout = bind_one(opened, replace(choice, arch=name))
         tell_layout(layout, listener)
@@ -63,6 +68,10 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
 
 def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listener: Listener) -> RunDocument:
     """Whether a spec covers a checkpoint, both ways. A malformed spec is an error, one that misfits a finding."""
+    from rebasin_cli.pipeline.binding import bind_one, tell_layout
+    from rebasin_cli.pipeline.record import architecture_record, input_record
+    from rebasin_cli.pipeline.work import open_source
+
     spec = find_spec(name)
     layout: Layout | None = None
     with open_source(checkpoint, listener) as opened:
@@ -141,6 +150,8 @@ def _read_config(path: Path) -> Mapping[str, object]:
     Raises:
         ContentError: it is none. SystemFailure: it cannot be read.
     """
+    from rebasin_cli.checkpoints.sharded import CONFIG_LIMIT
+
     remedy = "--config takes the config.json of a network; --set NAME=N gives one size"
     value = read_json(path, CONFIG_LIMIT, remedy)
     if not isinstance(value, dict):

@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.proofs import proof_of
 from rebasin_cli.pipeline.sides import Side, Sides, listed
-from rebasin_cli.report.document import ArchitectureRecord
 from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout, bind, detect, find_spec
 from rebasin_cli.spec.ignoring import require_matches
-
-
-@dataclass(frozen=True, slots=True)
-class SpecChoice:
-    """What the user said about the spec: `--arch`, `--set`, `--freeze`, `--ignore`."""
-
-    arch: str | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    freeze: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-
-    @staticmethod
-    def of_record(record: ArchitectureRecord) -> SpecChoice:
-        """The choice that an earlier command made."""
-        options = record.options
-        return SpecChoice(record.file or record.name, options.set, options.freeze, options.ignore)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from rebasin_cli.errors import ContentError, GateError, UsageError
 from rebasin_cli.evaluation import Curve, Scores, as_curve
 from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.binding import Pair, SpecChoice
+from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.continuing import NOTHING, Basis, Kept, place_of
 from rebasin_cli.pipeline.judges import Judge, measured
 from rebasin_cli.pipeline.listener import Listener

@@ -18,8 +18,9 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import Distance, MatchResult, measure_distance
 from rebasin_cli.merging import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, permutation_bytes
-from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_pair, tell_layout
+from rebasin_cli.pipeline.binding import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
 from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
 from rebasin_cli.pipeline.examples import DataRequest
@@ -29,16 +30,10 @@ from rebasin_cli.pipeline.methods import MatchChoice, search_longer
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, tell_lacking, write_path
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import PointsRun
-from rebasin_cli.pipeline.record import (
-    architecture_record,
-    distance_record,
-    input_record,
-    match_record,
-    peak_memory,
-    versions,
-)
+from rebasin_cli.pipeline.record import architecture_record, distance_record, input_record, match_record, peak_memory
 from rebasin_cli.pipeline.targets import beside, document_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import (
     Source,
     match,

@@ -19,8 +19,9 @@ from rebasin_cli.matching.models import Models, pairwise_distances
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import permutation_bytes
-from rebasin_cli.pipeline.binding import Pair, SpecChoice, bind_models, tell_layout
+from rebasin_cli.pipeline.binding import Pair, bind_models, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import Judge, prepare_judge
@@ -29,7 +30,7 @@ from rebasin_cli.pipeline.merge_scores import Worth, judge_merge, merged_states,
 from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_lacking
 from rebasin_cli.pipeline.plan import estimate
-from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.targets import (
     beside,
@@ -40,6 +41,7 @@ from rebasin_cli.pipeline.targets import (
 )
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import (
     Source,
     matching_device,

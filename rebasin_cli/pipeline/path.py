@@ -16,7 +16,8 @@ from rebasin_cli.checkpoints.writer import needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.binding import Pair, SpecChoice
+from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.points import PointsRun, begin_points, check_points
 from rebasin_cli.pipeline.record import output_metadata

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import rebasin_cli
-from rebasin_cli.checkpoints import replacing_file
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files import read_json
 from rebasin_cli.spec import PermutationSpec
@@ -54,6 +53,8 @@ def proof_of(spec: PermutationSpec) -> Remembered | None:
 
 def remember(spec: PermutationSpec, proof: Remembered) -> None:
     """Keep a proof; where that cannot be done, nothing happens."""
+    from rebasin_cli.checkpoints import replacing_file  # which imports torch
+
     stored = {key: value for key, value in _stored().items() if _entry(value) is not None and key != spec.sha256}
     stored = dict([*stored.items(), (spec.sha256, asdict(proof))][-_KEPT:])
     with suppress(OSError, RebasinError):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import sys
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from pathlib import Path
 import rebasin_cli
 from rebasin_cli.checkpoints import split_address
 from rebasin_cli.matching import Distance, MatchResult
-from rebasin_cli.pipeline.binding import SpecChoice
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.proofs import proof_of
 from rebasin_cli.report.document import (
     ArchitectureRecord,
@@ -116,14 +114,6 @@ def output_metadata(
     if any(options.values()):
         recipe["options"] = json.dumps(options, sort_keys=True)
     return {f"rebasin.{name}": str(value) for name, value in recipe.items()}
-
-
-def versions() -> dict[str, str]:
-    """Of the program and of what its figures depend on."""
-    found = {"rebasin": rebasin_cli.__version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "scipy", "safetensors"):
-        found[package] = importlib.metadata.version(package)
-    return found
 
 
 def peak_memory() -> int:

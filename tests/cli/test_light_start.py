@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rebasin_cli.report.codec import to_json
+from tests.report.examples import INTERPOLATE
 from tests.small import environment
 
 _HEAVY = {"torch", "numpy", "scipy", "safetensors", "matplotlib"}
@@ -63,6 +65,37 @@ def test_completion_is_light_and_knows_the_specs() -> None:
     assert code == 0
     assert "resnet-basic" in out.split()
     assert not modules & _HEAVY
+
+
+_LOOKING = """
+import contextlib, io, sys
+from rebasin_cli.cli import main
+for arguments in {commands!r}:
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = main(arguments)
+    print(code, *sorted({{name.split(".")[0] for name in sys.modules}} & {heavy!r}), flush=True)
+"""
+
+
+def test_looking_is_light(tmp_path: Path) -> None:
+    """One process, which lists after each command what is loaded by then; only the last one reads a checkpoint."""
+    document = tmp_path / "run.json"
+    document.write_text(to_json(INTERPOLATE))
+    commands = [
+        ["--help"], ["align", "--help"], ["arch", "list"], ["arch", "show", "llama"], ["arch", "show", "absent"],
+        ["arch", "show", "mlp", "--set", "n=0"], ["report", str(document)], ["report", str(document), "--html", "-"],
+        ["report", str(tmp_path / "absent.json")], ["align", "a", "b", "--seed", "-1"], ["align", "a", "b", "-o", ""],
+        ["inspect", str(tmp_path / "absent.safetensors")],
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOKING.format(commands=commands, heavy=_HEAVY)],
+        env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    codes, modules = zip(*(line.split(" ", 1) for line in done.stdout.replace("\n", " \n").splitlines()), strict=True)
+    assert codes == ("0", "0", "0", "0", "3", "2", "0", "0", "4", "2", "2", "4"), done.stderr
+    assert set(modules[:-1]) == {""}
+    assert "torch" in modules[-1]
+    assert "scipy" not in modules[-1]
 
 
 def test_a_command_that_works_does_import_torch(tmp_path: Path) -> None:

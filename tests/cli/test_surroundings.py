@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ ALIGN = "align a.safetensors b.safetensors -f -q"
 def folder(tmp_path: Path) -> Path:
     save_pair(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter (pytest's own are for root alone)."""
+    with tempfile.TemporaryDirectory(prefix="rebasin-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def shell(folder: Path, line: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +97,44 @@ def test_no_stream_is_taken_for_a_file(folder: Path) -> None:
 def test_an_environment_changes_no_code(folder: Path, variables: dict[str, str]) -> None:
     done = shell(folder, f"rebasin interpolate --help >/dev/null && rebasin {ALIGN} >/dev/null", **variables)
     assert done.returncode == 0, done.stderr
+
+
+UNREADABLE = [
+    "inspect no.safetensors", "inspect shut", "inspect shut/x.safetensors", "inspect no.pt:x", "report no.json",
+    "align no.safetensors b.safetensors", "align a.safetensors b.safetensors --data no.npz",
+    "align a.safetensors b.safetensors --arch no.yaml", "arch show no.yaml", "arch prove gpt2 --config no.json",
+    "apply no.safetensors a.safetensors -o o.safetensors", "merge a.safetensors no.safetensors -o o.safetensors",
+    "interpolate a.safetensors b.safetensors --permutation no.safetensors", "repair a.safetensors --data no.npz",
+    "repair a.safetensors --data data.npz --end no.safetensors --end a.safetensors",
+    "interpolate a.safetensors b.safetensors --data data.npz --resume no.json",
+]  # fmt: skip
+_AS_NOBODY = """
+import contextlib, io, os
+from rebasin_cli.cli import main
+with contextlib.redirect_stdout(io.StringIO()):  # a rehearsal: Python may lie where only root may read
+    assert main("interpolate a.safetensors b.safetensors --dry-run --data data.npz -q".split()) == 0
+    main("repair a.safetensors --data data.npz -q".split())
+    main("arch prove gpt2 --config absent.json".split())
+os.setgid(65534)
+os.setuid(65534)
+for line in {lines!r}:
+    print(main(line.split()), line, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user, who may not read")
+def test_what_may_not_be_read_is_the_systems_failure(open_folder: Path) -> None:
+    save_pair(open_folder)
+    for path in open_folder.iterdir():
+        path.chmod(0o644)
+    for ending in ("safetensors", "pt", "npz", "json", "yaml"):
+        (open_folder / f"no.{ending}").touch(0)
+    (open_folder / "shut").mkdir(0)
+    done = subprocess.run(
+        [sys.executable, "-c", _AS_NOBODY.format(lines=UNREADABLE)], cwd=open_folder, env=environment(),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [f"4 {line}" for line in UNREADABLE], done.stderr
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]

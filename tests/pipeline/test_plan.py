@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rebasin_cli.checkpoints import open_checkpoint
-from rebasin_cli.pipeline.binding import SpecChoice, bind_pair
+from rebasin_cli.pipeline.binding import bind_pair
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.plan import estimate, matching_seconds
 from tests.small import mlp_state, save
 

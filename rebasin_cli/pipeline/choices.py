@@ -1,0 +1,24 @@
+"""What a user said about the spec, by itself: the option parser needs it before anything large is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rebasin_cli.report.document import ArchitectureRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SpecChoice:
+    """What the user said about the spec: `--arch`, `--set`, `--freeze`, `--ignore`."""
+
+    arch: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    @staticmethod
+    def of_record(record: ArchitectureRecord) -> SpecChoice:
+        """The choice that an earlier command made."""
+        options = record.options
+        return SpecChoice(record.file or record.name, options.set, options.freeze, options.ignore)
