@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 help:
 	@echo "make demo    install into $(VENV), then align and interpolate the trained pair that ships"
 	@echo "make test    lint, type check, layer check and tests"
-	@echo "make torture kill runs in the middle of writing, and count what is torn (slow); TORTURE='--most 2000' for more"
+	@echo "make torture attack with hostile files, faults and kills, and print a table (slow); TORTURE='--quick' for less"
 	@echo "make mutants change the source in small ways and list what no test notices (slow); MUTANTS='--most 20' for fewer"
 	@echo "make bench   time the engine (slow); BENCH='--help' shows the choices"
 
@@ -42,7 +42,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 torture: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture.files $(TORTURE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(TORTURE)
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants $(MUTANTS)

@@ -29,6 +29,8 @@ from safetensors import safe_open
 from rebasin_cli.cli import main
 from tests.checkpoints.building import write_sharded
 from tests.small import mlp_state, save, shuffled
+from tests.torture.attempt import run_forked
+from tests.torture.judging import Row
 
 WRITING = ("writer.py", "outputs.py", "locking.py", "renaming.py", "replacing.py", "points.py")
 OPERATIONS = ("write", "fsync", "rename", "replace", "mkdir", "unlink", "link", "rmdir", "symlink", "open", "close")
@@ -65,8 +67,8 @@ def attempt(arguments: list[str], folder: Path, number: int, at: int, told: Path
     Args:
         told: a file for the number of operations; None: without.
     """
-    child = os.fork()
-    if child == 0:
+
+    def action() -> int:
         os.chdir(folder)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -82,12 +84,10 @@ def attempt(arguments: list[str], folder: Path, number: int, at: int, told: Path
             gc.collect()  # as at the end of an interpreter, which os._exit leaves out
             if told:
                 told.write_text(str(strike.count))
-            os._exit(code + 100 * (code < 100 and strike.sent))  # a signal that came too late to matter shows as 1xx
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return 128 + os.WTERMSIG(status), True
-    code = os.WEXITSTATUS(status)
-    return code, code >= 100
+        return code + 100 * (code < 100 and strike.sent)  # a signal that came too late to matter shows as 1xx
+
+    code = run_forked(action).code
+    return (128 - code, True) if code < 0 else (code, code >= 100)
 
 
 @dataclass
@@ -329,6 +329,21 @@ def table(rows: list[Counts]) -> str:
     return "\n".join(
         "".join(f"{value!s:>10}" for value in line) for line in [names, *(asdict(r).values() for r in rows)]
     )
+
+
+def run(most: int, only: str = "") -> Iterator[Row]:
+    """All scenarios, as rows of the table of all attacks."""
+    torch.set_num_threads(1)
+    warm()
+    for scenario in SCENARIOS:
+        if scenario.name.startswith(only):
+            counts = torture(scenario, most)
+            row = Row(f"files: {scenario.name}", counts.attempts)
+            told = {"codes": counts.codes, "torn": counts.torn + counts.untold + counts.lost}
+            for counter, found in {**told, "left": counts.leftovers + counts.dirty}.items():
+                for _ in range(found):
+                    row.count(counter, f"files {scenario.name}", " ".join(scenario.arguments), f"see {asdict(counts)}")
+            yield row
 
 
 if __name__ == "__main__":
