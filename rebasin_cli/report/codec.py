@@ -19,6 +19,7 @@ from typing import Any, TypeVar, Union, cast
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_text
+from rebasin_cli.report.consistency import contradiction
 from rebasin_cli.report.document import SCHEMA_VERSION, RunDocument
 from rebasin_cli.safe_text import escaped_json
 
@@ -69,7 +70,10 @@ def from_json(text: str, source: str) -> RunDocument:
             remedy="make it again with this version of rebasin, or read it with the one that wrote it",
         )
     try:
-        return _with_usable_names(_decode(RunDocument, value, ""))
+        document = _with_usable_names(_decode(RunDocument, value, ""))
+        if wrong := contradiction(document):
+            raise _MisfitError(wrong)
+        return document
     except _MisfitError as misfit:
         raise ContentError(f"not a run document: {misfit}", where=source, remedy=remedy) from misfit
 

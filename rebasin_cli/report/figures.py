@@ -16,7 +16,9 @@ def bytes_text(count: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.004` → `4 ms`, `75` → `1 min 15 s`."""
+    """`0.004` → `4 ms`, `75` → `1 min 15 s`; what was not measured is a dash."""
+    if not math.isfinite(seconds):
+        return "–"
     if seconds < 0.0995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:

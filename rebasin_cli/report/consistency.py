@@ -1,0 +1,42 @@
+"""Whether the figures of a run document go together: what types cannot tell, and every form of a report relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain, pairwise
+
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, RunDocument
+
+_LARGEST = 1e100  # of a loss or a metric: float32 ends at 3e38, and the difference of two can still be drawn
+
+
+def contradiction(document: RunDocument) -> str | None:
+    """The first thing that does not go together, in words; None if all does."""
+    barrier = () if document.barrier is None else _of_barrier(document.barrier)
+    merge = () if document.merge is None else _of_merge(document.merge)
+    return next(chain(barrier, merge), None)
+
+
+def _of_barrier(barrier: BarrierRecord) -> Iterator[str]:
+    lam = barrier.lam
+    if not all(0 <= each <= 1 for each in lam) or not all(before < after for before, after in pairwise(lam)):
+        yield "`barrier.lambda` does not ascend from 0 to 1"
+    for name, curve in barrier.curves.items():
+        yield from _of_curve(name, curve, len(lam))
+
+
+def _of_curve(name: str, curve: CurveRecord, points: int) -> Iterator[str]:
+    measures: Mapping[str, tuple[float, ...]] = {"loss": curve.loss, "accuracy": curve.accuracy, **curve.metrics}
+    for measure, values in measures.items():
+        if len(values) != points:
+            yield f"the {name[:40]} curve has {len(values)} values of {measure[:40]}, and `barrier.lambda` {points}"
+        if any(abs(value) > _LARGEST for value in values):
+            yield f"the {name[:40]} curve has a value of {measure[:40]} above {_LARGEST:g}"
+
+
+def _of_merge(merge: MergeRecord) -> Iterator[str]:
+    if not merge.pairs:
+        yield "`merge.pairs` is empty"
+    others = {name for name in merge.scores if name == "naive average" or name.startswith("model.")}
+    if "merged" in merge.scores and not (others - {"naive average"} and "naive average" in others):
+        yield "`merge.scores` has the merged network, and not its models and their plain mean"
