@@ -14,7 +14,7 @@ from tests.torture.stock import stocked
 
 ATTACKS = ("files", "hostile", "mutated", "faults")
 # Of each attack the attempts of a run: as it is, with --quick, and with --sample, which `make test` takes.
-_MOST = {"files": (500, 20, 0), "hostile": (4_000, 200, 60), "mutated": (1_500, 100, 20), "faults": (700, 60, 20)}
+_MOST = {"files": (500, 20, 0), "hostile": (4_000, 200, 40), "mutated": (1_500, 100, 16), "faults": (700, 60, 14)}
 _PROCESSES = (40, 0, 0)  # that get signals
 _SHOWN = 400
 
@@ -42,7 +42,7 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
         return
     with stocked() as stock:
         if only in ("", "hostile"):
-            yield from hostile.run(stock, part, most["hostile"])
+            yield from hostile.run(stock, part, most["hostile"], models=options.bound < 2)
         if only in ("", "mutated"):
             yield from mutated.run(stock, part, most["mutated"], options.seed)
         if only in ("", "faults"):

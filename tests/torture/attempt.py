@@ -143,7 +143,7 @@ def attempt(
     arguments: Sequence[str], top: Path, surroundings: Surroundings = Surroundings(), seconds: float = DEADLINE
 ) -> Attempt:
     """Run the program in the folder `work` of `top`; it may write there, and in `tmp` and `home` beside it."""
-    idle = _idle()
+    idle = _idle(_own_memory() >> 24)
     log, note = os.pipe()
     if surroundings.terminal:
         out, stdout = pty.openpty()
@@ -200,9 +200,15 @@ def address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
+def _own_memory() -> int:
+    """Bytes of memory that this process shares with no file: a child starts with them."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * resource.getpagesize()
+
+
 @cache
-def _idle() -> float:
-    """The memory of a child that does nothing, once everything is loaded."""
+def _idle(memory: int) -> float:
+    """The memory of a child that does nothing; measured again where that of this process has become another."""
     return run_forked(lambda: 0).megabytes
 
 

@@ -22,7 +22,15 @@ _CHANGES = (
 _NETWORK = ("urllib.", "http.", "ftplib.", "smtplib.")
 _DEVICES = ("/dev/null", "/dev/tty", "/dev/full", "/dev/zero")
 # Who runs text as code when a module is loaded: classes of records, signatures, and the import system itself.
-_LOADERS = ("<frozen ", "dataclasses.py", "collections/__init__.py", "typing_extensions.py", "inspect.py", "typing.py")
+_LOADERS = (
+    "<frozen ",
+    "dataclasses.py",
+    "collections/__init__.py",
+    "typing_extensions.py",
+    "inspect.py",
+    "typing.py",
+    "attr/_make.py",
+)
 _MOST = 200  # records, so that a pipe always holds them
 _ROOTS = tuple(
     {str(Path(root).resolve()) for root in (sys.prefix, sys.base_prefix, Path(__file__).parents[2], os.__file__)}
