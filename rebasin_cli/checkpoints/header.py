@@ -150,11 +150,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in table:
             raise _HeaderError(f"the header has the name {name!r} twice")
-        if not name.isascii():
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise _HeaderError(f"the header has a name that is not Unicode text: {name!r}") from None
+        for what, text in (("name", name), ("text", value)):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise _HeaderError(f"the header has a {what} that is not Unicode text: {text[:100]!r}") from None
         table[name] = value
     return table
 

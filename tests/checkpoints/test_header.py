@@ -38,6 +38,12 @@ MALFORMED = {
     "NaN": (safetensors_bytes(b'{"a": NaN}'), "the header is not JSON: NaN"),
     "not UTF-8": (safetensors_bytes(b'{"\xff": 1}'), "the header is not UTF-8 (byte 2)"),
     "half a surrogate": (safetensors_bytes(b'{"\\ud800": 1}'), "not Unicode text"),
+    "half a surrogate in a text": (
+        safetensors_bytes(
+            b'{"__metadata__":{"a":"\\udcff"},"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', FOUR
+        ),
+        "a text that is not Unicode text: '\\udcff'",
+    ),
     "nested": (safetensors_bytes(b'{"a":' * 200_000), "nested too deeply"),
     "long number": (safetensors_bytes(b'{"a":' + b"1" * 5000 + b"}"), "the header is not JSON: Exceeds the limit"),
     "duplicate name": (safetensors_bytes(_twice("a"), FOUR), "has the name 'a' twice"),

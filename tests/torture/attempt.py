@@ -163,8 +163,7 @@ def attempt(
             os.close(descriptor)
         if surroundings.prepare:
             surroundings.prepare()
-        own = [top / name for name in ("work", "tmp", "home")]
-        watch(note, [*own, Path(tempfile.gettempdir())] if "TMPDIR" in surroundings.environment else own)
+        watch(note, [top / name for name in ("work", "tmp", "home")])
         return _run(arguments)
 
     ended = run_forked(action, readers, writers, seconds)

@@ -74,6 +74,8 @@ def _kind(event: str, arguments: tuple[Any, ...], inside: tuple[str, ...]) -> st
         return "code" if not _is_ours(str(arguments[1]), _caller(3)) else None
     if event == "import":
         return None if _is_installed(arguments[0]) else "code"
+    if _caller(3).endswith("tempfile.py"):  # it looks for a folder that it can write into
+        return None
     if event == "open":
         path, flags = arguments[0], arguments[2]
         writes = isinstance(flags, int) and flags & _WRITES
