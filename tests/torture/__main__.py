@@ -14,7 +14,7 @@ from tests.torture.stock import stocked
 
 ATTACKS = ("files", "hostile", "mutated", "faults")
 # Of each attack the attempts of a run: as it is, with --quick, and with --sample, which `make test` takes.
-_MOST = {"files": (500, 20, 0), "hostile": (4_000, 200, 40), "mutated": (1_500, 100, 16), "faults": (700, 60, 14)}
+_MOST = {"files": (500, 20, 0), "hostile": (4_000, 200, 30), "mutated": (1_500, 100, 14), "faults": (700, 60, 10)}
 _PROCESSES = (40, 0, 0)  # that get signals
 _SHOWN = 400
 

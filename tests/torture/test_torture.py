@@ -20,6 +20,6 @@ def test_a_sample_of_attacks_finds_nothing() -> None:
     assert done.returncode in (0, 1), done.stderr
     rows = json.loads(done.stdout)
     assert {row["attack"].partition(":")[0] for row in rows} == {"hostile", "mutated", "fault"}
-    assert sum(row["attempts"] for row in rows) >= 60
+    assert sum(row["attempts"] for row in rows) >= 50
     assert [finding for row in rows for finding in row["findings"] if finding["hard"]] == []
     assert [row for row in rows if row["codes"] and row["attack"] not in OPEN] == []
