@@ -39,12 +39,12 @@ def second_pair(folder: Path) -> None:
 def test_kills_and_signals_tear_nothing() -> None:
     """A part of `make torture`: thirty attempts, each at another operation."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture.files", "--most", "10", "--json"],
+        [sys.executable, "-m", "tests.torture", "--only", "files", "--most", "10", "--json"],
         cwd=ROOT, env=environment(), capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout)
-    assert [row["scenario"] for row in rows] == ["files", "shards", "points"]
+    assert [row["attack"] for row in rows] == ["files: files", "files: shards", "files: points"]
     assert all(row["attempts"] == 10 for row in rows)
 
 

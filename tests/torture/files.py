@@ -1,4 +1,4 @@
-"""Kills and signals in the middle of writing: `python -m tests.torture.files [--most N]` prints a table.
+"""Kills and signals in the middle of writing.
 
 A warm process forks a child for every attempt. The child counts calls and returns in the code that writes and file
 operations in its folder, and sends itself a signal at the n-th. Then the folder is looked at: every file has to be the
@@ -8,7 +8,6 @@ leave nothing of the killed one behind.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -323,14 +322,6 @@ def _judge(scenario: Scenario, folder: Path, number: int, at: int, counts: Count
     counts.lost += scenario.name == "files" and (folder / "out.safetensors").stat().st_mode & 0o777 != 0o600
 
 
-def table(rows: list[Counts]) -> str:
-    """The counts of all scenarios, one a line."""
-    names = list(asdict(rows[0]))
-    return "\n".join(
-        "".join(f"{value!s:>10}" for value in line) for line in [names, *(asdict(r).values() for r in rows)]
-    )
-
-
 def run(most: int, only: str = "") -> Iterator[Row]:
     """All scenarios, as rows of the table of all attacks."""
     torch.set_num_threads(1)
@@ -344,15 +335,3 @@ def run(most: int, only: str = "") -> Iterator[Row]:
                 for _ in range(found):
                     row.count(counter, f"files {scenario.name}", " ".join(scenario.arguments), f"see {asdict(counts)}")
             yield row
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--most", type=int, default=500, help="attempts of each scenario")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    warm()
-    found = [torture(scenario, options.most) for scenario in SCENARIOS]
-    print(json.dumps([asdict(row) for row in found]) if options.json else table(found))
-    sys.exit(any(row.torn or row.untold or row.leftovers or row.dirty or row.lost or row.codes for row in found))
