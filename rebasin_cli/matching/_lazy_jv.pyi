@@ -3,12 +3,7 @@ from typing import Any
 from numpy import float64, int64
 from numpy.typing import NDArray
 
-Lists = tuple[NDArray[int64], NDArray[float64], NDArray[float64], float]
-
-def room(n: int, /) -> int: ...
-def solve(
-    matrix: NDArray[Any], prices: NDArray[float64], columns: NDArray[int64], lists: Lists | None = None, /
-) -> dict[str, int]: ...
+def solve(matrix: NDArray[Any], prices: NDArray[float64], columns: NDArray[int64], /) -> dict[str, int]: ...
 def gap(matrix: NDArray[Any], prices: NDArray[float64], columns: NDArray[int64], /) -> float: ...
 def solve_all(
     matrices: NDArray[Any], prices: NDArray[float64], columns: NDArray[int64], gaps: NDArray[float64], /

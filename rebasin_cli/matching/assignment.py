@@ -6,8 +6,7 @@ every column gives the bound Σ_i max_j (S[i, j] - p_j) + Σ_j p_j on the value 
 duality), and the gap is that bound minus the value reached.
 
 Two solvers stand behind the one function. The lazy Jonker-Volgenant method of `lazy_jv/` is compiled at install where
-a C compiler is found; without it, or if its gap is ever more than rounding, `scipy` answers. Of a matrix on a GPU the
-first candidates and the certificate are made there (`candidates`), the rest on the host.
+a C compiler is found; without it, or if its gap is ever more than rounding, `scipy` answers. Both work on the host.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching.candidates import candidates, duality_gap
 
 _lazy_jv: ModuleType | None
 try:
@@ -30,7 +28,6 @@ except ImportError:  # built only where a C compiler was found
     _lazy_jv = None
 
 Backend = Literal["auto", "lazy-jv", "scipy"]
-Scan = Literal["auto", "host", "device"]
 
 ROUNDING = 2.0**-50
 """Largest gap taken for rounding, for one row and as a share of the largest numbers added: four float64 roundings."""
@@ -81,7 +78,6 @@ def solve_assignment(
     *,
     prices: NDArray[np.float64] | None = None,
     backend: Backend = "auto",
-    scan: Scan = "auto",
 ) -> Assignment:
     """Maximises Σ_i similarity[i, columns[i]] exactly.
 
@@ -93,8 +89,6 @@ def solve_assignment(
         prices: (n,) finite numbers to start from, as of an earlier ``Assignment`` of a similar matrix. They can save
             most of the time, and may change the choice among optimal permutations, never the value. scipy ignores them.
         backend: "auto" takes the compiled solver if there is one; "lazy-jv" insists on it.
-        scan: who reads all of the matrix for the compiled solver, before and after: "host", or the "device" that a
-            tensor is on; "auto" is the device if it is a GPU. Both give the same permutation, but for ties.
 
     Raises:
         ContentError: the similarity is not square, or an entry is not finite.
@@ -112,10 +106,7 @@ def solve_assignment(
     if _lazy_jv is None or backend == "scipy":
         _require_finite(matrix)
         return _solve_scipy(matrix)
-    there = None
-    if isinstance(similarity, torch.Tensor) and (scan == "device" or (scan == "auto" and similarity.is_cuda)):
-        there = similarity.detach().to(torch.float64 if matrix.dtype == np.float64 else torch.float32)
-    return _solve_lazy_jv(_lazy_jv, matrix, start, there)
+    return _solve_lazy_jv(_lazy_jv, matrix, start)
 
 
 def solve_assignments(similarities: NDArray[Any] | torch.Tensor, *, backend: Backend = "auto") -> Assignments:
@@ -153,27 +144,20 @@ def solve_assignments(similarities: NDArray[Any] | torch.Tensor, *, backend: Bac
     return Assignments(columns, float(gaps.max()), "lazy-jv")
 
 
-def _solve_lazy_jv(
-    solver: ModuleType, matrix: NDArray[Any], prices: NDArray[np.float64], there: torch.Tensor | None
-) -> Assignment:
-    """Solve by the compiled method; `there` is the same matrix where passes over all of it are cheap."""
+def _solve_lazy_jv(solver: ModuleType, matrix: NDArray[Any], prices: NDArray[np.float64]) -> Assignment:
     columns = np.empty(len(matrix), np.int64)
     reason = "gave up"
     # Prices may end far below where they started; what they were rounded to on the way stays in the gap.
     started = float(np.abs(prices).max())
     try:
-        if there is None:
-            solver.solve(matrix, prices, columns)
-        else:
-            best = candidates(there, prices, solver.room(len(matrix)))
-            solver.solve(matrix, prices, columns, (best.columns, best.values, best.bounds, best.spread))
+        solver.solve(matrix, prices, columns)
     except ValueError:
         _require_finite(matrix)
         raise
     except ArithmeticError:  # numbers so large that their differences overflow
         pass
     else:
-        gap = solver.gap(matrix, prices, columns) if there is None else duality_gap(there, prices, columns)
+        gap = solver.gap(matrix, prices, columns)
         paired = _paired(matrix, columns)
         largest = float(np.abs(paired).max()) + max(started, float(np.abs(prices).max()))
         if gap <= ROUNDING * len(matrix) * largest:

@@ -1,4 +1,4 @@
-/* The lists at the prices of the start: made from the rows, or taken from where the matrix was when it was made. */
+/* The lists at the prices of the start, kept for an auction that begins again from there. */
 #include "search.h"
 
 #include <stdlib.h>
@@ -29,34 +29,14 @@ static int read_all(Search *s, double *spread) {
     return LJV_OK;
 }
 
-static void take_given(Search *s, const Given *given) {
-    int varying = s->n - s->fixed_count, whole = varying < s->room ? varying : s->room;
-    for (int i = 0; i < s->n; i++) {
-        const int64_t *columns = given->columns + (ptrdiff_t)i * s->room;
-        const double *values = given->values + (ptrdiff_t)i * s->room;
-        Candidate *list = list_of(s, i);
-        int size = 0;
-        for (; size < whole && values[size] > -INFINITY; size++) {
-            int j = (int)columns[size];
-            list[size] = (Candidate){matrix_at(s->a, i, j), values[size], j};
-        }
-        s->list_size[i] = size;
-        s->bound[i] = size < whole ? INFINITY : given->bounds[i]; /* infinite: the row is read when it is needed */
-    }
-}
-
-int first_lists(Search *s, const Given *given, First *first) {
+int first_lists(Search *s, First *first) {
     size_t n = (size_t)s->n, bytes = n * (size_t)s->room * sizeof *first->lists;
     int status = LJV_OK;
     first->lists = malloc(bytes);
     first->bound = malloc(n * sizeof *first->bound);
     first->list_size = malloc(n * sizeof *first->list_size);
     if (!first->lists || !first->bound || !first->list_size) return LJV_NO_MEMORY;
-    if (given) {
-        take_given(s, given);
-        first->spread = given->spread;
-    } else
-        status = read_all(s, &first->spread);
+    status = read_all(s, &first->spread);
     memcpy(first->lists, s->lists, bytes);
     memcpy(first->bound, s->bound, n * sizeof *first->bound);
     memcpy(first->list_size, s->list_size, n * sizeof *first->list_size);

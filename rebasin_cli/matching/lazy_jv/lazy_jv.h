@@ -51,20 +51,8 @@ typedef struct {
     int64_t path_steps; /* columns settled by them */
 } Counts;
 
-/* Candidates that a row of n keeps. */
-int list_room(int n);
-
-/* The first lists of all rows, where they have been made already: list_room(n) columns of each and their values at the
- * prices of the start, best first; -infinity for constant columns, which are none. Bounds hold for all other columns. */
-typedef struct {
-    const int64_t *columns;
-    const double *values, *bounds;
-    double spread; /* the mean over rows of the largest value minus the least */
-} Given;
-
-/* given: NULL, or lists of a matrix without a number that is not finite. prices: in, the start (any finite numbers);
- * out, the dual solution. columns: out, the permutation. */
-int lazy_jv_solve(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts);
+/* prices: in, the start (any finite numbers); out, the dual solution. columns: out, the permutation. */
+int lazy_jv_solve(const Matrix *a, double *prices, int64_t *columns, Counts *counts);
 
 /* Up to this size lists and bounds cost more than they spare. */
 enum { SMALL = 80 };

@@ -8,15 +8,13 @@
 #include <string.h>
 
 typedef struct {
-    Py_buffer matrix, prices, columns, list_columns, list_values, list_bounds;
+    Py_buffer matrix, prices, columns;
     int held;
     Matrix a;
-    Given given;
 } Arguments;
 
 static void release(Arguments *args) {
-    Py_buffer *views[] = {&args->matrix,       &args->prices,      &args->columns,
-                          &args->list_columns, &args->list_values, &args->list_bounds};
+    Py_buffer *views[] = {&args->matrix, &args->prices, &args->columns};
     while (args->held > 0) PyBuffer_Release(views[--args->held]);
 }
 
@@ -54,45 +52,16 @@ static int take(Arguments *args, PyObject *matrix, PyObject *prices, PyObject *c
     return 1;
 }
 
-static int is_table(const Py_buffer *view, const char *formats, Py_ssize_t rows, Py_ssize_t width) {
-    return view->ndim == 2 && view->shape[0] == rows && view->shape[1] == width && view->itemsize == 8 &&
-           view->format[1] == 0 && strchr(formats, view->format[0]) != NULL;
-}
-
-/* (columns, values, bounds, spread), all contiguous: (n, room) int64 and float64, (n,) float64. */
-static int take_lists(Arguments *args, PyObject *lists) {
-    PyObject *columns, *values, *bounds;
-    int n = args->a.n, room = list_room(n), good = 1;
-    if (!PyArg_ParseTuple(lists, "OOOd", &columns, &values, &bounds, &args->given.spread) ||
-        !hold(args, columns, &args->list_columns, PyBUF_ND) || !hold(args, values, &args->list_values, PyBUF_ND) ||
-        !hold(args, bounds, &args->list_bounds, PyBUF_ND))
-        return 0;
-    good = is_table(&args->list_columns, "lq", n, room) && is_table(&args->list_values, "d", n, room) &&
-           is_vector(&args->list_bounds, "d", n);
-    args->given.columns = args->list_columns.buf;
-    args->given.values = args->list_values.buf;
-    args->given.bounds = args->list_bounds.buf;
-    for (ptrdiff_t k = 0; good && k < (ptrdiff_t)n * room; k++)
-        good = args->given.columns[k] >= 0 && args->given.columns[k] < n;
-    if (!good) PyErr_SetString(PyExc_TypeError, "needs lists of room(n) columns and values of each row, and bounds");
-    return good;
-}
-
 static PyObject *solve(PyObject *module, PyObject *tuple) {
     Arguments args;
     Counts counts;
-    PyObject *matrix, *prices, *columns, *lists = Py_None;
+    PyObject *matrix, *prices, *columns;
     int status;
     (void)module;
-    if (!PyArg_ParseTuple(tuple, "OOO|O", &matrix, &prices, &columns, &lists) ||
-        !take(&args, matrix, prices, columns))
+    if (!PyArg_ParseTuple(tuple, "OOO", &matrix, &prices, &columns) || !take(&args, matrix, prices, columns))
         return NULL;
-    if (lists != Py_None && !take_lists(&args, lists)) {
-        release(&args);
-        return NULL;
-    }
     Py_BEGIN_ALLOW_THREADS;
-    status = lazy_jv_solve(&args.a, lists != Py_None ? &args.given : NULL, args.prices.buf, args.columns.buf, &counts);
+    status = lazy_jv_solve(&args.a, args.prices.buf, args.columns.buf, &counts);
     Py_END_ALLOW_THREADS;
     release(&args);
     if (status == LJV_NO_MEMORY) return PyErr_NoMemory();
@@ -121,13 +90,6 @@ static PyObject *gap(PyObject *module, PyObject *tuple) {
     Py_END_ALLOW_THREADS;
     release(&args);
     return PyFloat_FromDouble(result);
-}
-
-static PyObject *room(PyObject *module, PyObject *size) {
-    long n = PyLong_AsLong(size);
-    (void)module;
-    if (n == -1 && PyErr_Occurred()) return NULL;
-    return PyLong_FromLong(list_room(n > INT_MAX ? INT_MAX : (int)n));
 }
 
 /* (matrices, prices, columns, gaps): (m, n, n) float or double with contiguous rows; (m, n), (m, n) and (m,) to fill. */
@@ -170,8 +132,7 @@ static PyObject *solve_all(PyObject *module, PyObject *tuple) {
 
 static PyMethodDef methods[] = {
     {"solve", solve, METH_VARARGS,
-     "solve(matrix, prices, columns, lists=None) -> counts. Prices: the start in, the dual solution out; columns: out."},
-    {"room", room, METH_O, "room(n) -> the candidates that a row of n keeps."},
+     "solve(matrix, prices, columns) -> counts. Prices: the start in, the dual solution out; columns: out."},
     {"gap", gap, METH_VARARGS, "gap(matrix, prices, columns) -> the dual bound minus the value of the columns."},
     {"solve_all", solve_all, METH_VARARGS,
      "solve_all(matrices, prices, columns, gaps): each matrix by itself, from prices of zero; the rest is filled in."},

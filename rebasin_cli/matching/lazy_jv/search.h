@@ -96,7 +96,8 @@ typedef struct {
     double *bound, spread;
 } First; /* the lists as they were at the start; begins as zeros, and has to be released */
 
-int first_lists(Search *s, const Given *given, First *first);
+int list_room(int n); /* candidates that a row of n keeps */
+int first_lists(Search *s, First *first);
 void first_lists_again(Search *s, const First *first);
 void release_first(First *first);
 

@@ -154,7 +154,7 @@ int solve_many(const Matrix *first, ptrdiff_t count, ptrdiff_t step, double *pri
             solve_one(&s, &a, prices, columns);
         else {
             memset(prices, 0, (size_t)n * sizeof *prices);
-            status = lazy_jv_solve(&a, NULL, prices, columns, &counts);
+            status = lazy_jv_solve(&a, prices, columns, &counts);
         }
         gaps[m] = status == LJV_OK ? duality_gap(&a, prices, columns) : 0;
     }

@@ -39,11 +39,10 @@ static void start_prices(Search *s, const double *prices, const unsigned char *c
 }
 
 /* Pairs every row that is not constant, as far as bidding goes; lists the rows left and returns how many. */
-static int place_by_bids(Search *s, const double *prices, const unsigned char *constant, const Given *given,
-                         int *free_rows) {
+static int place_by_bids(Search *s, const double *prices, const unsigned char *constant, int *free_rows) {
     First first = {0};
     start_prices(s, prices, constant);
-    int left = first_lists(s, given, &first);
+    int left = first_lists(s, &first);
     if (left == LJV_OK) {
         left = reduce_rows(s, free_rows, greedy(s, free_rows));
         if (left > s->n / AUCTION_SHARE + FEW_ROWS && first.spread > 0) {
@@ -72,9 +71,8 @@ static int all_have_their_best(const Matrix *a, const double *prices, int64_t *c
     return 1;
 }
 
-static int place_all(Search *s, const double *prices, const unsigned char *constant, const Given *given,
-                     int *free_rows) {
-    int left = place_by_bids(s, prices, constant, given, free_rows), status = LJV_OK;
+static int place_all(Search *s, const double *prices, const unsigned char *constant, int *free_rows) {
+    int left = place_by_bids(s, prices, constant, free_rows), status = LJV_OK;
     if (left < 0) return left;
     s->open_count = 0;
     for (int j = 0; j < s->n; j++) {
@@ -125,7 +123,7 @@ static void release(Search *s, Memory *memory) {
     free(s->rows.entries);
 }
 
-static int solve_in_full(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts) {
+static int solve_in_full(const Matrix *a, double *prices, int64_t *columns, Counts *counts) {
     Search s = {.a = a, .n = a->n, .counts = counts, .room = list_room(a->n)};
     Memory memory;
     unsigned char *constant = malloc((size_t)a->n);
@@ -134,7 +132,7 @@ static int solve_in_full(const Matrix *a, const Given *given, double *prices, in
     if (allocate(&s, &memory) && constant && scratch) {
         for (int i = 0; i < a->n; i++) s.row_constant[i] = (unsigned char)row_is_constant(a, i);
         constant_columns(a, constant, scratch);
-        status = place_all(&s, prices, constant, given, scratch);
+        status = place_all(&s, prices, constant, scratch);
     }
     for (int i = 0; status == LJV_OK && i < a->n; i++) {
         columns[i] = s.x[i];
@@ -146,12 +144,12 @@ static int solve_in_full(const Matrix *a, const Given *given, double *prices, in
     return status;
 }
 
-int lazy_jv_solve(const Matrix *a, const Given *given, double *prices, int64_t *columns, Counts *counts) {
+int lazy_jv_solve(const Matrix *a, double *prices, int64_t *columns, Counts *counts) {
     unsigned char *taken = malloc((size_t)a->n);
     memset(counts, 0, sizeof *counts);
     if (!taken) return LJV_NO_MEMORY;
-    int found = given ? 0 : all_have_their_best(a, prices, columns, taken); /* from lists it is found out as fast */
+    int found = all_have_their_best(a, prices, columns, taken);
     free(taken);
     if (found != 0) return found < 0 ? found : LJV_OK;
-    return solve_in_full(a, given, prices, columns, counts);
+    return solve_in_full(a, prices, columns, counts);
 }
