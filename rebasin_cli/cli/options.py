@@ -445,17 +445,20 @@ def match_choice(
     objective: ObjectiveName = ObjectiveName.DISTANCE,
 ) -> MatchChoice:
     """The options of matching as one value."""
+    from rebasin_cli.pipeline import methods
     from rebasin_cli.pipeline.amounts import parse_bytes
-    from rebasin_cli.pipeline.methods import MatchChoice
     from rebasin_cli.pipeline.stopping import parse_duration
 
-    return MatchChoice(
-        method=method.value, seed=seed, max_sweeps=max_sweeps, start=start.value, order=order.value,
-        device=device.value, restarts=restarts, quality=quality.value,
+    given = {
+        "start": start.value, "order": order.value, "restarts": restarts, "quality": quality.value,
+        "similarity": similarity.value, "epochs": epochs, "learning_rate": learning_rate, "momentum": momentum,
+        "objective": objective.value,
+    }  # fmt: skip
+    return methods.match_choice(
+        method.value, given,
+        seed=seed, max_sweeps=max_sweeps, device=device.value,
         time_budget=parse_duration(time_budget) if time_budget else None, on_interrupt=on_interrupt.value,
-        memory=parse_bytes(memory) if memory else None, similarity=similarity.value,
-        epochs=epochs, learning_rate=learning_rate, momentum=momentum, threads=threads,
-        objective=objective.value,
+        memory=parse_bytes(memory) if memory else None, threads=threads,
     )  # fmt: skip
 
 

@@ -1,26 +1,52 @@
-"""Solvers: which unit of B belongs where. Pure over mappings of tensors; they know neither files nor terminals."""
+"""Solvers: which unit of B belongs where. Pure over mappings of tensors; they know neither files nor terminals.
 
+Read `reference` first: the paper's loop on one page. Every method takes a problem, resources and options of its own,
+and returns a `MatchResult`.
+"""
+
+from rebasin_cli.matching.activations import ActivationOptions, match_by_activations
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
-from rebasin_cli.matching.frank_wolfe import frank_wolfe, frank_wolfe_attempts
+from rebasin_cli.matching.frank_wolfe import FrankWolfeOptions, frank_wolfe_attempts, match_by_frank_wolfe
 from rebasin_cli.matching.measures import Distance, inner_product, measure_distance
+from rebasin_cli.matching.problem import ActivationProblem, LossProblem, Problem, Resources
 from rebasin_cli.matching.restarts import best_of, descents
 from rebasin_cli.matching.result import Enough, MatchResult, Trial
-from rebasin_cli.matching.sinkhorn import match_sinkhorn, sinkhorn_attempts
-from rebasin_cli.matching.weights import match_weights
+from rebasin_cli.matching.sinkhorn import (
+    SinkhornLossOptions,
+    SinkhornOptions,
+    match_by_sinkhorn,
+    match_by_sinkhorn_loss,
+    sinkhorn_attempts,
+)
+from rebasin_cli.matching.ste import SteOptions, match_by_straight_through
+from rebasin_cli.matching.weights import WeightsOptions, match_by_weights
 
 __all__ = [
+    "ActivationOptions",
+    "ActivationProblem",
     "Assignment",
     "Distance",
     "Enough",
+    "FrankWolfeOptions",
+    "LossProblem",
     "MatchResult",
+    "Problem",
+    "Resources",
+    "SinkhornLossOptions",
+    "SinkhornOptions",
+    "SteOptions",
     "Trial",
+    "WeightsOptions",
     "best_of",
     "descents",
-    "frank_wolfe",
     "frank_wolfe_attempts",
     "inner_product",
-    "match_sinkhorn",
-    "match_weights",
+    "match_by_activations",
+    "match_by_frank_wolfe",
+    "match_by_sinkhorn",
+    "match_by_sinkhorn_loss",
+    "match_by_straight_through",
+    "match_by_weights",
     "measure_distance",
     "sinkhorn_attempts",
     "solve_assignment",

@@ -9,7 +9,7 @@ each other, so that each is solved once and exactly.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -21,53 +21,47 @@ from rebasin_cli.matching.assignment import solve_assignments
 from rebasin_cli.matching.blocks import solve_of_layout
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.forms import Dense, Form
-from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets
+from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.matching.segments import Segment, channel_axis, segment_of, segments_of
 from rebasin_cli.matching.settling import settle_rows, settled
 from rebasin_cli.matching.taps import Layer, Taps, per_channel
 from rebasin_cli.matching.terms import Block, blocks
-from rebasin_cli.matching.weights import OnStep
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
 Similarity = Literal["covariance", "correlation"]
-PairRun = Callable[[Taps, Taps], None]
-"""Runs both networks over all examples, batch by batch: A's taps first, then B's on the same batch."""
 
 
-def match_activations(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    run: PairRun,
-    *,
-    prefix: str = "",
-    similarity: Similarity = "correlation",
-    named: Mapping[str, str] | None = None,
-    seed: int = 0,
-    on_step: OnStep | None = None,
+@dataclass(frozen=True, slots=True)
+class ActivationOptions:
+    """How units are compared.
+
+    Attributes:
+        similarity: `covariance` is Σ z_A z_Bᵀ (least squares); `correlation` is Pearson's, 0 where a unit is dead.
+    """
+
+    similarity: Similarity = "correlation"
+
+
+def match_by_activations(
+    problem: ActivationProblem, resources: Resources = Resources(), options: ActivationOptions = ActivationOptions()
 ) -> MatchResult:
     """Match B's units to A's by their activations.
-
-    Args:
-        a, b: tensors by key: for what no activation tells, and for the objective.
-        run: runs both networks, whose layers' names lack `prefix`, over the same examples.
-        named: dim → module whose output counts its units, instead of what layers read along the dim.
-        similarity: `covariance` is Σ z_A z_Bᵀ (least squares); `correlation` is Pearson's, 0 where a unit is dead.
 
     Returns:
         The permutation; `objective` is ⟨A, π(B)⟩ of the *weights* before and after, which may well fall. Blocks in
         which a dim has no activations are matched by weights afterwards, the others held.
     """
     began = perf_counter()
-    grams = pair_grams(layout, a, run, prefix=prefix, similarity=similarity, named=named)
+    layout = problem.layout
+    grams = pair_grams(problem, options)
     middle = perf_counter()
     solver = Solver(layout)
     every = blocks(layout)
     permutation = Permutation.identity(layout)
-    start = inner_product(layout, a, b, permutation)
+    start = problem.objective(permutation)
     left = []
     for number, block in enumerate(every):
         found = solver.solve(block, grams, {})
@@ -75,48 +69,43 @@ def match_activations(
             left.append(block)
         else:
             permutation = permutation.replace(found[0])
-        if on_step:
-            on_step(0, number + 1, len(every), start)
-    permutation, solves = by_weights(layout, a, b, permutation, left)
-    reached = inner_product(layout, a, b, permutation)
+        if resources.on_step:
+            resources.on_step(0, number + 1, len(every), start)
+    permutation, solves = by_weights(problem, permutation, left)
     seconds = {"activations": middle - began, "assignment": perf_counter() - middle}
     return MatchResult(
         method="activations",
         permutation=permutation,
-        objective=(start, reached),
+        objective=(start, problem.objective(permutation)),
         stop="converged" if every else "nothing-to-move",
-        seed=seed,
+        seed=resources.seed,
         seconds=seconds,
         solves=solver.solves + solves,
         notes=untold(left),
-    )  # fmt: skip
+    )
 
 
 Grams = Mapping[tuple[str, ...], Tensor]
 """By dims (owners first), what their units have in common: shape (*sizes, *sizes), A's first."""
 
 
-def pair_grams(
-    layout: Layout, a: Mapping[str, Tensor], run: PairRun, *, prefix: str, similarity: Similarity,
-    named: Mapping[str, str] | None = None,
-) -> Grams:  # fmt: skip
-    """Run two networks and measure what their units have in common; arguments as in `match_activations`."""
+def pair_grams(problem: ActivationProblem, options: ActivationOptions) -> Grams:
+    """Run both networks and measure what their units have in common."""
+    layout, a = problem.layout, problem.a
     shapes = {key: tuple(a[key].shape) for key, bound in layout.tensors.items() if bound.section == "tensors"}
-    sums = _Sums(layout, shapes, prefix, similarity == "correlation", named or {})
-    run(_Remembering(sums), _Multiplying(sums))
+    sums = _Sums(layout, shapes, problem.prefix, options.similarity == "correlation", problem.modules)
+    problem.run(_Remembering(sums), _Multiplying(sums))
     return sums.grams()
 
 
-def by_weights(
-    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation, left: Sequence[Block]
-) -> tuple[Permutation, int]:
+def by_weights(problem: Problem, permutation: Permutation, left: Sequence[Block]) -> tuple[Permutation, int]:
     """Match some blocks by their weights, the others held; the permutation, and how many assignments that took."""
-    descent = Descent(layout, a, b, torch.device("cpu"), torch.float64, permutation, budgets(None)[1])
+    descent = Descent(problem, permutation, torch.float64, torch.device("cpu"), budgets(None)[1])
     while descent.sweep(left)[0]:
         pass
     dims = [dim for block in left for dim in block.dims]
-    reached = inner_product(layout, a, b, descent.permutation)
-    return settled(layout, a, b, descent.permutation, reached, dims), sum(descent.solvers.values())
+    reached = problem.objective(descent.permutation)
+    return settled(problem, descent.permutation, reached, dims), sum(descent.solvers.values())
 
 
 def untold(left: Sequence[Block]) -> tuple[str, ...]:

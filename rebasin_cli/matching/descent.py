@@ -8,17 +8,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
-from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import Budget, working_clock
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.result import Enough, Stop
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.steps import Step, Steps
 from rebasin_cli.matching.terms import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.turns import Turn, anchored_turns
 from rebasin_cli.permutation import Permutation, is_identity
-from rebasin_cli.spec import Layout
 
 RELATIVE_GAIN = 1e-7
 """A step counts as progress if it raises a block's value by more than this share of it: in float32 the sums of
@@ -47,12 +45,10 @@ class Descent:
         seconds, solvers, gap: what `MatchResult` reports.
     """
 
-    layout: Layout
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
-    device: torch.device
-    dtype: torch.dtype
+    problem: Problem
     permutation: Permutation
+    dtype: torch.dtype
+    device: torch.device
     budget: Budget
     executor: Executor | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0, "objective": 0.0})
@@ -64,17 +60,17 @@ class Descent:
     _neighbours: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.blocks = blocks(self.layout)
+        layout = self.problem.layout
+        self.blocks = blocks(layout)
         self.open = {block.root for block in self.blocks}
-        self._neighbours = neighbours_of(self.layout, self.blocks)
-        similarities = Similarities(self.layout, self.a, self.b, self.dtype, self.device, self.budget)
-        self._steps = Steps(self.layout, self.a, self.b, similarities, self.blocks)
+        self._neighbours = neighbours_of(layout, self.blocks)
+        self._steps = Steps(Similarities(self.problem, self.dtype, self.device, self.budget), self.blocks)
 
     def objective(self) -> float:
         """⟨A, π(B)⟩ at the present permutations, from the tensors."""
         began = self._clock()
         moved = Permutation({dim: perm for dim, perm in self.permutation.items() if not is_identity(perm)})
-        value = inner_product(self.layout, self.a, self.b, moved, executor=self.executor)
+        value = self.problem.objective(moved, None, self.executor)
         self.seconds["objective"] += self._clock() - began
         return value
 
@@ -108,7 +104,7 @@ class Descent:
         of = self._steps.similarities
         plans = {block.root: of.plans(block) for block in self.blocks if self._steps.has_matrices(block)}
         neighbours = {block: self._neighbours[block.root] for block in self.blocks}
-        turns = anchored_turns(self.layout, neighbours, plans)
+        turns = anchored_turns(self.problem.layout, neighbours, plans)
         values = [0.0] * len(turns)
         known: set[tuple[str, int]] = set()
         with closing(self._take(turns)) as steps:
@@ -127,7 +123,7 @@ class Descent:
                 if not turn.is_whole:
                     self.open.add(turn.block.root)
         began = self._clock()
-        rest = product_of_pieces(self.layout, self.a, self.b, self.permutation, known)
+        rest = product_of_pieces(self.problem, self.permutation, known)
         self.seconds["objective"] += self._clock() - began
         return sum(values) + rest
 
@@ -221,4 +217,4 @@ class Descent:
 
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""
-        return working_clock(self.a, self.b)
+        return working_clock(self.problem.a, self.problem.b)

@@ -14,7 +14,6 @@ that polishes the rounded result moves them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -25,19 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment import Assignment, solve_assignment
-from rebasin_cli.matching.measures import inner_product
-from rebasin_cli.matching.memory import budgets, free_memory, keep_read
+from rebasin_cli.matching.memory import budgets, free_memory
 from rebasin_cli.matching.plans import Plan
-from rebasin_cli.matching.relaxation import Polishing, joint_dims
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.relaxation import STARTS, Polishing, RelaxedStart, joint_dims
 from rebasin_cli.matching.restarts import GRADIENTS, Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block
-from rebasin_cli.matching.weights import OnStep, similarity_dtype
+from rebasin_cli.matching.weights import similarity_dtype
 from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key
-from rebasin_cli.spec import Layout
-
-Begin = Literal["barycentre", "identity"]
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-4
@@ -45,77 +41,65 @@ TOLERANCE = 1e-4
 and descent does not depend on more."""
 
 
-def frank_wolfe(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    *,
-    start: Begin = "barycentre",
-    seed: int = 0,
-    max_sweeps: int = 100,
-    max_iterations: int = MAX_ITERATIONS,
-    device: str = "cpu",
-    memory: int | None = None,
-    executor: Executor | None = None,
-    on_step: OnStep | None = None,
+@dataclass(frozen=True, slots=True)
+class FrankWolfeOptions:
+    """How to go.
+
+    Attributes:
+        start: `barycentre`, every unit of B spread evenly over all places, or `identity`.
+        max_iterations: of Frank-Wolfe; max_sweeps: of the descent that follows.
+    """
+
+    start: RelaxedStart = "barycentre"
+    max_iterations: int = MAX_ITERATIONS
+    max_sweeps: int = 100
+
+
+def match_by_frank_wolfe(
+    problem: Problem, resources: Resources = Resources(), options: FrankWolfeOptions = FrankWolfeOptions()
 ) -> MatchResult:
     """Match B's units to A's: Frank-Wolfe on all plain dims, rounding, then descent.
 
-    Args:
-        start: `barycentre`, every unit of B spread evenly over all places, or `identity`.
-        max_iterations: of Frank-Wolfe; max_sweeps: of the descent that follows.
-        memory, executor: as for `match_weights`; the gradients come on top of it.
-        on_step: called after each iteration and each step of the descent; it may raise `Enough`.
+    The gradients come on top of `resources.memory`; an iteration counts as a sweep of one step.
 
     Returns:
-        As `match_weights`; the objective is that of the identity, then that of the rounded mixture (if it is not
+        As `match_by_weights`; the objective is that of the identity, then that of the rounded mixture (if it is not
         lower), then after every sweep of the descent.
     """
-    for_tensors, for_matrices = budgets(memory)
-    a, b = keep_read(a, for_tensors), keep_read(b, for_tensors)
-    polishing = Polishing(layout, a, b, seed, max_sweeps, device, memory, executor, on_step)
-    free, held = joint_dims(layout), polishing.held()
-    similarities = Similarities(layout, a, b, similarity_dtype(layout, a), torch.device(device), for_matrices, executor)
+    problem = problem.cached(resources.memory)
+    polishing = Polishing(problem, resources, options.max_sweeps)
+    free, held = joint_dims(problem.layout), polishing.held()
+    place, matrices = torch.device(resources.device), budgets(resources.memory)[1]
+    dtype = similarity_dtype(problem.layout, problem.a)
+    similarities = Similarities(problem, dtype, place, matrices, resources.executor)
     state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, held)
-    state.begin(start)
+    state.begin(options.start)
     early: Stop | None = None
     try:
-        for iteration in range(max_iterations if free else 0):
+        for iteration in range(options.max_iterations if free else 0):
             if not state.step():
                 break
-            if on_step:
-                on_step(iteration, 1, 1, state.value)
+            if resources.on_step:
+                resources.on_step(iteration, 1, 1, state.value)
     except Enough as wish:
         early = wish.stop
     return polishing.finish("frank-wolfe", state.rounded(), early, state.solvers, sum(state.seconds.values()))
 
 
 def frank_wolfe_attempts(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    *,
-    starts: Sequence[Begin] = ("barycentre", "identity"),
-    seed: int = 0,
-    max_sweeps: int = 100,
-    device: str = "cpu",
-    memory: int | None = None,
+    problem: Problem, starts: Sequence[RelaxedStart] = STARTS, max_sweeps: int = 100
 ) -> list[Attempt]:
     """Frank-Wolfe from each start; none where no dims can move together, or their gradients
     would not fit into memory."""
+    layout = problem.layout
     free = joint_dims(layout)
-    size = 4 if similarity_dtype(layout, a) == torch.float32 else 8
+    size = similarity_dtype(problem.layout, problem.a).itemsize
     if not free or GRADIENTS * size * sum(layout.dims[dim].size ** 2 for dim in free) > free_memory():
         return []
 
-    def attempt(start: Begin) -> Attempt:
-        def run(on_step: OnStep | None, executor: Executor | None = None) -> MatchResult:
-            return frank_wolfe(
-                layout, a, b, start=start, seed=seed, max_sweeps=max_sweeps, device=device, memory=memory,
-                executor=executor, on_step=on_step,
-            )  # fmt: skip
-
-        return Attempt(f"frank-wolfe, {start}", run)
+    def attempt(start: RelaxedStart) -> Attempt:
+        options = FrankWolfeOptions(start, max_sweeps=max_sweeps)
+        return Attempt(f"frank-wolfe, {start}", lambda resources: match_by_frank_wolfe(problem, resources, options))
 
     return [attempt(start) for start in starts]
 
@@ -144,7 +128,7 @@ class _Mixture:
     seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0})
     _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
-    def begin(self, start: Begin) -> None:
+    def begin(self, start: RelaxedStart) -> None:
         if start == "identity":
             vertex = {dim: self.held[dim] for dim in self.free}
             if self.free:
@@ -185,7 +169,7 @@ class _Mixture:
         self.weights, self.vertices = [w for w, _ in kept] + [size], [v for _, v in kept] + [vertex]
         if not self.begun:  # from the vertex, whose objective the tensors tell, back to X
             source = self.similarities
-            self.value = inner_product(source.layout, source.a, source.b, there) - slope - bend
+            self.value = source.problem.objective(there) - slope - bend
             self.begun = True
         self.value += slope * size + bend * size * size
         self.seconds["similarity"] += perf_counter() - middle
@@ -217,7 +201,7 @@ class _Mixture:
 
     def _even_gradient(self, block: Block) -> Tensor:
         """∇f at the barycentre: B's sides of the dims that take part averaged instead of aligned."""
-        n = self.similarities.layout.dims[block.root].size
+        n = self.similarities.problem.layout.dims[block.root].size
         total = torch.zeros(n, n, dtype=self.similarities.dtype, device=self.similarities.device)
         for plan in self.similarities.plans(block):
             a, b = (self._spread(plan, which) for which in ("a", "b"))
@@ -228,7 +212,7 @@ class _Mixture:
         """One side of a plan, (n, rest): A's summed and B's averaged over the other dims that take part."""
         source = self.similarities
         bound, piece = plan.bound, plan.piece
-        tensor = source.a[bound.key] if which == "a" else source.b[source_key(self.held, bound)]
+        tensor = source.problem.a[bound.key] if which == "a" else source.problem.b[source_key(self.held, bound)]
         view = piece_view(tensor.contiguous(), piece).to(device=source.device, dtype=source.dtype)
         free = [at for at in plan.others if piece.sides[at].dim in self.free]
         if which == "b":

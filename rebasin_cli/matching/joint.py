@@ -11,7 +11,6 @@ The first model stays as it is: its order is the universe, which otherwise nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,13 +20,10 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment import solve_assignment
 from rebasin_cli.matching.memory import free_memory
 from rebasin_cli.matching.models import Models
-from rebasin_cli.matching.relaxation import joint_dims
+from rebasin_cli.matching.relaxation import RelaxedStart, joint_dims
 from rebasin_cli.matching.soft import Mixer
 from rebasin_cli.matching.weights import similarity_dtype
 from rebasin_cli.permutation import Permutation
-
-Start = Literal["barycentre", "identity"]
-STARTS: tuple[Start, ...] = ("barycentre", "identity")
 
 Matrices = Mapping[str, Tensor]
 MAX_ITERATIONS = 60
@@ -42,7 +38,7 @@ def frank_wolfe_many(
     models: Models,
     held: Sequence[Permutation],
     *,
-    start: Start,
+    start: RelaxedStart,
     device: str,
     tell: Callable[[int, int], bool],
 ) -> tuple[Permutation, ...]:
@@ -100,7 +96,7 @@ class _Joint:
         sizes = {dim: models.layout.dims[dim].size for dim in free}
         self.eye = {dim: torch.eye(n, dtype=dtype, device=device) for dim, n in sizes.items()}
 
-    def start(self, start: Start) -> list[Matrices]:
+    def start(self, start: RelaxedStart) -> list[Matrices]:
         """Where the matrices begin."""
         if start == "identity":
             return [dict(self.eye) for _ in self.mixers[1:]]

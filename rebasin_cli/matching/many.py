@@ -11,7 +11,6 @@ end the first model's units are put back into their own order, and it is the oth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,22 +19,41 @@ from typing import Literal
 
 import torch
 
-from rebasin_cli.matching.joint import STARTS, check_joint, frank_wolfe_many
+from rebasin_cli.matching.joint import check_joint, frank_wolfe_many
 from rebasin_cli.matching.measures import dot
-from rebasin_cli.matching.models import Mean, Models, State, total_similarity
+from rebasin_cli.matching.models import Mean, Models, total_similarity
 from rebasin_cli.matching.parallel import in_order
+from rebasin_cli.matching.problem import Problem, Resources, State
+from rebasin_cli.matching.relaxation import STARTS
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.settling import settled
-from rebasin_cli.matching.weights import match_weights
+from rebasin_cli.matching.weights import WeightsOptions, match_by_weights
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
 
 Algorithm = Literal["merge-many", "cycle-consistent", "frank-wolfe", "to-first", "hierarchical"]
-Match = Callable[[State, State, Executor | None], MatchResult]
+Match = Callable[[Problem, Resources], MatchResult]
 OnRound = Callable[[str, int, int], None]
+"""Called with what is done, how many steps of the round are, and of how many; it may raise `Enough`."""
 
-MAX_ROUNDS = 100
 _GAIN = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class ManyOptions:
+    """How N models are brought together.
+
+    Attributes:
+        algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
+            `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
+            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
+            one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
+            stochastic matrices of all models (see `joint`), and holds all of them in memory.
+        max_rounds: the search ends after so many.
+    """
+
+    algorithm: Algorithm = "cycle-consistent"
+    max_rounds: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +83,9 @@ class _Run:
 
     models: Models
     match: Match
-    seed: int
+    resources: Resources
     max_rounds: int
-    device: str
     on_round: OnRound | None
-    memory: int | None = None
-    executor: Executor | None = None
-    at_once: int = 1
     objective: list[float] = field(default_factory=list)
     matches: int = 0
     stop: Stop = "converged"
@@ -87,9 +101,11 @@ class _Run:
     def each_onto(self, pairs: Sequence[tuple[State, State]]) -> Iterator[Permutation]:
         """For each pair (a, b), in order, the permutation that brings `b` onto `a`; one that is alone gets the executor
         for itself."""
-        several = len(pairs) > 1 and self.at_once > 1
-        tasks = (partial(self.match, a, b, None if several else self.executor) for a, b in pairs)
-        with closing(in_order(tasks, self.executor if several else None, self.at_once)) as results:
+        executor, at_once = self.resources.executor, self.resources.at_once
+        several = len(pairs) > 1 and at_once > 1
+        alone = replace(self.resources, executor=None) if several else self.resources
+        tasks = (partial(self.match, Problem(self.models.layout, a, b), alone) for a, b in pairs)
+        with closing(in_order(tasks, executor if several else None, at_once)) as results:
             for result in results:
                 self.matches += 1
                 yield result.permutation
@@ -97,59 +113,40 @@ class _Run:
     def refine(self, a: State, b: State, present: Permutation, sweeps: int) -> tuple[Permutation, float]:
         """Descend from the present permutation; the new one, and the gain in ⟨a, π(b)⟩."""
         self.matches += 1
-        result = match_weights(
-            self.models.layout, a, b, start=present, max_sweeps=sweeps, device=self.device, memory=self.memory,
-            executor=self.executor,
-        )  # fmt: skip
+        options = WeightsOptions(start=present, max_sweeps=sweeps)
+        result = match_by_weights(Problem(self.models.layout, a, b), self.resources, options)
         return result.permutation, result.objective[-1] - result.objective[0]
 
 
 def match_many(
-    layout: Layout,
-    states: Sequence[State],
+    models: Models,
     match: Match,
-    *,
-    weights: Sequence[float] | None = None,
-    algorithm: Algorithm = "cycle-consistent",
-    seed: int = 0,
-    max_rounds: int = MAX_ROUNDS,
-    device: str = "cpu",
-    memory: int | None = None,
-    executor: Executor | None = None,
-    at_once: int = 1,
+    resources: Resources = Resources(),
+    options: ManyOptions = ManyOptions(),
     on_round: OnRound | None = None,
 ) -> ManyResult:
     """Match N models to one another by their weights.
 
     Args:
         match: how one model is brought onto another, at first.
-        weights: of the models, from 0; equal if not given.
-        algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
-            `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
-            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
-            one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
-            stochastic matrices of all models (see `joint`), and holds all of them in memory.
-        memory: as for `match_weights`.
-        executor: runs `at_once` matches at a time where they do not depend on each other; the result does not hang
-            on it. A match that is alone gets it for its own parts.
-        on_round: called with what is done, how many steps of the round are, and of how many; may raise `Enough`.
+        resources: the executor runs `at_once` matches at a time where they do not depend on each other; a match that
+            is alone gets it for its own parts.
 
     Raises:
         ContentError: `frank-wolfe`, where no dims can move together or memory does not hold all models.
     """
-    given = tuple(weights) if weights else (1.0,) * len(states)
-    models = Models(layout, tuple(states), tuple(w / sum(given) for w in given))
-    run = _Run(models, match, seed, max_rounds, device, on_round, memory, executor, at_once)
+    layout = models.layout
+    run = _Run(models, match, resources, options.max_rounds, on_round)
     began = perf_counter()
     start = (Permutation.identity(layout),) * len(models)
     run.objective.append(total_similarity(models, start))
-    found = _settled(models, in_order_of_first(layout, _ALGORITHMS[algorithm](run, start)), run.objective[-1])
+    found = in_order_of_first(layout, _ALGORITHMS[options.algorithm](run, start))
     return ManyResult(
-        algorithm=algorithm,
-        permutations=found,
+        algorithm=options.algorithm,
+        permutations=_settled(models, found, run.objective[-1]),
         objective=tuple(run.objective),
         stop=run.stop,
-        seed=seed,
+        seed=resources.seed,
         seconds=perf_counter() - began,
         matches=run.matches,
     )
@@ -166,7 +163,8 @@ def _settled(models: Models, permutations: tuple[Permutation, ...], reached: flo
     found = list(permutations)
     for i in range(1, len(found)):
         others = [j for j in range(len(found)) if j != i]
-        found[i] = settled(models.layout, Mean(models, found, others), models.states[i], found[i], reached)
+        problem = Problem(models.layout, Mean(models, found, others), models.states[i])
+        found[i] = settled(problem, found[i], reached)
     return tuple(found)
 
 
@@ -209,7 +207,7 @@ def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutat
 def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
     """Algorithm 3 of the paper; the first visit to a model matches it anew, later ones go on from where it is."""
     models = run.models
-    generator = torch.Generator().manual_seed(run.seed)
+    generator = torch.Generator().manual_seed(run.resources.seed)
     found = list(present)
     for round_ in range(run.max_rounds):
         gained = 0.0
@@ -280,7 +278,7 @@ def _frank_wolfe(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutati
             break
         tell = partial(_told, run, f"frank-wolfe, {start}")
         held = in_order_of_first(run.models.layout, best)
-        found = frank_wolfe_many(run.models, held, start=start, device=run.device, tell=tell)
+        found = frank_wolfe_many(run.models, held, start=start, device=run.resources.device, tell=tell)
         trial = replace(run, objective=[total_similarity(run.models, found)])
         found = _together(trial, found)
         run.matches, run.stop = trial.matches, trial.stop

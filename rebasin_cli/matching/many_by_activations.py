@@ -15,9 +15,10 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.activations import Grams, PairRun, Similarity, Solver, by_weights, pair_grams, untold
-from rebasin_cli.matching.many import MAX_ROUNDS, Algorithm, ManyResult, OnRound, in_order_of_first
+from rebasin_cli.matching.activations import ActivationOptions, Grams, Solver, by_weights, pair_grams, untold
+from rebasin_cli.matching.many import Algorithm, ManyOptions, ManyResult, OnRound, in_order_of_first
 from rebasin_cli.matching.models import Models, total_similarity
+from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.result import Enough, Stop
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.permutation import Permutation
@@ -30,50 +31,40 @@ _GAIN = 1e-9
 
 
 def match_many_by_activations(
-    layout: Layout,
-    states: Sequence[Mapping[str, Tensor]],
-    pair_run: Callable[[int, int], PairRun],
-    *,
-    weights: Sequence[float] | None = None,
-    algorithm: Algorithm = "cycle-consistent",
-    prefix: str = "",
-    similarity: Similarity = "correlation",
-    named: Mapping[str, str] | None = None,
-    seed: int = 0,
-    max_rounds: int = MAX_ROUNDS,
+    models: Models,
+    pair_problem: Callable[[int, int], ActivationProblem],
+    resources: Resources = Resources(),
+    options: ManyOptions = ManyOptions(),
+    by: ActivationOptions = ActivationOptions(),
     on_round: OnRound | None = None,
 ) -> ManyResult:
     """Match N models by their activations.
 
     Args:
-        pair_run: of two models by number, what runs both side by side (see `match_activations`, also for the others).
-        algorithm: `to-first` assigns every model to the first; `merge-many` each in random order to the others;
+        pair_problem: of two models by number, both to be run side by side.
+        options: `to-first` assigns every model to the first; `merge-many` each in random order to the others;
             `cycle-consistent` begins with `to-first` and goes on with each to the others.
-        on_round: as `match_many`.
 
     Returns:
         The permutations; `objective` is that of the *weights*, before and after, which may fall. Blocks in which a dim
         has no activations are matched to the first model by weights. The likenesses of all pairs that the algorithm
         looks at are in memory together: N(N − 1)/2, or N − 1 for `to-first`.
     """
-    given = tuple(weights) if weights else (1.0,) * len(states)
-    models = Models(layout, tuple(states), tuple(w / sum(given) for w in given))
-    count = len(states)
-    pairs = [(i, j) for i in range(count) for j in range(i + 1, count) if i == 0 or algorithm != "to-first"]
-    search = _Search(models, [Permutation.identity(layout)] * count, on_round)
+    algorithm, count = options.algorithm, len(models)
+    search = _Search(models, [Permutation.identity(models.layout)] * count, on_round)
     start = total_similarity(models, search.present)
     began = perf_counter()
     try:
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count) if i == 0 or algorithm != "to-first"]
         for done, (i, j) in enumerate(pairs, 1):
-            run = pair_run(i, j)
-            search.grams[i, j] = pair_grams(layout, states[i], run, prefix=prefix, similarity=similarity, named=named)
+            search.grams[i, j] = pair_grams(pair_problem(i, j), by)
             search.tell("activations of pairs", done, len(pairs))
         if algorithm != "merge-many":
             search.to_first()
         if algorithm == "merge-many":
-            search.rounds(max_rounds, torch.Generator().manual_seed(seed))
+            search.rounds(options.max_rounds, torch.Generator().manual_seed(resources.seed))
         elif algorithm == "cycle-consistent" and count > 2:
-            search.rounds(max_rounds, None)
+            search.rounds(options.max_rounds, None)
     except Enough as wish:
         search.stop = wish.stop
     found = search.finished()
@@ -82,7 +73,7 @@ def match_many_by_activations(
         permutations=found,
         objective=(start, total_similarity(models, found)),
         stop=search.stop,
-        seed=seed,
+        seed=resources.seed,
         seconds=perf_counter() - began,
         matches=search.matches,
         notes=untold(list(search.left.values())),
@@ -152,7 +143,8 @@ class _Search:
         first, *others = in_order_of_first(layout, self.present)
         if self.left:
             left = list(self.left.values())
-            others = [by_weights(layout, states[0], b, p, left)[0] for b, p in zip(states[1:], others, strict=True)]
+            problems = [Problem(layout, states[0], state) for state in states[1:]]
+            others = [by_weights(problem, p, left)[0] for problem, p in zip(problems, others, strict=True)]
         return (first, *others)
 
 

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.measures import dot, squared_distance
+from rebasin_cli.matching.problem import State
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,12 @@ class Models:
     layout: Layout
     states: tuple[State, ...]
     weights: tuple[float, ...]
+
+    @staticmethod
+    def of(layout: Layout, states: Sequence[State], weights: Sequence[float] | None = None) -> Models:
+        """Models with weights as they were given, from 0; equal ones if there are none."""
+        given = tuple(weights) if weights else (1.0,) * len(states)
+        return Models(layout, tuple(states), tuple(w / sum(given) for w in given))
 
     def __len__(self) -> int:
         return len(self.states)

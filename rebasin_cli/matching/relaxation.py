@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from torch import Tensor
-
-from rebasin_cli.matching.measures import inner_product
+from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, rising
 from rebasin_cli.matching.settling import no_more_than_identity
 from rebasin_cli.matching.terms import blocks
-from rebasin_cli.matching.weights import OnStep, match_weights
+from rebasin_cli.matching.weights import WeightsOptions, match_by_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
+
+RelaxedStart = Literal["barycentre", "identity"]
+"""Where doubly stochastic matrices begin: every unit spread evenly over all places, or in its own."""
+STARTS: tuple[RelaxedStart, ...] = ("barycentre", "identity")
 
 
 def joint_dims(layout: Layout) -> tuple[str, ...]:
@@ -31,28 +33,21 @@ def joint_dims(layout: Layout) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Polishing:
-    """The descents before and after a relaxation; the fields are the arguments of `match_weights`."""
+    """The descents before and after a relaxation."""
 
-    layout: Layout
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
-    seed: int
+    problem: Problem
+    resources: Resources
     max_sweeps: int
-    device: str
-    memory: int | None
-    executor: Executor | None
-    on_step: OnStep | None
     _solvers: dict[str, int] = field(default_factory=dict)
 
     def held(self) -> Permutation:
         """Where everything begins: the identity, unless there are dims that the relaxation does not move, which then
         should be where they belong."""
-        if set(joint_dims(self.layout)) == set(self.layout.moving()):
-            return Permutation.identity(self.layout)
-        first = match_weights(
-            self.layout, self.a, self.b, max_sweeps=self.max_sweeps, device=self.device, memory=self.memory,
-            executor=self.executor,
-        )  # fmt: skip
+        layout = self.problem.layout
+        if set(joint_dims(layout)) == set(layout.moving()):
+            return Permutation.identity(layout)
+        quiet = replace(self.resources, on_step=None)
+        first = match_by_weights(self.problem, quiet, WeightsOptions(max_sweeps=self.max_sweeps))
         self._solvers = dict(first.solvers)
         return first.permutation
 
@@ -65,20 +60,16 @@ class Polishing:
             solvers, seconds: of the relaxation.
 
         Returns:
-            As `match_weights`; the objective is that of the identity, then that of the rounded permutation (if it is
+            As `match_by_weights`; the objective is that of the identity, then that of the rounded permutation (if it is
             not lower), then after every sweep. It is the identity where nothing is above it.
         """
-        before, reached = (
-            inner_product(self.layout, self.a, self.b, permutation)
-            for permutation in (Permutation.identity(self.layout), rounded)
-        )
-        polished = match_weights(
-            self.layout, self.a, self.b, seed=self.seed, start=rounded, max_sweeps=0 if early else self.max_sweeps,
-            device=self.device, memory=self.memory, executor=self.executor, on_step=self.on_step,
-        )  # fmt: skip
+        identity = Permutation.identity(self.problem.layout)
+        before, reached = self.problem.objective(identity), self.problem.objective(rounded)
+        options = WeightsOptions(start=rounded, max_sweeps=0 if early else self.max_sweeps)
+        polished = match_by_weights(self.problem, self.resources, options)
         permutation, path = polished.permutation, (before, reached, *polished.objective[1:])
-        if no_more_than_identity(self.layout, self.a, self.b, permutation, path[-1], before):
-            permutation, path = Permutation.identity(self.layout), (before, before)
+        if no_more_than_identity(self.problem, permutation, path[-1], before):
+            permutation, path = identity, (before, before)
         total = {
             name: sum(part.get(name, 0) for part in (self._solvers, solvers, polished.solvers))
             for name in {**self._solvers, **solvers, **polished.solvers}
@@ -88,7 +79,7 @@ class Polishing:
             permutation=permutation,
             objective=rising(path),
             stop=early or polished.stop,
-            seed=self.seed,
+            seed=self.resources.seed,
             seconds={**polished.seconds, method: seconds},
             solves=sum(total.values()),
             solvers=total,

@@ -8,22 +8,19 @@ loop (samuela/git-re-basin#8), and 99 times by the best of twenty.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from time import perf_counter
 from typing import TypeVar
 
-from torch import Tensor
-
-from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import budgets, free_memory
 from rebasin_cli.matching.parallel import in_order
+from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import Enough, MatchResult, Stop, Trial, rising
 from rebasin_cli.matching.settling import NEAR, is_tie
-from rebasin_cli.matching.weights import OnStep, Order, Start, match_weights
+from rebasin_cli.matching.weights import Order, Start, WeightsOptions, match_by_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -37,130 +34,128 @@ GRADIENTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way to match, by name: called with a progress callback and an executor for its parts, either may be None."""
+    """One way to match, by name."""
 
     name: str
-    run: Callable[[OnStep | None, Executor | None], MatchResult]
+    run: Callable[[Resources], MatchResult]
 
 
 def descents(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    *,
-    count: int,
-    seed: int = 0,
-    max_sweeps: int = 100,
-    start: Start = "anchored",
-    order: Order = "forward",
-    device: str = "cpu",
-    memory: int | None = None,
+    problem: Problem, count: int, seed: int = 0, options: WeightsOptions = WeightsOptions()
 ) -> Iterator[Attempt]:
     """`count` descents that differ in start or order, the one that was asked for first.
 
     After it come anchored and identity, each in forward order, then in turn identity in the random orders of `seed`,
     `seed + 1`, … and random permutations of the same seeds in forward order. The same seed gives the same list.
     """
-
-    def attempt(start: Start | None, order: Order, seed: int) -> Attempt:
-        def run(on_step: OnStep | None, executor: Executor | None = None) -> MatchResult:
-            begin = start or Permutation.random(layout, seed)
-            result = match_weights(
-                layout, a, b, seed=seed, max_sweeps=max_sweeps, start=begin, order=order, device=device,
-                memory=memory, executor=executor, on_step=on_step,
-            )  # fmt: skip
-            if start:
-                return result
-            at_identity = inner_product(layout, a, b, Permutation.identity(layout), executor=executor)
-            return replace(result, objective=rising((at_identity, *result.objective)))
-
-        seeded = f", seed {seed}" if start is None or order == "random" else ""
-        return Attempt(f"{start or 'random'}, {order} order{seeded}", run)
-
-    def ways() -> Iterator[tuple[Start | None, Order, int]]:
-        yield start, order, seed
-        yield "anchored", "forward", seed
-        yield "identity", "forward", seed
-        for more in range(count):
-            yield "identity", "random", seed + more
-            yield None, "forward", seed + more
-
     names: set[str] = set()
-    for way in ways():
-        found = attempt(*way)
-        if found.name not in names and len(names) < count:
-            names.add(found.name)
-            yield found
+    for start, order, of in _ways(count, seed, options):
+        seeded = f", seed {of}" if start is None or order == "random" else ""
+        name = f"{start or 'random'}, {order} order{seeded}"
+        if name not in names and len(names) < count:
+            names.add(name)
+            begin = Permutation.random(problem.layout, of) if start is None else start
+            yield Attempt(name, partial(_descent, problem, of, replace(options, start=begin, order=order)))
+
+
+def _ways(count: int, seed: int, options: WeightsOptions) -> Iterator[tuple[Start | Permutation | None, Order, int]]:
+    """Start (None for a random one), order and seed."""
+    yield options.start, options.order, seed
+    yield "anchored", "forward", seed
+    yield "identity", "forward", seed
+    for more in range(count):
+        yield "identity", "random", seed + more
+        yield None, "forward", seed + more
+
+
+def _descent(problem: Problem, seed: int, options: WeightsOptions, resources: Resources) -> MatchResult:
+    """One descent; from wherever it starts, its objective begins with that of the identity."""
+    result = match_by_weights(problem, replace(resources, seed=seed), options)
+    if isinstance(options.start, str):
+        return result
+    at_identity = problem.objective(Permutation.identity(problem.layout), None, resources.executor)
+    return replace(result, objective=rising((at_identity, *result.objective)))
 
 
 def best_of(
     attempts: Iterable[Attempt],
-    on_step: OnStep | None = None,
+    resources: Resources = Resources(),
     *,
-    executor: Executor | None = None,
-    at_once: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
     choose: Choose | None = None,
 ) -> MatchResult:
     """Make every attempt and keep one.
 
     Args:
-        choose: the number of the result that is kept; None for the first of those that reached most.
-        on_step: handed to each attempt, in whatever thread it runs; once it has told one to stop (see `Enough`), all
-            that are under way stop at their next step, and what they have reached by then counts.
-        executor: runs `at_once` attempts at a time; one that is alone gets it for its own parts.
+        resources: `on_step` is handed to each attempt, in whatever thread it runs; once it has told one to stop (see
+            `Enough`), all that are under way stop at their next step, and what they have reached by then counts. The
+            executor runs `at_once` attempts at a time; one that is alone gets it for its own parts.
         on_trial: told of every attempt that has ended, in order.
+        choose: the number of the result that is kept; None for the first of those that reached most.
     """
     left = iter(attempts)
     first = list(islice(left, 2))
     if not first:
         raise ValueError("no attempts")
     if len(first) == 1:
-        return first[0].run(on_step, executor)
-    stops: list[Stop] = []
-
-    def step(sweep: int, step: int, of: int, objective: float) -> None:
-        if stops:
-            raise Enough(stops[0])
-        try:
-            if on_step:
-                on_step(sweep, step, of, objective)
-        except Enough as wish:
-            stops.append(wish.stop)
-            raise
-
-    def ended(attempt: Attempt) -> tuple[MatchResult, Trial]:
-        began = perf_counter()
-        result = attempt.run(step, executor if at_once < 2 else None)
-        if result.stop == "nothing-to-move":
-            stops.append(result.stop)
-        return result, Trial(attempt.name, result.objective[-1], perf_counter() - began)
-
-    def tasks() -> Iterator[Callable[[], tuple[MatchResult, Trial]]]:
-        for attempt in chain(first, left):
-            if stops:
-                return
-            yield partial(ended, attempt)
-
-    results, trials = [], []
-    with closing(in_order(tasks(), executor, at_once, lambda: stops.append("interrupted"))) as ends:
+        return first[0].run(resources)
+    trials = _Trials(resources)
+    results = []
+    tasks = trials.tasks(chain(first, left))
+    with closing(in_order(tasks, resources.executor, resources.at_once, trials.give_up)) as ends:
         for result, trial in ends:
-            results.append(result)
-            trials.append(trial)
+            results.append((result, trial))
             if on_trial:
                 on_trial(trial)
-    kept = (choose or highest)(results)
-    best = results[kept]
+    matched = [result for result, _ in results]
+    kept = (choose or highest)(matched)
     if len(results) == 1:
-        return best
+        return matched[kept]
     return replace(
-        best,
-        stop=stops[0] if stops else best.stop,
-        seconds=_summed(result.seconds for result in results),
-        solves=sum(result.solves for result in results),
-        solvers=_summed(result.solvers for result in results),
-        trials=tuple(replace(trial, kept=number == kept) for number, trial in enumerate(trials)),
+        matched[kept],
+        stop=trials.stops[0] if trials.stops else matched[kept].stop,
+        seconds=_summed(result.seconds for result in matched),
+        solves=sum(result.solves for result in matched),
+        solvers=_summed(result.solvers for result in matched),
+        trials=tuple(replace(trial, kept=number == kept) for number, (_, trial) in enumerate(results)),
     )
+
+
+@dataclass(slots=True)
+class _Trials:
+    """Attempts under way, and why they are to stop, once one of them was told to."""
+
+    resources: Resources
+    stops: list[Stop] = field(default_factory=list)
+
+    def tasks(self, attempts: Iterable[Attempt]) -> Iterator[Callable[[], tuple[MatchResult, Trial]]]:
+        """What is left to do, as long as nothing was told to stop."""
+        for attempt in attempts:
+            if self.stops:
+                return
+            yield partial(self._ended, attempt)
+
+    def give_up(self) -> None:
+        """Stop all that are under way."""
+        self.stops.append("interrupted")
+
+    def _ended(self, attempt: Attempt) -> tuple[MatchResult, Trial]:
+        began = perf_counter()
+        alone = self.resources.executor if self.resources.at_once < 2 else None
+        result = attempt.run(replace(self.resources, executor=alone, on_step=self._step))
+        if result.stop == "nothing-to-move":
+            self.stops.append(result.stop)
+        return result, Trial(attempt.name, result.objective[-1], perf_counter() - began)
+
+    def _step(self, sweep: int, step: int, of: int, objective: float) -> None:
+        if self.stops:
+            raise Enough(self.stops[0])
+        try:
+            if self.resources.on_step:
+                self.resources.on_step(sweep, step, of, objective)
+        except Enough as wish:
+            self.stops.append(wish.stop)
+            raise
 
 
 def highest(results: Sequence[MatchResult]) -> int:
@@ -168,7 +163,7 @@ def highest(results: Sequence[MatchResult]) -> int:
     return max(range(len(results)), key=lambda number: results[number].objective[-1])
 
 
-def simplest(layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], results: Sequence[MatchResult]) -> int:
+def simplest(problem: Problem, results: Sequence[MatchResult]) -> int:
     """The result with the largest objective; of equals (see `TIE`) that which moves fewest units, and then the first.
 
     What searches have summed up may be off by rounding, so that results near the largest are compared exactly.
@@ -176,7 +171,7 @@ def simplest(layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], r
     reached = [result.objective[-1] for result in results]
     top = max(reached)
     exact = {
-        number: inner_product(layout, a, b, results[number].permutation)
+        number: problem.objective(results[number].permutation)
         for number, value in enumerate(reached)
         if value >= top - NEAR * abs(top)
     }

@@ -10,14 +10,15 @@ other: units that are equal, or equal to nothing, are so on each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.measures import dot, inner_product
+from rebasin_cli.matching.measures import dot
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.permutation import (
     Permutation,
     gather_piece,
@@ -55,9 +56,8 @@ def is_tie(one: float, two: float) -> bool:
 
 
 def no_more_than_identity(
-    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation,
-    reached: float, at_identity: float, executor: Executor | None = None,
-) -> bool:  # fmt: skip
+    problem: Problem, permutation: Permutation, reached: float, at_identity: float, executor: Executor | None = None
+) -> bool:
     """Whether a permutation gains nothing.
 
     Args:
@@ -65,14 +65,13 @@ def no_more_than_identity(
         at_identity: the objective of the identity, exactly.
     """
     if abs(reached - at_identity) <= NEAR * max(abs(reached), abs(at_identity)):
-        reached = inner_product(layout, a, b, permutation, executor=executor)
+        reached = problem.objective(permutation, None, executor)
     return reached <= at_identity or is_tie(reached, at_identity)
 
 
 def settled(
-    layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation, reached: float,
-    dims: Collection[str] | None = None,
-) -> Permutation:  # fmt: skip
+    problem: Problem, permutation: Permutation, reached: float, dims: Collection[str] | None = None
+) -> Permutation:
     """The permutation with every unit in its own place that is worth no more where it is, all else held.
 
     Args:
@@ -84,9 +83,9 @@ def settled(
     changed = True
     while changed:
         changed = False
-        for dim in layout.dims if dims is None else dims:
+        for dim in problem.layout.dims if dims is None else dims:
             if dim in permutation and not is_identity(permutation[dim]):
-                found = _Dim(layout, a, b, permutation, dim, TIE * abs(reached)).settled()
+                found = _Dim(problem, permutation, dim, TIE * abs(reached)).settled()
                 if found is not None:
                     permutation, changed = found, True
     return permutation
@@ -158,9 +157,7 @@ class _Dim:
         loss: what all exchanges together may cost.
     """
 
-    layout: Layout
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
+    problem: Problem
     permutation: Permutation
     dim: str
     loss: float
@@ -168,7 +165,7 @@ class _Dim:
     inside: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        layout, of = self.layout, self.dim
+        layout, of = self.problem.layout, self.dim
         found = [layout.tensors[key] for key in layout.users[of] if layout.tensors[key].section == "tensors"]
         self.tensors = sorted(found, key=lambda bound: sum(piece.elements for piece in bound.pieces))
         self.inside = [of]
@@ -180,7 +177,7 @@ class _Dim:
     def is_plain(self) -> bool:
         """Whether it has neither an owner nor anything within it, and is no dim of keys."""
         is_key = any(bound.index_dim == self.dim for bound in self.tensors)
-        return not is_key and len(self.inside) == 1 and self.layout.dims[self.dim].owner is None
+        return not is_key and len(self.inside) == 1 and self.problem.layout.dims[self.dim].owner is None
 
     @property
     def is_quadratic(self) -> bool:
@@ -201,7 +198,7 @@ class _Dim:
             found = self.permutation = self._after(chosen)
 
     def _flat(self) -> Indices:
-        depth = len(self.layout.owner_sizes(self.dim))
+        depth = len(self.problem.layout.owner_sizes(self.dim))
         return {name: self.permutation[name].reshape(-1, *self.permutation[name].shape[depth:]) for name in self.inside}
 
     def _with(self, indices: Indices) -> Permutation:
@@ -214,10 +211,10 @@ class _Dim:
     def _kept(self, chosen: list[Exchange]) -> list[Exchange]:
         """The exchanges that leave the objective as it is: all of them, or else one after the other."""
         keys = [bound.key for bound in self.tensors]
-        before = inner_product(self.layout, self.a, self.b, self.permutation, keys)
+        before = self.problem.objective(self.permutation, keys)
 
         def keeps(some: Sequence[Exchange]) -> bool:
-            return before - inner_product(self.layout, self.a, self.b, self._after(some), keys) <= self.loss
+            return before - self.problem.objective(self._after(some), keys) <= self.loss
 
         if not chosen or keeps(chosen):
             return chosen
@@ -241,13 +238,16 @@ class _Dim:
         perm = self.permutation[self.dim]
         inverse = torch.argsort(perm)
         for bound in self.tensors:
-            a, b = self.a[bound.key].contiguous(), self.b[source_key(self.permutation, bound)].contiguous()
+            a, b = (
+                self.problem.a[bound.key].contiguous(),
+                self.problem.b[source_key(self.permutation, bound)].contiguous(),
+            )
             sides = [(p, at) for p in bound.pieces for at, side in enumerate(p.sides) if side.dim == self.dim]
             for number, (piece, at) in enumerate(sides):
                 views = piece_view(a, piece), piece_view(b, piece)
                 others = {axis: self.permutation.get(str(side.dim)) for axis, side in enumerate(piece.sides)}
                 for few in (True, False) if number == 0 else (False,):
-                    axis = _long_axis(self.layout, piece, at) if few else None
+                    axis = _long_axis(self.problem.layout, piece, at) if few else None
                     if few and axis is None:
                         continue
                     one, two = views if axis is None else _narrowed(*views, axis, others[axis])
@@ -260,6 +260,10 @@ class _Dim:
                         y = gather_piece(y, piece, self.permutation, bound.place, skip=skip)
                         gain[0, some] = _products(x, y, (at,))
                     yield gain
+
+    def _tensors(self, bound: BoundTensor) -> tuple[Tensor, Tensor]:
+        key = source_key(self.permutation, bound)
+        return self.problem.a[bound.key].contiguous(), self.problem.b[key].contiguous()
 
     def _gains(self, within: bool) -> Iterator[Tensor]:
         """What each exchange is worth, on one tensor after the other."""
@@ -282,10 +286,10 @@ class _Dim:
         values = [torch.zeros(self.permutation[self.dim].shape, dtype=torch.float64) for _ in moved]
         if bound.index_dim == self.dim:
             for value, permutation in zip(values, moved, strict=True):
-                tensor = permute_tensor(permutation, self.layout, bound.key, self.b.__getitem__)
-                value[bound.place] = dot(self.a[bound.key], tensor)
+                tensor = permute_tensor(permutation, self.problem.layout, bound.key, self.problem.b.__getitem__)
+                value[bound.place] = dot(self.problem.a[bound.key], tensor)
             return values
-        a, b = self.a[bound.key].contiguous(), self.b[source_key(self.permutation, bound)].contiguous()
+        a, b = self._tensors(bound)
         for piece in bound.pieces:
             for at in (at for at, side in enumerate(piece.sides) if side.dim == self.dim):
                 ours, rest = _parted(piece, at)

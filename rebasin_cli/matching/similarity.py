@@ -23,9 +23,9 @@ from rebasin_cli.matching.memory import Budget
 from rebasin_cli.matching.parallel import add_product
 from rebasin_cli.matching.parts import Parts
 from rebasin_cli.matching.plans import Plan, permutes_keys, plans_of
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.terms import Block, blocks
 from rebasin_cli.permutation import source_key
-from rebasin_cli.spec import Layout
 
 MENDED_SHARE = 0.3
 """Above this share of moved units a fresh product is cheaper than two gathers and a mend."""
@@ -63,9 +63,7 @@ class Similarities:
         products, mends: how many matrices were made anew and how many mended, by what they are over.
     """
 
-    layout: Layout
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
+    problem: Problem
     dtype: torch.dtype
     device: torch.device
     budget: Budget
@@ -79,11 +77,12 @@ class Similarities:
     _keeps_still: set[Dims] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        moving = frozenset(self.layout.moving())
-        for block in blocks(self.layout):
-            if permutes_keys(self.layout, block):
+        layout = self.problem.layout
+        moving = frozenset(layout.moving())
+        for block in blocks(layout):
+            if permutes_keys(layout, block):
                 continue
-            plans = plans_of(self.layout, block, moving)
+            plans = plans_of(layout, block, moving)
             if any(len(plan.units) > 1 and plan.size**2 > LARGEST for plan in plans):
                 continue
             groups = self._plans.setdefault(block.root, {})
@@ -288,7 +287,7 @@ class Similarities:
     def _operands(self, permutation: Mapping[str, Tensor], plan: Plan) -> tuple[Tensor, Tensor]:
         """A's and B's piece, shape (n, places of the other moving sides, rest); B's not gathered yet."""
         key = source_key(permutation, plan.bound)
-        a, b = plan.operand(self.a[plan.bound.key]), plan.operand(self.b[key])
+        a, b = plan.operand(self.problem.a[plan.bound.key]), plan.operand(self.problem.b[key])
         return a.to(self.device), b.to(self.device)
 
 

@@ -14,7 +14,7 @@ that polishes the rounded result moves them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from dataclasses import dataclass
 from math import log
 from time import perf_counter
 from typing import Literal
@@ -24,20 +24,17 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment import solve_assignment
-from rebasin_cli.matching.by_loss import Epochs, HeldApart, Loss, midpoint, search_by_loss
+from rebasin_cli.matching.by_loss import match_first, search_by_loss
 from rebasin_cli.matching.doubly_stochastic import doubly_stochastic
-from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import free_memory
+from rebasin_cli.matching.problem import LossProblem, OnStep, Problem, Resources
 from rebasin_cli.matching.relaxation import Polishing, joint_dims
 from rebasin_cli.matching.restarts import Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.settling import settled
 from rebasin_cli.matching.soft import Mixer, between
-from rebasin_cli.matching.weights import OnStep, match_weights
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
-
-Target = Literal["distance", "midpoint", "random"]
 
 RATE = 0.2
 """AdamW's learning rate: scores move by so much a step, and the logarithm of the number of units is far."""
@@ -54,119 +51,104 @@ COPIES = 12
 """Matrices of a dim, as float32, that are alive in a step: scores, moments, gradients, and the system in float64."""
 
 
-def sinkhorn(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    *,
-    learning_rate: float = RATE,
-    seed: int = 0,
-    max_sweeps: int = 100,
-    device: str = "cpu",
-    memory: int | None = None,
-    executor: Executor | None = None,
-    on_step: OnStep | None = None,
+@dataclass(frozen=True, slots=True)
+class SinkhornOptions:
+    """How to go.
+
+    Attributes:
+        learning_rate: AdamW's: scores move by so much a step, and the logarithm of the number of units is far.
+        max_sweeps: of the descent that follows.
+    """
+
+    learning_rate: float = RATE
+    max_sweeps: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SinkhornLossOptions:
+    """How to go down a loss.
+
+    Attributes:
+        objective: where the loss is taken: at the `midpoint`, or at a `random` λ, another one in every step.
+        learning_rate: as of `SinkhornOptions`.
+        epochs, patience: as of `search_by_loss`.
+        max_sweeps: of the descent before.
+    """
+
+    objective: Literal["midpoint", "random"]
+    learning_rate: float = RATE
+    epochs: int = 20
+    patience: int = 10
+    max_sweeps: int = 100
+
+
+def match_by_sinkhorn(
+    problem: Problem, resources: Resources = Resources(), options: SinkhornOptions = SinkhornOptions()
 ) -> MatchResult:
     """Match B's units to A's by the distance: from the barycentre, rounded, then descent.
 
-    Args:
-        max_sweeps: of the descent that follows; memory, executor: for it; both networks are in memory meanwhile.
-        on_step: called after each step, with ⟨A, X(B)⟩, and each step of the descent; it may raise `Enough`.
+    Both networks are in memory meanwhile. A step counts as a sweep of one step, with ⟨A, X(B)⟩.
 
     Returns:
-        As `match_weights`; the objective is that of the identity, then that of the rounded matrices (if it is not
+        As `match_by_weights`; the objective is that of the identity, then that of the rounded matrices (if it is not
         lower), then after every sweep of the descent.
     """
     began = perf_counter()
-    a, b = ({key: state[key] for key in state} for state in (a, b))
-    polishing = Polishing(layout, a, b, seed, max_sweeps, device, memory, executor, on_step)
+    problem = problem.loaded()
+    polishing = Polishing(problem, resources, options.max_sweeps)
+    layout = problem.layout
     free, held = joint_dims(layout), polishing.held()
     if not free:
         return polishing.finish("sinkhorn", held, None, {}, 0.0)
-    place = torch.device(device)
-    relaxed = _Relaxed(Mixer(layout, b, free, held, place), free, learning_rate)
-    early = _descend(relaxed, Mixer(layout, a, free, Permutation({}), place), on_step)
+    place = torch.device(resources.device)
+    relaxed = _Relaxed(Mixer(layout, problem.b, free, held, place), free, options.learning_rate)
+    early = _descend(relaxed, Mixer(layout, problem.a, free, Permutation({}), place), resources.on_step)
     rounded = relaxed.candidate()
     return polishing.finish("sinkhorn", rounded, early, relaxed.solvers, perf_counter() - began)
 
 
-def sinkhorn_attempts(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    *,
-    learning_rate: float = RATE,
-    seed: int = 0,
-    max_sweeps: int = 100,
-    device: str = "cpu",
-    memory: int | None = None,
-) -> list[Attempt]:
+def sinkhorn_attempts(problem: Problem, options: SinkhornOptions = SinkhornOptions()) -> list[Attempt]:
     """Sinkhorn by the distance; none where no dims can move together, or what it holds would not fit into memory."""
-    if not fits(layout, copies=2):
+    if not fits(problem.layout, copies=2):
         return []
-
-    def run(on_step: OnStep | None, executor: Executor | None = None) -> MatchResult:
-        return sinkhorn(
-            layout, a, b, learning_rate=learning_rate, seed=seed, max_sweeps=max_sweeps, device=device,
-            memory=memory, executor=executor, on_step=on_step,
-        )  # fmt: skip
-
-    return [Attempt("sinkhorn, barycentre", run)]
+    return [Attempt("sinkhorn, barycentre", lambda resources: match_by_sinkhorn(problem, resources, options))]
 
 
-def match_sinkhorn(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    loss: Loss,
-    held_apart: HeldApart,
-    length: Epochs,
-    *,
-    target: Target = "midpoint",
-    learning_rate: float = RATE,
-    seed: int = 0,
-    max_sweeps: int = 100,
-    device: str = "cpu",
-    on_step: OnStep | None = None,
+def match_by_sinkhorn_loss(
+    problem: LossProblem,
+    resources: Resources = Resources(),
+    options: SinkhornLossOptions = SinkhornLossOptions("midpoint"),
 ) -> MatchResult:
-    """Match B to A by the loss of the network between A and X(B).
-
-    Args:
-        loss: of a state on the batch of a step; gradients flow through it.
-        held_apart: the loss of a state on examples that `loss` never sees; lower is better.
-        target: `midpoint`, or `random`, another λ in every step.
-        on_step: called after each step; it may raise `Enough`.
+    """Match B's units to A's by the loss of networks between them.
 
     Returns:
-        The permutation with the lowest loss held apart, that of weight matching among them. `losses` are those of the
+        The permutation with the lowest loss held out, that of weight matching among them. `losses` are those of the
         midpoint, at the start and after every epoch.
 
     Raises:
         ContentError: no dims can move together, or memory does not hold the networks and matrices.
     """
+    layout = problem.layout
     if not fits(layout, copies=6):
         raise ContentError(
             f"Sinkhorn mixes units of {layout.spec.name}: no dims can be mixed, or memory does not hold the matrices",
             remedy="--method ste searches by the loss with permutations alone",
         )
     began = perf_counter()
-    a, b = ({key: state[key] for key in state} for state in (a, b))
-    first = match_weights(layout, a, b, seed=seed, max_sweeps=max_sweeps, device=device)
+    problem = problem.loaded()
+    first = match_first(problem, resources, options.max_sweeps)
     free = joint_dims(layout)
-    mixer = Mixer(layout, b, free, first.permutation, torch.device(device), buffers=True)
-    search = _ByLoss(a, _Relaxed(mixer, free, learning_rate, certainty=CERTAINTY), loss, target, seed)
-    found = search_by_loss(
-        search, first, lambda permutation: held_apart(midpoint(layout, a, b, permutation)),
-        length, seed=seed, on_step=on_step,
-    )  # fmt: skip
-    reached = inner_product(layout, a, b, found.permutation)
-    permutation = settled(layout, a, b, found.permutation, reached)
+    mixer = Mixer(layout, problem.b, free, first.permutation, torch.device(resources.device), buffers=True)
+    relaxed = _Relaxed(mixer, free, options.learning_rate, certainty=CERTAINTY)
+    search = _ByLoss(problem, relaxed, options.objective, resources.seed)
+    found = search_by_loss(search, first, problem, resources, epochs=options.epochs, patience=options.patience)
+    reached = problem.objective(found.permutation)
     return MatchResult(
         method="sinkhorn",
-        permutation=permutation,
+        permutation=settled(problem, found.permutation, reached),
         objective=(*first.objective[:1], reached),
         stop=found.stop,
-        seed=seed,
+        seed=resources.seed,
         seconds={"sinkhorn": perf_counter() - began},
         solves=first.solves + sum(search.relaxed.solvers.values()),
         losses=found.losses,
@@ -257,13 +239,14 @@ def _descend(relaxed: _Relaxed, a: Mixer, on_step: OnStep | None) -> Stop | None
 class _ByLoss:
     """The search by the network's loss between A and X(B)."""
 
-    def __init__(self, a: Mapping[str, Tensor], relaxed: _Relaxed, loss: Loss, target: Target, seed: int) -> None:
-        self.a, self.relaxed, self.loss, self.target = a, relaxed, loss, target
+    def __init__(self, problem: LossProblem, relaxed: _Relaxed, target: str, seed: int) -> None:
+        self.problem, self.relaxed, self.target = problem, relaxed, target
         self.generator = torch.Generator().manual_seed(seed)
 
     def step(self, batch: int) -> None:
         lam = 0.5 if self.target == "midpoint" else float(torch.rand((), generator=self.generator))
-        self.relaxed.step(lambda matrices: self.loss(between(self.a, self.relaxed.mixer, matrices, lam), batch))
+        a, mixer, loss = self.problem.a, self.relaxed.mixer, self.problem.loss
+        self.relaxed.step(lambda matrices: loss(between(a, mixer, matrices, lam), batch))
 
     def candidate(self) -> Permutation:
         return self.relaxed.candidate()

@@ -7,20 +7,18 @@ no step has seen, is kept; the first candidate is that of weight matching.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.by_loss import Epochs, HeldApart, Loss, midpoint, search_by_loss
-from rebasin_cli.matching.measures import inner_product
+from rebasin_cli.matching.by_loss import match_first, midpoint, search_by_loss
+from rebasin_cli.matching.problem import LossProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.matching.settling import settled
-from rebasin_cli.matching.weights import OnStep, match_weights
+from rebasin_cli.matching.weights import WeightsOptions, match_by_weights
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import Layout
 
 RATE = 1e-2
 """The paper's learning rate for its MNIST network."""
@@ -28,54 +26,41 @@ RATE = 1e-2
 
 @dataclass(frozen=True, slots=True)
 class SteOptions:
-    """Hyper-parameters; the paper's for its MNIST network, but for the number of epochs (100)."""
+    """Hyper-parameters; the paper's for its MNIST network, but for the number of epochs (100).
 
-    length: Epochs
+    Attributes:
+        epochs, patience: as of `search_by_loss`.
+        max_sweeps: of the descent before and of each projection.
+    """
+
     learning_rate: float = RATE
     momentum: float = 0.9
+    epochs: int = 20
+    patience: int = 10
+    max_sweeps: int = 100
 
 
-def match_ste(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    loss: Loss,
-    held_apart: HeldApart,
-    options: SteOptions,
-    *,
-    seed: int = 0,
-    max_sweeps: int = 100,
-    device: str = "cpu",
-    on_step: OnStep | None = None,
+def match_by_straight_through(
+    problem: LossProblem, resources: Resources = Resources(), options: SteOptions = SteOptions()
 ) -> MatchResult:
     """Match B to A by the loss between them.
 
-    Args:
-        loss: of a state on the batch of a step; gradients flow through it.
-        held_apart: the loss of a state on examples that `loss` never sees; lower is better.
-        on_step: called after each step with epoch, step, steps in an epoch and ⟨A, π(B)⟩; it may raise `Enough`.
-
     Returns:
-        The permutation with the lowest loss held apart. `losses` are those of the midpoint, at the start and after
+        The permutation with the lowest loss held out. `losses` are those of the midpoint, at the start and after
         every epoch: of the permutation that the epoch ended with, not of the best one.
     """
     began = perf_counter()
-    a = {key: a[key] for key in a}
-    b = {key: b[key] for key in b}
-    first = match_weights(layout, a, b, seed=seed, max_sweeps=max_sweeps, device=device)
-    search = _Search(layout, a, b, loss, options, max_sweeps, device, first.permutation)
-    found = search_by_loss(
-        search, first, lambda permutation: held_apart(midpoint(layout, a, b, permutation)), options.length,
-        seed=seed, on_step=on_step,
-    )  # fmt: skip
-    reached = inner_product(layout, a, b, found.permutation)
-    permutation = settled(layout, a, b, found.permutation, reached)
+    problem = problem.loaded()
+    first = match_first(problem, resources, options.max_sweeps)
+    search = _Search(problem, options, resources.device, first.permutation)
+    found = search_by_loss(search, first, problem, resources, epochs=options.epochs, patience=options.patience)
+    reached = problem.objective(found.permutation)
     return MatchResult(
         method="ste",
-        permutation=permutation,
+        permutation=settled(problem, found.permutation, reached),
         objective=(*first.objective[:1], reached),
         stop=found.stop,
-        seed=seed,
+        seed=resources.seed,
         seconds={**search.seconds, "all": perf_counter() - began},
         solves=first.solves + search.solves,
         losses=found.losses,
@@ -84,12 +69,8 @@ def match_ste(
 
 @dataclass(slots=True)
 class _Search:
-    layout: Layout
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
-    loss: Loss
+    problem: LossProblem
     options: SteOptions
-    max_sweeps: int
     device: str
     permutation: Permutation
     solves: int = 0
@@ -98,10 +79,11 @@ class _Search:
     optimizer: torch.optim.SGD = field(init=False)
 
     def __post_init__(self) -> None:
+        a = self.problem.a
         self.free = {
-            key: self.a[key].detach().float().clone().requires_grad_()
-            for key, bound in self.layout.tensors.items()
-            if bound.section == "tensors" and self.a[key].is_floating_point()
+            key: a[key].detach().float().clone().requires_grad_()
+            for key, bound in self.problem.layout.tensors.items()
+            if bound.section == "tensors" and a[key].is_floating_point()
         }
         self.optimizer = torch.optim.SGD(
             self.free.values(), lr=self.options.learning_rate, momentum=self.options.momentum
@@ -112,16 +94,16 @@ class _Search:
 
     def step(self, batch: int) -> None:
         """One gradient step and the projection after it."""
+        problem = self.problem
         began = perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        state = midpoint(self.layout, self.a, self.b, self.permutation, self.free)
-        self.loss(state, batch).backward()  # type: ignore[no-untyped-call]
+        state = midpoint(problem, self.permutation, self.free)
+        problem.loss(state, batch).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         middle = perf_counter()
-        theta = {key: self.free[key].detach() if key in self.free else tensor for key, tensor in self.a.items()}
-        found = match_weights(
-            self.layout, theta, self.b, start=self.permutation, max_sweeps=self.max_sweeps, device=self.device
-        )
+        theta = {key: self.free[key].detach() if key in self.free else tensor for key, tensor in problem.a.items()}
+        options = WeightsOptions(start=self.permutation, max_sweeps=self.options.max_sweeps)
+        found = match_by_weights(Problem(problem.layout, theta, problem.b), Resources(self.device), options)
         self.permutation = found.permutation
         self.solves += found.solves
         self.seconds["gradients"] += middle - began

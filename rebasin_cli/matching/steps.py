@@ -19,9 +19,9 @@ from rebasin_cli.matching.assignment import Assignment, Assignments, solve_assig
 from rebasin_cli.matching.blocks import solve_of_layout
 from rebasin_cli.matching.coupled import Quadratic, improve
 from rebasin_cli.matching.forms import Dense, Form, forms_of
-from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.memory import working_clock
 from rebasin_cli.matching.plans import Plan
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity import Dims, Similarities
 from rebasin_cli.matching.terms import Block, Term, block_keys, block_terms, selections, two_sided_terms
 from rebasin_cli.permutation import Permutation
@@ -80,18 +80,18 @@ class Steps:
         inexact: roots of the blocks whose solution may be improved by solving them again.
     """
 
-    layout: Layout
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
     similarities: Similarities
     blocks: tuple[Block, ...]
+    problem: Problem = field(init=False)
     quadratic: set[str] = field(init=False)
     inexact: set[str] = field(init=False)
     _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.quadratic = {block.root for block in self.blocks if _stands_twice(self.layout, block)}
-        self.inexact = {block.root for block in self.blocks if _has_coupled_insides(self.layout, block)}
+        self.problem = self.similarities.problem
+        layout = self.problem.layout
+        self.quadratic = {block.root for block in self.blocks if _stands_twice(layout, block)}
+        self.inexact = {block.root for block in self.blocks if _has_coupled_insides(layout, block)}
         self.inexact |= self.quadratic
 
     def has_matrices(self, block: Block) -> bool:
@@ -111,7 +111,7 @@ class Steps:
             began = self._clock()
             if self.similarities.covers(block):
                 matrices = self.similarities.matrices(block, permutation, executor)
-                forms: Mapping[Dims, list[Form]] = _dense(self.layout, block, matrices)
+                forms: Mapping[Dims, list[Form]] = _dense(self.problem.layout, block, matrices)
             else:
                 forms = forms_of(self._terms(block, permutation))
             step.seconds["similarity"] += self._clock() - began
@@ -132,7 +132,7 @@ class Steps:
         began = self._clock()
         matrices = self.similarities.matrices(block, permutation, executor, ready)
         step.seconds["similarity"] += self._clock() - began
-        self._solve_forms(step, block, permutation, _dense(self.layout, block, matrices))
+        self._solve_forms(step, block, permutation, _dense(self.problem.layout, block, matrices))
         return step
 
     def _try_evident(
@@ -171,18 +171,18 @@ class Steps:
             found = torch.from_numpy(assignment.columns)
             step.end({root: found}, _paired(matrix, permutation[root]), _paired(matrix, found))
         else:
-            step.end(*solve_of_layout(self.layout, block, forms, permutation, step.solve_all))
+            step.end(*solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all))
         step.seconds["assignment"] += self._clock() - began
 
     def _solve_quadratic(self, step: Step, block: Block, permutation: Permutation) -> None:
         root = block.root
-        n = self.layout.dims[root].size
+        n = self.problem.layout.dims[root].size
         began = self._clock()
         linear = torch.zeros(n, n, dtype=torch.float64)
         for term in self._terms(block, permutation):  # what is held comes again below, as a quadratic
             if not term.held:
                 linear += (term.a @ term.b.T).double().cpu()
-        pairs = list(two_sided_terms(self.layout, block, self.a, self.b, permutation))
+        pairs = list(two_sided_terms(self.problem, block, permutation))
         quadratic = Quadratic(linear, torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
         middle = self._clock()
         found, gain = improve(quadratic, permutation[root], step.solve_one)
@@ -193,24 +193,24 @@ class Steps:
 
     def _solve_checked(self, step: Step, block: Block, permutation: Permutation) -> None:
         """Owners on two sides of a tensor: what counts is how far the promise of the linear solution comes true."""
-        keys = {key for dim in block.dims for key in self.layout.users[dim]}
+        keys = {key for dim in block.dims for key in self.problem.layout.users[dim]}
         began = self._clock()
-        before = inner_product(self.layout, self.a, self.b, permutation, keys)
+        before = self.problem.objective(permutation, keys)
         forms = forms_of(self._terms(block, permutation))
         step.seconds["similarity"] += self._clock() - began
         began = self._clock()
-        found, _, _ = solve_of_layout(self.layout, block, forms, permutation, step.solve_all)
-        after = inner_product(self.layout, self.a, self.b, permutation.replace(found), keys)
+        found, _, _ = solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all)
+        after = self.problem.objective(permutation.replace(found), keys)
         step.end(found, before, after)
         step.seconds["assignment"] += self._clock() - began
 
     def _terms(self, block: Block, permutation: Permutation) -> Iterator[Term]:
         of = self.similarities
-        return block_terms(self.layout, block, self.a, self.b, permutation, dtype=of.dtype, device=of.device)
+        return block_terms(self.problem, block, permutation, dtype=of.dtype, device=of.device)
 
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""
-        return working_clock(self.a, self.b)
+        return working_clock(self.problem.a, self.problem.b)
 
 
 def _dense(layout: Layout, block: Block, matrices: Mapping[Dims, Tensor]) -> dict[Dims, list[Form]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.measures import dot
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
@@ -84,20 +85,14 @@ def block_keys(layout: Layout, block: Block) -> tuple[str, ...]:
 
 
 def block_terms(
-    layout: Layout,
-    block: Block,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    permutation: Mapping[str, Tensor],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
+    problem: Problem, block: Block, permutation: Mapping[str, Tensor], *, dtype: torch.dtype, device: torch.device
 ) -> Iterator[Term]:
     """Yield the block's terms, one tensor at a time, so that a caller who drops them needs little memory."""
+    layout, a, b = problem.layout, problem.a, problem.b
     for key in block_keys(layout, block):
         bound = layout.tensors[key]
         if bound.index_dim in block.dims:
-            yield from _indexed_terms(layout, block, bound, a, b, permutation, dtype, device)
+            yield from _indexed_terms(problem, block, bound, permutation, dtype=dtype, device=device)
             continue
         tensor_a = a[key].to(device=device, dtype=dtype).contiguous()
         tensor_b = b[source_key(permutation, bound)].to(device=device, dtype=dtype).contiguous()
@@ -110,15 +105,12 @@ def block_terms(
 
 
 def product_of_pieces(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    permutation: Mapping[str, Tensor],
-    leave_out: Collection[tuple[str, int]],
+    problem: Problem, permutation: Mapping[str, Tensor], leave_out: Collection[tuple[str, int]]
 ) -> float:
     """⟨A, π(B)⟩ over the objective's pieces but those of `leave_out` (key, number of the piece), in float64."""
     total = 0.0
-    for key, bound in layout.tensors.items():
+    a, b = problem.a, problem.b
+    for key, bound in problem.layout.tensors.items():
         numbers = [at for at in range(len(bound.pieces)) if (key, at) not in leave_out]
         if bound.section != "tensors" or not numbers:
             continue
@@ -131,13 +123,10 @@ def product_of_pieces(
 
 
 def two_sided_terms(
-    layout: Layout,
-    block: Block,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    permutation: Mapping[str, Tensor],
+    problem: Problem, block: Block, permutation: Mapping[str, Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """For every piece in which the block's one dim stands twice: A and B in float64, shape (rest, n, n)."""
+    layout, a, b = problem.layout, problem.a, problem.b
     for key in block_keys(layout, block):
         bound = layout.tensors[key]
         for piece in bound.pieces:
@@ -183,16 +172,16 @@ def _front(view: Tensor, selected: tuple[int, ...]) -> Tensor:
 
 
 def _indexed_terms(
-    layout: Layout,
+    problem: Problem,
     block: Block,
     bound: BoundTensor,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
     permutation: Mapping[str, Tensor],
+    *,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Iterator[Term]:
     """Terms of tensors whose keys the block permutes: the siblings stacked become the leading side."""
+    layout, a, b = problem.layout, problem.a, problem.b
     assert bound.index_dim is not None
     for number, piece in enumerate(bound.pieces):
         stack_a, stack_b = [], []

@@ -2,20 +2,19 @@
 
 Each step solves one block exactly with all others held, so that ⟨A, π(B)⟩ never falls; it ends after a sweep that
 gained nothing. A block is visited again only after one that shares a tensor with it has changed: the step would
-find what it found before.
+find what it found before. `reference` has the plain loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.memory import budgets, keep_read, reading_seconds
+from rebasin_cli.matching.memory import budgets, reading_seconds
+from rebasin_cli.matching.problem import Problem, Resources, State
 from rebasin_cli.matching.result import MatchResult, Stop, rising
 from rebasin_cli.matching.settling import is_tie, no_more_than_identity, settled
 from rebasin_cli.permutation import Permutation
@@ -26,92 +25,88 @@ SMALL = 1 << 18
 
 Start = Literal["identity", "anchored"]
 Order = Literal["random", "forward"]
-OnStep = Callable[[int, int, int, float], None]
 
 
-def match_weights(
-    layout: Layout,
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    *,
-    seed: int = 0,
-    max_sweeps: int = 100,
-    start: Start | Permutation = "anchored",
-    order: Order = "forward",
-    device: str = "cpu",
-    memory: int | None = None,
-    executor: Executor | None = None,
-    on_step: OnStep | None = None,
-) -> MatchResult:
-    """Match B's units to A's by their weights.
+@dataclass(frozen=True, slots=True)
+class WeightsOptions:
+    """How to descend.
 
-    Args:
-        layout: the spec bound to the shapes of both.
-        a, b: tensors by key, never modified. What a lazy source gives is kept as far as `memory` goes, and read
-            again at every visit otherwise.
+    Attributes:
         start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
             is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
         order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
-        memory: bytes to keep between visits, in tensors of lazy sources and in similarity matrices; None for at
-            most 512 MiB.
-        executor: shares the work of large products out; the result does not depend on it.
-        on_step: called after each step with sweep, step, steps in a sweep, and the objective; it may raise `Enough`.
+        max_sweeps: the descent ends after so many.
+    """
+
+    start: Start | Permutation = "anchored"
+    order: Order = "forward"
+    max_sweeps: int = 100
+
+
+def match_by_weights(
+    problem: Problem, resources: Resources = Resources(), options: WeightsOptions = WeightsOptions()
+) -> MatchResult:
+    """Match B's units to A's by their weights.
 
     Returns:
         The permutation and the objective per sweep. It is a local optimum: another start or order may end elsewhere.
         Units that gain nothing by moving are in their own places, and where none does it is the identity.
     """
-    begin = start if isinstance(start, Permutation) else Permutation.identity(layout)
-    for_tensors, for_matrices = budgets(memory)
-    kept_a, kept_b = keep_read(a, for_tensors), keep_read(b, for_tensors)
-    already = reading_seconds(kept_a, kept_b)
-    dtype = similarity_dtype(layout, kept_a)
-    descent = Descent(layout, kept_a, kept_b, torch.device(device), dtype, begin, for_matrices, executor)
-    generator = torch.Generator().manual_seed(seed)
+    problem, start = problem.cached(resources.memory), options.start
+    begin = start if isinstance(start, Permutation) else Permutation.identity(problem.layout)
+    already = reading_seconds(problem.a, problem.b)
+    matrices = budgets(resources.memory)[1]
+    place = torch.device(resources.device)
+    descent = Descent(problem, begin, similarity_dtype(problem.layout, problem.a), place, matrices, resources.executor)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:
         objective.append(descent.anchor())
-    todo = descent.blocks
-    stop: Stop = "converged" if todo else "nothing-to-move"
-    for sweep in range(max_sweeps if todo else 0):
-        visits = torch.randperm(len(todo), generator=generator).tolist() if order == "random" else range(len(todo))
-        reached = objective[-1]
-
-        def on_visit(done: int, gained: float, sweep: int = sweep, reached: float = reached) -> None:
-            if on_step:
-                on_step(sweep, done, len(todo), reached + gained)
-
-        gained, enough = descent.sweep([todo[which] for which in visits], on_visit)
-        objective.append(reached + gained)
-        if enough or gained == 0.0:
-            stop = enough or stop
-            break
-    else:
-        stop = "max-sweeps" if todo else stop
-    permutation = settled(layout, kept_a, kept_b, descent.permutation, objective[-1])
+    stop = _descend(descent, objective, resources, options)
+    permutation = settled(problem, descent.permutation, objective[-1])
     if not isinstance(start, Permutation) and no_more_than_identity(
-        layout, kept_a, kept_b, permutation, objective[-1], objective[0], executor
+        problem, permutation, objective[-1], objective[0], resources.executor
     ):
         if start == "anchored" and not is_tie(objective[-1], objective[0]):  # led astray: from there it cannot fall
-            return match_weights(
-                layout, kept_a, kept_b, seed=seed, max_sweeps=max_sweeps, start="identity", order=order, device=device,
-                memory=memory, executor=executor, on_step=on_step,
-            )  # fmt: skip
+            return match_by_weights(problem, resources, replace(options, start="identity"))
         permutation, objective = begin, [objective[0]] * len(objective)
     return MatchResult(
         method="weights",
         permutation=permutation,
         objective=rising(objective),
         stop=stop,
-        seed=seed,
-        seconds={"read": reading_seconds(kept_a, kept_b) - already, **descent.seconds},
+        seed=resources.seed,
+        seconds={"read": reading_seconds(problem.a, problem.b) - already, **descent.seconds},
         solves=sum(descent.solvers.values()),
         solvers=dict(descent.solvers),
         gap=descent.gap,
     )
 
 
-def similarity_dtype(layout: Layout, a: Mapping[str, Tensor]) -> torch.dtype:
+def _descend(descent: Descent, objective: list[float], resources: Resources, options: WeightsOptions) -> Stop:
+    """Sweep until nothing is gained; adds what each sweep has reached to `objective`, and says why it ended."""
+    blocks = descent.blocks
+    if not blocks:
+        return "nothing-to-move"
+    generator = torch.Generator().manual_seed(resources.seed)
+    on_step = resources.on_step
+    for sweep in range(options.max_sweeps):
+        order = list(range(len(blocks)))
+        if options.order == "random":
+            order = torch.randperm(len(blocks), generator=generator).tolist()
+        reached = objective[-1]
+
+        def on_visit(done: int, gained: float, sweep: int = sweep, reached: float = reached) -> None:
+            if on_step:
+                on_step(sweep, done, len(blocks), reached + gained)
+
+        gained, enough = descent.sweep([blocks[which] for which in order], on_visit)
+        objective.append(reached + gained)
+        if enough or gained == 0.0:
+            return enough or "converged"
+    return "max-sweeps"
+
+
+def similarity_dtype(layout: Layout, a: State) -> torch.dtype:
     """The type of the similarities."""
     bound = [t for t in layout.tensors.values() if t.section == "tensors"]
     elements = sum(piece.elements for tensor in bound for piece in tensor.pieces)

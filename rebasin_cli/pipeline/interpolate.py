@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -26,7 +26,7 @@ from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
 from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.methods import MatchChoice, search_longer
+from rebasin_cli.pipeline.methods import MatchChoice, search_longer, search_record
 from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, tell_lacking, write_path
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import PointsRun
@@ -48,9 +48,6 @@ from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, CheckedRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.safe_text import shell_word
-
-_SEARCH = {f.name for f in fields(MatchChoice)} - {"device", "on_interrupt", "memory", "threads", "fitting"}
-"""Options of matching that another permutation can come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +228,7 @@ def _points_run(
         "--repair": repairs[-1] if repairs else "",
     }
     matched = request.align and request.permutation is None and request.document is None
-    match = {f"--{f.replace('_', '-')}": str(getattr(choice, f)) for f in sorted(_SEARCH)} if matched else {}
+    match = search_record(choice) if matched else {}
     return PointsRun({**made_of, **facts}, match, tuple(sorted(path.name for path in points.values())))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,10 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import Outputs, check_target
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.many import Algorithm, ManyResult, OnRound, match_many
+from rebasin_cli.matching.many import Algorithm, ManyOptions, ManyResult, OnRound, match_many
 from rebasin_cli.matching.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
 from rebasin_cli.matching.models import Models, pairwise_distances
+from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation import permutation_bytes
@@ -27,7 +27,7 @@ from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import Judge, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.merge_scores import Worth, judge_merge, merged_states, role_of
-from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
+from rebasin_cli.pipeline.methods import MatchChoice, Running, activation_problem, match_by_search
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_lacking
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
@@ -262,25 +262,27 @@ def _by_weights(request: MergeRequest, models: Models, check: Callable[[], None]
     threads = resolve_threads(choice.threads)
     with pool(threads) as executor:
 
-        def match(a: State, b: State, executor: Executor | None) -> MatchResult:
+        def match(problem: Problem, resources: Resources) -> MatchResult:
+            executor = resources.executor
             running = Running(device, check, lambda *_: check(), executor=executor, threads=threads if executor else 1)
-            return match_states(models.layout, a, b, choice, running)
+            return match_by_search(problem, choice, running)
 
-        return match_many(
-            models.layout, models.states, match, weights=models.weights, algorithm=request.algorithm,
-            seed=choice.seed, max_rounds=choice.max_sweeps, device=device, memory=choice.memory, executor=executor,
-            at_once=starts_at_once(models.layout, threads, choice.memory), on_round=on_round,
-        )  # fmt: skip
+        at_once = starts_at_once(models.layout, threads, choice.memory)
+        resources = Resources(device, choice.memory, executor, at_once, choice.seed)
+        options = ManyOptions(request.algorithm, choice.max_sweeps)
+        return match_many(models, match, resources, options, on_round)
 
 
 def _by_activations(request: MergeRequest, models: Models, check: Callable[[], None], on_round: OnRound) -> ManyResult:
     choice, fitting = request.choice, request.choice.fitting
     assert fitting is not None
-    return match_many_by_activations(
-        models.layout, models.states, lambda i, j: fitting.pair_run(models.states[i], models.states[j]),
-        weights=models.weights, algorithm=request.algorithm, prefix=fitting.prefix, similarity=choice.similarity,
-        named=fitting.taps, seed=choice.seed, max_rounds=choice.max_sweeps, on_round=on_round,
-    )  # fmt: skip
+
+    def pair_problem(i: int, j: int) -> ActivationProblem:
+        return activation_problem(fitting, Problem(models.layout, models.states[i], models.states[j]))
+
+    options = ManyOptions(request.algorithm, choice.max_sweeps)
+    resources = Resources(seed=choice.seed)
+    return match_many_by_activations(models, pair_problem, resources, options, choice.options, on_round)
 
 
 def _record(

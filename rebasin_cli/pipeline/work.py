@@ -32,7 +32,7 @@ from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.finite import FiniteReader
 from rebasin_cli.pipeline.fitting import prepare_fitting
 from rebasin_cli.pipeline.listener import Advance, Listener
-from rebasin_cli.pipeline.methods import METHODS, MatchChoice, Running, missing_data
+from rebasin_cli.pipeline.methods import MatchChoice, Running, missing_data, run_method
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.threads import pool, resolve_threads
@@ -149,7 +149,7 @@ def match(
 
         on_several = partial(begin, "matching from several starts", unit="starts")
         running = Running(device, check, on_step, on_several, on_trial, executor, threads)
-        result = METHODS[choice.method](pair, choice, running)
+        result = run_method(pair, choice, running)
     for note in result.notes:
         listener.warn(note)
     if result.losses:

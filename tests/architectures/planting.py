@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from rebasin_cli.matching import Problem, Resources, match_by_weights
 from rebasin_cli.matching.measures import inner_product
-from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.spec import bind, find_spec
@@ -33,7 +33,7 @@ def shortfall(name: str, subject: Subject, seeds: int = 1) -> tuple[float, int]:
     goal = inner_product(layout, subject.state, b, planted.inverse(layout))
     best = float("inf")
     for seed in range(seeds):
-        result = match_weights(layout, subject.state, b, seed=seed)
+        result = match_by_weights(Problem(layout, subject.state, b), Resources(seed=seed))
         reached = inner_product(layout, subject.state, b, result.permutation)
         best = min(best, (goal - reached) / abs(goal))
         if best <= 1e-9:

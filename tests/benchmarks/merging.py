@@ -16,13 +16,12 @@ import argparse
 import itertools
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 import torch
 
 from rebasin_cli.evaluation import build_network, evaluate
-from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts
-from rebasin_cli.matching.many import ALGORITHMS, match_many
+from rebasin_cli.matching import MatchResult, Problem, Resources, best_of, descents, frank_wolfe_attempts
+from rebasin_cli.matching.many import ALGORITHMS, ManyOptions, Match, match_many
 from rebasin_cli.matching.models import Mean, Models, State
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout, detect
@@ -48,7 +47,7 @@ def measure(name: str, algorithms: Sequence[str], matchings: Sequence[str]) -> N
     show("plain mean", Mean(models, identity, range(len(states))))
     for algorithm, matching in itertools.product(algorithms, matchings):
         began = time.process_time()
-        result = match_many(layout, states, _matcher(layout, matching), algorithm=algorithm)  # type: ignore[arg-type]
+        result = match_many(Models.of(layout, states), _matcher(matching), options=ManyOptions(algorithm=algorithm))  # type: ignore[arg-type]
         spent = time.process_time() - began
         merged = Mean(models, result.permutations, range(len(states)))
         closed = "cycles close" if cycles_close(layout, result.permutations) else "CYCLES DO NOT CLOSE"
@@ -68,10 +67,10 @@ def cycles_close(layout: Layout, permutations: Sequence[Permutation]) -> bool:
     return True
 
 
-def _matcher(layout: Layout, matching: str):  # type: ignore[no-untyped-def]
-    def match(a: State, b: State, executor: Executor | None = None) -> MatchResult:
-        more = frank_wolfe_attempts(layout, a, b) if matching == "frank-wolfe" else []
-        return best_of([*descents(layout, a, b, count=1), *more])
+def _matcher(matching: str) -> Match:
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        more = frank_wolfe_attempts(problem) if matching == "frank-wolfe" else []
+        return best_of([*descents(problem, 1), *more], resources)
 
     return match
 

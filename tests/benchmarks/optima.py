@@ -19,12 +19,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.evaluation import Dataset, Network, barrier_above_line, build_network, runner, sweep
-from rebasin_cli.matching import MatchResult, best_of, descents, frank_wolfe_attempts, sinkhorn_attempts
+from rebasin_cli.matching import (
+    MatchResult,
+    Problem,
+    Resources,
+    WeightsOptions,
+    best_of,
+    descents,
+    frank_wolfe_attempts,
+    sinkhorn_attempts,
+)
 from rebasin_cli.merging import interpolated, lambda_grid, reset_statistics
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout, detect
@@ -35,20 +45,23 @@ Run = Callable[[Layout, State, State], MatchResult]
 EXAMPLES, FITTED = 2000, 1000
 
 
-def _descents(count: int, **more: object) -> Run:
-    return lambda layout, a, b: best_of(descents(layout, a, b, count=count, **more))  # type: ignore[arg-type]
+def _descents(count: int, seed: int = 0, **more: Any) -> Run:
+    return lambda layout, a, b: best_of(descents(Problem(layout, a, b), count, seed, WeightsOptions(**more)))
 
 
 def _frank_wolfe(which: int) -> Run:
-    return lambda layout, a, b: frank_wolfe_attempts(layout, a, b)[which].run(None, None)
+    return lambda layout, a, b: frank_wolfe_attempts(Problem(layout, a, b))[which].run(Resources())
 
 
 def _mix(count: int, frank_wolfes: int = 2, sinkhorns: int = 0) -> Run:
     """Some descents with what moves all dims together."""
 
     def run(layout: Layout, a: State, b: State) -> MatchResult:
-        together = [*frank_wolfe_attempts(layout, a, b)[:frank_wolfes], *sinkhorn_attempts(layout, a, b)[:sinkhorns]]
-        return best_of([*descents(layout, a, b, count=count), *together])
+        together = [
+            *frank_wolfe_attempts(Problem(layout, a, b))[:frank_wolfes],
+            *sinkhorn_attempts(Problem(layout, a, b))[:sinkhorns],
+        ]
+        return best_of([*descents(Problem(layout, a, b), count), *together])
 
     return run
 
@@ -64,7 +77,7 @@ RUNS: Mapping[str, Run] = {
     "--restarts 20": _descents(20),
     "Frank-Wolfe, barycentre": _frank_wolfe(0),
     "Frank-Wolfe, identity": _frank_wolfe(1),
-    "Sinkhorn, distance": lambda layout, a, b: sinkhorn_attempts(layout, a, b)[0].run(None, None),
+    "Sinkhorn, distance": lambda layout, a, b: sinkhorn_attempts(Problem(layout, a, b))[0].run(Resources()),
     "--quality default": _mix(1, 1),
     "--method frank-wolfe": _mix(1),
     "--method sinkhorn": _mix(1, 0, 1),

@@ -22,7 +22,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import best_of, descents, frank_wolfe_attempts, inner_product, sinkhorn_attempts
+from rebasin_cli.matching import (
+    Problem,
+    WeightsOptions,
+    best_of,
+    descents,
+    frank_wolfe_attempts,
+    inner_product,
+    sinkhorn_attempts,
+)
 from rebasin_cli.matching.restarts import Attempt
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, load_spec
@@ -49,17 +57,17 @@ Ways = Callable[[Layout, State, State, int], Iterable[Attempt]]
 
 WAYS: Mapping[str, Ways] = {
     "1 start, identity, random order": lambda layout, a, b, seed: descents(
-        layout, a, b, count=1, seed=seed, start="identity", order="random"
+        Problem(layout, a, b), 1, seed, WeightsOptions("identity", "random")
     ),
-    "1 start, anchored": lambda layout, a, b, seed: descents(layout, a, b, count=1, seed=seed),
+    "1 start, anchored": lambda layout, a, b, seed: descents(Problem(layout, a, b), 1, seed),
     "default, with Frank-Wolfe": lambda layout, a, b, seed: [
-        *descents(layout, a, b, count=1, seed=seed), *frank_wolfe_attempts(layout, a, b, starts=("barycentre",)),
+        *descents(Problem(layout, a, b), 1, seed), *frank_wolfe_attempts(Problem(layout, a, b), ("barycentre",)),
     ],
-    "5 starts": lambda layout, a, b, seed: descents(layout, a, b, count=5, seed=seed),
-    "20 starts": lambda layout, a, b, seed: descents(layout, a, b, count=20, seed=seed),
-    "Frank-Wolfe, barycentre": lambda layout, a, b, seed: frank_wolfe_attempts(layout, a, b)[:1],
-    "Frank-Wolfe, identity": lambda layout, a, b, seed: frank_wolfe_attempts(layout, a, b)[1:],
-    "Sinkhorn": lambda layout, a, b, seed: sinkhorn_attempts(layout, a, b),
+    "5 starts": lambda layout, a, b, seed: descents(Problem(layout, a, b), 5, seed),
+    "20 starts": lambda layout, a, b, seed: descents(Problem(layout, a, b), 20, seed),
+    "Frank-Wolfe, barycentre": lambda layout, a, b, seed: frank_wolfe_attempts(Problem(layout, a, b))[:1],
+    "Frank-Wolfe, identity": lambda layout, a, b, seed: frank_wolfe_attempts(Problem(layout, a, b))[1:],
+    "Sinkhorn": lambda layout, a, b, seed: sinkhorn_attempts(Problem(layout, a, b)),
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rebasin_cli.evaluation import Dataset, Scores, build_network, evaluate, load_data, runner
 from rebasin_cli.evaluation.networks import Network
-from rebasin_cli.matching import match_weights
+from rebasin_cli.matching import Problem, match_by_weights
 from rebasin_cli.merging import interpolated, reset_statistics
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout, bind, find_spec
@@ -117,7 +117,7 @@ def measure(name: str, a: State, b: State, layout: Layout, network: Network, fit
     if name:
         view, form = VARIANTS[name]
         a, b = form(a), form(b)
-        moved = permuted(match_weights(layout, view(a), view(b)).permutation, layout, b)
+        moved = permuted(match_by_weights(Problem(layout, view(a), view(b))).permutation, layout, b)
         b = {key: moved[key] for key in b}
     return evaluate(network, midpoint(network, layout, a, b, fit), test)
 

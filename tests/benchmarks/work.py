@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, write_tensors
-from rebasin_cli.matching import inner_product, match_weights, solve_assignment
+from rebasin_cli.matching import Problem, inner_product, match_by_weights, solve_assignment
 from rebasin_cli.matching.terms import block_terms, blocks
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
@@ -59,7 +59,7 @@ def ours(case: Case, weights: Weights, folder: Path) -> Figures:
     """Ours on the files, as the command does it."""
     layout, a, b = _opened(case, folder)
     cpu = process_time()
-    found = match_weights(layout, a, b)
+    found = match_by_weights(Problem(layout, a, b))
     matched = process_time() - cpu
     phases = {**found.seconds, **_applied(layout, found.permutation, b, folder)}
     figures = _figures(layout, a, b, found.permutation, phases, matched)
@@ -81,7 +81,7 @@ def floor(case: Case, weights: Weights, folder: Path) -> Figures:
     identity = Permutation.identity(layout)
     for block in blocks(layout):
         matrix: Tensor | None = None
-        for term in block_terms(layout, block, a, b, identity, dtype=torch.float32, device=CPU):
+        for term in block_terms(Problem(layout, a, b), block, identity, dtype=torch.float32, device=CPU):
             one, two = (side.flatten(0, -2).contiguous() for side in (term.a, term.b))
             if matrix is None or len(matrix) != len(one):
                 matrix = torch.zeros(len(one), len(one))

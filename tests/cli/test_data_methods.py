@@ -16,13 +16,14 @@ A, B, DIGITS = (DATA / name for name in ("digits_mlp_a.safetensors", "digits_mlp
 SINKHORN = ("sinkhorn", "--objective", "midpoint")
 
 
-@pytest.mark.parametrize("how", [("activations",), ("ste",), SINKHORN], ids=lambda how: how[0])
-def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, how: tuple[str, ...]) -> None:
+FEW = ("--epochs", 2)
+
+
+@pytest.mark.parametrize("how", [("activations",), ("ste", *FEW), (*SINKHORN, *FEW)], ids=lambda how: how[0])
+def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, how: tuple[object, ...]) -> None:
     method = how[0]
     out = tmp_path / "b.safetensors"
-    done = rebasin(
-        "align", A, B, "--method", *how, "--data", DIGITS, "--epochs", 2, "--fit-batch-size", 100, "-o", out
-    )  # fmt: skip
+    done = rebasin("align", A, B, "--method", *how, "--data", DIGITS, "--fit-batch-size", 100, "-o", out)
     assert done.code == 0, done.err
     assert done.document["match"]["method"] == method
     assert {k: t.shape for k, t in load_file(out).items()} == {k: t.shape for k, t in load_file(B).items()}
@@ -71,6 +72,7 @@ def test_fit_data_alone_is_enough_to_match_by(rebasin: Rebasin, tmp_path: Path) 
         (("align", "--method", *SINKHORN), 2, "--objective midpoint looks at examples"),
         (("align", "--method", "ste", "--network", "json:loads"), 2, "add --data"),
         (("interpolate", "--method", "ste"), 2, "add --data"),
+        (("align", "--momentum", 0.3), 2, "--method weights does not read it"),
         (("align", "--method", "activations", "--data", "absent.npz"), 4, "absent.npz"),
         (("align", "--method", "ste", "--data", DIGITS, "--limit", 1), 3, "holds examples apart"),
     ],

@@ -9,7 +9,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from rebasin_cli.matching.activations import PairRun, Similarity, match_activations
+from rebasin_cli.matching import ActivationOptions, ActivationProblem, match_by_activations
+from rebasin_cli.matching.activations import Similarity
+from rebasin_cli.matching.problem import PairRun
 from rebasin_cli.matching.segments import channel_axis, segment_of, segments_of
 from rebasin_cli.matching.taps import Taps
 from rebasin_cli.permutation import Permutation, permuted
@@ -50,7 +52,9 @@ def test_a_planted_permutation_is_found(family: str, similarity: Similarity) -> 
     # of the same answers but other weights: the loudness of every unit is another (ReLU lets it through)
     if similarity == "correlation" and family == "mlp":
         b["0.weight"], b["0.bias"], b["2.weight"] = 3 * b["0.weight"], 3 * b["0.bias"], b["2.weight"] / 3
-    result = match_activations(layout, a, b, both(family, a, b, images()), similarity=similarity)
+    result = match_by_activations(
+        ActivationProblem(layout, a, b, both(family, a, b, images())), options=ActivationOptions(similarity=similarity)
+    )
     moved = planted.compose(result.permutation, layout)
     network = network_for(family, a)
     aligned = {key: permuted(result.permutation, layout, b)[key] for key in b}
@@ -97,8 +101,12 @@ def test_a_module_named_by_hand_takes_the_place_of_what_layers_read(similarity: 
         b[key] = tensor + torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
     layout = layout_of("mlp", a)
     run = both("mlp", a, b, images(37))
-    derived = match_activations(layout, a, b, run, similarity=similarity)
-    tapped = match_activations(layout, a, b, run, similarity=similarity, named={"h.0": "0"})
+    derived = match_by_activations(
+        ActivationProblem(layout, a, b, run), options=ActivationOptions(similarity=similarity)
+    )
+    tapped = match_by_activations(
+        ActivationProblem(layout, a, b, run, modules={"h.0": "0"}), options=ActivationOptions(similarity=similarity)
+    )
     x = images(37).flatten(1)
     hidden = [x @ s["0.weight"].T + s["0.bias"] for s in (a, b)]
     gram = hidden[0].T @ hidden[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import inner_product, match_weights
+from rebasin_cli.matching import Problem, Resources, inner_product, match_by_weights
 from rebasin_cli.matching.assignment import solve_assignment
 from rebasin_cli.matching.coupled import Quadratic, improve, swap_gains
 from tests.networks import tiny_layout, tiny_state
@@ -70,7 +70,7 @@ def test_a_planted_permutation_is_found_from_identity() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_recurrent_network_only_ever_rises(seed: int, tmp_path: Path) -> None:
     layout, a, b = tiny_layout("recurrent", tmp_path), tiny_state("recurrent", seed), tiny_state("recurrent", seed + 50)
-    result = match_weights(layout, a, b, seed=seed)
+    result = match_by_weights(Problem(layout, a, b), Resources(seed=seed))
     assert all(after >= before for before, after in itertools.pairwise(result.objective))
     assert result.objective[-1] > result.objective[0]
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-9)

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import match_weights
-from rebasin_cli.matching.frank_wolfe import frank_wolfe
+from rebasin_cli.matching import Problem, Resources, match_by_frank_wolfe, match_by_weights
 from rebasin_cli.matching.plans import sweep_work
-from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.methods import MatchChoice, match_choice
 from rebasin_cli.pipeline.work import GPU_WORK, matching_device
 from rebasin_cli.spec import bind, find_spec
 from tests.networks import TINY, tiny_layout, tiny_state
@@ -22,9 +21,9 @@ from tests.pretended import device
 @pytest.mark.parametrize("name", list(TINY))
 def test_a_gpu_finds_what_the_cpu_finds(name: str, memory: int | None, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    on_cpu = match_weights(layout, a, b, memory=memory)
+    on_cpu = match_by_weights(Problem(layout, a, b), Resources(memory=memory))
     with device() as operations:
-        on_gpu = match_weights(layout, a, b, memory=memory, device="cuda")
+        on_gpu = match_by_weights(Problem(layout, a, b), Resources(memory=memory, device="cuda"))
     assert operations.total() > 0
     assert on_gpu.permutation.equals(on_cpu.permutation)
     assert on_gpu.objective == pytest.approx(on_cpu.objective, rel=1e-10)
@@ -33,8 +32,8 @@ def test_a_gpu_finds_what_the_cpu_finds(name: str, memory: int | None, tmp_path:
 def test_frank_wolfe_on_a_gpu(tmp_path: Path) -> None:
     layout, a, b = tiny_layout("residual", tmp_path), tiny_state("residual", 1), tiny_state("residual", 2)
     with device() as operations:
-        on_gpu = frank_wolfe(layout, a, b, device="cuda")
-    assert on_gpu.permutation.equals(frank_wolfe(layout, a, b).permutation)
+        on_gpu = match_by_frank_wolfe(Problem(layout, a, b), Resources(device="cuda"))
+    assert on_gpu.permutation.equals(match_by_frank_wolfe(Problem(layout, a, b)).permutation)
     assert operations.total() > 0
 
 
@@ -52,5 +51,5 @@ def test_small_networks_are_left_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert matching_device(MatchChoice(), small) == "cpu"
     assert matching_device(MatchChoice(), large) == "cuda"
     assert matching_device(MatchChoice(device="cuda"), small) == "cuda"
-    assert matching_device(MatchChoice(method="ste"), small) == "cuda"  # the network runs there, too
+    assert matching_device(match_choice("ste"), small) == "cuda"  # the network runs there, too
     assert matching_device(MatchChoice(device="cpu"), large) == "cpu"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rebasin_cli.matching import match_weights, measure_distance
+from rebasin_cli.matching import Problem, Resources, WeightsOptions, match_by_weights, measure_distance
 from rebasin_cli.matching.assignment import solve_assignment
 from rebasin_cli.matching.evident import Evident, prove, sketch, worth_trying
 from rebasin_cli.matching.measures import inner_product
@@ -193,7 +193,7 @@ def wide(tmp_path: Path) -> tuple[Layout, dict[str, Tensor], dict[str, Tensor], 
 @pytest.mark.usefixtures("from_few_units")
 def test_a_descent_finds_what_it_would_from_whole_matrices(memory: int | None, start: str, tmp_path: Path) -> None:
     layout, a, b, planted = wide(tmp_path)
-    found = match_weights(layout, a, b, memory=memory, start=start)  # type: ignore[arg-type]
+    found = match_by_weights(Problem(layout, a, b), Resources(memory=memory), WeightsOptions(start=start))  # type: ignore[arg-type]
     assert found.solvers["evident"] > 0
     assert ("sketched" in found.solvers) == (start == "anchored")
     assert found.permutation.equals(planted)
@@ -207,6 +207,8 @@ def test_a_descent_finds_what_it_would_from_whole_matrices(memory: int | None, s
 @pytest.mark.usefixtures("from_few_units")
 def test_nothing_goes_wrong_with_any_kind_of_network(name: str, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    found = match_weights(layout, a, b)
+    found = match_by_weights(Problem(layout, a, b))
     assert found.objective[-1] == pytest.approx(inner_product(layout, a, b, found.permutation), rel=1e-6)
-    assert match_weights(layout, a, b, start=found.permutation).permutation.equals(found.permutation)
+    assert match_by_weights(Problem(layout, a, b), options=WeightsOptions(start=found.permutation)).permutation.equals(
+        found.permutation
+    )

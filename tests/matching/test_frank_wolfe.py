@@ -10,17 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import best_of, descents, frank_wolfe, frank_wolfe_attempts, inner_product
-from rebasin_cli.matching.frank_wolfe import Begin, _Mixture
+from rebasin_cli.matching import (
+    FrankWolfeOptions,
+    Problem,
+    best_of,
+    descents,
+    frank_wolfe_attempts,
+    inner_product,
+    match_by_frank_wolfe,
+)
+from rebasin_cli.matching.frank_wolfe import _Mixture
 from rebasin_cli.matching.memory import Budget
-from rebasin_cli.matching.relaxation import joint_dims
+from rebasin_cli.matching.relaxation import RelaxedStart, joint_dims
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import TINY, tiny_layout, tiny_state
 
-STARTS: tuple[Begin, ...] = ("barycentre", "identity")
+STARTS: tuple[RelaxedStart, ...] = ("barycentre", "identity")
 
 
 @pytest.fixture(params=list(TINY))
@@ -29,9 +37,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_the_objective_rises_and_is_what_it_says(name: str, start: Begin, tmp_path: Path) -> None:
+def test_the_objective_rises_and_is_what_it_says(name: str, start: RelaxedStart, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    result = frank_wolfe(layout, a, b, start=start)
+    result = match_by_frank_wolfe(Problem(layout, a, b), options=FrankWolfeOptions(start=start))
     assert all(after >= before for before, after in itertools.pairwise(result.objective))
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
     assert result.objective[-1] > inner_product(layout, a, b, Permutation.identity(layout))
@@ -63,11 +71,11 @@ def _dense_value(name: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor], x:
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("network", ["chain", "recurrent"])
-def test_every_step_is_exact(network: str, start: Begin, tmp_path: Path) -> None:
+def test_every_step_is_exact(network: str, start: RelaxedStart, tmp_path: Path) -> None:
     """Value, gradient and step of each iteration, against matrices multiplied out and a search along the segment."""
     layout, a, b = tiny_layout(network, tmp_path), tiny_state(network, 3), tiny_state(network, 4)
     free = {dim: Block(dim, (dim,)) for dim in joint_dims(layout)}
-    similarities = Similarities(layout, a, b, torch.float64, torch.device("cpu"), Budget(1 << 20))
+    similarities = Similarities(Problem(layout, a, b), torch.float64, torch.device("cpu"), Budget(1 << 20))
     state = _Mixture(free, similarities, Permutation.identity(layout))
     state.begin(start)
     steps = 0
@@ -121,8 +129,8 @@ def test_the_mix_is_never_below_descent(name: str, tmp_path: Path) -> None:
     gains = []
     for seed in range(6):
         a, b = tiny_state(name, seed), tiny_state(name, seed + 50)
-        one = best_of(descents(layout, a, b, count=1)).objective[-1]
-        mix = best_of([*descents(layout, a, b, count=1), *frank_wolfe_attempts(layout, a, b)]).objective[-1]
+        one = best_of(descents(Problem(layout, a, b), 1)).objective[-1]
+        mix = best_of([*descents(Problem(layout, a, b), 1), *frank_wolfe_attempts(Problem(layout, a, b))]).objective[-1]
         gains.append(mix - one)
     assert min(gains) >= 0
 
@@ -130,8 +138,8 @@ def test_the_mix_is_never_below_descent(name: str, tmp_path: Path) -> None:
 def test_it_finds_more_than_descent_somewhere(tmp_path: Path) -> None:
     layout = tiny_layout("residual", tmp_path)
     pairs = [(tiny_state("residual", seed), tiny_state("residual", seed + 50)) for seed in range(12)]
-    descent = [best_of(descents(layout, a, b, count=1)).objective[-1] for a, b in pairs]
-    found = [best_of(frank_wolfe_attempts(layout, a, b)).objective[-1] for a, b in pairs]
+    descent = [best_of(descents(Problem(layout, a, b), 1)).objective[-1] for a, b in pairs]
+    found = [best_of(frank_wolfe_attempts(Problem(layout, a, b))).objective[-1] for a, b in pairs]
     assert sum(found) > sum(descent)
 
 
@@ -139,7 +147,7 @@ def test_a_planted_permutation_is_found(name: str, tmp_path: Path) -> None:
     layout, a = tiny_layout(name, tmp_path), tiny_state(name, 1)
     planted = Permutation.random(layout, 7)
     b = dict(permuted(planted, layout, a))
-    attempts = [*descents(layout, a, b, count=6), *frank_wolfe_attempts(layout, a, b)]
+    attempts = [*descents(Problem(layout, a, b), 6), *frank_wolfe_attempts(Problem(layout, a, b))]
     assert best_of(attempts).permutation.equals(planted.inverse(layout))
 
 
@@ -151,5 +159,5 @@ def test_of_three_dims_on_one_tensor_the_smallest_is_held(tmp_path: Path) -> Non
     assert joint_dims(layout) == ("y", "z")
     generator = torch.Generator().manual_seed(0)
     a, b = ({k: torch.randn(s, generator=generator, dtype=torch.float64) for k, s in shapes.items()} for _ in "ab")
-    result = frank_wolfe(layout, a, b)
+    result = match_by_frank_wolfe(Problem(layout, a, b))
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)

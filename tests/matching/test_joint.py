@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching.joint import STARTS, Start, _Joint, best_step, frank_wolfe_many
-from rebasin_cli.matching.many import match_many
+from rebasin_cli.matching.joint import _Joint, best_step, frank_wolfe_many
+from rebasin_cli.matching.many import ManyOptions, match_many
 from rebasin_cli.matching.models import Models, total_similarity
-from rebasin_cli.matching.relaxation import joint_dims
+from rebasin_cli.matching.relaxation import STARTS, RelaxedStart, joint_dims
 from rebasin_cli.permutation import Permutation
 from tests.matching.test_many import matcher, states
 from tests.networks import TINY, tiny_layout
@@ -46,7 +46,7 @@ def test_at_permutations_it_is_the_objective_of_all_algorithms(name: str, tmp_pa
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", SHARED)
-def test_every_step_is_the_best_on_its_way(name: str, start: Start, tmp_path: Path) -> None:
+def test_every_step_is_the_best_on_its_way(name: str, start: RelaxedStart, tmp_path: Path) -> None:
     models = models_of(name, tmp_path)
     joint = _Joint(models, (Permutation.identity(models.layout),) * 4, torch.device("cpu"))
     present = joint.start(start)
@@ -84,7 +84,9 @@ def test_it_is_never_below_cycle_consistent(name: str, tmp_path: Path) -> None:
     for seed in range(0, 40 if gaining else 10, 10):
         layout, found = tiny_layout(name, tmp_path), states(name, 4, seed)
         plain, joint = (
-            match_many(layout, found, matcher(layout), algorithm=algorithm).objective[-1]
+            match_many(Models.of(layout, found), matcher(layout), options=ManyOptions(algorithm=algorithm)).objective[
+                -1
+            ]
             for algorithm in ("cycle-consistent", "frank-wolfe")
         )
         gains.append(joint - plain)
@@ -94,7 +96,7 @@ def test_it_is_never_below_cycle_consistent(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_ways_around_cycles_lead_back(start: Start, tmp_path: Path) -> None:
+def test_ways_around_cycles_lead_back(start: RelaxedStart, tmp_path: Path) -> None:
     """As it comes from Frank-Wolfe, before any polishing."""
     models = models_of("residual", tmp_path)
     layout = models.layout
@@ -113,4 +115,6 @@ def test_where_no_dims_move_together_it_says_so(tmp_path: Path) -> None:
     layout = tiny_layout("groups", tmp_path)
     assert set(TINY) == {*SHARED, "groups"}
     with pytest.raises(ContentError, match="none can move so"):
-        match_many(layout, states("groups", 3), matcher(layout), algorithm="frank-wolfe")
+        match_many(
+            Models.of(layout, states("groups", 3)), matcher(layout), options=ManyOptions(algorithm="frank-wolfe")
+        )

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import Enough, MatchResult, best_of, descents, inner_product
-from rebasin_cli.matching.many import ALGORITHMS, Algorithm, match_many
-from rebasin_cli.matching.models import Mean, Models, State, pairwise_distances, total_similarity
+from rebasin_cli.matching import Enough, MatchResult, Problem, Resources, best_of, descents, inner_product
+from rebasin_cli.matching.many import ALGORITHMS, Algorithm, ManyOptions, Match, match_many
+from rebasin_cli.matching.models import Mean, Models, pairwise_distances, total_similarity
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout
 from tests.networks import TINY, tiny_layout, tiny_state
 
 
-def matcher(layout: Layout, count: int = 1):  # type: ignore[no-untyped-def]
-    def match(a: State, b: State, executor: Executor | None = None) -> MatchResult:
-        return best_of(descents(layout, a, b, count=count))
+def matcher(layout: Layout, count: int = 1) -> Match:
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        return best_of(descents(problem, count))
 
     return match
 
@@ -38,7 +37,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def test_the_objective_never_falls_and_is_what_it_says(name: str, algorithm: Algorithm, tmp_path: Path) -> None:
     layout, found = tiny_layout(name, tmp_path), states(name, 4)
     weights = (1, 2, 1, 4)
-    result = match_many(layout, found, matcher(layout), weights=weights, algorithm=algorithm)
+    result = match_many(Models.of(layout, found, weights), matcher(layout), options=ManyOptions(algorithm=algorithm))
     assert all(after >= before - 1e-9 for before, after in itertools.pairwise(result.objective))
     moved = [dict(permuted(p, layout, s)) for p, s in zip(result.permutations, found, strict=True)]
     one = Permutation.identity(layout)
@@ -54,7 +53,7 @@ def test_the_objective_never_falls_and_is_what_it_says(name: str, algorithm: Alg
 def test_a_cycle_leads_back_to_where_it_began(name: str, tmp_path: Path) -> None:
     """i ← j is π_j followed by the inverse of π_i; around any cycle the composition is the identity."""
     layout = tiny_layout(name, tmp_path)
-    permutations = match_many(layout, states(name, 4), matcher(layout)).permutations
+    permutations = match_many(Models.of(layout, states(name, 4)), matcher(layout)).permutations
 
     def onto(i: int, j: int) -> Permutation:
         return permutations[j].compose(permutations[i].inverse(layout), layout)
@@ -72,7 +71,7 @@ def test_planted_orders_are_undone(name: str, algorithm: Algorithm, tmp_path: Pa
     layout, a = tiny_layout(name, tmp_path), tiny_state(name, 1)
     planted = [Permutation.identity(layout), *(Permutation.random(layout, seed) for seed in (7, 8, 9))]
     found = [dict(permuted(p, layout, a)) for p in planted]
-    result = match_many(layout, found, matcher(layout, 12), algorithm=algorithm)
+    result = match_many(Models.of(layout, found), matcher(layout, 12), options=ManyOptions(algorithm=algorithm))
     for permutation, plant in zip(result.permutations, planted, strict=True):
         assert permutation.equals(plant.inverse(layout))
     mean = Mean(Models(layout, tuple(found), (0.25,) * 4), result.permutations, range(4))
@@ -85,7 +84,9 @@ def test_planted_orders_are_undone(name: str, algorithm: Algorithm, tmp_path: Pa
 def test_joint_steps_reach_at_least_their_beginning(name: str, tmp_path: Path) -> None:
     layout, found = tiny_layout(name, tmp_path), states(name, 5, seed=20)
     reached = {
-        algorithm: match_many(layout, found, matcher(layout), algorithm=algorithm).objective[-1]
+        algorithm: match_many(
+            Models.of(layout, found), matcher(layout), options=ManyOptions(algorithm=algorithm)
+        ).objective[-1]
         for algorithm in ALGORITHMS
     }
     assert reached["cycle-consistent"] >= max(reached["to-first"], reached["hierarchical"]) - 1e-9
@@ -93,7 +94,12 @@ def test_joint_steps_reach_at_least_their_beginning(name: str, tmp_path: Path) -
 
 def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
     layout, found = tiny_layout("residual", tmp_path), states("residual", 4)
-    one, two = (match_many(layout, found, matcher(layout), algorithm="merge-many", seed=3) for _ in range(2))
+    one, two = (
+        match_many(
+            Models.of(layout, found), matcher(layout), Resources(seed=3), options=ManyOptions(algorithm="merge-many")
+        )
+        for _ in range(2)
+    )
     assert all(x.equals(y) for x, y in zip(one.permutations, two.permutations, strict=True))
 
 
@@ -104,7 +110,9 @@ def test_told_to_stop_it_returns_what_it_has(algorithm: Algorithm, tmp_path: Pat
     def on_round(what: str, done: int, of: int) -> None:
         raise Enough("time")
 
-    result = match_many(layout, found, matcher(layout), algorithm=algorithm, on_round=on_round)
+    result = match_many(
+        Models.of(layout, found), matcher(layout), options=ManyOptions(algorithm=algorithm), on_round=on_round
+    )
     assert result.stop == "time"
     models = Models(layout, tuple(found), (0.25,) * 4)
     assert result.objective[-1] == pytest.approx(total_similarity(models, result.permutations), rel=1e-6)

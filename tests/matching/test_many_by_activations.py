@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import many_by_activations
-from rebasin_cli.matching.activations import PairRun
-from rebasin_cli.matching.many import Algorithm
+from rebasin_cli.matching import ActivationProblem, many_by_activations
+from rebasin_cli.matching.many import Algorithm, ManyOptions
 from rebasin_cli.matching.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
+from rebasin_cli.matching.models import Models
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout
 from tests.evaluation.building import network_for
@@ -34,9 +34,11 @@ def planted(family: str, count: int) -> tuple[Layout, list[dict[str, Tensor]]]:
 def test_one_network_in_four_orders_is_itself(family: str, algorithm: Algorithm) -> None:
     layout, models = planted(family, 4)
     network = network_for(family, models[0])
-    result = match_many_by_activations(
-        layout, models, lambda i, j: both(family, models[i], models[j], images()), algorithm=algorithm
-    )  # fmt: skip
+
+    def pair(i: int, j: int) -> ActivationProblem:
+        return ActivationProblem(layout, models[i], models[j], both(family, models[i], models[j], images()))
+
+    result = match_many_by_activations(Models.of(layout, models), pair, options=ManyOptions(algorithm))
     assert result.stop == "converged"
     assert not result.notes
     assert all(result.permutations[0].fraction_moved(dim) == 0 for dim in layout.moving())
@@ -74,8 +76,11 @@ def test_the_best_of_all_orders_of_three_models(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         many_by_activations, "pair_grams", lambda *_, **__: {("h.0",): next(taken), ("h.1",): rest}
     )  # fmt: skip
-    run: PairRun = lambda one, two: None  # noqa: E731
-    found = match_many_by_activations(layout, models, lambda i, j: run).permutations
+
+    def pair(i: int, j: int) -> ActivationProblem:
+        return ActivationProblem(layout, models[i], models[j], lambda one, two: None)
+
+    found = match_many_by_activations(Models.of(layout, models), pair).permutations
 
     def value(placed: list[Tensor]) -> float:
         return sum(float(grams[i, j][placed[i], placed[j]].sum()) for i, j in grams)

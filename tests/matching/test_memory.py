@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import match_weights
+from rebasin_cli.matching import Problem, Resources, match_by_weights
 from rebasin_cli.matching.memory import MATRICES, TENSORS, Budget, CachedTensors, budgets, keep_read
 from tests.networks import TINY, tiny_layout, tiny_state
 
@@ -69,9 +69,9 @@ def test_what_lies_in_memory_needs_no_cache() -> None:
 @pytest.mark.parametrize("name", list(TINY))
 def test_memory_changes_no_permutation(name: str, memory: int | None, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    plain = match_weights(layout, a, b)
+    plain = match_by_weights(Problem(layout, a, b))
     one, two = Lazy(a), Lazy(b)
-    lazy = match_weights(layout, one, two, memory=memory)
+    lazy = match_by_weights(Problem(layout, one, two), Resources(memory=memory))
     assert lazy.permutation.equals(plain.permutation)
     assert lazy.objective == pytest.approx(plain.objective, rel=1e-12)
     if memory is None:

@@ -15,17 +15,21 @@ import torch
 from rebasin_cli.matching import (
     Enough,
     MatchResult,
+    Problem,
+    Resources,
+    WeightsOptions,
     best_of,
     descents,
     frank_wolfe_attempts,
     inner_product,
-    match_weights,
+    match_by_weights,
 )
-from rebasin_cli.matching.many import ALGORITHMS, Algorithm, match_many
+from rebasin_cli.matching.many import ALGORITHMS, Algorithm, ManyOptions, match_many
+from rebasin_cli.matching.models import Models
 from rebasin_cli.matching.parallel import STRIPE, add_product, in_order
 from rebasin_cli.matching.restarts import Attempt, starts_at_once
 from rebasin_cli.matching.result import Stop
-from rebasin_cli.matching.weights import OnStep, Order
+from rebasin_cli.matching.weights import Order
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import bind, load_spec
 from tests.matching.test_many import matcher, states
@@ -107,11 +111,11 @@ def test_starts_side_by_side_give_the_same(name: str, tmp_path: Path, pool: Thre
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
 
     def attempts() -> list[Attempt]:
-        return [*descents(layout, a, b, count=7, seed=3), *frank_wolfe_attempts(layout, a, b)]
+        return [*descents(Problem(layout, a, b), 7, 3), *frank_wolfe_attempts(Problem(layout, a, b))]
 
     told: list[str] = []
     one = best_of(attempts())
-    four = best_of(attempts(), executor=pool, at_once=4, on_trial=lambda trial: told.append(trial.name))
+    four = best_of(attempts(), Resources(executor=pool, at_once=4), on_trial=lambda trial: told.append(trial.name))
     assert _outcome(one) == _outcome(four)
     assert told == [attempt.name for attempt in attempts()]
 
@@ -128,10 +132,10 @@ def test_of_equals_the_first_is_kept(tmp_path: Path, pool: ThreadPoolExecutor) -
 
     one, two = Permutation.identity(layout), Permutation.random(layout, 1)
     attempts = [
-        Attempt("one", lambda on_step, executor: ends(one, waits=True)),
-        Attempt("two", lambda on_step, executor: ends(two, waits=False)),
+        Attempt("one", lambda _: ends(one, waits=True)),
+        Attempt("two", lambda _: ends(two, waits=False)),
     ]
-    assert best_of(attempts, executor=pool, at_once=2).permutation is one
+    assert best_of(attempts, Resources(executor=pool, at_once=2)).permutation is one
 
 
 @pytest.mark.parametrize("why", ["time", "interrupted"])
@@ -147,7 +151,7 @@ def test_told_to_stop_all_stop_and_the_best_so_far_counts(why: Stop, tmp_path: P
             if steps == 7:
                 raise Enough(why)
 
-    result = best_of(descents(layout, a, b, count=10**6), on_step, executor=pool, at_once=3)
+    result = best_of(descents(Problem(layout, a, b), 10**6), Resources(on_step=on_step, executor=pool, at_once=3))
     assert result.stop == why
     assert 1 < len(result.trials) < 12
     assert result.objective[-1] == max(trial.objective for trial in result.trials)
@@ -160,12 +164,12 @@ def test_an_interrupt_ends_what_is_under_way(tmp_path: Path, pool: ThreadPoolExe
     result = MatchResult("weights", Permutation.identity(layout), (1.0,), "converged", 0, {}, 0)
     begun, told = threading.Event(), threading.Event()
 
-    def endless(on_step: OnStep | None, executor: object) -> MatchResult:
-        assert on_step
+    def endless(resources: Resources) -> MatchResult:
+        assert resources.on_step
         begun.set()
         try:
             while True:
-                on_step(0, 1, 1, 0.0)
+                resources.on_step(0, 1, 1, 0.0)
         except Enough:
             told.set()
         return result
@@ -174,9 +178,9 @@ def test_an_interrupt_ends_what_is_under_way(tmp_path: Path, pool: ThreadPoolExe
         assert begun.wait(30)
         raise KeyboardInterrupt
 
-    attempts = [Attempt("short", lambda on_step, executor: result), Attempt("endless", endless)]
+    attempts = [Attempt("short", lambda _: result), Attempt("endless", endless)]
     with pytest.raises(KeyboardInterrupt) as caught:  # whose traceback keeps every frame alive
-        best_of(attempts, executor=pool, at_once=2, on_trial=on_trial)
+        best_of(attempts, Resources(executor=pool, at_once=2), on_trial=on_trial)
     assert caught
     assert told.is_set()
 
@@ -184,8 +188,13 @@ def test_an_interrupt_ends_what_is_under_way(tmp_path: Path, pool: ThreadPoolExe
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_models_are_matched_alike(algorithm: Algorithm, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     layout, found = tiny_layout("residual", tmp_path), states("residual", 5)
-    one = match_many(layout, found, matcher(layout, 2), algorithm=algorithm)
-    four = match_many(layout, found, matcher(layout, 2), algorithm=algorithm, executor=pool, at_once=4)
+    one = match_many(Models.of(layout, found), matcher(layout, 2), options=ManyOptions(algorithm=algorithm))
+    four = match_many(
+        Models.of(layout, found),
+        matcher(layout, 2),
+        Resources(executor=pool, at_once=4),
+        options=ManyOptions(algorithm=algorithm),
+    )
     assert (one.objective, one.matches) == (four.objective, four.matches)
     assert all(x.equals(y) for x, y in zip(one.permutations, four.permutations, strict=True))
 
@@ -205,9 +214,11 @@ def test_steps_side_by_side_find_what_they_would_in_turn(
     monkeypatch.setattr("rebasin_cli.matching.descent.SMALL_STEP", 0)  # every step is worth a thread here
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
     for start in ("identity", "anchored"):
-        one = match_weights(layout, a, b, start=start, order=order, seed=3)
+        one = match_by_weights(Problem(layout, a, b), Resources(seed=3), WeightsOptions(start=start, order=order))
         for _ in range(3):
-            four = match_weights(layout, a, b, start=start, order=order, seed=3, executor=pool)
+            four = match_by_weights(
+                Problem(layout, a, b), Resources(seed=3, executor=pool), WeightsOptions(start=start, order=order)
+            )
             assert _outcome(one) == _outcome(four)
 
 
@@ -231,7 +242,9 @@ def test_steps_that_share_no_tensor_are_under_way_together(
             return found
 
     met: set[str] = set()
-    alone = match_weights(layout, a, b, start="identity")
-    together = match_weights(layout, Meeting(a), b, start="identity", executor=pool)
+    alone = match_by_weights(Problem(layout, a, b), options=WeightsOptions(start="identity"))
+    together = match_by_weights(
+        Problem(layout, Meeting(a), b), Resources(executor=pool), WeightsOptions(start="identity")
+    )
     assert met == set(a)
     assert together.permutation.equals(alone.permutation)

@@ -15,11 +15,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rebasin_cli.matching import MatchResult, best_of, descents, inner_product, match_weights, measure_distance
-from rebasin_cli.matching.by_loss import Epochs, midpoint
-from rebasin_cli.matching.frank_wolfe import frank_wolfe
-from rebasin_cli.matching.sinkhorn import fits, match_sinkhorn, sinkhorn
-from rebasin_cli.matching.ste import SteOptions, match_ste
+from rebasin_cli.matching import (
+    FrankWolfeOptions,
+    LossProblem,
+    MatchResult,
+    Problem,
+    Resources,
+    SinkhornLossOptions,
+    SteOptions,
+    WeightsOptions,
+    best_of,
+    descents,
+    inner_product,
+    match_by_frank_wolfe,
+    match_by_sinkhorn,
+    match_by_sinkhorn_loss,
+    match_by_straight_through,
+    match_by_weights,
+    measure_distance,
+)
+from rebasin_cli.matching.by_loss import midpoint
+from rebasin_cli.matching.sinkhorn import fits
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout
 from tests.networks import TINY, tiny_forward, tiny_inputs, tiny_layout, tiny_state
@@ -28,14 +44,18 @@ State = Mapping[str, Tensor]
 Method = Callable[[Layout, State, State, int], MatchResult]
 
 BY_WEIGHTS: Mapping[str, Method] = {
-    "weights": lambda layout, a, b, seed: match_weights(layout, a, b, seed=seed),
-    "weights, as Algorithm 1": lambda layout, a, b, seed: match_weights(
-        layout, a, b, seed=seed, start="identity", order="random"
+    "weights": lambda layout, a, b, seed: match_by_weights(Problem(layout, a, b), Resources(seed=seed)),
+    "weights, as Algorithm 1": lambda layout, a, b, seed: match_by_weights(
+        Problem(layout, a, b), Resources(seed=seed), WeightsOptions(start="identity", order="random")
     ),
-    "several starts": lambda layout, a, b, seed: best_of(descents(layout, a, b, count=6, seed=seed)),
-    "frank-wolfe, barycentre": lambda layout, a, b, seed: frank_wolfe(layout, a, b, seed=seed),
-    "frank-wolfe, identity": lambda layout, a, b, seed: frank_wolfe(layout, a, b, start="identity", seed=seed),
-    "sinkhorn": lambda layout, a, b, seed: sinkhorn(layout, a, b, seed=seed),
+    "several starts": lambda layout, a, b, seed: best_of(descents(Problem(layout, a, b), 6, seed)),
+    "frank-wolfe, barycentre": lambda layout, a, b, seed: match_by_frank_wolfe(
+        Problem(layout, a, b), Resources(seed=seed)
+    ),
+    "frank-wolfe, identity": lambda layout, a, b, seed: match_by_frank_wolfe(
+        Problem(layout, a, b), Resources(seed=seed), FrankWolfeOptions(start="identity")
+    ),
+    "sinkhorn": lambda layout, a, b, seed: match_by_sinkhorn(Problem(layout, a, b), Resources(seed=seed)),
 }
 COUPLED = ("heads", "groups")
 """Two dims within one unit stand on one tensor and are solved in turn; for pairs of units that do not lie together now,
@@ -90,10 +110,14 @@ def test_by_weights(name: str, method: str, tmp_path: Path) -> None:
     assert result.objective[-1] > inner_product(layout, a, b, Permutation.identity(layout))
     assert result.stop == "converged"
     assert gains_sum_up(layout, a, b, result)
-    stays = match_weights(layout, a, b, start=result.permutation, seed=5)
+    stays = match_by_weights(Problem(layout, a, b), Resources(seed=5), WeightsOptions(start=result.permutation))
     assert stays.permutation.equals(result.permutation)
     if name not in COUPLED:
-        anew = match_weights(layout, a, dict(permuted(result.permutation, layout, b)), start="identity", seed=5)
+        anew = match_by_weights(
+            Problem(layout, a, dict(permuted(result.permutation, layout, b))),
+            Resources(seed=5),
+            WeightsOptions(start="identity"),
+        )
         assert anew.permutation.equals(Permutation.identity(layout))
     assert result.objective == again.objective
     assert {d: p.numpy().tobytes() for d, p in result.permutation.items()} == {
@@ -119,16 +143,24 @@ def test_by_loss(name: str, method: str, tmp_path: Path) -> None:
 
     def run() -> MatchResult:
         if method == "ste":
-            return match_ste(layout, a, b, loss, held_apart, SteOptions(Epochs(2, 4), 0.1), seed=3)
+            return match_by_straight_through(
+                LossProblem(layout, a, b, loss, held_apart, 2),
+                Resources(seed=3),
+                SteOptions(learning_rate=0.1, epochs=4),
+            )
         target = "random" if method.endswith("random") else "midpoint"
-        return match_sinkhorn(layout, a, b, loss, held_apart, Epochs(2, 8), target=target, seed=3)
+        return match_by_sinkhorn_loss(
+            LossProblem(layout, a, b, loss, held_apart, 2),
+            Resources(seed=3),
+            SinkhornLossOptions(objective=target, epochs=8),
+        )
 
     result, again = run(), run()
     assert untouched(name, a, b)
     assert same_function(name, layout, b, result.permutation)
-    judged = held_apart(midpoint(layout, a, b, result.permutation))
+    judged = held_apart(midpoint(Problem(layout, a, b), result.permutation))
     assert judged == min(result.losses)
-    assert judged <= held_apart(midpoint(layout, a, b, match_weights(layout, a, b).permutation))
+    assert judged <= held_apart(midpoint(Problem(layout, a, b), match_by_weights(Problem(layout, a, b)).permutation))
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
     assert gains_sum_up(layout, a, b, result)
     assert result.losses == again.losses

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.matching import Enough, best_of, descents, inner_product, match_weights
+from rebasin_cli.matching import (
+    Enough,
+    Problem,
+    Resources,
+    WeightsOptions,
+    best_of,
+    descents,
+    inner_product,
+    match_by_weights,
+)
 from rebasin_cli.matching.result import Stop
 from tests.networks import TINY, tiny_layout, tiny_state
 
@@ -14,12 +23,12 @@ from tests.networks import TINY, tiny_layout, tiny_state
 @pytest.mark.parametrize("name", list(TINY))
 def test_the_best_of_several_starts_is_kept(name: str, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    result = best_of(descents(layout, a, b, count=8, seed=3))
+    result = best_of(descents(Problem(layout, a, b), 8, 3))
     assert len(result.trials) == 8
     assert len({trial.name for trial in result.trials}) == 8
     assert result.objective[-1] == max(trial.objective for trial in result.trials)
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
-    assert result.trials[0].objective == match_weights(layout, a, b).objective[-1]
+    assert result.trials[0].objective == match_by_weights(Problem(layout, a, b)).objective[-1]
 
 
 def test_more_starts_reach_more(tmp_path: Path) -> None:
@@ -27,7 +36,7 @@ def test_more_starts_reach_more(tmp_path: Path) -> None:
     gains = []
     for seed in range(10):
         a, b = tiny_state("residual", seed), tiny_state("residual", seed + 100)
-        one, many = (best_of(descents(layout, a, b, count=n)).objective[-1] for n in (1, 12))
+        one, many = (best_of(descents(Problem(layout, a, b), n)).objective[-1] for n in (1, 12))
         assert many >= one
         gains.append(many - one)
     assert max(gains) > 0
@@ -35,7 +44,7 @@ def test_more_starts_reach_more(tmp_path: Path) -> None:
 
 def test_what_was_asked_for_comes_first(tmp_path: Path) -> None:
     layout, a, b = tiny_layout("chain", tmp_path), tiny_state("chain", 1), tiny_state("chain", 2)
-    attempts = descents(layout, a, b, count=5, seed=7, start="identity", order="random")
+    attempts = descents(Problem(layout, a, b), 5, 7, options=WeightsOptions(start="identity", order="random"))
     assert [attempt.name for attempt in attempts] == [
         "identity, random order, seed 7", "anchored, forward order", "identity, forward order",
         "random, forward order, seed 7", "identity, random order, seed 8",
@@ -44,9 +53,9 @@ def test_what_was_asked_for_comes_first(tmp_path: Path) -> None:
 
 def test_one_start_is_the_plain_match(tmp_path: Path) -> None:
     layout, a, b = tiny_layout("chain", tmp_path), tiny_state("chain", 1), tiny_state("chain", 2)
-    result = best_of(descents(layout, a, b, count=1))
+    result = best_of(descents(Problem(layout, a, b), 1))
     assert result.trials == ()
-    assert result.objective == match_weights(layout, a, b).objective
+    assert result.objective == match_by_weights(Problem(layout, a, b)).objective
 
 
 @pytest.mark.parametrize("why", ["time", "interrupted"])
@@ -61,7 +70,7 @@ def test_a_match_told_to_stop_returns_what_it_has(why: Stop, after: int, tmp_pat
         if steps >= after:
             raise Enough(why)
 
-    result = best_of(descents(layout, a, b, count=50), on_step)
+    result = best_of(descents(Problem(layout, a, b), 50), Resources(on_step=on_step))
     assert steps == after
     assert result.stop == why
     assert len(result.trials) < 50

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import inner_product, match_weights, measure_distance
-from rebasin_cli.matching.many import match_many
+from rebasin_cli.matching import Problem, Resources, WeightsOptions, inner_product, match_by_weights, measure_distance
+from rebasin_cli.matching.many import ManyOptions, match_many
+from rebasin_cli.matching.models import Models
 from rebasin_cli.matching.restarts import simplest
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.matching.settling import TIE, is_tie, settled
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
+from rebasin_cli.pipeline.methods import MatchChoice, Running, match_by_search
 from rebasin_cli.spec import bind, load_spec
 from tests.matching.test_properties import BY_WEIGHTS
 from tests.networks import TINY, tiny_layout, tiny_state
@@ -40,8 +41,8 @@ def test_where_nothing_is_told_apart_all_stay(name: str, of: str, tmp_path: Path
     zero = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
     half = {key: torch.full_like(tensor, 0.5) for key, tensor in state.items()}
     a, b = {"constant": (half, half), "zero A": (zero, state), "zero B": (state, zero)}[of]
-    assert stays(settled(layout, a, b, Permutation.random(layout, 3), 0.0))
-    assert stays(match_weights(layout, a, b).permutation)
+    assert stays(settled(Problem(layout, a, b), Permutation.random(layout, 3), 0.0))
+    assert stays(match_by_weights(Problem(layout, a, b)).permutation)
 
 
 @pytest.mark.parametrize("method", list(BY_WEIGHTS))
@@ -73,7 +74,7 @@ def test_most_units_stay_of_all_best_permutations(method: str, tmp_path: Path) -
     for key in ("0.weight", "0.bias"):
         a[key][2], a[key][6] = 0, 0
     a["2.weight"][:, 2], a["2.weight"][:, 6] = 0, 0
-    way = BY_WEIGHTS.get(method, lambda layout, a, b, _: match_states(layout, a, b, MatchChoice(), RUNNING))
+    way = BY_WEIGHTS.get(method, lambda layout, a, b, _: match_by_search(Problem(layout, a, b), MatchChoice(), RUNNING))
     found = way(layout, a, b, 3).permutation
     best = inner_product(layout, a, b, found)
     moved = [
@@ -89,17 +90,17 @@ def test_settling_keeps_the_objective_and_is_done_once(name: str, tmp_path: Path
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
     for seed in range(4):
         start = Permutation.random(layout, seed)
-        found = settled(layout, a, b, start, 1.0)
+        found = settled(Problem(layout, a, b), start, 1.0)
         before, after = (inner_product(layout, a, b, permutation) for permutation in (start, found))
         assert after >= before - TIE * abs(before)
-        assert settled(layout, a, b, found, 1.0).equals(found)
+        assert settled(Problem(layout, a, b), found, 1.0).equals(found)
 
 
 def test_units_that_gain_do_not_go_home(name: str, tmp_path: Path) -> None:
     layout, a = tiny_layout(name, tmp_path), tiny_state(name, 1)
     planted = Permutation.random(layout, 5)
     b = dict(permuted(planted.inverse(layout), layout, a))
-    assert settled(layout, a, b, planted, 1.0).equals(planted)
+    assert settled(Problem(layout, a, b), planted, 1.0).equals(planted)
 
 
 HEADS = """
@@ -125,12 +126,12 @@ def test_equal_heads_stay_and_so_do_their_insides(tmp_path: Path) -> None:
         for key, axis in (("q", 0), ("k", 0), ("o", 1)):
             view = state[key].unflatten(axis, (4, -1)).movedim(axis, 0)
             view[two] = view[one]
-    found = match_weights(layout, a, b).permutation
+    found = match_by_weights(Problem(layout, a, b)).permutation
     best = inner_product(layout, a, b, found)
     equal = 0
     for order in itertools.permutations(range(4)):
         trial = Permutation({"head": torch.tensor(order), "q": found["q"]})
-        trial = match_weights(layout, a, b, start=trial, max_sweeps=0).permutation
+        trial = match_by_weights(Problem(layout, a, b), options=WeightsOptions(start=trial, max_sweeps=0)).permutation
         equal += inner_product(layout, a, b, trial) >= best - 1e-9
         if inner_product(layout, a, b, trial) >= best - 1e-9:
             assert found.count_moved() <= trial.count_moved()
@@ -147,23 +148,23 @@ def test_rounding_does_not_choose_between_attempts(tmp_path: Path) -> None:
         reached = inner_product(layout, a, b, permutation)
         return MatchResult("weights", permutation, (0.0, reached + more), "converged", 0, {}, 0)
 
-    one = match_weights(layout, a, b).permutation
+    one = match_by_weights(Problem(layout, a, b)).permutation
     two = one.replace({"h.2": torch.arange(6).flip(0)})
     worse = one.replace({"h.0": one["h.0"].roll(1)})
     results = [ended(two, 1e-12), ended(one, 0.0), ended(one, 0.0), ended(worse, 0.0)]
-    assert simplest(layout, a, b, results) == 1
-    assert simplest(layout, a, b, [ended(worse, 0.0), ended(two, 0.0)]) == 1
+    assert simplest(Problem(layout, a, b), results) == 1
+    assert simplest(Problem(layout, a, b), [ended(worse, 0.0), ended(two, 0.0)]) == 1
 
 
 def test_models_of_a_merge_stay_where_they_can(name: str, tmp_path: Path) -> None:
     layout, a = tiny_layout(name, tmp_path), tiny_state(name, 1)
     zero = {key: torch.zeros_like(tensor) for key, tensor in a.items()}
 
-    def match(one: State, two: State, executor: object) -> MatchResult:
-        result = match_weights(layout, one, two)
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        result = match_by_weights(problem, resources)
         return MatchResult("weights", Permutation.random(layout, 2), result.objective, "converged", 0, {}, 0)
 
-    found = match_many(layout, [a, zero, zero], match, algorithm="to-first")
+    found = match_many(Models.of(layout, [a, zero, zero]), match, options=ManyOptions(algorithm="to-first"))
     assert all(map(stays, found.permutations))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import match_weights
+from rebasin_cli.matching import Problem, Resources, WeightsOptions, match_by_weights
 from rebasin_cli.matching.chunks import chunks
 from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.memory import Budget
@@ -42,14 +42,14 @@ def wide_state(seed: int) -> dict[str, torch.Tensor]:
 
 
 def by_definition(layout: Layout, block: Block, a: dict, b: dict, permutation: Permutation) -> torch.Tensor:  # type: ignore[type-arg]
-    terms = block_terms(layout, block, a, b, permutation, dtype=torch.float64, device=CPU)
+    terms = block_terms(Problem(layout, a, b), block, permutation, dtype=torch.float64, device=CPU)
     return sum((term.a @ term.b.T for term in terms), start=torch.tensor(0.0))
 
 
 @pytest.mark.parametrize("name", list(TINY))
 def test_matrices_are_what_the_definition_says(name: str, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    kept = Similarities(layout, a, b, torch.float64, CPU, Budget(1 << 20))
+    kept = Similarities(Problem(layout, a, b), torch.float64, CPU, Budget(1 << 20))
     for seed in range(3):
         permutation = Permutation.random(layout, seed)
         for block in (block for block in blocks(layout) if len(block.dims) == 1 and name != "recurrent"):
@@ -61,14 +61,14 @@ def test_matrices_are_what_the_definition_says(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", list(TINY))
 def test_matrices_of_dims_with_others_within_are_their_forms(name: str, budget: int, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    kept = Similarities(layout, a, b, torch.float64, CPU, Budget(budget))
+    kept = Similarities(Problem(layout, a, b), torch.float64, CPU, Budget(budget))
     for seed in (0, 0, 1, 2):
         permutation = Permutation.random(layout, seed)
         for block in (block for block in blocks(layout) if len(block.dims) > 1):
             assert kept.covers(block) == (name != "experts")
             if not kept.covers(block):
                 continue
-            terms = block_terms(layout, block, a, b, permutation, dtype=torch.float64, device=CPU)
+            terms = block_terms(Problem(layout, a, b), block, permutation, dtype=torch.float64, device=CPU)
             expected = {dims: forms for dims, forms in forms_of(terms).items() if forms}
             found = kept.matrices(block, permutation)
             assert set(found) == set(expected)
@@ -101,7 +101,7 @@ def test_operands_cut_into_parts_add_up(dtype: torch.dtype, monkeypatch: pytest.
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_a_few_moved_units_are_mended_and_many_are_not(budget: int, tmp_path: Path) -> None:
     layout, a, b = wide_layout(tmp_path), wide_state(1), wide_state(2)
-    kept = Similarities(layout, a, b, torch.float64, CPU, Budget(budget))
+    kept = Similarities(Problem(layout, a, b), torch.float64, CPU, Budget(budget))
     block = next(block for block in blocks(layout) if block.root == "h.0")
     permutation = Permutation.identity(layout)
     kept.matrix(block, permutation)
@@ -116,8 +116,12 @@ def test_a_few_moved_units_are_mended_and_many_are_not(budget: int, tmp_path: Pa
 @pytest.mark.parametrize("seed", range(5))
 def test_keeping_matrices_changes_nothing(seed: int, tmp_path: Path) -> None:
     layout, a, b = wide_layout(tmp_path), wide_state(1), wide_state(2)
-    kept = match_weights(layout, a, b, start="identity", order="random", seed=seed)
-    anew = match_weights(layout, a, b, start="identity", order="random", seed=seed, memory=0)
+    kept = match_by_weights(
+        Problem(layout, a, b), Resources(seed=seed), WeightsOptions(start="identity", order="random")
+    )
+    anew = match_by_weights(
+        Problem(layout, a, b), Resources(seed=seed, memory=0), WeightsOptions(start="identity", order="random")
+    )
     assert kept.permutation.equals(anew.permutation)
     assert kept.objective == pytest.approx(anew.objective, rel=1e-12)
 
@@ -125,7 +129,9 @@ def test_keeping_matrices_changes_nothing(seed: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", list(TINY))
 def test_an_anchored_start_is_a_start_like_any_other(name: str, tmp_path: Path) -> None:
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
-    result = match_weights(layout, a, b, start="anchored", order="forward")
+    result = match_by_weights(Problem(layout, a, b), options=WeightsOptions(start="anchored", order="forward"))
     assert all(after >= before for before, after in itertools.pairwise(result.objective[1:]))
     assert result.stop == "converged"
-    assert match_weights(layout, a, b, start=result.permutation).permutation.equals(result.permutation)
+    assert match_by_weights(Problem(layout, a, b), options=WeightsOptions(start=result.permutation)).permutation.equals(
+        result.permutation
+    )

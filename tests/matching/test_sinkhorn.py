@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching import Enough, best_of, descents, inner_product, match_weights, sinkhorn_attempts
-from rebasin_cli.matching.by_loss import Epochs, midpoint
+from rebasin_cli.matching import (
+    Enough,
+    LossProblem,
+    Problem,
+    Resources,
+    SinkhornLossOptions,
+    best_of,
+    descents,
+    inner_product,
+    match_by_sinkhorn,
+    match_by_sinkhorn_loss,
+    match_by_weights,
+    sinkhorn_attempts,
+)
+from rebasin_cli.matching.by_loss import midpoint
 from rebasin_cli.matching.relaxation import joint_dims
-from rebasin_cli.matching.sinkhorn import Target, match_sinkhorn, sinkhorn
 from rebasin_cli.matching.soft import Mixer, between
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import bind, load_spec
@@ -56,8 +69,8 @@ def test_units_are_mixed_as_matrices_say(tmp_path: Path) -> None:
 def test_it_finds_more_than_descent_somewhere(tmp_path: Path) -> None:
     layout = tiny_layout("residual", tmp_path)
     pairs = [(tiny_state("residual", seed), tiny_state("residual", seed + 50)) for seed in range(12)]
-    descent = [best_of(descents(layout, a, b, count=1)).objective[-1] for a, b in pairs]
-    found = [sinkhorn(layout, a, b).objective[-1] for a, b in pairs]
+    descent = [best_of(descents(Problem(layout, a, b), 1)).objective[-1] for a, b in pairs]
+    found = [match_by_sinkhorn(Problem(layout, a, b)).objective[-1] for a, b in pairs]
     assert sum(found) > sum(descent)
 
 
@@ -72,27 +85,22 @@ def test_told_to_stop_it_returns_what_it_has(after: int, tmp_path: Path) -> None
         if steps == after:
             raise Enough("time")
 
-    result = sinkhorn(layout, a, b, on_step=on_step)
+    result = match_by_sinkhorn(Problem(layout, a, b), Resources(on_step=on_step))
     assert (steps, result.stop) == (after, "time")
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
 
 
 @pytest.mark.parametrize("target", ["midpoint", "random"])
-def test_the_loss_held_apart_never_rises_above_that_of_weight_matching(target: Target) -> None:
+def test_the_loss_held_apart_never_rises_above_that_of_weight_matching(target: Literal["midpoint", "random"]) -> None:
     better = 0
     for given in map(problem, range(5)):
         kept = {key: tensor.clone() for key, tensor in given.b.items()}
         result, again = (
-            match_sinkhorn(
-                given.layout, given.a, given.b, given.loss, given.held_apart, Epochs(4, 25, patience=25),
-                target=target, seed=3,
-            )
+            match_by_sinkhorn_loss(given, Resources(seed=3), SinkhornLossOptions(target, epochs=25, patience=25))
             for _ in range(2)
-        )  # fmt: skip
-        weights = match_weights(given.layout, given.a, given.b)
-        found, plain = (
-            given.held_apart(midpoint(given.layout, given.a, given.b, one.permutation)) for one in (result, weights)
         )
+        weights = match_by_weights(given)
+        found, plain = (given.held_out(midpoint(given, one.permutation)) for one in (result, weights))
         assert found == min(result.losses) <= plain
         assert result.losses == again.losses
         assert result.permutation.equals(again.permutation)
@@ -103,9 +111,13 @@ def test_the_loss_held_apart_never_rises_above_that_of_weight_matching(target: T
 
 def test_where_no_dims_can_be_mixed_it_says_so(tmp_path: Path) -> None:
     layout, a, b = tiny_layout("groups", tmp_path), tiny_state("groups", 1), tiny_state("groups", 2)
-    assert sinkhorn_attempts(layout, a, b) == []
+    assert sinkhorn_attempts(Problem(layout, a, b)) == []
     with pytest.raises(ContentError, match="no dims can be mixed"):
-        match_sinkhorn(layout, a, b, lambda state, batch: state["first"].sum(), lambda state: 0.0, Epochs(1))
+        match_by_sinkhorn_loss(
+            LossProblem(layout, a, b, lambda state, batch: state["first"].sum(), lambda state: 0.0, 1),
+            Resources(),
+            SinkhornLossOptions(objective="midpoint"),
+        )
 
 
 def test_buffers_are_mixed_for_the_network_and_not_for_the_distance(tmp_path: Path) -> None:

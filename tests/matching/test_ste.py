@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rebasin_cli.matching import MatchResult, match_weights
-from rebasin_cli.matching.by_loss import Epochs, Loss
-from rebasin_cli.matching.ste import SteOptions, match_ste
+from rebasin_cli.matching import (
+    LossProblem,
+    MatchResult,
+    Problem,
+    Resources,
+    SteOptions,
+    match_by_straight_through,
+    match_by_weights,
+)
 from rebasin_cli.permutation import permuted
 from rebasin_cli.spec import Layout
 from tests.evaluation.building import layout_of, network_for
@@ -29,22 +34,12 @@ def trained(seed: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
 
 
-@dataclass(frozen=True)
-class Problem:
+def run(given: LossProblem) -> MatchResult:
+    return match_by_straight_through(given, options=SteOptions(0.1, epochs=15, patience=15))
+
+
+def problem(seed: int) -> LossProblem:
     """Two trained networks, and the losses of a state: on a batch, and on examples that no batch has."""
-
-    layout: Layout
-    a: dict[str, Tensor]
-    b: dict[str, Tensor]
-    loss: Loss
-    held_apart: Callable[[Mapping[str, Tensor]], float]
-
-    def run(self) -> MatchResult:
-        options = SteOptions(Epochs(steps=4, epochs=15, patience=15), learning_rate=0.1)
-        return match_ste(self.layout, self.a, self.b, self.loss, self.held_apart, options)
-
-
-def problem(seed: int) -> Problem:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 6, generator=generator)
     y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0.5).long()
@@ -59,17 +54,17 @@ def problem(seed: int) -> Problem:
         with torch.no_grad():
             return float(F.cross_entropy(network.logits(state, x[400:]), y[400:]))
 
-    return Problem(layout_of("mlp", a), a, b, loss, held_apart)
+    return LossProblem(layout_of("mlp", a), a, b, loss, held_apart, 4)
 
 
 def test_the_loss_held_apart_is_never_above_that_of_weight_matching_and_mostly_far_below() -> None:
     gains = []
     for seed in (0, 4, 6, 8, 10):
         given = problem(seed)
-        weights = match_weights(given.layout, given.a, given.b)
-        result = given.run()
+        weights = match_by_weights(Problem(given.layout, given.a, given.b))
+        result = run(given)
         found, plain = (
-            given.held_apart(middle(given.layout, given.a, given.b, r.permutation)) for r in (result, weights)
+            given.held_out(middle(given.layout, given.a, given.b, r.permutation)) for r in (result, weights)
         )
         assert found <= plain  # one that finds nothing better returns what weight matching found
         assert min(result.losses) == found
@@ -82,7 +77,7 @@ def test_the_loss_held_apart_is_never_above_that_of_weight_matching_and_mostly_f
 def test_the_same_call_gives_the_same_permutation_and_leaves_its_inputs_alone() -> None:
     given = problem(6)
     before = {key: tensor.clone() for key, tensor in given.a.items()}, {k: t.clone() for k, t in given.b.items()}
-    first, second = given.run(), given.run()
+    first, second = run(given), run(given)
     assert first.permutation.equals(second.permutation)
     assert first.losses == second.losses
     for state, copy in zip((given.a, given.b), before, strict=True):
@@ -99,10 +94,18 @@ def test_it_waits_while_nothing_changes_and_stops_when_nothing_gets_better() -> 
     def loss(state: Mapping[str, Tensor], batch: int) -> Tensor:
         return F.cross_entropy(network.logits(state, x), y)
 
-    still = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(Epochs(1, 6, patience=2), learning_rate=0.0))
+    still = match_by_straight_through(
+        LossProblem(layout, a, b, loss, lambda state: 1.0, 1),
+        Resources(),
+        SteOptions(learning_rate=0.0, epochs=6, patience=2),
+    )
     assert (still.stop, len(still.losses)) == ("max-sweeps", 7)
-    assert still.permutation.equals(match_weights(layout, a, b).permutation)
-    lost = match_ste(layout, a, b, loss, lambda state: 1.0, SteOptions(Epochs(1, 60, patience=2), learning_rate=1.0))
+    assert still.permutation.equals(match_by_weights(Problem(layout, a, b)).permutation)
+    lost = match_by_straight_through(
+        LossProblem(layout, a, b, loss, lambda state: 1.0, 1),
+        Resources(),
+        SteOptions(learning_rate=1.0, epochs=60, patience=2),
+    )
     assert lost.stop == "converged"
     assert len(lost.losses) < 60
     assert lost.permutation.equals(still.permutation)  # nothing was better than where it began

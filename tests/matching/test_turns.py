@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import match_weights
+from rebasin_cli.matching import Problem, WeightsOptions, match_by_weights
 from rebasin_cli.matching.measures import inner_product
 from rebasin_cli.matching.plans import permutes_keys, plans_of
 from rebasin_cli.matching.terms import blocks, neighbours_of
@@ -94,7 +94,7 @@ def test_the_pass_knows_what_it_has_reached(name: str, tmp_path: Path) -> None:
         b: Mapping[str, Tensor] = tiny_state(name, 2)
     else:
         layout, a, b = residual_pair(noise=2)
-    result = match_weights(layout, a, b, max_sweeps=0)
+    result = match_by_weights(Problem(layout, a, b), options=WeightsOptions(max_sweeps=0))
     assert len(result.objective) == 2
     assert result.objective[1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-6)
 
@@ -125,7 +125,7 @@ def test_what_noise_hides_in_the_stem_is_found_in_the_layers() -> None:
     found = 0
     for seed in range(10):
         layout, a, b = residual_pair(3.5, seed)
-        result = match_weights(layout, a, b)
+        result = match_by_weights(Problem(layout, a, b))
         assert all(one <= two for one, two in itertools.pairwise(result.objective[1:]))
         found += result.permutation.equals(Permutation.random(layout, seed).inverse(layout))
     assert found >= 8

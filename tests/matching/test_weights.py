@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import MatchResult, inner_product, match_weights, measure_distance
+from rebasin_cli.matching import (
+    MatchResult,
+    Problem,
+    Resources,
+    WeightsOptions,
+    inner_product,
+    match_by_weights,
+    measure_distance,
+)
 from rebasin_cli.matching.assignment import solve_assignments
 from rebasin_cli.matching.blocks import Tree, solve_block
 from rebasin_cli.matching.forms import forms_of
@@ -32,7 +40,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def matched(name: str, folder: Path, seed: int = 0) -> tuple[Layout, dict[str, Tensor], dict[str, Tensor], MatchResult]:
     layout, a, b = tiny_layout(name, folder), tiny_state(name, 1), tiny_state(name, 2)
-    return layout, a, b, match_weights(layout, a, b, start="identity", order="random", seed=seed)
+    return (
+        layout,
+        a,
+        b,
+        match_by_weights(Problem(layout, a, b), Resources(seed=seed), WeightsOptions(start="identity", order="random")),
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -62,7 +75,11 @@ def test_inputs_are_untouched(name: str, tmp_path: Path) -> None:
 
 def test_a_converged_result_stays_put(name: str, tmp_path: Path) -> None:
     layout, a, b, result = matched(name, tmp_path)
-    again = match_weights(layout, a, dict(permuted(result.permutation, layout, b)), start="identity", seed=5)
+    again = match_by_weights(
+        Problem(layout, a, dict(permuted(result.permutation, layout, b))),
+        Resources(seed=5),
+        WeightsOptions(start="identity"),
+    )
     assert again.permutation.equals(Permutation.identity(layout))
 
 
@@ -83,7 +100,10 @@ def test_a_planted_permutation_is_found(name: str, tmp_path: Path) -> None:
         for k, t in permuted(planted, layout, a).items()
     }
     target = inner_product(layout, a, b, planted.inverse(layout))
-    best = max((match_weights(layout, a, b, order="random", seed=s) for s in range(20)), key=lambda r: r.objective[-1])
+    best = max(
+        (match_by_weights(Problem(layout, a, b), Resources(seed=s), WeightsOptions(order="random")) for s in range(20)),
+        key=lambda r: r.objective[-1],
+    )
     assert best.objective[-1] == pytest.approx(target, rel=1e-12)
     assert best.permutation.equals(planted.inverse(layout))
 
@@ -112,7 +132,7 @@ def test_a_block_is_solved_as_well_as_by_brute_force(block_of: str, tmp_path: Pa
         for p in orders
         for q in itertools.product(orders, repeat=3)
     )
-    assert match_weights(layout, a, b).objective[-1] == pytest.approx(best, rel=1e-12)
+    assert match_by_weights(Problem(layout, a, b)).objective[-1] == pytest.approx(best, rel=1e-12)
 
 
 def test_dims_that_share_a_tensor_inside_a_pair_never_lower_the_block(tmp_path: Path) -> None:
@@ -120,7 +140,7 @@ def test_dims_that_share_a_tensor_inside_a_pair_never_lower_the_block(tmp_path: 
     block = Block("kv", ("kv", "q", "v"))
     for seed in range(5):
         present = Permutation.random(layout, seed)
-        terms = block_terms(layout, block, a, b, present, dtype=torch.float64, device=torch.device("cpu"))
+        terms = block_terms(Problem(layout, a, b), block, present, dtype=torch.float64, device=torch.device("cpu"))
         tree = Tree(
             {"kv": ("q", "v"), "q": (), "v": ()}, frozenset(), lambda m: torch.from_numpy(solve_assignments(m).columns)
         )
@@ -145,7 +165,7 @@ def test_frozen_dims_stay_and_their_insides_move(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(TINY["heads"].text)
     layout = bind(load_spec(path), TINY["heads"].shapes, freeze=["kv", "s"])
-    result = match_weights(layout, tiny_state("heads", 1), tiny_state("heads", 2))
+    result = match_by_weights(Problem(layout, tiny_state("heads", 1), tiny_state("heads", 2)))
     assert set(result.permutation) == {"q", "v"}
     assert result.objective[-1] > result.objective[0]
 
@@ -154,7 +174,7 @@ def test_nothing_to_move_is_said(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(TINY["heads"].text)
     layout = bind(load_spec(path), TINY["heads"].shapes, freeze=["kv", "s", "q", "v"])
-    result = match_weights(layout, tiny_state("heads", 1), tiny_state("heads", 2))
+    result = match_by_weights(Problem(layout, tiny_state("heads", 1), tiny_state("heads", 2)))
     assert (result.stop, len(result.objective), len(result.permutation)) == ("nothing-to-move", 1, 0)
 
 
@@ -162,8 +182,10 @@ def test_half_precision_inputs_are_matched_in_float32(tmp_path: Path) -> None:
     layout = tiny_layout("residual", tmp_path)
     a = {k: (200 * t).half() for k, t in tiny_state("residual", 1).items()}
     b = {k: (200 * t).half() for k, t in tiny_state("residual", 2).items()}
-    result = match_weights(layout, a, b)
-    exact = match_weights(layout, {k: t.double() for k, t in a.items()}, {k: t.double() for k, t in b.items()})
+    result = match_by_weights(Problem(layout, a, b))
+    exact = match_by_weights(
+        Problem(layout, {k: t.double() for k, t in a.items()}, {k: t.double() for k, t in b.items()})
+    )
     assert result.objective[-1] == pytest.approx(exact.objective[-1], rel=1e-6)
 
 
@@ -190,7 +212,7 @@ def test_a_dim_that_only_buffers_have_stays_as_it_is(start: Start, tmp_path: Pat
     shapes = {"w": (3, 4), "v": (5, 4), "m": (6,), "n": (7,)}
     layout = bind(load_spec(path), shapes)
     a, b = ({key: torch.randn(shape) for key, shape in shapes.items()} for _ in "ab")
-    found = match_weights(layout, a, b, start=start)
+    found = match_by_weights(Problem(layout, a, b), options=WeightsOptions(start=start))
     assert found.stop == "converged"
     assert found.permutation["alone"].tolist() == list(range(7))
     assert found.permutation["i"].tolist() == [[0, 1]] * 3

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from rebasin_cli.errors import ContentError
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.matching import ActivationOptions, Problem
 from rebasin_cli.pipeline import methods
-from rebasin_cli.pipeline.methods import MatchChoice, Running, match_states
+from rebasin_cli.pipeline.methods import METHODS, NOT_OPTIONS, Running, match_by_search, match_choice
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
 
@@ -19,7 +21,8 @@ BOTH = ["anchored, forward order", "frank-wolfe, barycentre"]
 
 def starts(name: str, folder: Path, **choice: object) -> list[str]:
     layout, a, b = tiny_layout(name, folder), tiny_state(name, 1), tiny_state(name, 2)
-    result = match_states(layout, a, b, MatchChoice(**choice), RUNNING)  # type: ignore[arg-type]
+    method = str(choice.pop("method", "weights"))
+    result = match_by_search(Problem(layout, a, b), match_choice(method, choice), RUNNING)
     return [trial.name for trial in result.trials]
 
 
@@ -59,7 +62,7 @@ def test_a_transformer_gets_more_than_a_descent(tmp_path: Path) -> None:
         generator = torch.Generator().manual_seed(seed)
         a, b = ({k: torch.randn(s, generator=generator, dtype=torch.float64) for k, s in SHAPES.items()} for _ in "ab")
         fast, default = (
-            match_states(layout, a, b, MatchChoice(quality=quality), RUNNING).objective[-1]
+            match_by_search(Problem(layout, a, b), match_choice(given={"quality": quality}), RUNNING).objective[-1]
             for quality in ("fast", "default")
         )
         gains.append(default - fast)
@@ -85,3 +88,49 @@ def test_not_where_it_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_method_that_can_move_nothing_says_so(method: str, tmp_path: Path) -> None:
     with pytest.raises(ContentError, match="none can move so"):
         starts("groups", tmp_path, method=method)
+
+
+OWNERS = {
+    "start": ("identity", {"weights", "frank-wolfe", "sinkhorn"}),
+    "order": ("random", {"weights", "frank-wolfe", "sinkhorn"}),
+    "restarts": (3, {"weights", "frank-wolfe", "sinkhorn"}),
+    "quality": ("high", {"weights", "frank-wolfe", "sinkhorn"}),
+    "objective": ("midpoint", {"sinkhorn"}),
+    "similarity": ("covariance", {"activations"}),
+    "epochs": (3, {"ste"}),
+    "momentum": (0.3, {"ste"}),
+    "learning_rate": (0.5, {"sinkhorn", "ste"}),
+}
+"""A value of every option that is not its default, and the methods that read it."""
+
+
+def test_every_option_of_a_method_is_in_the_table() -> None:
+    known = {name for method in METHODS for name in {f.name for f in fields(method.options)} - set(NOT_OPTIONS)}
+    assert known == set(OWNERS)
+
+
+@pytest.mark.parametrize("name", OWNERS)
+@pytest.mark.parametrize("method", ["weights", "frank-wolfe", "sinkhorn", "activations", "ste"])
+def test_an_option_of_another_method_is_refused(method: str, name: str) -> None:
+    value, owners = OWNERS[name]
+    if method in owners:
+        assert getattr(match_choice(method, {name: value}).options, name) == value
+        return
+    with pytest.raises(UsageError, match=f"--method {method} does not read it") as caught:
+        match_choice(method, {name: value})
+    assert str(caught.value).startswith(f"--{name.replace('_', '-')} {value}")
+    assert caught.value.remedy is not None
+    assert all(owner in caught.value.remedy for owner in owners)
+
+
+@pytest.mark.parametrize("name", ["start", "order", "restarts", "quality"])
+def test_a_search_by_a_loss_reads_no_start(name: str) -> None:
+    value = OWNERS[name][0]
+    with pytest.raises(UsageError, match="does not read it"):
+        match_choice("sinkhorn", {"objective": "midpoint", name: value})
+    assert match_choice("sinkhorn", {"objective": "random", "epochs": 3}).options.epochs == 3
+
+
+def test_what_has_its_default_is_not_refused() -> None:
+    given = {"start": "anchored", "momentum": 0.9, "epochs": 20, "objective": "distance", "restarts": None}
+    assert match_choice("activations", given).options == ActivationOptions()
