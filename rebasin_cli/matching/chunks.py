@@ -11,48 +11,29 @@ CACHED = 1 << 20
 """Elements of an operand worked on at a time, so that what was gathered is still in a cache when it is multiplied."""
 
 
-def cuts(n: int, places: int, rest: int, columns: int | None = None, *, whole: bool = False) -> list[slice]:
-    """Where an operand (n, places, rest) is cut: runs of places, or of the rest where it is all in one place.
+def chunks(
+    x: Tensor, y: Tensor, at: Tensor | None, to: Tensor | None, dtype: torch.dtype, *, less: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two operands (n, places, rest) in parts (n, k), whose products with one another add up.
 
-    Args:
-        columns: of each part; by default so many that it fits a cache, but not too few, for each product passes over
-            n² sums.
-        whole: whether places stay whole, because they are gathered.
-    """
-    columns = columns or max(CACHED // n, n // 4, 512)
-    length, step = (rest, columns) if places == 1 and not whole else (places, max(1, columns // rest))
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
-
-
-def chunk(
-    x: Tensor,
-    y: Tensor,
-    at: Tensor | None,
-    to: Tensor | None,
-    dtype: torch.dtype,
-    cut: slice,
-    *,
-    less: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One part of two operands (n, places, rest), as matrices (n, k).
+    A part is a run of places, or of the rest where it is all in one place. It fits a cache, but has not too few
+    columns, for each product passes over n² sums.
 
     Args:
         at, to: places of x, and the places of y beside them; None for all as they are.
         less: places of y that are taken off those at `to`.
     """
-    if x.shape[1] == 1 and to is None:
-        return flat(x[:, :, cut], dtype), flat(y[:, :, cut], dtype)
-    two = flat(_taken(y, to, cut), dtype)
-    return flat(_taken(x, at, cut), dtype), two if less is None else two - flat(_taken(y, less, cut), dtype)
-
-
-def chunks(
-    x: Tensor, y: Tensor, at: Tensor | None, to: Tensor | None, dtype: torch.dtype, *, less: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """All parts, whose products with one another add up; otherwise as `chunk`."""
     n, places, rest = x.shape
-    for cut in cuts(n, places if at is None else len(at), rest, whole=to is not None):
-        yield chunk(x, y, at, to, dtype, cut, less=less)
+    columns = max(CACHED // n, n // 4, 512)
+    if places == 1 and to is None:
+        for start in range(0, rest, columns):
+            cut = slice(start, start + columns)
+            yield flat(x[:, :, cut], dtype), flat(y[:, :, cut], dtype)
+        return
+    length, step = places if at is None else len(at), max(1, columns // rest)
+    for cut in (slice(start, min(start + step, length)) for start in range(0, length, step)):
+        two = flat(_taken(y, to, cut), dtype)
+        yield flat(_taken(x, at, cut), dtype), two if less is None else two - flat(_taken(y, less, cut), dtype)
 
 
 def flat(operand: Tensor, dtype: torch.dtype) -> Tensor:

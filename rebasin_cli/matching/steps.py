@@ -106,8 +106,6 @@ class Steps:
         """
         step = Step()
         if block.root not in self.quadratic:
-            if self._try_evident(step, block, permutation, None, executor):
-                return step
             began = self._clock()
             if self.similarities.covers(block):
                 matrices = self.similarities.matrices(block, permutation, executor)
@@ -127,33 +125,11 @@ class Steps:
     ) -> Step:
         """Solve a block by some of its plans alone."""
         step = Step()
-        if self._try_evident(step, block, permutation, ready, executor):
-            return step
         began = self._clock()
         matrices = self.similarities.matrices(block, permutation, executor, ready)
         step.seconds["similarity"] += self._clock() - began
         self._solve_forms(step, block, permutation, _dense(self.problem.layout, block, matrices))
         return step
-
-    def _try_evident(
-        self,
-        step: Step,
-        block: Block,
-        permutation: Permutation,
-        only: Collection[Plan] | None,
-        executor: Executor | None,
-    ) -> bool:
-        """End the step by what a part of the matrix proves, if it proves anything."""
-        if not self.similarities.covers(block):
-            return False
-        began = self._clock()
-        found = self.similarities.evident(block, permutation, executor, only)
-        if found is not None:
-            step.end({block.root: found.columns}, found.before, found.value)
-            step.solvers["evident" if found.is_proved else "sketched"] = 1
-            step.gap = 0.0 if found.is_proved else None
-        step.seconds["similarity"] += self._clock() - began
-        return found is not None
 
     def _solve_forms(
         self, step: Step, block: Block, permutation: Permutation, forms: Mapping[Dims, list[Form]]

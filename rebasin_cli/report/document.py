@@ -145,8 +145,7 @@ class MatchRecord:
         objective: ⟨A, π(B)⟩ of the weights: at the identity, as the search went on if it follows it, and at the end.
         stop: "converged", "max-sweeps", "nothing-to-move", "time" or "interrupted".
         seconds: wall time by phase.
-        solves: number of linear assignments; solvers: by solver, or how else they were known: `evident` ones were
-            proved from a part of their matrix, `sketched` ones were solved again later.
+        solves: number of linear assignments; solvers: by solver.
         gap: the largest certified distance of one of them from its optimum, if the solver gives one.
         trials: every start, if there were several; `objective` is of the one that is kept.
         losses: of the midpoint on examples held apart, at the start and after every epoch (`ste`).
