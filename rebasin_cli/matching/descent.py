@@ -204,8 +204,8 @@ class Descent:
     def _move(self, block: Block, step: Step) -> None:
         self.permutation = self.permutation.replace(step.found)
         self.open |= self._neighbours[block.root]
-        if block.root in self._steps.inexact:
-            self.open.add(block.root)  # a local solution: from where it is now it may find more
+        if block.root in self._steps.quadratic:
+            self.open.add(block.root)  # linearised where it was: from where it is now it may find more
 
     def _count(self, step: Step) -> None:
         for phase, spent in step.seconds.items():

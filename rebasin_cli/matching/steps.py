@@ -76,23 +76,20 @@ class Steps:
     """How each block of a match is solved.
 
     Attributes:
-        quadratic: roots of the blocks with a dim on two sides of one tensor.
-        inexact: roots of the blocks whose solution may be improved by solving them again.
+        quadratic: roots of the blocks with a dim on two sides of one tensor: a step finds a better permutation, and
+            from there another one may find a better one still.
     """
 
     similarities: Similarities
     blocks: tuple[Block, ...]
     problem: Problem = field(init=False)
     quadratic: set[str] = field(init=False)
-    inexact: set[str] = field(init=False)
     _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.problem = self.similarities.problem
         layout = self.problem.layout
         self.quadratic = {block.root for block in self.blocks if _stands_twice(layout, block)}
-        self.inexact = {block.root for block in self.blocks if _has_coupled_insides(layout, block)}
-        self.inexact |= self.quadratic
 
     def has_matrices(self, block: Block) -> bool:
         """Whether the block is solved from similarity matrices that are kept between visits."""
@@ -197,21 +194,6 @@ def _dense(layout: Layout, block: Block, matrices: Mapping[Dims, Tensor]) -> dic
         here = matrix if len(block.dims) == 1 else matrix.cpu()
         forms[dims] = [Dense(here.reshape(1, *sizes, *sizes))]
     return forms
-
-
-def _has_coupled_insides(layout: Layout, block: Block) -> bool:
-    """Whether two dims within one unit stand on one piece: they are solved in turn, which may end too early."""
-    moving = set(layout.moving())
-
-    def line(dim: str | None) -> set[str]:
-        return set() if dim is None else {dim} | line(layout.dims[dim].owner)
-
-    for key in block_keys(layout, block):
-        for piece in layout.tensors[key].pieces:
-            here = [side.dim for side in piece.sides if side.dim in block.dims and side.dim in moving]
-            if any(one not in line(two) and two not in line(one) for one in here for two in here if one and two):
-                return True
-    return False
 
 
 def _paired(matrix: Tensor, perm: Tensor) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import Problem, Resources, inner_product, match_by_weights
+from rebasin_cli.matching import Problem, Resources, WeightsOptions, inner_product, match_by_weights
 from rebasin_cli.matching.assignment import solve_assignment
 from rebasin_cli.matching.coupled import Quadratic, improve, swap_gains
+from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
 
 
@@ -74,3 +75,21 @@ def test_a_recurrent_network_only_ever_rises(seed: int, tmp_path: Path) -> None:
     assert all(after >= before for before, after in itertools.pairwise(result.objective))
     assert result.objective[-1] > result.objective[0]
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", [4, 13, 46])
+def test_owners_on_two_sides_are_solved_until_nothing_rises(seed: int, tmp_path: Path) -> None:
+    """One block, whose step is linearised where it is: the first step leaves much to the next ones."""
+    path = tmp_path / "twice.yaml"
+    path.write_text("sizes:\n  h: [3]\ndims:\n  v: within h\ntensors:\n  w: (h v) (h v)\n  x: (h v) _\n")
+    shapes = {"w": (12, 12), "x": (12, 3)}
+    layout = bind(load_spec(path), shapes)
+    generator = torch.Generator().manual_seed(seed)
+    a, b = ({k: torch.randn(s, generator=generator, dtype=torch.float64) for k, s in shapes.items()} for _ in "ab")
+    problem = Problem(layout, a, b)
+    found = match_by_weights(problem, options=WeightsOptions(start="identity"))
+    once = match_by_weights(problem, options=WeightsOptions(start="identity", max_sweeps=1))
+    assert found.objective[-1] > once.objective[-1] + 10
+    assert match_by_weights(problem, options=WeightsOptions(start=found.permutation)).permutation.equals(
+        found.permutation
+    )
