@@ -17,6 +17,7 @@ from rebasin_cli.matching import (
     match_by_weights,
 )
 from rebasin_cli.matching.result import Stop
+from rebasin_cli.permutation import Permutation
 from tests.networks import TINY, tiny_layout, tiny_state
 
 
@@ -76,3 +77,15 @@ def test_a_match_told_to_stop_returns_what_it_has(why: Stop, after: int, tmp_pat
     assert len(result.trials) < 50
     assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
     assert result.objective[-1] > result.objective[0]
+
+
+def test_every_random_start_and_order_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    """Before a sweep a random start is where it begins, and after one a random order has led elsewhere."""
+    layout = tiny_layout("residual", tmp_path)
+    problem = Problem(layout, tiny_state("residual", 1), tiny_state("residual", 2))
+    begun = [a.run(Resources()) for a in descents(problem, 9, 5, WeightsOptions(max_sweeps=0)) if "random, f" in a.name]
+    assert len(begun) == 3
+    assert all(r.permutation.equals(Permutation.random(layout, 5 + i)) for i, r in enumerate(begun))
+    swept = [a.run(Resources()) for a in descents(problem, 9, 5, WeightsOptions(max_sweeps=1)) if "random o" in a.name]
+    assert [result.seed for result in swept] == [5, 6, 7, 8]
+    assert len({result.objective[-1] for result in swept}) > 1

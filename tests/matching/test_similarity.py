@@ -12,7 +12,7 @@ from rebasin_cli.matching import Problem, Resources, WeightsOptions, match_by_we
 from rebasin_cli.matching.chunks import chunks
 from rebasin_cli.matching.forms import forms_of
 from rebasin_cli.matching.memory import Budget
-from rebasin_cli.matching.similarity import Similarities
+from rebasin_cli.matching.similarity import MENDS, Similarities
 from rebasin_cli.matching.terms import Block, block_terms, blocks
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout, bind, load_spec
@@ -111,6 +111,22 @@ def test_a_few_moved_units_are_mended_and_many_are_not(budget: int, tmp_path: Pa
         permutation = permutation.replace({"h.1": moved})
         torch.testing.assert_close(kept.matrix(block, permutation), by_definition(layout, block, a, b, permutation))
     assert (kept.products.total(), kept.mends.total()) == ((2, 1) if budget else (3, 0))
+
+
+def test_rounding_does_not_pile_up_in_a_mended_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, after a hundred moves of a neighbour there and back: made again in between, it is as at first."""
+    layout = wide_layout(tmp_path)
+    a, b = ({key: 1e3 * tensor for key, tensor in wide_state(seed).items()} for seed in (1, 2))
+    kept = Similarities(Problem(layout, a, b), torch.float32, CPU, Budget(1 << 20))
+    block = next(block for block in blocks(layout) if block.root == "h.0")
+    permutation = Permutation.identity(layout)
+    there = permutation["h.1"].clone()
+    there[[0, 1, 2]] = there[[1, 2, 0]]
+    visits = [there, permutation["h.1"]] * 50
+    for moved in visits:
+        kept.matrix(block, permutation.replace({"h.1": moved}))
+    assert kept.products.total() >= len(visits) // (MENDS + 1)
+    assert kept.mends.total() >= len(visits) - kept.products.total()
 
 
 @pytest.mark.parametrize("seed", range(5))
