@@ -25,7 +25,7 @@ _LONGEST_NAME = 400  # characters: the longest names of known networks have 150
 _FILE_NAME = re.compile(r"\.(?:safetensors|json|bin|pth?|ckpt)$")
 
 
-def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False) -> Checkpoint:
     """Open a safetensors file, a file of torch.save, a folder with weights, or an index of shards.
 
     Reads headers and pickles only. What a file is, its contents say, not its name.
@@ -33,6 +33,7 @@ def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
     Args:
         path: also `FILE:KEY`, for one of several networks in a file of torch.save.
         named: how advice names the file, if not by its path.
+        empty: whether it may be without tensors.
     Raises:
         SystemFailure: it cannot be read.
         ContentError: it is not an acceptable checkpoint: damaged, of an unknown kind, packed, or without tensors.
@@ -52,7 +53,7 @@ def open_checkpoint(path: Path, *, named: str | None = None) -> Checkpoint:
         name = path.with_suffix(".safetensors").name
         checkpoint = Checkpoint(path, {name: file}, config=config, notes=notes, key=key)
     where = checkpoint.address
-    if not checkpoint.infos:
+    if not checkpoint.infos and not empty:
         raise ContentError("the checkpoint has no tensors", where=where, remedy="save the model again")
     _refuse_long_names(checkpoint)
     for refuse in (refuse_quantised, refuse_placeholders, refuse_adapter_file):

@@ -27,6 +27,15 @@ def test_apply_does_what_align_did(rebasin: Rebasin, aligned: Path) -> None:
     assert Path("x.rebasin.json").read_text() == done.out
 
 
+def test_a_permutation_of_no_dims_can_be_applied(rebasin: Rebasin, pair: Path) -> None:
+    frozen = [option for dim in ("h.0", "h.1") for option in ("--freeze", dim)]
+    assert rebasin("align", "a.safetensors", "b.safetensors", *frozen).code == 0
+    done = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "x.safetensors")
+    assert done.code == 0, done.err
+    one, two = load_file("x.safetensors"), load_file("b.safetensors")
+    assert all(torch.equal(one[key], two[key]) for key in two)
+
+
 def test_inverse_undoes_it(rebasin: Rebasin, aligned: Path) -> None:
     arguments = ("apply", "b.permutation.safetensors", "b.aligned.safetensors", "--inverse", "-o", "x.safetensors")
     done = rebasin(*arguments)
