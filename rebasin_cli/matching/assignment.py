@@ -33,6 +33,10 @@ ROUNDING = 2.0**-50
 """Largest gap taken for rounding, for one row and as a share of the largest numbers added: four float64 roundings."""
 
 
+class NotFiniteError(ContentError):
+    """A similarity has entries that are not finite."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
     """A permutation of the columns that maximises the similarity.
@@ -91,7 +95,7 @@ def solve_assignment(
         backend: "auto" takes the compiled solver if there is one; "lazy-jv" insists on it.
 
     Raises:
-        ContentError: the similarity is not square, or an entry is not finite.
+        ContentError: the similarity is not square. NotFiniteError: an entry is not finite.
         RuntimeError: backend "lazy-jv" without the compiled solver.
     """
     if backend == "lazy-jv" and _lazy_jv is None:
@@ -218,8 +222,9 @@ def _require_finite(matrix: NDArray[Any]) -> None:
     if finite.all():
         return
     first = tuple(np.argwhere(~finite)[0])
-    raise ContentError(
+    raise NotFiniteError(
         f"{finite.size - np.count_nonzero(finite)} of {finite.size} entries of the similarity are not finite",
         where=f"the first is {matrix[first]} at row {first[-2]}, column {first[-1]}",
-        remedy="look for NaN, infinities and overflowing products in both checkpoints",
+        remedy="where both checkpoints are finite, products of their weights overflow: divide the weights of both "
+        "by the same number, match those, and `rebasin apply` the permutation to the originals",
     )

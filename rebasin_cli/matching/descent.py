@@ -66,10 +66,11 @@ class Descent:
         self._neighbours = neighbours_of(layout, self.blocks)
         self._steps = Steps(Similarities(self.problem, self.dtype, self.device, self.budget), self.blocks)
 
-    def objective(self) -> float:
-        """⟨A, π(B)⟩ at the present permutations, from the tensors."""
+    def objective(self, permutation: Permutation | None = None) -> float:
+        """⟨A, π(B)⟩ at a permutation, by default the present one, from the tensors."""
         began = self._clock()
-        moved = Permutation({dim: perm for dim, perm in self.permutation.items() if not is_identity(perm)})
+        permutation = self.permutation if permutation is None else permutation
+        moved = Permutation({dim: perm for dim, perm in permutation.items() if not is_identity(perm)})
         value = self.problem.objective(moved, None, self.executor)
         self.seconds["objective"] += self._clock() - began
         return value

@@ -32,7 +32,7 @@ from rebasin_cli.matching.restarts import GRADIENTS, Attempt
 from rebasin_cli.matching.result import Enough, MatchResult, Stop
 from rebasin_cli.matching.similarity import Similarities
 from rebasin_cli.matching.terms import Block
-from rebasin_cli.matching.weights import similarity_dtype
+from rebasin_cli.matching.weights import in_wide_enough_type, similarity_dtype
 from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key
 
 MAX_ITERATIONS = 60
@@ -68,13 +68,20 @@ def match_by_frank_wolfe(
     """
     problem = problem.cached(resources.memory)
     polishing = Polishing(problem, resources, options.max_sweeps)
-    free, held = joint_dims(problem.layout), polishing.held()
+    held = polishing.held()
+    state, early = in_wide_enough_type(problem, lambda dtype: _mixed(problem, resources, options, held, dtype))
+    return polishing.finish("frank-wolfe", state.rounded(), early, state.solvers, sum(state.seconds.values()))
+
+
+def _mixed(
+    problem: Problem, resources: Resources, options: FrankWolfeOptions, held: Permutation, dtype: torch.dtype
+) -> tuple[_Mixture, Stop | None]:
+    """The mixture where the iterations end, and why they ended early if they did."""
     place, matrices = torch.device(resources.device), budgets(resources.memory)[1]
-    dtype = similarity_dtype(problem.layout, problem.a)
+    free = joint_dims(problem.layout)
     similarities = Similarities(problem, dtype, place, matrices, resources.executor)
     state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, held)
     state.begin(options.start)
-    early: Stop | None = None
     try:
         for iteration in range(options.max_iterations if free else 0):
             if not state.step():
@@ -82,8 +89,8 @@ def match_by_frank_wolfe(
             if resources.on_step:
                 resources.on_step(iteration, 1, 1, state.value)
     except Enough as wish:
-        early = wish.stop
-    return polishing.finish("frank-wolfe", state.rounded(), early, state.solvers, sum(state.seconds.values()))
+        return state, wish.stop
+    return state, None
 
 
 def frank_wolfe_attempts(

@@ -75,11 +75,12 @@ class MatchResult:
 def rising(objective: Sequence[float]) -> tuple[float, ...]:
     """The objective at the start, after what came above it meanwhile, and at the end.
 
-    A first pass by a part of the tensors, or a rounded mixture, may lie below the start for a while.
+    A first pass by a part of the tensors, or a rounded mixture, may lie below the start for a while; and what was
+    summed up from gains in float32 may lie above the end by rounding.
     """
     start, *rest = objective
     found = [start]
     for value in rest[:-1]:
-        if value >= found[-1]:
+        if found[-1] <= value <= rest[-1]:
             found.append(value)
     return (*found, *rest[-1:])

@@ -7,11 +7,13 @@ find what it found before. `reference` has the plain loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
+from rebasin_cli.matching.assignment import NotFiniteError
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.memory import budgets, reading_seconds
 from rebasin_cli.matching.problem import Problem, Resources, State
@@ -52,22 +54,29 @@ def match_by_weights(
         The permutation and the objective per sweep. It is a local optimum: another start or order may end elsewhere.
         Units that gain nothing by moving are in their own places, and where none does it is the identity.
     """
-    problem, start = problem.cached(resources.memory), options.start
+    problem = problem.cached(resources.memory)
+    return in_wide_enough_type(problem, lambda dtype: _match(problem, resources, options, dtype))
+
+
+def _match(problem: Problem, resources: Resources, options: WeightsOptions, dtype: torch.dtype) -> MatchResult:
+    start = options.start
     begin = start if isinstance(start, Permutation) else Permutation.identity(problem.layout)
     already = reading_seconds(problem.a, problem.b)
     matrices = budgets(resources.memory)[1]
     place = torch.device(resources.device)
-    descent = Descent(problem, begin, similarity_dtype(problem.layout, problem.a), place, matrices, resources.executor)
+    descent = Descent(problem, begin, dtype, place, matrices, resources.executor)
     objective = [descent.objective()]
     if start == "anchored" and descent.blocks:
         objective.append(descent.anchor())
     stop = _descend(descent, objective, resources, options)
     permutation = settled(problem, descent.permutation, objective[-1])
+    if dtype != torch.float64:  # gains were summed up from similarities in float32
+        objective[-1] = descent.objective(permutation)
     if not isinstance(start, Permutation) and no_more_than_identity(
         problem, permutation, objective[-1], objective[0], resources.executor
     ):
         if start == "anchored" and not is_tie(objective[-1], objective[0]):  # led astray: from there it cannot fall
-            return match_by_weights(problem, resources, replace(options, start="identity"))
+            return _match(problem, resources, replace(options, start="identity"), dtype)
         permutation, objective = begin, [objective[0]] * len(objective)
     return MatchResult(
         method="weights",
@@ -104,6 +113,20 @@ def _descend(descent: Descent, objective: list[float], resources: Resources, opt
         if enough or gained == 0.0:
             return enough or "converged"
     return "max-sweeps"
+
+
+T = TypeVar("T")
+
+
+def in_wide_enough_type(problem: Problem, run: Callable[[torch.dtype], T]) -> T:
+    """Run with similarities of the usual type, and where products overflow that, in float64."""
+    dtype = similarity_dtype(problem.layout, problem.a)
+    try:
+        return run(dtype)
+    except NotFiniteError:
+        if dtype == torch.float64:
+            raise
+    return run(torch.float64)
 
 
 def similarity_dtype(layout: Layout, a: State) -> torch.dtype:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from rebasin_cli.errors import ContentError
 from rebasin_cli.matching import (
+    FrankWolfeOptions,
     MatchResult,
     Problem,
     Resources,
     WeightsOptions,
     inner_product,
+    match_by_frank_wolfe,
     match_by_weights,
     measure_distance,
 )
@@ -26,8 +29,9 @@ from rebasin_cli.matching.reference import weight_matching
 from rebasin_cli.matching.terms import Block, block_terms
 from rebasin_cli.matching.weights import Start
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.spec import Layout, bind, load_spec
+from rebasin_cli.spec import Layout, bind, find_spec, load_spec
 from tests.networks import TINY, tiny_layout, tiny_state
+from tests.small import mlp_state
 
 PLAIN = ("chain", "residual", "flatten", "concatenation")
 """Dims without owners that stand on each tensor once: what the paper has."""
@@ -219,3 +223,42 @@ def test_a_dim_that_only_buffers_have_stays_as_it_is(start: Start, tmp_path: Pat
     gains = measure_distance(layout, a, b, found.permutation).gains
     assert gains["alone"] == 0.0
     assert min(gains["g"], gains["a"]) > 0.0
+
+
+def wide_pair(size: float = 1.0, dtype: torch.dtype = torch.float32) -> Problem:
+    """More than `SMALL` weights, so that similarities of float32 are in float32."""
+    shapes = ((500, 40), (500, 500), (9, 500))
+    layout = bind(find_spec("mlp"), {f"fc.{i}.weight": shape for i, shape in enumerate(shapes)})
+    a, b = (
+        {k: (size * t).to(dtype) for k, t in mlp_state(seed, (40, 500, 500, 9)).items() if k.endswith("weight")}
+        for seed in (0, 1)
+    )
+    return Problem(layout, a, b)
+
+
+WAYS: Mapping[str, Callable[[Problem], MatchResult]] = {
+    "weights": match_by_weights,
+    "frank-wolfe": lambda problem: match_by_frank_wolfe(problem, options=FrankWolfeOptions(max_iterations=3)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_objective_of_a_large_network_is_summed_in_float64(way: str) -> None:
+    problem = wide_pair()
+    found = WAYS[way](problem)
+    assert found.objective[-1] == pytest.approx(problem.objective(found.permutation), rel=1e-13)
+    assert list(found.objective) == sorted(found.objective)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_whose_products_overflow_float32_are_matched(way: str) -> None:
+    found = WAYS[way](wide_pair(2.0**80))
+    problem = wide_pair()
+    plain = problem.objective(WAYS[way](problem).permutation)
+    assert problem.objective(found.permutation) == pytest.approx(plain, rel=1e-3)
+
+
+def test_weights_whose_products_overflow_float64_are_refused_with_what_helps() -> None:
+    with pytest.raises(ContentError, match="not finite") as caught:
+        match_by_weights(wide_pair(1e200, torch.float64))
+    assert "divide the weights of both" in str(caught.value.remedy)
