@@ -100,7 +100,7 @@ class Descent:
         """A first pass outwards from the sides that never move (see `turns`); the objective that it reaches.
 
         What a piece is worth is known when the last of its dims has been solved, so that the objective needs no pass
-        of its own over what has been solved this way.
+        of its own over these pieces.
         """
         of = self._steps.similarities
         plans = {block.root: of.plans(block) for block in self.blocks if self._steps.has_matrices(block)}
@@ -118,9 +118,8 @@ class Descent:
                     assert step is not None
                     self._move(turn.block, step)
                     self._count(step)
-                    if turn.is_last:
-                        values[place] = step.after
-                        known.update((plan.bound.key, plan.number) for plan in turn.ready)
+                    values[place] = step.after
+                    known.update((plan.bound.key, plan.number) for plan in turn.ready)
                 if not turn.is_whole:
                     self.open.add(turn.block.root)
         began = self._clock()

@@ -96,7 +96,7 @@ class Recipe:
 
     Attributes:
         constant: at the same rate to the end, as the paper's MLPs.
-        side: height and width of the images, averaged down from 28.
+        side: height and width of the images, averaged down from 28; 8 keeps those of the digits.
     """
 
     make: Callable[[], nn.Module]
@@ -120,6 +120,8 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion-mlp-512-long": Recipe(
         lambda: Mlp(784, 512, 512, 512, 10), "fashion", 40, seeds=5, examples=30_000, batch=500, constant=True
     ),
+    "digits-resnet20-16": Recipe(lambda: Residual(16, blocks=3), "digits", 15, seeds=4, rate=3e-3, batch=64, side=8),
+    "digits-resnet20-32": Recipe(lambda: Residual(32, blocks=3), "digits", 15, seeds=4, rate=3e-3, batch=64, side=8),
     "fashion-resnet8-16": Recipe(lambda: Residual(16), "fashion", 3, seeds=4, examples=20_000, rate=3e-3),
     "fashion-resnet8-16-bn": Recipe(
         lambda: Residual(16, nn.BatchNorm2d), "fashion", 3, seeds=4, examples=20_000, rate=3e-3
@@ -137,7 +139,9 @@ RECIPES: Mapping[str, Recipe] = {
 def split_of(recipe: Recipe) -> Split:
     """(train inputs, train targets, test inputs, test targets), pixels from 0 to 1."""
     if recipe.data == "digits":
-        return load_split()
+        inputs, targets, test_inputs, test_targets = load_split()
+        shape = (-1, 8, 8) if recipe.side == 8 else (-1, 64)
+        return inputs.reshape(shape), targets, test_inputs.reshape(shape), test_targets
     train, test = (load_data(FASHION, split) for split in ("train", "test"))
     seen = slice(recipe.examples)
     return _sized(train.inputs[seen], recipe), train.targets[seen], _sized(test.inputs, recipe), test.targets

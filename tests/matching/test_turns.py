@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rebasin_cli.matching.plans import permutes_keys, plans_of
 from rebasin_cli.matching.terms import blocks, neighbours_of
 from rebasin_cli.matching.turns import Turn, anchored_turns
 from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.pipeline.methods import Running, match_by_search, match_choice
 from rebasin_cli.spec import Layout, bind, find_spec, load_spec
 from tests.benchmarks.cases import CASES
 from tests.networks import TINY, tiny_layout, tiny_state
@@ -50,26 +50,15 @@ def told(turns: list[Turn]) -> list[tuple[str, set[str]]]:
     return [(turn.block.root, {plan.bound.key for plan in turn.ready or ()}) for turn in turns]
 
 
-def test_a_stream_that_few_inputs_place_is_placed_again_by_what_its_layers_were_not_chosen_by(tmp_path: Path) -> None:
-    assert told(turns_of(stream(tmp_path, inputs=5))) == [
+def test_blocks_are_solved_outwards_by_what_is_aligned(tmp_path: Path) -> None:
+    turns = turns_of(stream(tmp_path, inputs=5))
+    assert told(turns) == [
         ("s", {"in", "out"}),
-        ("m.0", {"b0.up"}),
-        ("s", {"in", "out", "b0.down"}),
+        ("m.0", {"b0.up", "b0.down"}),
         ("m.1", {"b1.up", "b1.down"}),
         ("m.2", {"b2.up", "b2.down"}),
     ]
-
-
-def test_a_stream_that_rests_on_more_than_its_layers_do_is_left_alone(tmp_path: Path) -> None:
-    turns = turns_of(stream(tmp_path, inputs=50))
-    assert [turn.block.root for turn in turns] == ["s", "m.0", "m.1", "m.2"]
     assert [turn.is_whole for turn in turns] == [False, True, True, True]
-    assert all(turn.is_last for turn in turns)
-
-
-def test_what_moves_again_is_not_final(tmp_path: Path) -> None:
-    turns = turns_of(stream(tmp_path, inputs=5))
-    assert [turn.is_last for turn in turns] == [False, False, True, True, True]
 
 
 @pytest.mark.parametrize("name", list(TINY))
@@ -117,15 +106,11 @@ def spread(shape: tuple[int, ...]) -> float:
     return (2 * shape[0] / torch.Size(shape).numel()) ** 0.5 if len(shape) > 1 else 0.1
 
 
-def test_what_noise_hides_in_the_stem_is_found_in_the_layers() -> None:
-    """27 inputs a unit say little at three and a half times as much noise as signal; what its layers say is enough.
-
-    Of these ten, three are found when every block takes all that there is to it, and from the identity none.
-    """
-    found = 0
-    for seed in range(10):
+def test_what_noise_hides_is_found_by_the_default() -> None:
+    """27 inputs a unit say little at three and a half times as much noise as signal. The descent finds three of ten."""
+    for seed in range(5):
         layout, a, b = residual_pair(3.5, seed)
-        result = match_by_weights(Problem(layout, a, b))
-        assert all(one <= two for one, two in itertools.pairwise(result.objective[1:]))
-        found += result.permutation.equals(Permutation.random(layout, seed).inverse(layout))
-    assert found >= 8
+        problem = Problem(layout, a, b)
+        result = match_by_search(problem, match_choice(), Running("cpu", lambda: None, lambda *_: None))
+        planted = Permutation.random(layout, seed).inverse(layout)
+        assert result.objective[-1] >= problem.objective(planted) * (1 - 1e-6)
