@@ -7,7 +7,7 @@ import sys
 
 from setuptools import Extension, find_packages, setup
 
-LAZY_JV = "rebasin_cli/matching/lazy_jv"
+LAZY_JV = "rebasin_cli/matching/assignment/lazy_jv"
 SOURCES = ("module", "solve", "first", "bids", "paths", "lists", "rows", "small")
 
 # No contraction of a*b+c: the same matrix gives the same permutation on every machine.
@@ -18,7 +18,7 @@ setup(
     package_dir={"rebasin_cli.architectures": "architectures"},
     ext_modules=[
         Extension(
-            "rebasin_cli.matching._lazy_jv",
+            "rebasin_cli.matching.assignment._lazy_jv",
             sources=[f"{LAZY_JV}/{name}.c" for name in SOURCES],
             depends=[f"{LAZY_JV}/{name}.h" for name in ("lazy_jv", "search", "passes")],
             extra_compile_args=COMPILE,

@@ -28,7 +28,7 @@ from rebasin_cli.evaluation.data import Dataset, Split, as_dataset, check_limit
 from rebasin_cli.evaluation.libraries import from_folder
 from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import open_regular
-from rebasin_cli.matching.memory import free_memory
+from rebasin_cli.matching.cache import free_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,7 +20,7 @@ from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.pretrained import config_of
 from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
 from rebasin_cli.evaluation.sweep import AnyNetwork
-from rebasin_cli.matching.taps import Layer, Taps
+from rebasin_cli.hooks import Layer, Taps
 
 EXAMPLES = 4
 """A wrong permutation shows in every example; several, in case that one makes no unit answer."""

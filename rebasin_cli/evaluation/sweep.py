@@ -17,7 +17,7 @@ from rebasin_cli.evaluation.metrics import Maker, collect
 from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.matching.taps import Run, Taps
+from rebasin_cli.hooks import Run, Taps
 
 DEFAULT_BATCH_SIZE = 512
 

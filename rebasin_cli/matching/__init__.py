@@ -4,22 +4,22 @@ Read `reference` first: the paper's loop on one page. Every method takes a probl
 and returns a `MatchResult`.
 """
 
-from rebasin_cli.matching.activations import ActivationOptions, match_by_activations
-from rebasin_cli.matching.assignment import Assignment, solve_assignment
-from rebasin_cli.matching.frank_wolfe import FrankWolfeOptions, frank_wolfe_attempts, match_by_frank_wolfe
-from rebasin_cli.matching.measures import Distance, inner_product, measure_distance
+from rebasin_cli.matching.assignment.solve import Assignment, solve_assignment
+from rebasin_cli.matching.data.activations import ActivationOptions, match_by_activations
+from rebasin_cli.matching.data.straight_through import SteOptions, match_by_straight_through
+from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.objective import Distance, inner_product, measure_distance
+from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import ActivationProblem, LossProblem, Problem, Resources
-from rebasin_cli.matching.restarts import best_of, descents
-from rebasin_cli.matching.result import Enough, MatchResult, Trial
-from rebasin_cli.matching.sinkhorn import (
+from rebasin_cli.matching.relaxation.frank_wolfe import FrankWolfeOptions, frank_wolfe_attempts, match_by_frank_wolfe
+from rebasin_cli.matching.relaxation.sinkhorn import (
     SinkhornLossOptions,
     SinkhornOptions,
     match_by_sinkhorn,
     match_by_sinkhorn_loss,
     sinkhorn_attempts,
 )
-from rebasin_cli.matching.ste import SteOptions, match_by_straight_through
-from rebasin_cli.matching.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.result import Enough, MatchResult, Trial
 
 __all__ = [
     "ActivationOptions",

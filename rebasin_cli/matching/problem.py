@@ -14,9 +14,9 @@ from typing import Self
 
 from torch import Tensor
 
-from rebasin_cli.matching.measures import inner_product
-from rebasin_cli.matching.memory import budgets, keep_read
-from rebasin_cli.matching.taps import Taps
+from rebasin_cli.hooks import Taps
+from rebasin_cli.matching.cache import budgets, keep_read
+from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.taps import Layer, Run, Taps, beside_channels, per_channel
+from rebasin_cli.hooks import Layer, Run, Taps, beside_channels, per_channel
 
 DEAD = 1e-6
 """Share of the wanted variance that is added to what is there: a channel that died on the way is not blown up by

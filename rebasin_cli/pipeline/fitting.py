@@ -13,9 +13,9 @@ from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation import AnyNetwork, Dataset, Loss, evaluate, pair_runner, targets_for
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
+from rebasin_cli.hooks import Layer, Taps
+from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.matching.problem import PairRun
-from rebasin_cli.matching.segments import channel_axis, segment_of
-from rebasin_cli.matching.taps import Layer, Taps
 from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.spec import Layout

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import Outputs, check_target
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.many import Algorithm, ManyOptions, ManyResult, OnRound, match_many
-from rebasin_cli.matching.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
-from rebasin_cli.matching.models import Models, pairwise_distances
+from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
-from rebasin_cli.matching.restarts import starts_at_once
 from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, OnRound, match_many
+from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
+from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation import permutation_bytes
 from rebasin_cli.pipeline.binding import Pair, bind_models, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check

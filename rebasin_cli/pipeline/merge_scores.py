@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint, torch_dtype
 from rebasin_cli.evaluation import Scores, barrier_above_line
-from rebasin_cli.matching.models import Mean, Models
 from rebasin_cli.merging import interpolated, lambda_grid
+from rebasin_cli.merging.models import Mean, Models
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.judges import CommandJudge, Judge, measured
 from rebasin_cli.pipeline.listener import Listener

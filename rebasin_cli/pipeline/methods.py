@@ -30,11 +30,11 @@ from rebasin_cli.matching import (
     match_by_straight_through,
     sinkhorn_attempts,
 )
-from rebasin_cli.matching.plans import sweep_work
+from rebasin_cli.matching.descent.weights import Order, Start
+from rebasin_cli.matching.portfolio import Attempt, simplest, starts_at_once
 from rebasin_cli.matching.problem import OnStep
-from rebasin_cli.matching.relaxation import STARTS, RelaxedStart, joint_dims
-from rebasin_cli.matching.restarts import Attempt, simplest, starts_at_once
-from rebasin_cli.matching.weights import Order, Start
+from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint_dims
+from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.fitting import Fitting
 

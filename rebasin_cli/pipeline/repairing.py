@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation import AnyNetwork, Dataset, runner
-from rebasin_cli.matching.taps import Run
+from rebasin_cli.hooks import Run
 from rebasin_cli.merging import Channels, measure_channels, repair_channels, reset_statistics
 from rebasin_cli.pipeline.listener import Listener
 

@@ -25,7 +25,7 @@ from rebasin_cli.checkpoints import (
 )
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching import MatchResult, Trial
-from rebasin_cli.matching.plans import sweep_work
+from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.examples import DataRequest

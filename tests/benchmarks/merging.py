@@ -21,8 +21,8 @@ import torch
 
 from rebasin_cli.evaluation import build_network, evaluate
 from rebasin_cli.matching import MatchResult, Problem, Resources, best_of, descents, frank_wolfe_attempts
-from rebasin_cli.matching.many import ALGORITHMS, ManyOptions, Match, match_many
-from rebasin_cli.matching.models import Mean, Models, State
+from rebasin_cli.merging.many import ALGORITHMS, ManyOptions, Match, match_many
+from rebasin_cli.merging.models import Mean, Models, State
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout, detect
 from tests.benchmarks.trained import RECIPES, trained

@@ -31,7 +31,7 @@ from rebasin_cli.matching import (
     inner_product,
     sinkhorn_attempts,
 )
-from rebasin_cli.matching.restarts import Attempt
+from rebasin_cli.matching.portfolio import Attempt
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout, bind, load_spec
 from tests.benchmarks.cases import CASES, Shapes

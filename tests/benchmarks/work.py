@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, write_tensors
 from rebasin_cli.matching import Problem, inner_product, match_by_weights, solve_assignment
-from rebasin_cli.matching.terms import block_terms, blocks
+from rebasin_cli.matching.similarity.blocks import block_terms, blocks
 from rebasin_cli.permutation import Permutation, permute_tensor
 from rebasin_cli.spec import Layout
 from tests.benchmarks.cases import CASES, Case, Weights, make_weights

@@ -24,15 +24,15 @@ from rebasin_cli.matching import (
     inner_product,
     match_by_weights,
 )
-from rebasin_cli.matching.many import ALGORITHMS, Algorithm, ManyOptions, match_many
-from rebasin_cli.matching.models import Models
+from rebasin_cli.matching.descent.weights import Order
 from rebasin_cli.matching.parallel import STRIPE, add_product, in_order
-from rebasin_cli.matching.restarts import Attempt, starts_at_once
+from rebasin_cli.matching.portfolio import Attempt, starts_at_once
 from rebasin_cli.matching.result import Stop
-from rebasin_cli.matching.weights import Order
+from rebasin_cli.merging.many import ALGORITHMS, Algorithm, ManyOptions, match_many
+from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import bind, load_spec
-from tests.matching.test_many import matcher, states
+from tests.merging.test_many import matcher, states
 from tests.networks import TINY, tiny_layout, tiny_state
 
 
@@ -211,7 +211,7 @@ def test_memory_says_how_many_run_side_by_side(tmp_path: Path) -> None:
 def test_steps_side_by_side_find_what_they_would_in_turn(
     name: str, order: Order, tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rebasin_cli.matching.descent.SMALL_STEP", 0)  # every step is worth a thread here
+    monkeypatch.setattr("rebasin_cli.matching.descent.sweep.SMALL_STEP", 0)  # every step is worth a thread here
     layout, a, b = tiny_layout(name, tmp_path), tiny_state(name, 1), tiny_state(name, 2)
     for start in ("identity", "anchored"):
         one = match_by_weights(Problem(layout, a, b), Resources(seed=3), WeightsOptions(start=start, order=order))
@@ -226,7 +226,7 @@ def test_steps_that_share_no_tensor_are_under_way_together(
     tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of two steps waits until the other one has begun."""
-    monkeypatch.setattr("rebasin_cli.matching.descent.SMALL_STEP", 0)
+    monkeypatch.setattr("rebasin_cli.matching.descent.sweep.SMALL_STEP", 0)
     path = tmp_path / "apart.yaml"
     path.write_text('tensors:\n  "{i}.weight": _ h.{i}\n')
     layout = bind(load_spec(path), {f"{i}.weight": (7, 5) for i in range(2)})

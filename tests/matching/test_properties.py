@@ -34,8 +34,8 @@ from rebasin_cli.matching import (
     match_by_weights,
     measure_distance,
 )
-from rebasin_cli.matching.by_loss import midpoint
-from rebasin_cli.matching.sinkhorn import fits
+from rebasin_cli.matching.data.held_out import midpoint
+from rebasin_cli.matching.relaxation.sinkhorn import fits
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.spec import Layout
 from tests.networks import TINY, tiny_forward, tiny_inputs, tiny_layout, tiny_state

@@ -12,7 +12,7 @@ from torch import Tensor
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.networks.network import Params, entering, leaving
 from rebasin_cli.evaluation.networks.options import Option
-from rebasin_cli.matching.taps import Layer
+from rebasin_cli.hooks import Layer
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

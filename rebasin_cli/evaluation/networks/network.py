@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.inputs import Inputs
-from rebasin_cli.matching.taps import Layer, Taps
+from rebasin_cli.hooks import Layer, Taps
 
 Params = Mapping[str, Tensor]
 Forward = Callable[[Params, Tensor], Tensor]

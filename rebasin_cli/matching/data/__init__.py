@@ -1,0 +1,1 @@
+"""Methods that look at examples: at activations, or at the loss."""

@@ -1,0 +1,211 @@
+"""One step of coordinate descent: a block solved with all others held, and what it cost.
+
+A step looks at the permutations it is given and changes nothing but what is remembered of its own block, so that
+steps of blocks that share no tensor may be taken in several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.solve import Assignment, Assignments, solve_assignment, solve_assignments
+from rebasin_cli.matching.cache import working_clock
+from rebasin_cli.matching.descent.nested import solve_of_layout
+from rebasin_cli.matching.descent.quadratic import Quadratic, improve
+from rebasin_cli.matching.problem import Problem
+from rebasin_cli.matching.similarity.blocks import Block, Term, block_keys, block_terms, selections, two_sided_terms
+from rebasin_cli.matching.similarity.contributions import Plan
+from rebasin_cli.matching.similarity.matrices import Dims, Similarities
+from rebasin_cli.matching.similarity.pair_forms import Dense, Form, forms_of
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import Layout
+
+
+@dataclass(slots=True)
+class Step:
+    """What a step found, and what it cost.
+
+    Attributes:
+        found: new indices of the block's dims.
+        before, after: what the block's tensors are worth, ⟨A, π(B)⟩ over those that were looked at.
+        seconds, solvers, gap: as of `MatchResult`.
+    """
+
+    found: Mapping[str, Tensor] = field(default_factory=dict)
+    before: float = 0.0
+    after: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0})
+    solvers: dict[str, int] = field(default_factory=dict)
+    gap: float | None = None
+
+    def end(self, found: Mapping[str, Tensor], before: float, after: float) -> None:
+        """Note the outcome."""
+        self.found, self.before, self.after = found, before, after
+
+    def solve(self, matrix: Tensor, prices: NDArray[np.float64] | None = None) -> Assignment:
+        """Solve one assignment and count it."""
+        found = solve_assignment(matrix, prices=prices)
+        self._count(found, 1)
+        return found
+
+    def solve_one(self, matrix: Tensor) -> Tensor:
+        """The best columns (n,) of a matrix (n, n)."""
+        return torch.from_numpy(self.solve(matrix).columns)
+
+    def solve_all(self, matrices: Tensor) -> Tensor:
+        """The best columns (batch, n) of each of the matrices (batch, n, n)."""
+        found = solve_assignments(matrices)
+        self._count(found, len(matrices))
+        return torch.from_numpy(found.columns)
+
+    def _count(self, found: Assignment | Assignments, solves: int) -> None:
+        self.solvers[found.solver] = self.solvers.get(found.solver, 0) + solves
+        if found.gap is not None:
+            self.gap = max(self.gap or 0.0, found.gap)
+
+
+@dataclass(slots=True)
+class Steps:
+    """How each block of a match is solved.
+
+    Attributes:
+        quadratic: roots of the blocks with a dim on two sides of one tensor: a step finds a better permutation, and
+            from there another one may find a better one still.
+    """
+
+    similarities: Similarities
+    blocks: tuple[Block, ...]
+    problem: Problem = field(init=False)
+    quadratic: set[str] = field(init=False)
+    _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.problem = self.similarities.problem
+        layout = self.problem.layout
+        self.quadratic = {block.root for block in self.blocks if _stands_twice(layout, block)}
+
+    def has_matrices(self, block: Block) -> bool:
+        """Whether the block is solved from similarity matrices that are kept between visits."""
+        return block.root not in self.quadratic and self.similarities.covers(block)
+
+    def solve(self, block: Block, permutation: Permutation, executor: Executor | None = None) -> Step:
+        """Solve a block with all others held.
+
+        Args:
+            executor: for parts of its products; None where the step itself runs in one.
+        """
+        step = Step()
+        if block.root not in self.quadratic:
+            began = self._clock()
+            if self.similarities.covers(block):
+                matrices = self.similarities.matrices(block, permutation, executor)
+                forms: Mapping[Dims, list[Form]] = _dense(self.problem.layout, block, matrices)
+            else:
+                forms = forms_of(self._terms(block, permutation))
+            step.seconds["similarity"] += self._clock() - began
+            self._solve_forms(step, block, permutation, forms)
+        elif len(block.dims) == 1:
+            self._solve_quadratic(step, block, permutation)
+        else:
+            self._solve_checked(step, block, permutation)
+        return step
+
+    def anchored(
+        self, block: Block, permutation: Permutation, ready: Collection[Plan], executor: Executor | None = None
+    ) -> Step:
+        """Solve a block by some of its plans alone."""
+        step = Step()
+        began = self._clock()
+        matrices = self.similarities.matrices(block, permutation, executor, ready)
+        step.seconds["similarity"] += self._clock() - began
+        self._solve_forms(step, block, permutation, _dense(self.problem.layout, block, matrices))
+        return step
+
+    def _solve_forms(
+        self, step: Step, block: Block, permutation: Permutation, forms: Mapping[Dims, list[Form]]
+    ) -> None:
+        began = self._clock()
+        root = block.root
+        if len(block.dims) == 1 and (root,) in forms:
+            (form,) = forms[root,]
+            assert isinstance(form, Dense)
+            matrix = form.gram[0]
+            # From the prices of the block's last assignment: its matrix has changed little since.
+            assignment = step.solve(matrix, self._prices.get(root))
+            if assignment.prices is not None:
+                self._prices[root] = assignment.prices
+            found = torch.from_numpy(assignment.columns)
+            step.end({root: found}, _paired(matrix, permutation[root]), _paired(matrix, found))
+        else:
+            step.end(*solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all))
+        step.seconds["assignment"] += self._clock() - began
+
+    def _solve_quadratic(self, step: Step, block: Block, permutation: Permutation) -> None:
+        root = block.root
+        n = self.problem.layout.dims[root].size
+        began = self._clock()
+        linear = torch.zeros(n, n, dtype=torch.float64)
+        for term in self._terms(block, permutation):  # what is held comes again below, as a quadratic
+            if not term.held:
+                linear += (term.a @ term.b.T).double().cpu()
+        pairs = list(two_sided_terms(self.problem, block, permutation))
+        quadratic = Quadratic(linear, torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
+        middle = self._clock()
+        found, gain = improve(quadratic, permutation[root], step.solve_one)
+        after = quadratic.value(found)
+        step.end({root: found}, after - gain, after)
+        step.seconds["similarity"] += middle - began
+        step.seconds["assignment"] += self._clock() - middle
+
+    def _solve_checked(self, step: Step, block: Block, permutation: Permutation) -> None:
+        """Owners on two sides of a tensor: what counts is how far the promise of the linear solution comes true."""
+        keys = {key for dim in block.dims for key in self.problem.layout.users[dim]}
+        began = self._clock()
+        before = self.problem.objective(permutation, keys)
+        forms = forms_of(self._terms(block, permutation))
+        step.seconds["similarity"] += self._clock() - began
+        began = self._clock()
+        found, _, _ = solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all)
+        after = self.problem.objective(permutation.replace(found), keys)
+        step.end(found, before, after)
+        step.seconds["assignment"] += self._clock() - began
+
+    def _terms(self, block: Block, permutation: Permutation) -> Iterator[Term]:
+        of = self.similarities
+        return block_terms(self.problem, block, permutation, dtype=of.dtype, device=of.device)
+
+    def _clock(self) -> float:
+        """Seconds that were not spent in reading."""
+        return working_clock(self.problem.a, self.problem.b)
+
+
+def _dense(layout: Layout, block: Block, matrices: Mapping[Dims, Tensor]) -> dict[Dims, list[Form]]:
+    """Matrices over the product of dims as forms over each of them; on the host but for that of a block of one dim."""
+    forms: dict[Dims, list[Form]] = {}
+    for dims, matrix in matrices.items():
+        sizes = [layout.dims[dim].size for dim in dims]
+        here = matrix if len(block.dims) == 1 else matrix.cpu()
+        forms[dims] = [Dense(here.reshape(1, *sizes, *sizes))]
+    return forms
+
+
+def _paired(matrix: Tensor, perm: Tensor) -> float:
+    """Σ_i matrix[i, perm[i]], summed in float64."""
+    rows = torch.arange(len(perm), device=matrix.device)
+    return float(matrix[rows, perm.to(matrix.device)].double().sum())
+
+
+def _stands_twice(layout: Layout, block: Block) -> bool:
+    return any(
+        held
+        for key in block_keys(layout, block)
+        for piece in layout.tensors[key].pieces
+        for _, held in selections(piece, block)
+    )

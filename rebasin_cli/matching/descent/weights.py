@@ -1,0 +1,137 @@
+"""Weight matching by coordinate descent (Git Re-Basin, arXiv:2209.04836, Algorithm 1), on blocks.
+
+Each step solves one block exactly with all others held, so that ⟨A, π(B)⟩ never falls; it ends after a sweep that
+gained nothing. A block is visited again only after one that shares a tensor with it has changed: the step would
+find what it found before. `reference` has the plain loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import torch
+
+from rebasin_cli.matching.assignment.solve import NotFiniteError
+from rebasin_cli.matching.cache import budgets, reading_seconds
+from rebasin_cli.matching.descent.settling import is_tie, no_more_than_identity, settled
+from rebasin_cli.matching.descent.sweep import Descent
+from rebasin_cli.matching.problem import Problem, Resources, State
+from rebasin_cli.matching.result import MatchResult, Stop, rising
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import Layout
+
+SMALL = 1 << 18
+"""Up to this many elements similarities are computed in float64, which costs little and breaks no ties by rounding."""
+
+Start = Literal["identity", "anchored"]
+Order = Literal["random", "forward"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsOptions:
+    """How to descend.
+
+    Attributes:
+        start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
+            is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
+        order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
+        max_sweeps: the descent ends after so many.
+    """
+
+    start: Start | Permutation = "anchored"
+    order: Order = "forward"
+    max_sweeps: int = 100
+
+
+def match_by_weights(
+    problem: Problem, resources: Resources = Resources(), options: WeightsOptions = WeightsOptions()
+) -> MatchResult:
+    """Match B's units to A's by their weights.
+
+    Returns:
+        The permutation and the objective per sweep. It is a local optimum: another start or order may end elsewhere.
+        Units that gain nothing by moving are in their own places, and where none does it is the identity.
+    """
+    problem = problem.cached(resources.memory)
+    return in_wide_enough_type(problem, lambda dtype: _match(problem, resources, options, dtype))
+
+
+def _match(problem: Problem, resources: Resources, options: WeightsOptions, dtype: torch.dtype) -> MatchResult:
+    start = options.start
+    begin = start if isinstance(start, Permutation) else Permutation.identity(problem.layout)
+    already = reading_seconds(problem.a, problem.b)
+    matrices = budgets(resources.memory)[1]
+    place = torch.device(resources.device)
+    descent = Descent(problem, begin, dtype, place, matrices, resources.executor)
+    objective = [descent.objective()]
+    if start == "anchored" and descent.blocks:
+        objective.append(descent.anchor())
+    stop = _descend(descent, objective, resources, options)
+    permutation = settled(problem, descent.permutation, objective[-1])
+    if dtype != torch.float64:  # gains were summed up from similarities in float32
+        objective[-1] = descent.objective(permutation)
+    if not isinstance(start, Permutation) and no_more_than_identity(
+        problem, permutation, objective[-1], objective[0], resources.executor
+    ):
+        if start == "anchored" and not is_tie(objective[-1], objective[0]):  # led astray: from there it cannot fall
+            return _match(problem, resources, replace(options, start="identity"), dtype)
+        permutation, objective = begin, [objective[0]] * len(objective)
+    return MatchResult(
+        method="weights",
+        permutation=permutation,
+        objective=rising(objective),
+        stop=stop,
+        seed=resources.seed,
+        seconds={"read": reading_seconds(problem.a, problem.b) - already, **descent.seconds},
+        solves=sum(descent.solvers.values()),
+        solvers=dict(descent.solvers),
+        gap=descent.gap,
+    )
+
+
+def _descend(descent: Descent, objective: list[float], resources: Resources, options: WeightsOptions) -> Stop:
+    """Sweep until nothing is gained; adds what each sweep has reached to `objective`, and says why it ended."""
+    blocks = descent.blocks
+    if not blocks:
+        return "nothing-to-move"
+    generator = torch.Generator().manual_seed(resources.seed)
+    on_step = resources.on_step
+    for sweep in range(options.max_sweeps):
+        order = list(range(len(blocks)))
+        if options.order == "random":
+            order = torch.randperm(len(blocks), generator=generator).tolist()
+        reached = objective[-1]
+
+        def on_visit(done: int, gained: float, sweep: int = sweep, reached: float = reached) -> None:
+            if on_step:
+                on_step(sweep, done, len(blocks), reached + gained)
+
+        gained, enough = descent.sweep([blocks[which] for which in order], on_visit)
+        objective.append(reached + gained)
+        if enough or gained == 0.0:
+            return enough or "converged"
+    return "max-sweeps"
+
+
+T = TypeVar("T")
+
+
+def in_wide_enough_type(problem: Problem, run: Callable[[torch.dtype], T]) -> T:
+    """Run with similarities of the usual type, and where products overflow that, in float64."""
+    dtype = similarity_dtype(problem.layout, problem.a)
+    try:
+        return run(dtype)
+    except NotFiniteError:
+        if dtype == torch.float64:
+            raise
+    return run(torch.float64)
+
+
+def similarity_dtype(layout: Layout, a: State) -> torch.dtype:
+    """The type of the similarities."""
+    bound = [t for t in layout.tensors.values() if t.section == "tensors"]
+    elements = sum(piece.elements for tensor in bound for piece in tensor.pieces)
+    wide = elements <= SMALL or (bool(bound) and a[bound[0].key].dtype == torch.float64)
+    return torch.float64 if wide else torch.float32

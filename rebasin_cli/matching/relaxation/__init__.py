@@ -1,0 +1,1 @@
+"""All plain dims moved together, through doubly stochastic matrices."""

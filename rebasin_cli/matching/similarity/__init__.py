@@ -1,0 +1,1 @@
+"""What the tensors say of a block: similarity matrices, and what they are made from."""

@@ -1,0 +1,112 @@
+"""Pair forms: what putting units of B into places of A is worth, for the dims of a block.
+
+A form over the dims (d1, …, dk) holds Σ_rest A[x1, …, xk, rest] · B[y1, …, yk, rest] for all places x and units
+y. `Dense` keeps all the products, for a whole batch of such forms at once; `Factored` keeps the two factors of one
+form that would be too large, and gives the products of some pairs of its first dim at a time (`pairs`, `paired`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.similarity.blocks import Term
+
+DENSE_LIMIT = 1 << 25
+"""Entries of a dense form (128 MiB in float32): a transformer layer's 4096 × 4096 fits, 14336 × 14336 does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """All products of a batch of forms: `gram` has shape (batch, n1, …, nk, n1, …, nk), A's places first."""
+
+    gram: Tensor
+
+    @property
+    def order(self) -> int:
+        """Number of dims."""
+        return (self.gram.dim() - 1) // 2
+
+    @property
+    def size(self) -> int:
+        """Number of units of the first dim."""
+        return self.gram.shape[1]
+
+    def pairs(self, rows: slice, columns: slice) -> Dense:
+        """The forms over the other dims with B's unit j in A's place i, for every i of `rows` and j of `columns`.
+
+        They are one batch, in the order (batch, i, j).
+        """
+        chosen = self.gram.movedim(1 + self.order, 2)[:, rows, columns]  # (batch, i, j, ..)
+        return Dense(chosen.flatten(0, 2))
+
+    def paired(self, perm: Tensor) -> Dense:
+        """The forms over the other dims with B's unit perm[i] in A's place i; perm (batch, n); order (batch, i)."""
+        return Dense(self._along(0, perm).flatten(0, 1))
+
+    def along(self, position: int, perm: Tensor) -> Dense:
+        """The forms over the other dims when the one at `position` is permuted by `perm` (batch, n)."""
+        return Dense(self._along(position, perm).sum(1))
+
+    def lead(self, position: int) -> Dense:
+        """The same forms with the dim at `position` first."""
+        return Dense(self.gram.movedim((1 + position, 1 + position + self.order), (1, 1 + self.order)))
+
+    def _along(self, position: int, perm: Tensor) -> Tensor:
+        """What stands at (i, perm[i]) of the dim at `position`, shape (batch, n, ..)."""
+        front = self.gram.movedim((1 + position, 1 + position + self.order), (1, 2))  # (batch, n, n, ..)
+        batch, n = perm.shape
+        return front[torch.arange(batch)[:, None], torch.arange(n), perm]
+
+
+@dataclass(frozen=True, slots=True)
+class Factored:
+    """The two factors of one form: `a` and `b` of shape (n1, …, nk, rest)."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of units of the first dim."""
+        return self.a.shape[0]
+
+    def pairs(self, rows: slice, columns: slice) -> Dense:
+        """As of `Dense`: one matrix product for all pairs."""
+        a, b = self.a[rows], self.b[columns]
+        gram = a.flatten(0, -2) @ b.flatten(0, -2).T
+        return Dense(gram.cpu().reshape(1, *a.shape[:-1], *b.shape[:-1])).pairs(slice(None), slice(None))
+
+    def paired(self, perm: Tensor) -> Dense:
+        """As of `Dense`."""
+        inner = self.a.shape[1:-1]
+        moved = self.b[perm[0].to(self.b.device)]
+        gram = self.a.flatten(1, -2) @ moved.flatten(1, -2).mT  # (n, inner, inner)
+        return Dense(gram.cpu().reshape(-1, *inner, *inner))
+
+
+Form = Dense | Factored
+Forms = Mapping[tuple[str, ...], list[Form]]
+
+
+def forms_of(terms: Iterable[Term]) -> dict[tuple[str, ...], list[Form]]:
+    """Collect terms by the dims they are over; dense ones are added up as they come, so that their factors can go."""
+    grams: dict[tuple[str, ...], Tensor] = {}
+    sizes: dict[tuple[str, ...], tuple[int, ...]] = {}
+    forms: dict[tuple[str, ...], list[Form]] = {}
+    for term in terms:
+        shape = tuple(term.a.shape[:-1])
+        if len(term.sides) > 1 and prod(shape) ** 2 > DENSE_LIMIT:
+            forms.setdefault(term.sides, []).append(Factored(term.a.contiguous(), term.b.contiguous()))
+            continue
+        sizes[term.sides] = shape
+        a, b = term.a.flatten(0, -2), term.b.flatten(0, -2)  # (units, rest)
+        known = grams.get(term.sides)
+        grams[term.sides] = a @ b.T if known is None else known.addmm_(a, b.T)
+    for sides, gram in grams.items():
+        forms.setdefault(sides, []).append(Dense(gram.cpu().reshape(1, *sizes[sides], *sizes[sides])))
+    return forms

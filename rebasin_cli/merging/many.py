@@ -1,0 +1,341 @@
+"""Bringing N models into one order of units: a permutation a model, to a universe that they share.
+
+All algorithms raise the same objective, Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩, which is the sum of the weighted squared
+distances between all models with its sign turned. What permutes model j onto model i is π_i⁻¹ after π_j, so that the
+way around any cycle of models leads back to where it began (cycle consistency, C2M3, arXiv:2405.17897).
+
+The objective and all distances between models stay as they are when all permutations are followed by one more; at the
+end the first model's units are put back into their own order, and it is the others that move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from rebasin_cli.matching.descent.settling import settled
+from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.objective import dot
+from rebasin_cli.matching.parallel import in_order
+from rebasin_cli.matching.problem import Problem, Resources, State
+from rebasin_cli.matching.relaxation.rounding import STARTS
+from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.merging.frank_wolfe_many import check_joint, frank_wolfe_many
+from rebasin_cli.merging.models import Mean, Models, total_similarity
+from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.spec import Layout
+
+Algorithm = Literal["merge-many", "cycle-consistent", "frank-wolfe", "to-first", "hierarchical"]
+Match = Callable[[Problem, Resources], MatchResult]
+OnRound = Callable[[str, int, int], None]
+"""Called with what is done, how many steps of the round are, and of how many; it may raise `Enough`."""
+
+_GAIN = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class ManyOptions:
+    """How N models are brought together.
+
+    Attributes:
+        algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
+            `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
+            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
+            one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
+            stochastic matrices of all models (see `frank_wolfe_many`), and holds all of them in memory.
+        max_rounds: the search ends after so many.
+    """
+
+    algorithm: Algorithm = "cycle-consistent"
+    max_rounds: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ManyResult:
+    """Permutations of N models into the order of the first.
+
+    Attributes:
+        permutations: one a model; the first is the identity.
+        objective: Σ_{i<j} w_i w_j ⟨π_i(M_i), π_j(M_j)⟩: as they are, then after every round; never falling.
+        seconds: wall time; matches: how many pairwise matches.
+        notes: what whoever reads the result must know.
+    """
+
+    algorithm: Algorithm
+    permutations: tuple[Permutation, ...]
+    objective: tuple[float, ...]
+    stop: Stop
+    seed: int
+    seconds: float
+    matches: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the algorithms share: the pairwise matcher and how far they are."""
+
+    models: Models
+    match: Match
+    resources: Resources
+    max_rounds: int
+    on_round: OnRound | None
+    objective: list[float] = field(default_factory=list)
+    matches: int = 0
+    stop: Stop = "converged"
+
+    def tell(self, what: str, done: int, of: int) -> None:
+        if self.on_round:
+            self.on_round(what, done, of)
+
+    def onto(self, a: State, b: State) -> Permutation:
+        """The permutation that brings `b` onto `a`."""
+        return next(self.each_onto([(a, b)]))
+
+    def each_onto(self, pairs: Sequence[tuple[State, State]]) -> Iterator[Permutation]:
+        """For each pair (a, b), in order, the permutation that brings `b` onto `a`; one that is alone gets the executor
+        for itself."""
+        executor, at_once = self.resources.executor, self.resources.at_once
+        several = len(pairs) > 1 and at_once > 1
+        alone = replace(self.resources, executor=None) if several else self.resources
+        tasks = (partial(self.match, Problem(self.models.layout, a, b), alone) for a, b in pairs)
+        with closing(in_order(tasks, executor if several else None, at_once)) as results:
+            for result in results:
+                self.matches += 1
+                yield result.permutation
+
+    def refine(self, a: State, b: State, present: Permutation, sweeps: int) -> tuple[Permutation, float]:
+        """Descend from the present permutation; the new one, and the gain in ⟨a, π(b)⟩."""
+        self.matches += 1
+        options = WeightsOptions(start=present, max_sweeps=sweeps)
+        result = match_by_weights(Problem(self.models.layout, a, b), self.resources, options)
+        return result.permutation, result.objective[-1] - result.objective[0]
+
+
+def match_many(
+    models: Models,
+    match: Match,
+    resources: Resources = Resources(),
+    options: ManyOptions = ManyOptions(),
+    on_round: OnRound | None = None,
+) -> ManyResult:
+    """Match N models to one another by their weights.
+
+    Args:
+        match: how one model is brought onto another, at first.
+        resources: the executor runs `at_once` matches at a time where they do not depend on each other; a match that
+            is alone gets it for its own parts.
+
+    Raises:
+        ContentError: `frank-wolfe`, where no dims can move together or memory does not hold all models.
+    """
+    layout = models.layout
+    run = _Run(models, match, resources, options.max_rounds, on_round)
+    began = perf_counter()
+    start = (Permutation.identity(layout),) * len(models)
+    run.objective.append(total_similarity(models, start))
+    found = in_order_of_first(layout, _ALGORITHMS[options.algorithm](run, start))
+    return ManyResult(
+        algorithm=options.algorithm,
+        permutations=_settled(models, found, run.objective[-1]),
+        objective=tuple(run.objective),
+        stop=run.stop,
+        seed=resources.seed,
+        seconds=perf_counter() - began,
+        matches=run.matches,
+    )
+
+
+def in_order_of_first(layout: Layout, permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:
+    """All followed by what undoes the first one, which becomes the identity."""
+    undone = permutations[0].inverse(layout)
+    return (Permutation.identity(layout), *(perm.compose(undone, layout) for perm in permutations[1:]))
+
+
+def _settled(models: Models, permutations: tuple[Permutation, ...], reached: float) -> tuple[Permutation, ...]:
+    """Every model but the first with units in its own order that gain nothing by being elsewhere."""
+    found = list(permutations)
+    for i in range(1, len(found)):
+        others = [j for j in range(len(found)) if j != i]
+        problem = Problem(models.layout, Mean(models, found, others), models.states[i])
+        found[i] = settled(problem, found[i], reached)
+    return tuple(found)
+
+
+def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    found = list(present)
+    models = run.models
+    first, *others = models.states
+    try:
+        for i, permutation in enumerate(run.each_onto([(first, other) for other in others]), 1):
+            found[i] = permutation
+            run.tell("to the first", i, len(models) - 1)
+    except Enough as wish:
+        run.stop = wish.stop
+    return _keep_better(run, present, tuple(found))
+
+
+def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Neighbours are matched, mean to mean, and become one group, until one is left."""
+    found = list(present)
+    models = run.models
+    groups: list[tuple[int, ...]] = [(i,) for i in range(len(models))]
+    done = 0
+    try:
+        while len(groups) > 1:
+            merged: list[tuple[int, ...]] = []
+            pairs = list(zip(groups[::2], groups[1::2], strict=False))
+            means = [(Mean(models, tuple(found), one), Mean(models, tuple(found), two)) for one, two in pairs]
+            for (one, two), move in zip(pairs, run.each_onto(means), strict=True):
+                for i in two:
+                    found[i] = found[i].compose(move, models.layout)
+                merged.append((*one, *two))
+                done += 1
+                run.tell("pair by pair", done, len(models) - 1)
+            groups = merged + ([groups[-1]] if len(groups) % 2 else [])
+    except Enough as wish:
+        run.stop = wish.stop
+    return _keep_better(run, present, tuple(found))
+
+
+def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Algorithm 3 of the paper; the first visit to a model matches it anew, later ones go on from where it is."""
+    models = run.models
+    generator = torch.Generator().manual_seed(run.resources.seed)
+    found = list(present)
+    for round_ in range(run.max_rounds):
+        gained = 0.0
+        for step, i in enumerate(torch.randperm(len(models), generator=generator).tolist()):
+            others = [j for j in range(len(models)) if j != i]
+            mean = Mean(models, found, others)
+            if round_ == 0:
+                found[i], gain = _better(run, mean, i, found[i])
+            else:
+                found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=100)
+            gained += models.weights[i] * (1 - models.weights[i]) * gain
+            if not _told(run, f"round {round_ + 1}", step + 1, len(models)):
+                break
+        if _ends(run, gained):
+            return tuple(found)
+    run.stop = "max-sweeps"
+    return tuple(found)
+
+
+def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """The better of two simple beginnings, then all models together."""
+    beginnings = []
+    for begin in (_to_first, _hierarchical):
+        trial = replace(run, objective=run.objective[:1])
+        beginnings.append((begin(trial, present), trial.objective[-1]))
+        run.matches, run.stop = trial.matches, trial.stop
+        if run.stop != "converged" or len(run.models) == 2:
+            break
+    best, value = max(beginnings, key=lambda beginning: beginning[1])
+    run.objective.append(value)
+    return _together(run, best)
+
+
+def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """One sweep of each model in turn against the mean of the others.
+
+    Where that gains nothing more, every model is matched anew once to the mean of the others, and it goes on from there
+    if one came nearer.
+    """
+    found = list(present)
+    models = run.models
+    anew = False
+    for round_ in range(run.max_rounds if run.stop == "converged" else 0):
+        gained = 0.0
+        for i in range(len(models)):
+            mean = Mean(models, found, [j for j in range(len(models)) if j != i])
+            if anew:
+                found[i], gain = _better(run, mean, i, found[i])
+            else:
+                found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=1)
+            gained += models.weights[i] * (1 - models.weights[i]) * gain
+            if not _told(run, f"round {round_ + 1}", i + 1, len(models)):
+                break
+        rested = _ends(run, gained)
+        if rested and (anew or run.stop != "converged" or len(models) == 2):
+            return tuple(found)
+        anew = rested
+    run.stop = "max-sweeps" if run.stop == "converged" else run.stop
+    return tuple(found)
+
+
+def _frank_wolfe(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Cycle-consistent, and what Frank-Wolfe on all models finds from two starts; the best after the same rounds."""
+    check_joint(run.models)
+    best, value = _cycle_consistent(run, present), run.objective[-1]
+    for start in STARTS:
+        if run.stop != "converged":
+            break
+        tell = partial(_told, run, f"frank-wolfe, {start}")
+        held = in_order_of_first(run.models.layout, best)
+        found = frank_wolfe_many(run.models, held, start=start, device=run.resources.device, tell=tell)
+        trial = replace(run, objective=[total_similarity(run.models, found)])
+        found = _together(trial, found)
+        run.matches, run.stop = trial.matches, trial.stop
+        if trial.objective[-1] > value:
+            best, value = found, trial.objective[-1]
+            run.objective.append(value)
+    return best
+
+
+def _better(run: _Run, mean: State, i: int, present: Permutation) -> tuple[Permutation, float]:
+    """Match a model anew and go on from its present place; the better of the two, and the gain."""
+    stayed, gain = run.refine(mean, run.models.states[i], present, sweeps=100)
+    anew = run.onto(mean, run.models.states[i])
+    _, more = _compared(run, mean, i, stayed, anew)
+    return (anew, gain + more) if more > 0 else (stayed, gain)
+
+
+def _compared(run: _Run, mean: State, i: int, one: Permutation, two: Permutation) -> tuple[float, float]:
+    values = []
+    for permutation in (one, two):
+        value = 0.0
+        for key, bound in run.models.layout.tensors.items():
+            if bound.section == "tensors":
+                moved = permute_tensor(permutation, run.models.layout, key, run.models.states[i].__getitem__)
+                value += dot(mean[key], moved)
+        values.append(value)
+    return values[0], values[1] - values[0]
+
+
+def _told(run: _Run, what: str, done: int, of: int) -> bool:
+    """Tell how far it is; False if that was enough."""
+    try:
+        run.tell(what, done, of)
+    except Enough as wish:
+        run.stop = wish.stop
+        return False
+    return True
+
+
+def _ends(run: _Run, gained: float) -> bool:
+    """Note a round; whether it was the last."""
+    run.objective.append(run.objective[-1] + gained)
+    return run.stop != "converged" or gained <= _GAIN * abs(run.objective[-1])
+
+
+def _keep_better(run: _Run, before: tuple[Permutation, ...], after: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+    """Models may be further apart among themselves than before, though each came nearer to one: then leave them."""
+    value = total_similarity(run.models, after)
+    run.objective.append(max(value, run.objective[-1]))
+    return after if value >= run.objective[-2] else before
+
+
+_ALGORITHMS: Mapping[Algorithm, Callable[[_Run, tuple[Permutation, ...]], tuple[Permutation, ...]]] = {
+    "merge-many": _merge_many,
+    "cycle-consistent": _cycle_consistent,
+    "frank-wolfe": _frank_wolfe,
+    "to-first": _to_first,
+    "hierarchical": _hierarchical,
+}
+ALGORITHMS: tuple[Algorithm, ...] = tuple(_ALGORITHMS)
