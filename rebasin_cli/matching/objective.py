@@ -78,6 +78,12 @@ def inner_product(
     )
 
 
+def paired_sum(matrices: Tensor, perm: Tensor) -> Tensor:
+    """Σ_i S[i, π(i)], summed in float64, of one matrix (n, n) with perm (n,) or of a batch of both."""
+    chosen: Tensor = matrices.gather(-1, perm.to(matrices.device)[..., None])
+    return chosen.double().sum((-2, -1))
+
+
 def measure_distance(
     layout: Layout,
     a: Mapping[str, Tensor],

@@ -162,7 +162,7 @@ def _solve_lazy_jv(solver: ModuleType, matrix: NDArray[Any], prices: NDArray[np.
         pass
     else:
         gap = solver.gap(matrix, prices, columns)
-        paired = _paired(matrix, columns)
+        paired = _assigned(matrix, columns)
         largest = float(np.abs(paired).max()) + max(started, float(np.abs(prices).max()))
         if gap <= ROUNDING * len(matrix) * largest:
             return Assignment(columns, float(paired.sum()), gap, "lazy-jv", prices)
@@ -175,10 +175,11 @@ def _solve_scipy(matrix: NDArray[Any]) -> Assignment:
     from scipy.optimize import linear_sum_assignment  # half a second, and seldom needed
 
     columns = linear_sum_assignment(matrix, maximize=True)[1].astype(np.int64, copy=False)
-    return Assignment(columns, float(_paired(matrix, columns).sum()), None, "scipy", None)
+    return Assignment(columns, float(_assigned(matrix, columns).sum()), None, "scipy", None)
 
 
-def _paired(matrix: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+def _assigned(matrix: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) similarity[i, columns[i]] in float64."""
     return matrix[np.arange(len(matrix)), columns].astype(np.float64)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms
 from rebasin_cli.spec import Layout
@@ -84,11 +85,11 @@ def _solve(tree: Tree, root: str, forms: Forms, present: Indices) -> Solution:
     if tree.children.get(root):
         return _solve_owner(tree, root, forms, present)
     matrices = _total(forms[root,])
-    here = _chosen(matrices, present[root])
+    here = paired_sum(matrices, present[root])
     if root in tree.fixed:
         return {root: present[root]}, here, here
     found = tree.solve(matrices)
-    return {root: found}, here, _chosen(matrices, found)
+    return {root: found}, here, paired_sum(matrices, found)
 
 
 def _solve_owner(tree: Tree, root: str, forms: Forms, present: Indices) -> Solution:
@@ -118,7 +119,7 @@ def _solve_owner(tree: Tree, root: str, forms: Forms, present: Indices) -> Solut
             pairs[dim][:, rows, columns] = perm.reshape(*at.shape, *perm.shape[1:])
     outer = tree.solve(values)
     which = torch.arange(batch)[:, None], torch.arange(n), outer
-    return {root: outer, **{dim: perm[which] for dim, perm in pairs.items()}}, here, _chosen(values, outer)
+    return {root: outer, **{dim: perm[which] for dim, perm in pairs.items()}}, here, paired_sum(values, outer)
 
 
 def _tiles(n: int, batch: int, forms: Forms) -> Iterator[tuple[slice, slice]]:
@@ -253,8 +254,3 @@ def _subtree(tree: Tree, dim: str, indices: Indices) -> dict[str, Tensor]:
 def _total(found: Sequence[Form]) -> Tensor:
     grams = [form.gram for form in found if isinstance(form, Dense)]
     return grams[0] if len(grams) == 1 else torch.stack(grams).sum(0)
-
-
-def _chosen(matrices: Tensor, columns: Tensor) -> Tensor:
-    """Σ_i matrices[:, i, columns[:, i]] in float64."""
-    return matrices.gather(2, columns[:, :, None]).double().sum((1, 2))

@@ -19,6 +19,7 @@ from rebasin_cli.matching.assignment.solve import Assignment, Assignments, solve
 from rebasin_cli.matching.cache import working_clock
 from rebasin_cli.matching.descent.nested import solve_of_layout
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve
+from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import Block, Term, block_keys, block_terms, selections, two_sided_terms
 from rebasin_cli.matching.similarity.contributions import Plan
@@ -142,7 +143,8 @@ class Steps:
             if assignment.prices is not None:
                 self._prices[root] = assignment.prices
             found = torch.from_numpy(assignment.columns)
-            step.end({root: found}, _paired(matrix, permutation[root]), _paired(matrix, found))
+            before, after = (float(paired_sum(matrix, perm)) for perm in (permutation[root], found))
+            step.end({root: found}, before, after)
         else:
             step.end(*solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all))
         step.seconds["assignment"] += self._clock() - began
@@ -194,12 +196,6 @@ def _dense(layout: Layout, block: Block, matrices: Mapping[Dims, Tensor]) -> dic
         here = matrix if len(block.dims) == 1 else matrix.cpu()
         forms[dims] = [Dense(here.reshape(1, *sizes, *sizes))]
     return forms
-
-
-def _paired(matrix: Tensor, perm: Tensor) -> float:
-    """Σ_i matrix[i, perm[i]], summed in float64."""
-    rows = torch.arange(len(perm), device=matrix.device)
-    return float(matrix[rows, perm.to(matrix.device)].double().sum())
 
 
 def _stands_twice(layout: Layout, block: Block) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.solve import Assignment, solve_assignment
 from rebasin_cli.matching.cache import budgets, free_memory
 from rebasin_cli.matching.descent.weights import in_wide_enough_type, similarity_dtype
+from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.portfolio import GRADIENTS, Attempt
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.relaxation.rounding import STARTS, Polishing, RelaxedStart, joint_dims
@@ -153,7 +154,7 @@ class _Mixture:
         vertex = {dim: self._assign(dim, self.gradients[dim]) for dim in self.free}
         middle = perf_counter()
         self.seconds["assignment"] += middle - began
-        gradient_v = sum(_along(self.gradients[dim], vertex[dim]) for dim in self.free)
+        gradient_v = sum(float(paired_sum(self.gradients[dim], vertex[dim])) for dim in self.free)
         slope = gradient_v - self.at_x
         if slope <= TOLERANCE * abs(self.at_x):
             return False
@@ -163,7 +164,7 @@ class _Mixture:
         for dim in self.free:
             # Where it is kept between visits the matrix is mended in place next time: used up before that.
             found[dim] = self._similarity(dim, there)
-            similar_v += _along(found[dim], vertex[dim])
+            similar_v += float(paired_sum(found[dim], vertex[dim]))
             similar_x += self._along_x(found[dim], dim)
         bend = 0.5 * (similar_v - similar_x - gradient_v + self.at_x)
         size = 1.0 if bend >= 0 else min(1.0, -slope / (2 * bend))
@@ -200,7 +201,7 @@ class _Mixture:
         """⟨matrix, X⟩ for one dim."""
         total = self.even * float(matrix.double().sum()) / len(matrix) if self.even else 0.0
         for weight, vertex in zip(self.weights, self.vertices, strict=True):
-            total += weight * _along(matrix, vertex[dim])
+            total += weight * float(paired_sum(matrix, vertex[dim]))
         return total
 
     def _similarity(self, dim: str, permutation: Permutation) -> Tensor:
@@ -241,9 +242,3 @@ class _Mixture:
         found = solve_assignment(matrix, prices=prices)
         self.solvers[found.solver] = self.solvers.get(found.solver, 0) + 1
         return found
-
-
-def _along(matrix: Tensor, perm: Tensor) -> float:
-    """Σ_i matrix[i, perm[i]] in float64."""
-    rows = torch.arange(len(perm), device=matrix.device)
-    return float(matrix[rows, perm.to(matrix.device)].double().sum())
