@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,7 +47,14 @@ ASSUMED = "that this is your network is assumed, as names and shapes fit"
 NOTHING_AT_HAND = "no network was run (--network or --data does)"
 
 
-_Begun = tuple[str, Mapping[str, Tensor], Run, Mapping[str, Tensor]]
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A state that the network runs on: its name, tensors, the run, and its outputs."""
+
+    name: str
+    state: Mapping[str, Tensor]
+    run: Run
+    reference: Mapping[str, Tensor]
 
 
 class FunctionCheck:
@@ -98,14 +106,14 @@ class FunctionCheck:
             begun = self._begin(probe, states)
             if begun is None:
                 return
-            name, state, run, reference = begun
+            state, run, reference = begun.state, begun.run, begun.reference
             for permutation in drawn:
                 error = change(reference, run(permuted(permutation, layout, state), None))
                 if not error <= (tolerance := _tolerance(error, run, state, reference)):
                     if change(reference, run(state, None)) > tolerance:
                         self._give_up(f"{probe.name} gives other outputs at every run")
                         return
-                    raise _another_function(probe, layout, run, name, state, reference, permutation, error, tolerance)
+                    raise _another_function(probe, layout, begun, permutation, error, tolerance)
                 self._error, self._count = max(self._error, error), self._count + 1
                 advance(1)
 
@@ -135,7 +143,7 @@ class FunctionCheck:
                     raised = error
                     continue
                 if any(bool(output.isfinite().any()) for output in reference.values()):
-                    return name, state, run, reference
+                    return _Begun(name, state, run, reference)
                 whys.append(f"{probe.name} gives no finite outputs on {name}")
         if raised is not None and self._asked:
             raise ContentError(
@@ -214,15 +222,14 @@ def _tolerance(error: float, run: Run, state: Mapping[str, Tensor], reference: M
 
 
 def _another_function(
-    probe: Probe, layout: Layout, run: Run, name: str, state: Mapping[str, Tensor], reference: Mapping[str, Tensor],
-    permutation: Permutation, error: float, tolerance: float,
-) -> ContentError:  # fmt: skip
+    probe: Probe, layout: Layout, begun: _Begun, permutation: Permutation, error: float, tolerance: float
+) -> ContentError:
     """The refusal: how much, from which module on, and what to do."""
-    spec = layout.spec
+    spec, state, run = layout.spec, begun.state, begun.run
 
     def keeps(dims: Sequence[str]) -> bool:
         part = Permutation({dim: permutation[dim] for dim in dims if dim in permutation})
-        return change(reference, run(permuted(part, layout, state), None)) <= tolerance
+        return change(begun.reference, run(permuted(part, layout, state), None)) <= tolerance
 
     moving = [dim for dim in permutation if permutation.fraction_moved(dim)]
     breaking = [dim for dim in moving if not keeps([dim])] if len(moving) <= _DIMS else []
@@ -233,7 +240,7 @@ def _another_function(
     freeze = " ".join(f"--freeze {dim}" for dim in breaking)
     way = f", or leave out what breaks it: {freeze}" if breaking and rest and keeps(rest) else ""
     return ContentError(
-        f"names and shapes fit the spec `{spec.name}`, but the network is another: permuted by it, {name} gives "
+        f"names and shapes fit the spec `{spec.name}`, but the network is another: permuted by it, {begun.name} gives "
         f"other outputs, by {error:.2g} of the largest ({tolerance:.0e} would be rounding)",
         where=f"{probe.name}, {probe.examples} examples; {seen}{alone}",
         remedy="write a spec for this network (architectures/README.md), prove it with "

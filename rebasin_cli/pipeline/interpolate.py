@@ -27,7 +27,14 @@ from rebasin_cli.pipeline.examples import DataRequest
 from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice, search_longer, search_record
-from rebasin_cli.pipeline.path import PathTargets, check_path_targets, path_targets, tell_lacking, write_path
+from rebasin_cli.pipeline.path import (
+    PathRecipe,
+    PathTargets,
+    check_path_targets,
+    path_targets,
+    tell_lacking,
+    write_path,
+)
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import PointsRun
 from rebasin_cli.pipeline.record import architecture_record, distance_record, input_record, match_record, peak_memory
@@ -168,9 +175,8 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
             outputs.write(targets.permutation, found, at_once=sweep is not None or targets.at is None)
             written["permutation"] = str(targets.permutation)
             hashes["permutation"] = hashlib.sha256(found).hexdigest()
-        document_of = partial(
-            _document, request, pair, inputs, alignment, checked, distance, before, device, listener, hashes
-        )
+        document = _document(request, pair, inputs, alignment, checked, distance)
+        document_of = partial(_so_far, replace(document, device=device), before, listener, hashes)
         barrier = None
         if sweep:
             with keeping(targets.report, lambda so_far: document_of(so_far, written), outputs, listener) as keep:
@@ -184,13 +190,12 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if judge and judge.repairer and judge.repairs:
             facts["repaired on"] = judge.repairer.examples.sha256()
         run = _points_run(request, pair, targets.points(grid, is_folder=a.is_folder), facts)
-        written |= write_path(
-            targets, pair, permutation, grid, request.spec, inputs,
-            method=alignment.result.method if alignment.result else None, seed=request.choice.seed,
-            repairer=judge.repairer if judge else None, kind=judge.repairs[-1] if judge and judge.repairs else None,
-            blend=request.blend,
-            run=run, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
+        recipe = PathRecipe(
+            request.spec, inputs, run, alignment.result.method if alignment.result else None, request.choice.seed,
+            judge.repairer if judge else None, judge.repairs[-1] if judge and judge.repairs else None,
+            request.blend, not request.allow_non_finite,
         )  # fmt: skip
+        written |= write_path(targets, pair, permutation, grid, recipe, outputs, listener)
         document = document_of(barrier, written, at=targets.at if targets.weights is not None else None)
         _write_reports(document, targets, outputs)
     return document
@@ -356,29 +361,39 @@ def _of_document(document: RunDocument, path: Path) -> bool:
 
 
 def _document(
-    request: InterpolateRequest, pair: Pair, inputs: Mapping[str, InputRecord], alignment: _Alignment,
-    checked: CheckedRecord | None, distance: Distance, before: RunDocument | None, device: str, listener: Listener,
-    hashes: Mapping[str, str],
-    barrier: BarrierRecord | None, outputs: Mapping[str, str], at: float | None = None,
-) -> RunDocument:  # fmt: skip
-    """What is known of the path so far, together with what an earlier run found."""
-    result = alignment.result
-    document = RunDocument(
+    request: InterpolateRequest,
+    pair: Pair,
+    inputs: Mapping[str, InputRecord],
+    alignment: _Alignment,
+    checked: CheckedRecord | None,
+    distance: Distance,
+) -> RunDocument:
+    """What is known before the path is measured."""
+    return RunDocument(
         command="interpolate",
         inputs=_all_inputs(request, inputs),
         architecture=architecture_record(pair.layout, request.spec, distance, checked),
-        match=match_record(result) if result else None,
+        match=match_record(alignment.result) if alignment.result else None,
         distance=distance_record(distance),
-        barrier=barrier,
-        outputs=dict(outputs),
-        hashes=dict(hashes),
-        warnings=tuple(listener.warnings),
         versions=versions(),
-        device=device,
-        at=at,
-        peak_memory_bytes=peak_memory(),
     )
-    return continued(before, document)
+
+
+def _so_far(
+    document: RunDocument,
+    before: RunDocument | None,
+    listener: Listener,
+    hashes: Mapping[str, str],
+    barrier: BarrierRecord | None,
+    outputs: Mapping[str, str],
+    at: float | None = None,
+) -> RunDocument:
+    """What is known of the path so far, together with what an earlier run found."""
+    now = replace(
+        document, barrier=barrier, outputs=dict(outputs), hashes=dict(hashes), warnings=tuple(listener.warnings), at=at,
+        peak_memory_bytes=peak_memory(),
+    )  # fmt: skip
+    return continued(before, now)
 
 
 def _other_inputs(request: InterpolateRequest) -> list[Path]:

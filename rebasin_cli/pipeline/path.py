@@ -124,27 +124,54 @@ def check_path_targets(
     check_space(targets.weights, missing * needed_bytes(pair.a))
 
 
+@dataclass(frozen=True, slots=True)
+class PathRecipe:
+    """What the points of a path are made with, as their metadata tell.
+
+    Attributes:
+        method: that found the permutation in this run; None if it was given.
+        kind: of repair, by `repairer`; None for none.
+        run: that a folder of points belongs to.
+        finite: whether values that are not finite are refused (see `write_weights`).
+    """
+
+    spec: SpecChoice
+    inputs: Mapping[str, InputRecord]
+    run: PointsRun
+    method: str | None = None
+    seed: int = 0
+    repairer: Repairer | None = None
+    kind: Kind | None = None
+    blend: Blend = LINE
+    finite: bool = True
+
+    def metadata(self, layout: Layout, lam: float, *, aligned: bool, alone: bool) -> dict[str, str]:
+        """Of one point; `alone`: it is the only one, and stands in no folder."""
+        told: dict[str, object] = {"lambda": lam, "aligned": aligned}
+        if self.repairer and self.kind:
+            told["repair"] = self.kind
+        if self.blend != LINE:
+            weight = ",".join(f"{pattern}={own:g}" for pattern, own in self.blend.weights)
+            told |= {"combine": self.blend.how, "weight": weight}
+        if not alone:
+            told["run"] = self.run.sha256
+        if self.method:
+            told |= {"method": self.method, "seed": self.seed}
+        return output_metadata("interpolate", layout, self.spec, self.inputs, **told)
+
+
 def write_path(
     targets: PathTargets,
     pair: Pair,
     permutation: Permutation | None,
     grid: Sequence[float],
-    spec: SpecChoice,
-    inputs: Mapping[str, InputRecord],
-    *,
-    method: str | None,
-    seed: int,
-    repairer: Repairer | None,
-    kind: Kind | None,
-    blend: Blend = LINE,
-    run: PointsRun,
+    recipe: PathRecipe,
     outputs: Outputs,
     listener: Listener,
-    finite: bool = True,
 ) -> dict[str, str]:
     """Write the point `at` with the other outputs, or all of the grid as they come, repaired if that was asked for.
 
-    Returns role → path. With `finite`, values that are not finite are refused (see `write_weights`).
+    Returns role → path.
     """
     if targets.weights is None:
         return {}
@@ -156,33 +183,29 @@ def write_path(
         points = {targets.at: targets.weights}
     elif targets.at is None:
         companions = {path.name for path in pair.a.companions}
-        there = begin_points(targets.weights, run, companions, force=outputs.force)
+        there = begin_points(targets.weights, recipe.run, companions, force=outputs.force)
         if there:
             listener.remark(f"{len(there)} of {len(points)} points are there already, and stay as they are")
         points = {lam: path for lam, path in points.items() if not isinstance(path, Path) or path.name not in there}
+    repairer, kind = recipe.repairer, recipe.kind
     if repairer and kind == "repair" and repairer.ends is None:
         repairer.measure_ends(pair.a, b)
     for lam, target in points.items():
-        state = interpolated(pair.layout, pair.a, b, lam, blend)
-        recipe: dict[str, object] = {"lambda": lam, "aligned": permutation is not None}
+        state = interpolated(pair.layout, pair.a, b, lam, recipe.blend)
         if repairer and kind:
             state = repairer.finish(state, lam, kind)
-            recipe["repair"] = kind
-        if blend != LINE:
-            recipe |= {"combine": blend.how, "weight": ",".join(f"{pattern}={own:g}" for pattern, own in blend.weights)}
-        if targets.at is None:
-            recipe["run"] = run.sha256
-        if method:
-            recipe |= {"method": method, "seed": seed}
 
         def read(key: str, state: Mapping[str, torch.Tensor] = state, lam: float = lam) -> torch.Tensor:
             return pair.a.read_raw(key) if is_first(pair.layout, pair.a, key) and lam < 1.0 else state[key]
 
         with ExitStack() as alone:
             write_weights(
-                target, pair.a, read, metadata=output_metadata("interpolate", pair.layout, spec, inputs, **recipe),
+                target, pair.a, read,
+                metadata=recipe.metadata(
+                    pair.layout, lam, aligned=permutation is not None, alone=targets.at is not None
+                ),
                 outputs=alone.enter_context(Outputs(force=outputs.force)) if targets.at is None else outputs,
-                listener=listener, finite=finite,
+                listener=listener, finite=recipe.finite,
             )  # fmt: skip
     return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
 
