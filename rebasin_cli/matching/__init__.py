@@ -19,14 +19,13 @@ from rebasin_cli.matching.relaxation.sinkhorn import (
     match_by_sinkhorn_loss,
     sinkhorn_attempts,
 )
-from rebasin_cli.matching.result import Enough, MatchResult, Trial
+from rebasin_cli.matching.result import MatchResult, StopMatching, Trial
 
 __all__ = [
     "ActivationOptions",
     "ActivationProblem",
     "Assignment",
     "Distance",
-    "Enough",
     "FrankWolfeOptions",
     "LossProblem",
     "MatchResult",
@@ -35,6 +34,7 @@ __all__ = [
     "SinkhornLossOptions",
     "SinkhornOptions",
     "SteOptions",
+    "StopMatching",
     "Trial",
     "WeightsOptions",
     "best_of",

@@ -20,7 +20,7 @@ from rebasin_cli.matching.descent.settling import NEAR, is_tie
 from rebasin_cli.matching.descent.weights import Order, Start, WeightsOptions, match_by_weights
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.result import Enough, MatchResult, Stop, Trial, rising
+from rebasin_cli.matching.result import MatchResult, Stop, StopMatching, Trial, rising
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -88,7 +88,7 @@ def best_of(
 
     Args:
         resources: `on_step` is handed to each attempt, in whatever thread it runs; once it has told one to stop (see
-            `Enough`), all that are under way stop at their next step, and what they have reached by then counts. The
+            `StopMatching`), all that are under way stop at their next step, and what they have reached by then counts. The
             executor runs `at_once` attempts at a time; one that is alone gets it for its own parts.
         on_trial: told of every attempt that has ended, in order.
         choose: the number of the result that is kept; None for the first of those that reached most.
@@ -149,11 +149,11 @@ class _Trials:
 
     def _step(self, sweep: int, step: int, of: int, objective: float) -> None:
         if self.stops:
-            raise Enough(self.stops[0])
+            raise StopMatching(self.stops[0])
         try:
             if self.resources.on_step:
                 self.resources.on_step(sweep, step, of, objective)
-        except Enough as wish:
+        except StopMatching as wish:
             self.stops.append(wish.stop)
             raise
 

@@ -24,7 +24,7 @@ State = Mapping[str, Tensor]
 """Tensors by key; may be lazy, and is never modified."""
 
 OnStep = Callable[[int, int, int, float], None]
-"""Called with sweep, step, steps in a sweep, and the objective; it may raise `Enough`."""
+"""Called with sweep, step, steps in a sweep, and the objective; it may raise `StopMatching`."""
 
 
 PairRun = Callable[[Taps, Taps], None]

@@ -11,7 +11,7 @@ from rebasin_cli.permutation import Permutation
 Stop = Literal["converged", "max-sweeps", "nothing-to-move", "time", "interrupted"]
 
 
-class Enough(Exception):  # noqa: N818  (no error: the wish to stop here)
+class StopMatching(Exception):  # noqa: N818  (no error: the wish to stop here)
     """Raised by a progress callback to end a match early: the method returns the best it has so far.
 
     Args:

@@ -25,7 +25,7 @@ from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import Problem, Resources, State
 from rebasin_cli.matching.relaxation.rounding import STARTS
-from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.merging.frank_wolfe_many import check_joint, frank_wolfe_many
 from rebasin_cli.merging.models import Mean, Models, total_similarity
 from rebasin_cli.permutation import Permutation, permute_tensor
@@ -34,7 +34,7 @@ from rebasin_cli.spec import Layout
 Algorithm = Literal["merge-many", "cycle-consistent", "frank-wolfe", "to-first", "hierarchical"]
 Match = Callable[[Problem, Resources], MatchResult]
 OnRound = Callable[[str, int, int], None]
-"""Called with what is done, how many steps of the round are, and of how many; it may raise `Enough`."""
+"""Called with what is done, how many steps of the round are, and of how many; it may raise `StopMatching`."""
 
 _GAIN = 1e-7
 
@@ -176,7 +176,7 @@ def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation,
         for i, permutation in enumerate(run.each_onto([(first, other) for other in others]), 1):
             found[i] = permutation
             run.tell("to the first", i, len(models) - 1)
-    except Enough as wish:
+    except StopMatching as wish:
         run.stop = wish.stop
     return _keep_better(run, present, tuple(found))
 
@@ -199,7 +199,7 @@ def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutat
                 done += 1
                 run.tell("pair by pair", done, len(models) - 1)
             groups = merged + ([groups[-1]] if len(groups) % 2 else [])
-    except Enough as wish:
+    except StopMatching as wish:
         run.stop = wish.stop
     return _keep_better(run, present, tuple(found))
 
@@ -312,7 +312,7 @@ def _told(run: _Run, what: str, done: int, of: int) -> bool:
     """Tell how far it is; False if that was enough."""
     try:
         run.tell(what, done, of)
-    except Enough as wish:
+    except StopMatching as wish:
         run.stop = wish.stop
         return False
     return True

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.data.activations import ActivationOptions, Grams, Solver, by_weights, pair_grams, untold
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
-from rebasin_cli.matching.result import Enough, Stop
+from rebasin_cli.matching.result import Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, OnRound, in_order_of_first
 from rebasin_cli.merging.models import Models, total_similarity
@@ -65,7 +65,7 @@ def match_many_by_activations(
             search.rounds(options.max_rounds, torch.Generator().manual_seed(resources.seed))
         elif algorithm == "cycle-consistent" and count > 2:
             search.rounds(options.max_rounds, None)
-    except Enough as wish:
+    except StopMatching as wish:
         search.stop = wish.stop
     found = search.finished()
     return ManyResult(

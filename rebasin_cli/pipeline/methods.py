@@ -123,7 +123,7 @@ class Running:
         device: a resolved one.
         executor: for work that is independent of other work, `threads` at a time; None for one after the other.
         on_step: told of every step of a match that is alone; check: of every step of one of several, in its thread.
-            Both may raise `Enough`.
+            Both may raise `StopMatching`.
         on_several: told how many starts there are, if there are several; on_trial: of each that has ended.
     """
 

@@ -10,7 +10,7 @@ from time import monotonic
 from types import FrameType
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import Enough
+from rebasin_cli.matching import StopMatching
 
 _LONGEST = 1e9  # seconds
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -34,7 +34,7 @@ def parse_duration(text: str) -> float:
 
 @contextmanager
 def stopping(budget: float | None, *, save: bool) -> Iterator[Callable[[], None]]:
-    """Yields a function to call now and then, which raises `Enough` when it is time to stop.
+    """Yields a function to call now and then, which raises `StopMatching` when it is time to stop.
 
     Args:
         budget: seconds from now.
@@ -51,9 +51,9 @@ def stopping(budget: float | None, *, save: bool) -> Iterator[Callable[[], None]
 
     def check() -> None:
         if interrupted:
-            raise Enough("interrupted")
+            raise StopMatching("interrupted")
         if deadline is not None and monotonic() >= deadline:
-            raise Enough("time")
+            raise StopMatching("time")
 
     before = None
     if save:

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from rebasin_cli.matching import (
-    Enough,
     MatchResult,
     Problem,
     Resources,
+    StopMatching,
     WeightsOptions,
     best_of,
     descents,
@@ -149,7 +149,7 @@ def test_told_to_stop_all_stop_and_the_best_so_far_counts(why: Stop, tmp_path: P
         with lock:
             steps += 1
             if steps == 7:
-                raise Enough(why)
+                raise StopMatching(why)
 
     result = best_of(descents(Problem(layout, a, b), 10**6), Resources(on_step=on_step, executor=pool, at_once=3))
     assert result.stop == why
@@ -170,7 +170,7 @@ def test_an_interrupt_ends_what_is_under_way(tmp_path: Path, pool: ThreadPoolExe
         try:
             while True:
                 resources.on_step(0, 1, 1, 0.0)
-        except Enough:
+        except StopMatching:
             told.set()
         return result
 

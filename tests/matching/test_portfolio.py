@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.matching import (
-    Enough,
     Problem,
     Resources,
+    StopMatching,
     WeightsOptions,
     best_of,
     descents,
@@ -69,7 +69,7 @@ def test_a_match_told_to_stop_returns_what_it_has(why: Stop, after: int, tmp_pat
         nonlocal steps
         steps += 1
         if steps >= after:
-            raise Enough(why)
+            raise StopMatching(why)
 
     result = best_of(descents(Problem(layout, a, b), 50), Resources(on_step=on_step))
     assert steps == after

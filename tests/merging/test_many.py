@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import Enough, MatchResult, Problem, Resources, best_of, descents, inner_product
+from rebasin_cli.matching import MatchResult, Problem, Resources, StopMatching, best_of, descents, inner_product
 from rebasin_cli.merging.many import ALGORITHMS, Algorithm, ManyOptions, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, pairwise_distances, total_similarity
 from rebasin_cli.permutation import Permutation, permuted
@@ -108,7 +108,7 @@ def test_told_to_stop_it_returns_what_it_has(algorithm: Algorithm, tmp_path: Pat
     layout, found = tiny_layout("chain", tmp_path), states("chain", 4)
 
     def on_round(what: str, done: int, of: int) -> None:
-        raise Enough("time")
+        raise StopMatching("time")
 
     result = match_many(
         Models.of(layout, found), matcher(layout), options=ManyOptions(algorithm=algorithm), on_round=on_round

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import Enough
+from rebasin_cli.matching import StopMatching
 from rebasin_cli.pipeline.stopping import parse_duration, stopping
 
 
@@ -28,7 +28,7 @@ def test_the_budget_ends() -> None:
     with stopping(0.05, save=False) as check:
         check()
         time.sleep(0.06)
-        with pytest.raises(Enough) as wish:
+        with pytest.raises(StopMatching) as wish:
             check()
     assert wish.value.stop == "time"
 
@@ -38,7 +38,7 @@ def test_the_first_interrupt_is_a_wish_and_the_second_an_interrupt() -> None:
     with stopping(None, save=True) as check:
         check()
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Enough) as wish:
+        with pytest.raises(StopMatching) as wish:
             check()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
 from rebasin_cli.matching.problem import LossProblem, Problem, Resources
-from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.permutation import Permutation, permuted
 
 
@@ -74,7 +74,7 @@ def search_by_loss(
             try:
                 if on_step:
                     on_step(epoch, step + 1, problem.batches, first.objective[-1])
-            except Enough as wish:
+            except StopMatching as wish:
                 enough = wish.stop
                 break
         candidate = search.candidate()

@@ -17,6 +17,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.descent.unit_products import (
+    AT_ONCE,
+    long_axis,
+    narrowed,
+    products_over_rest,
+    sides_within,
+    taken_inside,
+    unit_differences,
+)
 from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.permutation import (
@@ -28,7 +37,7 @@ from rebasin_cli.permutation import (
     piece_view,
     source_key,
 )
-from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
+from rebasin_cli.spec import INDEX_SIDE, BoundTensor
 
 TIE = 1e-11
 """Objectives that differ by no more than this share are equal. Sums of 10¹⁰ products in float64 repeat themselves to
@@ -39,12 +48,6 @@ NEAR = 1e-5
 
 SINGLE_TRIES = 64
 """Exchanges of a dim on two sides of a tensor that are tried one by one, where all at once lower the objective."""
-
-FEW = 64
-"""Places along another side that are looked at before all of them are."""
-
-AT_ONCE = 1 << 20
-"""Products that are summed at a time, in float64."""
 
 Indices = dict[str, Tensor]
 """A dim (batch, n) and all dims within it (batch, n, ..), the units of its owners flattened into the batch."""
@@ -234,7 +237,12 @@ class _Dim:
         return free
 
     def _plain_gains(self, free: Tensor) -> Iterator[Tensor]:
-        """What each of the exchanges that are still free is worth, on one part of the tensors after the other."""
+        """What each of the exchanges that are still free is worth, on one part of the tensors after the other.
+
+        The differences of two units tell it, and the first of their numbers rule most out. By the values of all units
+        (`_gains`) a match of gated MLPs without biases takes 8 per cent longer (5504 units), and one of VGG16 without
+        biases 40 per cent.
+        """
         perm = self.permutation[self.dim]
         inverse = torch.argsort(perm)
         for bound in self.tensors:
@@ -247,18 +255,18 @@ class _Dim:
                 views = piece_view(a, piece), piece_view(b, piece)
                 others = {axis: self.permutation.get(str(side.dim)) for axis, side in enumerate(piece.sides)}
                 for few in (True, False) if number == 0 else (False,):
-                    axis = _long_axis(self.problem.layout, piece, at) if few else None
+                    axis = long_axis(self.problem.layout, piece, at) if few else None
                     if few and axis is None:
                         continue
-                    one, two = views if axis is None else _narrowed(*views, axis, others[axis])
+                    one, two = views if axis is None else narrowed(*views, axis, others[axis])
                     places = torch.nonzero(free[0]).flatten()
                     gain = torch.zeros(free.shape, dtype=torch.float64)
                     for some in torch.split(places, max(1, AT_ONCE * len(perm) // max(1, one.numel()))):
-                        x = _difference(one, at, some, inverse[some])
-                        y = _difference(two, at, some, perm[some])
+                        x = unit_differences(one, at, some, inverse[some])
+                        y = unit_differences(two, at, some, perm[some])
                         skip = (at,) if axis is None else (at, axis)
                         y = gather_piece(y, piece, self.permutation, bound.place, skip=skip)
-                        gain[0, some] = _products(x, y, (at,))
+                        gain[0, some] = products_over_rest(x, y, (at,))
                     yield gain
 
     def _tensors(self, bound: BoundTensor) -> tuple[Tensor, Tensor]:
@@ -272,7 +280,7 @@ class _Dim:
         inverse = torch.argsort(perm, dim=1)
         here = there = present
         if within:
-            here, there = ({name: _taken(p, at) for name, p in present.items()} for at in (inverse, perm))
+            here, there = ({name: taken_inside(p, at) for name, p in present.items()} for at in (inverse, perm))
         home = torch.arange(perm.shape[1]).expand(perm.shape)
         tried = [present, {**here, self.dim: home}, {**there, self.dim: perm.gather(1, perm)}]
         moved = [self._with(indices) for indices in tried]
@@ -292,58 +300,12 @@ class _Dim:
         a, b = self._tensors(bound)
         for piece in bound.pieces:
             for at in (at for at, side in enumerate(piece.sides) if side.dim == self.dim):
-                ours, rest = _parted(piece, at)
+                ours, rest = sides_within(piece, at)
                 held = gather_piece(piece_view(b, piece), piece, self.permutation, bound.place, skip=ours)
                 owners = owner_sides(piece, at)
                 kept = [side for side in (*owners, at) if side != INDEX_SIDE]
                 for permutation, value in zip(moved, values, strict=True):
                     view = gather_piece(held, piece, permutation, bound.place, skip=rest)
                     here = value[bound.place] if INDEX_SIDE in owners else value
-                    here += _products(piece_view(a, piece), view, kept)
+                    here += products_over_rest(piece_view(a, piece), view, kept)
         return values
-
-
-def _parted(piece: Piece, at: int) -> tuple[list[int], list[int]]:
-    """Positions of a side and of those within its units, and of all others."""
-    ours = [side for side in range(len(piece.sides)) if side == at or at in owner_sides(piece, side)]
-    return ours, [side for side in range(len(piece.sides)) if side not in ours]
-
-
-def _long_axis(layout: Layout, piece: Piece, at: int) -> int | None:
-    """The longest other axis that can be looked at in part, if it is long."""
-    alone = [
-        axis
-        for axis, side in enumerate(piece.sides)
-        if axis != at
-        and side.size > FEW
-        and side.owner is None
-        and not any(axis in owner_sides(piece, other) for other in range(len(piece.sides)))
-    ]
-    return max(alone, key=lambda axis: piece.sides[axis].size, default=None)
-
-
-def _narrowed(one: Tensor, two: Tensor, axis: int, perm: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The first places of A along an axis, and what of B comes to stand there."""
-    there = two.narrow(axis, 0, FEW) if perm is None else two.index_select(axis, perm[:FEW])
-    return one.narrow(axis, 0, FEW), there
-
-
-def _difference(view: Tensor, at: int, places: Tensor, others: Tensor) -> Tensor:
-    """Units minus units, in float64."""
-    return view.index_select(at, places).double() - view.index_select(at, others).double()
-
-
-def _taken(perm: Tensor, places: Tensor) -> Tensor:
-    """What is within a dim, (batch, n, ..), with place i getting what was at places[i]; places (batch, n)."""
-    return perm.gather(1, places.reshape(*places.shape, *(1,) * (perm.dim() - 2)).expand(perm.shape))
-
-
-def _products(one: Tensor, two: Tensor, kept: Sequence[int]) -> Tensor:
-    """Σ one · two over all axes but some, in float64; their order is that of the result's axes."""
-    rest = [axis for axis in range(one.dim()) if axis not in kept]
-    shape = [one.shape[axis] for axis in kept]
-    units = torch.Size(shape).numel()
-    one, two = (view.permute(*kept, *rest).reshape(units, -1) for view in (one, two))  # (units, rest)
-    rows = max(1, AT_ONCE // max(1, one.shape[1]))
-    parts = [(one[i : i + rows].double() * two[i : i + rows].double()).sum(1) for i in range(0, units, rows)]
-    return torch.cat(parts).reshape(shape)

@@ -13,7 +13,7 @@ from rebasin_cli.matching.cache import Budget, working_clock
 from rebasin_cli.matching.descent.anchored_start import Turn, anchored_turns
 from rebasin_cli.matching.descent.step import Step, Steps
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.matching.result import Enough, Stop
+from rebasin_cli.matching.result import Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.similarity.matrices import Similarities
 from rebasin_cli.permutation import Permutation, is_identity
@@ -79,7 +79,7 @@ class Descent:
         """Visit blocks in order, each held against what those before it have found.
 
         Args:
-            on_visit: called after every visit with how many there were and what they gained; it may raise `Enough`.
+            on_visit: called after every visit with how many there were and what they gained; it may raise `StopMatching`.
 
         Returns:
             The gain of all, and why it ended early if it did.
@@ -92,7 +92,7 @@ class Descent:
                         gains[place] = self._accept(visits[place], step)
                     if on_visit:
                         on_visit(done, sum(gains))
-            except Enough as wish:
+            except StopMatching as wish:
                 return sum(gains), wish.stop
         return sum(gains), None
 

@@ -30,7 +30,7 @@ from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.portfolio import GRADIENTS, Attempt
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.relaxation.rounding import STARTS, Polishing, RelaxedStart, joint_dims
-from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Similarities
@@ -89,7 +89,7 @@ def _mixed(
                 break
             if resources.on_step:
                 resources.on_step(iteration, 1, 1, state.value)
-    except Enough as wish:
+    except StopMatching as wish:
         return state, wish.stop
     return state, None
 

@@ -32,7 +32,7 @@ from rebasin_cli.matching.problem import LossProblem, OnStep, Problem, Resources
 from rebasin_cli.matching.relaxation.mixing import Mixer, between
 from rebasin_cli.matching.relaxation.rounding import Polishing, joint_dims
 from rebasin_cli.matching.relaxation.sinkhorn_operator import doubly_stochastic
-from rebasin_cli.matching.result import Enough, MatchResult, Stop
+from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import Layout
 
@@ -231,7 +231,7 @@ def _descend(relaxed: _Relaxed, a: Mixer, on_step: OnStep | None) -> Stop | None
                 break
             if on_step:
                 on_step(step, 1, 1, value)
-    except Enough as wish:
+    except StopMatching as wish:
         return wish.stop
     return None
 

@@ -10,11 +10,11 @@ import torch
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching import (
-    Enough,
     LossProblem,
     Problem,
     Resources,
     SinkhornLossOptions,
+    StopMatching,
     best_of,
     descents,
     inner_product,
@@ -83,7 +83,7 @@ def test_told_to_stop_it_returns_what_it_has(after: int, tmp_path: Path) -> None
         nonlocal steps
         steps += 1
         if steps == after:
-            raise Enough("time")
+            raise StopMatching("time")
 
     result = match_by_sinkhorn(Problem(layout, a, b), Resources(on_step=on_step))
     assert (steps, result.stop) == (after, "time")
