@@ -2,7 +2,7 @@
 
 Two things are worth keeping between visits. The tensors of a lazy source: they are read once instead of at every
 visit, and the result does not depend on it. And similarity matrices, which spares products: mended ones differ in
-their last bits from ones made anew, so how many are kept must not depend on the machine.
+their last bits from ones made again, so the number that is kept must not depend on the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MATRICES = 1 << 28
 
 TENSORS = 1 << 28
 """Bytes of tensors that are kept if nothing is said (256 MiB), but at most this `SHARE` of what is free. Reading a
-tensor again costs much beside the products of a few hundred units, and little beside those of thousands."""
+tensor again costs much compared with the products of a few hundred units, and little with those of thousands."""
 
 SHARE = 0.125
 
@@ -42,14 +42,14 @@ class Budget:
 
 
 def budgets(memory: int | None) -> tuple[Budget, Budget]:
-    """For tensors and for matrices, half of `memory` bytes each; None leaves both small beside a large model."""
+    """For tensors and for matrices, half of `memory` bytes each; None leaves both small compared with a large model."""
     if memory is None:
         return Budget(min(TENSORS, int(SHARE * free_memory()))), Budget(MATRICES)
     return Budget(memory - memory // 2), Budget(memory // 2)
 
 
 def free_memory() -> int:
-    """Bytes that programs can still have, caches of files included; a guess of 1 GiB where nobody says."""
+    """Bytes that programs can still have, caches of files included; a guess of 1 GiB where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:

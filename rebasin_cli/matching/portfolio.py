@@ -87,9 +87,9 @@ def best_of(
     """Make every attempt and keep one.
 
     Args:
-        resources: `on_step` is handed to each attempt, in whatever thread it runs; once it has told one to stop (see
-            `StopMatching`), all that are under way stop at their next step, and what they have reached by then counts. The
-            executor runs `at_once` attempts at a time; one that is alone gets it for its own parts.
+        resources: `on_step` is handed to each attempt, in whatever thread it runs. Once it has raised `StopMatching` in
+            one, all that are running stop at their next step, and what they have reached by then counts. The executor
+            runs `at_once` attempts at a time; one that is alone gets it for its own parts.
         on_trial: told of every attempt that has ended, in order.
         choose: the number of the result that is kept; None for the first of those that reached most.
     """

@@ -61,9 +61,9 @@ def segment_of(layout: Layout, dim: str) -> Segment:
 
 
 def channel_axis(shape: Sequence[int], channels: int) -> int | None:
-    """The axis of an activation that has so many channels: the last, or the one behind the examples; None if neither.
+    """The axis with this number of channels: the last, or the one behind the examples; None if neither.
 
-    Of images, where both have so many, the one behind the examples.
+    Of images, where both have it, the one behind the examples.
     """
     first, last = len(shape) > 2 and shape[1] == channels, len(shape) > 1 and shape[-1] == channels
     if first and (len(shape) > 3 or not last):

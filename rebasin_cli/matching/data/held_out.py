@@ -51,8 +51,9 @@ def search_by_loss(
 
     Args:
         first: weight matching's result, the first candidate.
-        epochs: at most so many; patience: stop after so many whose new permutation was not better. Epochs that changed
-            none do not count: at a small learning rate a search needs some to get anywhere.
+        epochs: at most.
+        patience: stop after this number of epochs whose new permutation was not better. Epochs that changed none do
+            not count: at a small learning rate a search needs some to get anywhere.
         resources: `on_step` is called after each step with epoch, step, steps in an epoch and ⟨A, π(B)⟩ at first.
     """
 

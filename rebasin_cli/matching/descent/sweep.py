@@ -79,7 +79,8 @@ class Descent:
         """Visit blocks in order, each held against what those before it have found.
 
         Args:
-            on_visit: called after every visit with how many there were and what they gained; it may raise `StopMatching`.
+            on_visit: called after every visit with the number of visits and what they gained; it may raise
+                `StopMatching`.
 
         Returns:
             The gain of all, and why it ended early if it did.
@@ -182,7 +183,7 @@ class Descent:
 
     def _is_small(self, turn: Turn) -> bool:
         if not self._steps.has_matrices(turn.block):
-            return False  # nobody knows
+            return False  # its work is not known
         plans = turn.ready or self._steps.similarities.plans(turn.block)
         return sum(plan.work * plan.size**2 for plan in plans) < SMALL_STEP
 

@@ -37,7 +37,7 @@ class WeightsOptions:
         start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
             is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
         order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
-        max_sweeps: the descent ends after so many.
+        max_sweeps: the descent ends after this number of sweeps.
     """
 
     start: Start | Permutation = "anchored"

@@ -41,7 +41,7 @@ RATE = 0.2
 
 STEPS = 200
 FLAT, PATIENCE = 1e-4, 10
-"""The steps of `distance` end when so many in a row have gained less than this share of the objective."""
+"""The steps of `distance` end when `PATIENCE` in a row have gained less than this share of the objective."""
 
 CERTAINTY = 0.9
 """With data, scores begin where so much of each unit lies at its place by weight matching: a network of averaged units
@@ -156,7 +156,7 @@ def match_by_sinkhorn_loss(
 
 
 def fits(layout: Layout, copies: int) -> bool:
-    """Whether some dims can move together, and memory holds their matrices and so many copies of the network."""
+    """Whether some dims can move together, and memory holds their matrices and some copies of the network."""
     free = joint_dims(layout)
     matrices = COPIES * sum(layout.dims[dim].size ** 2 for dim in free)
     network = sum(piece.elements for bound in layout.tensors.values() for piece in bound.pieces)

@@ -1,4 +1,4 @@
-"""What the tensors say about one block: for each piece in which its dims stand, A beside B with the rest aligned.
+"""What the tensors say about one block: for each piece in which its dims stand, A and B with the rest aligned.
 
 A *block* is a dim without an owner together with everything within it; its dims are solved together, all other
 dims held at their present permutations.

@@ -20,7 +20,7 @@ def chunks(
     columns, for each product passes over n² sums.
 
     Args:
-        at, to: places of x, and the places of y beside them; None for all as they are.
+        at, to: places of x, and the places of y that go with them; None for all as they are.
         less: places of y that are taken off those at `to`.
     """
     n, places, rest = x.shape

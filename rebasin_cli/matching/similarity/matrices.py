@@ -28,7 +28,7 @@ MENDED_SHARE = 0.3
 """Above this share of moved units a fresh product is cheaper than two gathers and a mend."""
 
 MENDS = 32
-"""Mends in a row before a matrix is made anew, so that float32 rounding does not pile up."""
+"""Mends in a row before a matrix is made again, so that float32 rounding does not pile up."""
 
 THIN = 64
 """Operands with fewer columns than this are added up in one product: by themselves each costs a pass over S."""
@@ -44,7 +44,7 @@ Dims = tuple[str, ...]
 class _Kept:
     """A matrix, the permutations of the neighbours at which it is right, and the plans it does not hold yet.
 
-    A matrix of the first pass holds some plans, and is completed later: made anew it takes 6 to 40 per cent longer
+    A matrix of the first pass holds some plans, and is completed later: made again it takes 6 to 40 per cent longer
     (`python -m tests.benchmarks --cases resnet50,vgg16 --weights planted,independent`).
     """
 
@@ -59,9 +59,9 @@ class Similarities:
     """The similarity matrices of all blocks. Different blocks may be asked for in different threads.
 
     Attributes:
-        budget: for the matrices that are kept; those that do not fit are made anew at every visit. Who gets how much
+        budget: for the matrices that are kept; those that do not fit are made again at every visit. Who gets how much
             is settled at the start, so that it depends neither on the order of the visits nor on their threads.
-        products, mends: how many matrices were made anew and how many mended, by what they are over.
+        products, mends: how many matrices were made and how many mended, by what they are over.
     """
 
     problem: Problem
@@ -205,7 +205,7 @@ class Similarities:
     def _mend(
         self, dims: Dims, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor], executor: Executor | None
     ) -> bool:
-        """Bring a kept matrix up to date; False where making it anew is cheaper."""
+        """Bring a kept matrix up to date; False where making it again is cheaper."""
         changed = {dim for dim, perm in now.items() if not torch.equal(perm, kept.at[dim])}
         if not changed:
             return True
@@ -262,7 +262,7 @@ def _can_move(plans: list[Plan]) -> bool:
 
 
 def _is_partly_still(plans: list[Plan]) -> bool:
-    """Whether a part of the matrix stays as it is while the rest has to be made anew."""
+    """Whether a part of the matrix stays as it is while the rest has to be made again."""
     return _can_move(plans) and any(not plan.neighbours and plan.work >= THIN for plan in plans)
 
 
