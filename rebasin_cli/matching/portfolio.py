@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from rebasin_cli.matching.cache import budgets, free_memory
-from rebasin_cli.matching.descent.settling import NEAR, is_tie
+from rebasin_cli.matching.descent.settling import is_tie
 from rebasin_cli.matching.descent.weights import Order, Start, WeightsOptions, match_by_weights
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import Problem, Resources
@@ -163,22 +163,10 @@ def highest(results: Sequence[MatchResult]) -> int:
     return max(range(len(results)), key=lambda number: results[number].objective[-1])
 
 
-def simplest(problem: Problem, results: Sequence[MatchResult]) -> int:
-    """The result with the largest objective; of equals (see `TIE`) that which moves fewest units, and then the first.
-
-    What searches have summed up may be off by rounding, so that results near the largest are compared exactly.
-    """
+def simplest(results: Sequence[MatchResult]) -> int:
+    """The result with the largest objective; of equals (see `TIE`) the first of those that move fewest units."""
     reached = [result.objective[-1] for result in results]
-    top = max(reached)
-    exact = {
-        number: problem.objective(results[number].permutation)
-        for number, value in enumerate(reached)
-        if value >= top - NEAR * abs(top)
-    }
-    if len(exact) == 1:
-        return next(iter(exact))
-    top = max(exact.values())
-    equal = [number for number, value in exact.items() if value >= top or is_tie(value, top)]
+    equal = [number for number, value in enumerate(reached) if is_tie(value, max(reached))]
     return min(equal, key=lambda number: results[number].permutation.count_moved())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal, TypeVar
 
@@ -164,7 +163,7 @@ def match_by_search(problem: Problem, choice: MatchChoice, running: Running) -> 
         chain(islice(started, 1), together, started),
         resources,
         on_trial=running.on_trial,
-        choose=partial(simplest, problem),
+        choose=simplest,
     )
     return replace(result, method=choice.method)
 

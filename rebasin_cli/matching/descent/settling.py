@@ -11,7 +11,6 @@ other: units that are equal, or equal to nothing, are so on each.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
@@ -43,9 +42,6 @@ TIE = 1e-11
 """Objectives that differ by no more than this share are equal. Sums of 10¹⁰ products in float64 repeat themselves to
 about 10⁻¹³, and one unit among a million that is moved for a reason is worth 10⁻⁷ or more."""
 
-NEAR = 1e-5
-"""What a search sums up from gains in float32 may be off by less than this share."""
-
 SINGLE_TRIES = 64
 """Exchanges of a dim on two sides of a tensor that are tried one by one, where all at once lower the objective."""
 
@@ -58,17 +54,8 @@ def is_tie(one: float, two: float) -> bool:
     return abs(one - two) <= TIE * max(abs(one), abs(two))
 
 
-def no_more_than_identity(
-    problem: Problem, permutation: Permutation, reached: float, at_identity: float, executor: Executor | None = None
-) -> bool:
-    """Whether a permutation gains nothing.
-
-    Args:
-        reached: its objective, as the search has summed it up; it is computed exactly where that is near the other's.
-        at_identity: the objective of the identity, exactly.
-    """
-    if abs(reached - at_identity) <= NEAR * max(abs(reached), abs(at_identity)):
-        reached = problem.objective(permutation, None, executor)
+def gains_nothing(reached: float, at_identity: float) -> bool:
+    """Whether an objective is no more than that of the identity."""
     return reached <= at_identity or is_tie(reached, at_identity)
 
 

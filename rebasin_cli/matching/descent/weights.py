@@ -15,7 +15,7 @@ import torch
 
 from rebasin_cli.matching.assignment.solve import NotFiniteError
 from rebasin_cli.matching.cache import budgets, reading_seconds
-from rebasin_cli.matching.descent.settling import is_tie, no_more_than_identity, settled
+from rebasin_cli.matching.descent.settling import gains_nothing, is_tie, settled
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.problem import Problem, Resources, State
 from rebasin_cli.matching.result import MatchResult, Stop, rising
@@ -72,9 +72,7 @@ def _match(problem: Problem, resources: Resources, options: WeightsOptions, dtyp
     permutation = settled(problem, descent.permutation, objective[-1])
     if dtype != torch.float64:  # gains were summed up from similarities in float32
         objective[-1] = descent.objective(permutation)
-    if not isinstance(start, Permutation) and no_more_than_identity(
-        problem, permutation, objective[-1], objective[0], resources.executor
-    ):
+    if not isinstance(start, Permutation) and gains_nothing(objective[-1], objective[0]):
         if start == "anchored" and not is_tie(objective[-1], objective[0]):  # led astray: from there it cannot fall
             return _match(problem, resources, replace(options, start="identity"), dtype)
         permutation, objective = begin, [objective[0]] * len(objective)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rebasin_cli.matching.descent.settling import no_more_than_identity
+from rebasin_cli.matching.descent.settling import gains_nothing
 from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, rising
@@ -68,7 +68,7 @@ class Polishing:
         options = WeightsOptions(start=rounded, max_sweeps=0 if early else self.max_sweeps)
         polished = match_by_weights(self.problem, self.resources, options)
         permutation, path = polished.permutation, (before, reached, *polished.objective[1:])
-        if no_more_than_identity(self.problem, permutation, path[-1], before):
+        if gains_nothing(path[-1], before):
             permutation, path = identity, (before, before)
         total = {
             name: sum(part.get(name, 0) for part in (self._solvers, solvers, polished.solvers))
