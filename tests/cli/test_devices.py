@@ -14,7 +14,7 @@ from tests.pretended import device
 METHODS = {
     "weights": (),
     "frank-wolfe": ("--method", "frank-wolfe"),
-    "sinkhorn": ("--method", "sinkhorn", "--epochs", "3"),
+    "sinkhorn": ("--method", "sinkhorn"),
     "sinkhorn by the loss": ("--method", "sinkhorn", "--objective", "midpoint", "--data", "data.npz"),
     "activations": ("--method", "activations", "--data", "data.npz"),
     "ste": ("--method", "ste", "--epochs", "2", "--data", "data.npz"),
