@@ -354,6 +354,19 @@ def need_data(given: Mapping[str, object]) -> None:
             )
 
 
+def need_fitting(fit_data: Path | None, fit_limit: int | None, *, fits: bool) -> None:
+    """Refuse `--fit-data` and `--fit-limit` where nothing is fitted.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if not fits and (fit_data is not None or fit_limit is not None):
+        raise UsageError(
+            f"--fit-{'limit' if fit_data is None else 'data'}: nothing is fitted on examples here",
+            remedy="add --repair, or a --method that looks at data",
+        )
+
+
 def need_loss(choice: MatchChoice, loss: str) -> None:
     """Refuse `--loss` where nothing goes down one.
 

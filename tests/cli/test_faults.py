@@ -206,3 +206,13 @@ def test_a_path_means_nothing_to_the_commands_shell(
     assert code or done.document["barrier"]["naive"]["loss"] == [1, 1, 1]
     assert not (pair / "hit").exists()
     assert not any(odd.iterdir())
+
+
+@pytest.mark.parametrize("options", [("--fit-data", "absent.npz"), ("--fit-limit", "5")])
+@pytest.mark.parametrize("command", [("interpolate", *AB), ("merge", *AB, "-o", "m.safetensors")], ids=lambda c: c[0])
+def test_examples_to_fit_on_need_something_that_fits(
+    rebasin: Rebasin, pair: Path, command: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    done = rebasin(*command, *DATA, *options)
+    assert done.code == 2
+    assert "nothing is fitted" in done.err

@@ -158,6 +158,7 @@ def command(
         method, seed, max_sweeps, start, order, device, restarts, quality, time_budget, on_interrupt, memory,
         similarity, epochs, learning_rate, momentum, threads, objective,
     )  # fmt: skip
+    o.need_fitting(fit_data, fit_limit, fits=matching.looks_at_data or bool(o.repairs(repair)))
     fits = fit_data is not None and matching.looks_at_data
     if data is None and eval_command is None:
         o.need_data({"--repair": o.repairs(repair), "--metric": metric, "--resume": resume})

@@ -110,6 +110,7 @@ def command(
     session = Session(json=json, quiet=quiet, verbose=verbose, shows=dry_run)
     judged, how = None, o.Method(method.value)
     taps = o.taps(how, tap)
+    o.need_fitting(fit_data, fit_limit, fits=how == o.Method.ACTIVATIONS or bool(o.repairs(repair)))
     fits = fit_data is not None and how == o.Method.ACTIVATIONS
     if data is None and eval_command is None:
         o.need_data({"--repair": o.repairs(repair), "--loss": loss, "--metric": metric})
