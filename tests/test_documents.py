@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 import rebasin_cli
-from rebasin_cli.cli.main import app
+from rebasin_cli.cli.main import program
 from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
 from tests.families import README, current, table
 
@@ -46,7 +46,7 @@ def test_readme_has_commands() -> None:
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
 def test_every_command_of_readme_has_its_options(call: list[str]) -> None:
-    command = get_command(app)
+    command = get_command(program())
     words = list(call)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
@@ -61,7 +61,7 @@ def test_options_named_in_the_text_exist() -> None:
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     named = set(re.findall(r"`(--[a-z-]+)", prose))
     known: set[str] = {"--help"}
-    stack = [get_command(app)]
+    stack = [get_command(program())]
     while stack:
         command = stack.pop()
         stack += list(getattr(command, "commands", {}).values())

@@ -13,12 +13,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 
 import typer
 
 import rebasin_cli
 from rebasin_cli import signals
-from rebasin_cli.cli.commands import align, apply, arch, inspect, interpolate, merge, repair, report
 from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
 from rebasin_cli.cli.streams import ClosedPipe, need_stdout
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
@@ -32,21 +32,27 @@ _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "f
 # Typer has its own copy of click by now and used the package before; this is the base of usage errors in both.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    name="rebasin",
-    help="Align, interpolate and judge neural networks: Git Re-Basin weight matching for checkpoint files.",
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("align")(align.command)
-app.command("interpolate")(interpolate.command)
-app.command("merge")(merge.command)
-app.command("apply")(apply.command)
-app.command("repair")(repair.command)
-app.command("inspect")(inspect.command)
-app.add_typer(arch.app, name="arch")
-app.command("report")(report.command)
+COMMANDS = ("align", "interpolate", "merge", "apply", "repair", "inspect", "arch", "report")
+"""In the order of `--help`; each is a module of `cli.commands`."""
+
+
+def program(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The program with some of its commands: importing and describing all of them takes time at every start."""
+    app = typer.Typer(
+        name="rebasin",
+        help="Align, interpolate and judge neural networks: Git Re-Basin weight matching for checkpoint files.",
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in commands:
+        module = import_module(f"rebasin_cli.cli.commands.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(module.command)
+    return app
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,7 +61,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -76,7 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 need_stdout()
             else:
                 _need_folder()
-            code = typer.main.get_command(app).main(args=arguments, prog_name="rebasin", standalone_mode=False)
+            named = arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS
+            code = typer.main.get_command(program(named)).main(
+                args=arguments, prog_name="rebasin", standalone_mode=False
+            )
             if sys.stdout is not None:
                 sys.stdout.flush()
             if code == INTERRUPTED:  # typer makes an exit code of KeyboardInterrupt, without a word

@@ -255,7 +255,7 @@ def match_choice(method: str = "weights", given: Mapping[str, object] | None = N
     """A choice from options by name.
 
     Args:
-        given: options of methods; None is one that was not given. What the method does not read may have its default.
+        given: options of methods; None is one that was not given.
         common: the other fields of `MatchChoice`.
 
     Raises:
@@ -288,8 +288,6 @@ def _defaults(options: type) -> dict[str, object]:
 
 def _refuse_unread(method: Method, name: str, value: object) -> None:
     readers = [m for m in METHODS if name in _defaults(m.options)]
-    if any(value == _defaults(reader.options)[name] for reader in readers):
-        return
     option = f"--{name.replace('_', '-')}"
     own = ", ".join(dict.fromkeys(f"--method {reader.name}{reader.given}" for reader in readers))
     raise UsageError(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rebasin_cli.cli.options import pairs
+from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.pipeline import architectures
 from tests.cli.conftest import Rebasin

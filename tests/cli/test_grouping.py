@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, get_args, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups.matching import MatchOptions
+from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.methods import METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,25 @@ def test_a_command_gets_each_group_as_one_value() -> None:
     assert "What it does." in text
     assert "--width" in text
     assert "In cells." in text
+
+
+def test_the_defaults_of_help_are_those_of_the_methods() -> None:
+    options = {f.name: get_args(hint)[1] for f, hint in zip(fields(MatchOptions), _hints(MatchOptions), strict=True)}
+    known: dict[str, set[str]] = {}
+    for method in METHODS:
+        for field in fields(method.options):
+            if field.default is not MISSING:
+                known.setdefault(field.name, set()).add(str(field.default))
+    shown = {name: option.show_default for name, option in options.items() if isinstance(option.show_default, str)}
+    assert shown.pop("fit_batch") == str(DataRequest().fit_batch)
+    assert set(shown) == {"start", "order", "quality", "similarity", "objective", "epochs", "momentum"}
+    for name, default in shown.items():
+        assert known[name] == {default}, name
+
+
+def _hints(group: type) -> list[object]:
+    hints = get_type_hints(group, include_extras=True)
+    return [hints[f.name] for f in fields(group)]
 
 
 def test_two_groups_cannot_share_a_name() -> None:

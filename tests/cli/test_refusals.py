@@ -19,6 +19,14 @@ from tests.small import WIDTHS, mlp_state, save, save_data
 
 Prepare = Callable[[Path], None]
 
+UNREAD = (
+    ("--momentum", "0.9"), ("--similarity", "correlation"), ("--objective", "distance"), ("--tap", "h.0=fc.0"),
+    ("--network-option", "activation=gelu"), ("--limit", "5"), ("--image-size", "8"), ("--normalise", "imagenet"),
+    ("--split", "test"), ("--sequence-length", "8"), ("--fit-batch-size", "10"), ("--loss", "mse"),
+    ("--method", "activations", "--start", "identity"),
+)  # fmt: skip
+"""Options that neither weight matching nor a run without examples reads."""
+
 
 @pytest.fixture
 def refused(rebasin: Rebasin, pair: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
@@ -27,7 +35,7 @@ def refused(rebasin: Rebasin, pair: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     def no_matching(*_: object, **__: object) -> None:
         raise RuntimeError("matching began")
 
-    monkeypatch.setattr(work, "METHODS", {"weights": no_matching})
+    monkeypatch.setattr(work, "run_method", no_matching)
 
     def call(code: int, *arguments: object, stdin: bytes = b"") -> Outcome:
         before = {path: path.read_bytes() for path in pair.rglob("*") if path.is_file()}
@@ -182,6 +190,8 @@ def test_an_output_that_exists(refused: Callable[..., Outcome], rebasin: Rebasin
         ("align", "a.safetensors", "b.safetensors", "--ignore", "wings.*"),
         ("align", "a.safetensors", "b.safetensors", "--max-sweeps", "0"),
         ("align", "a.safetensors", "b.safetensors", "--json", "-o", "-"),
+        *(("align", "a.safetensors", "b.safetensors", *unread) for unread in UNREAD),
+        *(("interpolate", "a.safetensors", "b.safetensors", *unread) for unread in UNREAD),
         ("align", "a.safetensors"),
         ("align", "a.safetensors", "b.safetensors", "c.safetensors"),
         ("align", "a.safetensors", "b.safetensors", "--wings"),

@@ -7,42 +7,39 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli import options as o
+from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
+from rebasin_cli.cli.groups.talk import DryRun, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 
 
+@grouped
 def command(
     permutation: Annotated[
         Path, typer.Argument(readable=False, metavar="PERM", help="A permutation file that `rebasin align` wrote.")
     ],
-    checkpoint: o.CheckpointPath,
+    checkpoint: CheckpointPath,
     output: Annotated[
         Path, typer.Option("-o", "--output", readable=False, metavar="FILE", help="The result; - streams it.")
     ],
+    *,
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
-    report: o.Report = None,
-    force: o.Force = False,
-    arch: o.Arch = None,
-    sizes: o.Set = None,
-    ignore: o.Ignore = None,
-    dry_run: o.DryRun = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
+    report: Report = None,
+    force: Force = False,
+    spec: UnmatchedOptions,
+    dry_run: DryRun = False,
+    talk: Talk,
 ) -> None:
     """Apply a saved permutation to a checkpoint of the same architecture, bit-exactly."""
-    from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.apply import ApplyRequest, apply
 
-    session = Session(json=json, quiet=quiet, verbose=verbose, shows=dry_run)
+    session = talk.session(shows=dry_run)
     with working() as cleanup:
-        target = output_of(output, json)
+        target = output_of(output, talk.json)
         assert target is not None
         (source,) = sources([checkpoint], cleanup)
         request = ApplyRequest(
-            permutation, source, target, o.spec_choice(arch, sizes, None, ignore), report,
-            inverse=inverse, force=force, dry_run=dry_run,
-        )  # fmt: skip
+            permutation, source, target, spec.choice(), report, inverse=inverse, force=force, dry_run=dry_run
+        )
         document = apply(request, session)
     session.finish(document, payload=output != PIPE)

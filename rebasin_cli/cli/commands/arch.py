@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebasin_cli.cli import options as o
+from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups.architecture import CheckpointPath, NamedSpecOptions, Set, SpecName, spec_choice
+from rebasin_cli.cli.groups.matching import Seed
+from rebasin_cli.cli.groups.talk import Talk
 from rebasin_cli.cli.streams import sources, working
 from rebasin_cli.errors import GateError
 
@@ -24,91 +27,75 @@ def _root(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_command(json: o.Json = False, quiet: o.Quiet = False, debug: o.Debug = False) -> None:
+@grouped
+def list_command(talk: Talk) -> None:
     """List the shipped architectures."""
-    from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.architectures import list_architectures
 
-    session = Session(json=json, quiet=quiet, shows=True)
+    session = talk.session(shows=True)
     session.finish(list_architectures())
 
 
 @app.command("show")
+@grouped
 def show_command(
-    spec: o.SpecName,
+    spec: SpecName,
     checkpoint: Annotated[
         Path | None,
         typer.Argument(readable=False, metavar="CKPT", help="Show its tensors and sizes instead of templates."),
     ] = None,
-    sizes: o.Set = None,
-    freeze: o.Freeze = None,
-    ignore: o.Ignore = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
+    *,
+    options: NamedSpecOptions,
+    talk: Talk,
 ) -> None:
     """Show a spec: its dims, the tensors they stand in, and with a checkpoint their sizes."""
-    from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.architectures import show_architecture
 
-    session = Session(json=json, quiet=quiet, verbose=verbose, shows=True)
+    session = talk.session(shows=True)
     with working() as cleanup:
         source = sources([checkpoint], cleanup)[0] if checkpoint else None
-        document = show_architecture(spec, source, o.spec_choice(None, sizes, freeze, ignore), session)
+        document = show_architecture(spec, source, options.choice(), session)
     session.finish(document)
 
 
 @app.command("check")
-def check_command(
-    spec: o.SpecName,
-    checkpoint: o.CheckpointPath,
-    sizes: o.Set = None,
-    freeze: o.Freeze = None,
-    ignore: o.Ignore = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
-) -> None:
+@grouped
+def check_command(spec: SpecName, checkpoint: CheckpointPath, options: NamedSpecOptions, talk: Talk) -> None:
     """Check a spec against a checkpoint: every tensor covered, every dim of one size. Exit code 1 if not."""
-    from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.architectures import check_architecture
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
+    session = talk.session()
     with working() as cleanup:
         (source,) = sources([checkpoint], cleanup)
-        document = check_architecture(spec, source, o.spec_choice(None, sizes, freeze, ignore), session)
+        document = check_architecture(spec, source, options.choice(), session)
     session.finish(document)
     _require_passed(document)
 
 
 @app.command("prove")
+@grouped
 def prove_command(
-    spec: o.SpecName,
+    spec: SpecName,
+    *,
     network: Annotated[
         str | None,
         typer.Option(metavar="MODULE:FUNCTION", help="Builds the network: returns a torch module and its inputs."),
     ] = None,
-    sizes: o.Set = None,
+    sizes: Set = None,
     config: Annotated[
         Path | None,
         typer.Option(
             readable=False, metavar="FILE", help="The network's config.json, for sizes that shapes do not tell."
         ),
     ] = None,
-    seed: o.Seed = 0,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
+    seed: Seed = 0,
+    talk: Talk,
 ) -> None:
     """Prove a spec: permute the real network at random; its outputs must not change. Exit code 1 if they do."""
-    from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.architectures import ProveRequest, prove_architecture
 
-    session = Session(json=json, quiet=quiet, verbose=verbose)
-    choice = o.spec_choice(None, sizes, None, None)
+    session = talk.session()
+    choice = spec_choice(sizes=sizes)
     with working():
         document = prove_architecture(ProveRequest(spec, network, choice.sizes, config, seed), session)
     session.finish(document)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from rebasin_cli.cli import options as o
+from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups.architecture import CheckpointPath, SpecOptions
+from rebasin_cli.cli.groups.talk import Talk
 from rebasin_cli.cli.streams import sources, working
 
 
-def command(
-    checkpoint: o.CheckpointPath,
-    arch: o.Arch = None,
-    sizes: o.Set = None,
-    freeze: o.Freeze = None,
-    ignore: o.Ignore = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
-) -> None:
+@grouped
+def command(checkpoint: CheckpointPath, spec: SpecOptions, talk: Talk) -> None:
     """Show what is in a checkpoint: tensors, architecture, dims and sizes, and what would stay fixed."""
-    from rebasin_cli.cli.session import Session
     from rebasin_cli.pipeline.inspect import inspect
 
-    session = Session(json=json, quiet=quiet, verbose=verbose, shows=True)
+    session = talk.session(shows=True)
     with working() as cleanup:
         (source,) = sources([checkpoint], cleanup)
-        document = inspect(source, o.spec_choice(arch, sizes, freeze, ignore), session)
+        document = inspect(source, spec.choice(), session)
     session.finish(document)

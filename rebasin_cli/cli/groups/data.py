@@ -1,0 +1,258 @@
+"""Examples, the network that is run on them, and how it is judged and repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from rebasin_cli.cli import choices as c
+from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli.groups.matching import MergeMatchOptions
+from rebasin_cli.cli.values import pairs
+from rebasin_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rebasin_cli.pipeline.examples import DataRequest
+    from rebasin_cli.pipeline.methods import MatchChoice
+
+PANEL = "Data"
+
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", readable=False, metavar="PATH", rich_help_panel=PANEL,
+        help="Arrays (.npz, .safetensors), idx or image folder, text, MODULE:LOADER.",
+    ),
+]  # fmt: skip
+Limit = Annotated[
+    int | None, typer.Option(parser=n.COUNT, metavar="N", help="Only the first N examples.", rich_help_panel=PANEL)
+]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What networks are judged on."""
+
+    data: DataPath = None
+    split: Annotated[
+        c.SplitName | None,
+        typer.Option(help="Half of a folder of idx files or images.", show_default="test", rich_help_panel=PANEL),
+    ] = None
+    limit: Limit = None
+
+
+@dataclass(frozen=True)
+class FittingExamples:
+    """What a method or a repair is fitted on."""
+
+    data: DataPath = None
+    split: Annotated[
+        c.SplitName | None,
+        typer.Option(help="Half of a folder of idx files or images.", show_default="train", rich_help_panel=PANEL),
+    ] = None
+    limit: Limit = None
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network, and how its inputs are prepared."""
+
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="MODULE:FACTORY", help="Your own network.", rich_help_panel=PANEL),
+    ] = None
+    network_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=PANEL),
+    ] = None
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(parser=n.TOKENS, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=PANEL),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        typer.Option(parser=n.PIXELS, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=PANEL),
+    ] = None
+    normalise: Annotated[
+        str | None,
+        typer.Option(metavar="MEAN/STD", help="Of images' channels: imagenet, 0.5/0.5.", rich_help_panel=PANEL),
+    ] = None
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            "--loss", metavar="NAME", help="mse, mae, cross-entropy or MODULE:FUNCTION; else by the kind of targets.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
+
+    def request(self) -> DataRequest:
+        """The network, without examples as yet.
+
+        Raises:
+            UsageError: a network option that is not NAME=VALUE, or moments that are none.
+        """
+        from rebasin_cli.evaluation.images import parse_moments
+        from rebasin_cli.pipeline.examples import DataRequest
+
+        return DataRequest(
+            options=pairs("--network-option", self.network_option), network=self.network,
+            sequence_length=self.sequence_length, image_size=self.image_size,
+            moments=None if self.normalise is None else parse_moments(self.normalise), loss=self.loss,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How networks are judged, and what is done to those between."""
+
+    batch_size: Annotated[
+        int | None,
+        typer.Option(parser=n.COUNT, metavar="N", help="Examples at a time; else 512.", rich_help_panel=PANEL),
+    ] = None
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", metavar="NAME", help="Also top5, macro-f1, calibration-error, perplexity or MODULE:FUNCTION.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
+    eval_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="Judge by 'python eval.py {checkpoint}'; $REBASIN_CHECKPOINT has the path, too.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
+    eval_timeout: Annotated[
+        float | None, typer.Option(parser=n.SECONDS, metavar="SECONDS", help="For one point.", rich_help_panel=PANEL)
+    ] = None
+    repair: Annotated[
+        list[c.Repair] | None,
+        typer.Option(
+            "--repair", help="Recompute BatchNorm statistics, or rescale all channels; may be given twice.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
+    fit_data: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False, metavar="PATH", help="Examples to fit on; else the train half of --data.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
+    fit_limit: Annotated[
+        int | None, typer.Option(parser=n.COUNT, metavar="N", help="Fit on the first N.", rich_help_panel=PANEL)
+    ] = None
+
+    def repairs(self) -> tuple[Literal["bn", "repair"], ...]:
+        """What `--repair` asks for, each once."""
+        kinds: dict[c.Repair, Literal["bn", "repair"]] = {c.Repair.BN: "bn", c.Repair.REPAIR: "repair"}
+        return tuple(dict.fromkeys(kinds[name] for name in self.repair or () if name in kinds))
+
+
+def fitted(examples: FittingExamples, network: NetworkOptions, match: MergeMatchOptions) -> DataRequest | None:
+    """What a method is shown, and what B is run on before and after; None if there is neither data nor a network.
+
+    Raises:
+        UsageError: an option that nothing reads then, or one with a value that is none.
+    """
+    taps = match.taps()
+    if examples.data is None:
+        _refuse({"--split": examples.split, "--limit": examples.limit, "--fit-batch-size": match.fit_batch}, _NO_DATA)
+    if examples.data is None and network.network is None:
+        _refuse(_options_of(network), _NO_NETWORK)
+        return None
+    return replace(
+        network.request(), fit=examples.data, path=examples.data, fit_limit=examples.limit,
+        fit_split=half(examples.split, "train"), fit_batch=match.fit_batch or _FIT_BATCH, seed=match.seed, taps=taps,
+    )  # fmt: skip
+
+
+def judged(
+    examples: Examples,
+    network: NetworkOptions,
+    judge: JudgeOptions,
+    match: MergeMatchOptions,
+    choice: MatchChoice,
+    further: Mapping[str, object],
+) -> DataRequest | None:
+    """What networks are judged by and fitted on; None if there is neither.
+
+    Args:
+        further: other options that say nothing without a loss, by name.
+
+    Raises:
+        UsageError: an option that nothing reads then, or one with a value that is none.
+    """
+    taps, repairs = match.taps(), judge.repairs()
+    has_loss = examples.data is not None or judge.eval_command is not None
+    if not (choice.looks_at_data or repairs):
+        _refuse({"--fit-data": judge.fit_data, "--fit-limit": judge.fit_limit}, _NO_FIT)
+    fits = judge.fit_data is not None and choice.looks_at_data
+    if not has_loss:
+        _refuse({"--repair": repairs, "--metric": judge.metric, **further}, _NO_DATA)
+        _refuse({"--batch-size": judge.batch_size, "--split": examples.split, "--limit": examples.limit}, _NO_DATA)
+        _refuse({"--eval-timeout": judge.eval_timeout}, (_NO_DATA[0], "add --eval-command COMMAND"))
+        if not fits:
+            _refuse({"--network": network.network, **_options_of(network)}, _NO_DATA)
+            _refuse({"--fit-batch-size": match.fit_batch}, _NO_DATA)
+            return None
+        check_loss(choice, network.loss)
+    return replace(
+        network.request(), path=examples.data, split=half(examples.split, "test"), limit=examples.limit,
+        batch_size=judge.batch_size, fit=judge.fit_data, fit_limit=judge.fit_limit,
+        fit_batch=match.fit_batch or _FIT_BATCH, repairs=repairs, command=judge.eval_command,
+        timeout=judge.eval_timeout, metrics=tuple(judge.metric or ()), seed=match.seed, taps=taps,
+    )  # fmt: skip
+
+
+def check_loss(choice: MatchChoice, loss: str | None) -> None:
+    """Refuse `--loss` where nothing goes down one.
+
+    Raises:
+        UsageError: the method looks at none, or no loss has that name.
+    """
+    if loss is None:
+        return
+    from rebasin_cli.evaluation.losses import check_name
+
+    check_name(loss)
+    if not choice.goes_down_a_loss:
+        raise UsageError(
+            f"--loss {loss}: --method {choice.method} goes down no loss",
+            remedy="--loss goes with --method ste, or sinkhorn --objective midpoint",
+        )
+
+
+_FIT_BATCH = 1000
+_NO_DATA = (" runs a network on examples, and without data there are none", "add --data FILE")
+_NO_NETWORK = (" is for a network, and none is run", "add --data FILE or --network MODULE:FACTORY")
+_NO_FIT = (": nothing is fitted on examples here", "add --repair, or a --method that looks at data")
+
+
+def _options_of(network: NetworkOptions) -> dict[str, object]:
+    return {
+        "--network-option": network.network_option, "--sequence-length": network.sequence_length,
+        "--image-size": network.image_size, "--normalise": network.normalise, "--loss": network.loss,
+    }  # fmt: skip
+
+
+def _refuse(given: Mapping[str, object], why: tuple[str, str]) -> None:
+    """Refuse options of which one was given, with why nothing reads them and what to do.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for option, value in given.items():
+        if value not in (None, (), []):
+            reason, remedy = why
+            raise UsageError(option + reason, remedy=remedy)
+
+
+def half(given: c.SplitName | None, otherwise: Literal["train", "test"]) -> Literal["train", "test"]:
+    """Which half of the data was asked for."""
+    return otherwise if given is None else given.value

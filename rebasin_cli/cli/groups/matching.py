@@ -1,0 +1,200 @@
+"""How units are matched: the method, its own options, and what it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rebasin_cli.cli import choices as c
+from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli.values import pairs
+from rebasin_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rebasin_cli.pipeline.methods import MatchChoice
+    from rebasin_cli.report.document import RunDocument
+
+_PANEL = "Run"
+
+Seed = Annotated[
+    int,
+    typer.Option(
+        parser=n.SEED, metavar="N", help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_PANEL
+    ),
+]
+DeviceName = Annotated[c.Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_PANEL)]
+
+
+@dataclass(frozen=True)
+class MergeMatchOptions:
+    """For several models.
+
+    Options of a method are None if they were not given; the texts after `show_default` are held to the methods' own
+    defaults by a test.
+    """
+
+    method: Annotated[
+        c.MergeMethod,
+        typer.Option("--method", help="How units are matched.", rich_help_panel=_PANEL, show_default=True),
+    ] = c.MergeMethod.WEIGHTS
+    start: Annotated[
+        c.Start | None,
+        typer.Option(
+            "--start", help="Outwards from what never moves, or identity as in the paper.", show_default="anchored",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+    order: Annotated[
+        c.Order | None,
+        typer.Option(
+            "--order", help="The spec's order, or random as in the paper.", show_default="forward",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+    seed: Seed = 0
+    max_sweeps: Annotated[
+        int,
+        typer.Option(parser=n.COUNT, metavar="N", help="Stop matching after so many sweeps.", rich_help_panel=_PANEL),
+    ] = 100
+    restarts: Annotated[
+        int | None,
+        typer.Option(
+            parser=n.COUNT, metavar="N", help="N descents instead of what --quality has.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    quality: Annotated[
+        c.Quality | None,
+        typer.Option(
+            "--quality", help="Time for a better optimum.", show_default="default", rich_help_panel=_PANEL
+        ),
+    ] = None  # fmt: skip
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Take the best so far after 90s, 10m, 1.5h of matching.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What matching may keep between steps: 512MB, 8GB.", rich_help_panel=_PANEL),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            parser=n.THREADS, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    on_interrupt: Annotated[
+        c.OnInterrupt,
+        typer.Option("--on-interrupt", help="On Ctrl-C write nothing, or the best so far.", rich_help_panel=_PANEL),
+    ] = c.OnInterrupt.ABORT
+    similarity: Annotated[
+        c.Likeness | None,
+        typer.Option(
+            "--similarity", help="Of activations (--method activations).", show_default="correlation",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+    tap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIM=MODULE", help="A dim's units are what this module makes (activations).", rich_help_panel=_PANEL
+        ),
+    ] = None
+    fit_batch: Annotated[
+        int | None,
+        typer.Option(
+            "--fit-batch-size", parser=n.COUNT, metavar="N", help="Examples of a step on --data.", show_default="1000",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+    device: DeviceName = c.Device.AUTO
+
+    def given(self) -> dict[str, object]:
+        """The options of methods by name, None where they were not given."""
+        names = ("start", "order", "restarts", "quality", "similarity")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def choice(self) -> MatchChoice:
+        """All of them as one value.
+
+        Raises:
+            UsageError: an option that the method does not read, or a size or time that is none.
+        """
+        from rebasin_cli.pipeline import methods
+        from rebasin_cli.pipeline.amounts import parse_bytes
+        from rebasin_cli.pipeline.stopping import parse_duration
+
+        return methods.match_choice(
+            self.method.value, self.given(),
+            seed=self.seed, max_sweeps=self.max_sweeps, device=self.device.value,
+            time_budget=parse_duration(self.time_budget) if self.time_budget else None,
+            on_interrupt=self.on_interrupt.value, memory=parse_bytes(self.memory) if self.memory else None,
+            threads=self.threads,
+        )  # fmt: skip
+
+    def taps(self) -> dict[str, str]:
+        """What `--tap` says: dim → module.
+
+        Raises:
+            UsageError: the method looks at no activations.
+        """
+        if self.tap and self.method.value != c.Method.ACTIVATIONS.value:
+            raise UsageError(
+                f"--tap: --method {self.method.value} looks at no activations", remedy="add --method activations"
+            )
+        return pairs("--tap", self.tap)
+
+
+@dataclass(frozen=True)
+class MatchOptions(MergeMatchOptions):
+    """For two models, between which there is a loss to go down."""
+
+    method: Annotated[
+        c.Method, typer.Option("--method", help="How units are matched.", rich_help_panel=_PANEL, show_default=True)
+    ] = c.Method.WEIGHTS  # type: ignore[assignment]  # each command has its own methods
+    objective: Annotated[
+        c.ObjectiveName | None,
+        typer.Option(
+            "--objective", help="Of sinkhorn: weights' distance, or the loss at ½ or a random λ.",
+            show_default="distance", rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            parser=n.COUNT, metavar="N", help="At most so many (ste, sinkhorn).", show_default="20",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            parser=n.LEARNING_RATE, metavar="X", help="Else 0.01 (ste) or 0.2 (sinkhorn).", rich_help_panel=_PANEL
+        ),
+    ] = None
+    momentum: Annotated[
+        float | None,
+        typer.Option(
+            parser=n.MOMENTUM, metavar="X", help="Of its steps (--method ste).", show_default="0.9",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
+
+    def given(self) -> dict[str, object]:
+        names = ("objective", "epochs", "learning_rate", "momentum")
+        return {**super().given(), **{name: _plain(getattr(self, name)) for name in names}}
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def end_of(document: RunDocument) -> None:
+    """Leave with 130 after a run that was interrupted and wrote what it had."""
+    done = document.match or document.merge
+    if done is not None and done.stop == "interrupted":
+        raise typer.Exit(130)
