@@ -14,14 +14,13 @@ from typing import Any, Protocol
 from rebasin_cli.checkpoints.reader import StableFile
 from rebasin_cli.checkpoints.stored import Storage, storage_of
 from rebasin_cli.checkpoints.unpickling import PickleFault, Unpickled, stand_for, unpickle
+from rebasin_cli.checkpoints.zips import open_zip
 from rebasin_cli.errors import ContentError
-from rebasin_cli.failures import human_bytes
 
 RESAVE = "save the state dict alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
 DAMAGED = "the file is damaged or incomplete: download or save it again"
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _LOCAL_HEADER = 30  # bytes; name and extra field follow it
-_DIRECTORY = 16 << 20  # bytes of a zip archive's directory: some 150,000 records
 
 
 class Archive(Protocol):
@@ -89,7 +88,7 @@ def _records(file: StableFile) -> Mapping[str, zipfile.ZipInfo]:
     """The records by name. An archive is torch's if it has a pickle, and not code (TorchScript) or arrays (.npz)."""
     where = str(file.path)
     try:
-        with zipfile.ZipFile(_Directory(file)) as archive:
+        with open_zip(file.stream(), file.path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError):
         raise ContentError(
@@ -110,20 +109,6 @@ def _records(file: StableFile) -> Mapping[str, zipfile.ZipInfo]:
     if len(by_name) != len(records):
         raise ContentError("the archive has two records of one name", where=where, remedy=DAMAGED)
     return by_name
-
-
-class _Directory:
-    """A file for `zipfile`, which would read a directory of any size into memory."""
-
-    def __init__(self, file: StableFile) -> None:
-        self._stream = file.stream()
-        self.seek, self.tell, self.seekable = self._stream.seek, self._stream.tell, self._stream.seekable
-        self._limit = _DIRECTORY
-
-    def read(self, size: int = -1) -> bytes:
-        if size > self._limit:
-            raise ValueError(f"a directory of {human_bytes(size)}")
-        return self._stream.read(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,8 @@ Nothing here knows a network; whether the examples fit one is for `check_fits`.
 
 from __future__ import annotations
 
-import lzma
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import as_tensor, hash_tensors, system_failure
 from rebasin_cli.checkpoints.reader import SafetensorsFile
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.checkpoints.zips import open_zip
+from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.idx import check_expanded, read_idx_pair
 from rebasin_cli.evaluation.inputs import NAME, Inputs, each, from_names, leaves, rows_of
 from rebasin_cli.files import open_regular
@@ -39,6 +38,7 @@ _INTEGERS = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 )
 _UINT8_MAX = 255
+_NPY_HEADER = 1000  # bytes: numbers take 128, and what nests deep in a longer one is beyond Python's parser
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +129,7 @@ def _read_npz(path: Path) -> tuple[Inputs, Tensor]:
 
 def _from_archive(file: BinaryIO, path: Path) -> tuple[Inputs, Tensor]:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file, path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             wanted = [info.file_size for name, info in members.items() if name.partition(".")[0] in (NAME, "targets")]
             check_expanded(
@@ -143,14 +143,18 @@ def _from_archive(file: BinaryIO, path: Path) -> tuple[Inputs, Tensor]:
             def read(name: str) -> Tensor:
                 with archive.open(members[name]) as stream:
                     # allow_pickle=False: an array of objects would run code of the file's author
-                    return _from_numpy(np.lib.format.read_array(stream, allow_pickle=False), name, path)
+                    array = np.lib.format.read_array(stream, allow_pickle=False, max_header_size=_NPY_HEADER)
+                    return _from_numpy(array, name, path)
 
             return _examples(list(members), read, str(path))
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, MemoryError) as error:
-        raise _damaged(path, "an .npz archive", error or "it claims more than memory holds") from error
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise _damaged(path, "an .npz archive", error) from error
+    except RebasinError:
+        raise
+    except Exception as error:  # whatever zipfile, its decompressors and the parser of numpy's headers raise
+        if isinstance(error, OSError) and error.errno is not None:  # bz2 has an OSError of its own, without a number
+            raise
+        if "Object arrays" not in str(error):
+            reason = "it claims more than memory holds" if isinstance(error, MemoryError) else error
+            raise _damaged(path, "an .npz archive", reason) from error
         raise ContentError(
             "the file holds pickled objects, which are not read because they can run code",
             where=str(path),

@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,28 @@ def test_a_damaged_member_of_an_archive(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[160] ^= 0xFF  # inside the first array's numbers
     path.write_bytes(raw)
+    assert_refused(path, "cannot be read as an .npz archive")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [b"no array", b"", b"\x93NUMPY\x01\x00\x04\x00(((\n", b"\x93NUMPY\x02\x00\x00\x20\x00\x00" + b"-" * 8191 + b"\n"],
+    ids=["no array", "empty", "open brackets", "deep"],
+)
+def test_a_member_that_is_no_array(tmp_path: Path, member: bytes) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inputs.npy", member)
+        archive.writestr("targets.npy", member)
+    assert_refused(path, "cannot be read as an .npz archive")
+
+
+def test_a_member_whose_bz2_data_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("inputs.npy", bytes(99))
+        archive.writestr("targets.npy", bytes(99))
+    path.write_bytes(path.read_bytes().replace(b"BZh9", b"BZh0"))
     assert_refused(path, "cannot be read as an .npz archive")
 
 
