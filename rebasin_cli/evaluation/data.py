@@ -38,6 +38,7 @@ _INTEGERS = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 )
 _UINT8_MAX = 255
+_DEEPEST = 16  # dots in the name of an input
 _NPY_HEADER = 1000  # bytes: numbers take 128, and what nests deep in a longer one is beyond Python's parser
 
 
@@ -190,6 +191,12 @@ def _examples(names: Sequence[str], read: Callable[[str], Tensor], source: str) 
             f"the data holds both `{NAME}` and `{several[0]}`",
             where=source,
             remedy=f"name one array `{NAME}`, or all of several `{NAME}.NAME`",
+        )
+    if deep := next((name for name in several if name.count(".") > _DEEPEST), None):
+        raise ContentError(
+            f"`{deep[:40]}…` nests inputs {deep.count('.')} deep, and {_DEEPEST} are read",
+            where=source,
+            remedy=f"name the arrays `{NAME}.NAME`, after the arguments of the network's forward",
         )
     for name in (NAME, "targets"):
         if name not in names and not (name == NAME and several):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -13,13 +14,18 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.failures import human_bytes, system_failure
-from rebasin_cli.files import open_regular
+from rebasin_cli.files import open_regular, read_json
 
 _KEPT: list[Any] = []
 _READ = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # files beside weights that transformers opens
 _LARGEST = 64 << 20  # bytes of one of them: tokenizers reach 35 MB
+_CONFIG, _CONFIG_LIMIT = "config.json", 16 << 20
+
+MODULES = re.compile(r"layers?$|_depth|^depths?$|blocks?$|stages?$|experts$")
+"""Names of numbers of modules, each of which has tensors of its own."""
+_LONGEST_LIST = 1_000_000  # classes or layers: transformers makes a list of them where a config says a number
 
 
 def library(name: str) -> ModuleType:
@@ -57,18 +63,35 @@ def from_folder(
         SystemFailure: something in the folder is neither a file nor a folder, and would be waited for.
     """
     _check_entries(folder)
+    _check_config(folder)
     auto = getattr(library("transformers"), name)
+    with on_files_of_others(what, remedy, folder):
+        return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def on_files_of_others(what: str, remedy: str, folder: Path | None = None) -> Iterator[None]:
+    """A library works on files of others: what it asks is not answered, and whatever it raises is one error of theirs.
+
+    Args:
+        what: to say if it fails; remedy: what to do then; folder: where the files lie.
+
+    Raises:
+        ContentError: it fails.
+    """
+    where = "" if folder is None else str(folder)
     try:
         with _no_answers():
-            return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            yield
+    except (RebasinError, MemoryError):
+        raise
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ContentError(
-                f"{what}: it asks for Python code of its own (auto_map), which is never run",
-                where=str(folder), remedy=remedy,
-            ) from error  # fmt: skip
+                f"{what}: it asks for Python code of its own (auto_map), which is never run", where=where, remedy=remedy
+            ) from error
         first = str(error).splitlines()[0] if str(error) else ""
-        raise ContentError(f"{what}: {type(error).__name__}: {first}", where=str(folder), remedy=remedy) from error
+        raise ContentError(f"{what}: {type(error).__name__}: {first}", where=where, remedy=remedy) from error
 
 
 def _check_entries(folder: Path) -> None:
@@ -83,6 +106,29 @@ def _check_entries(folder: Path) -> None:
                     )  # fmt: skip
     except OSError as error:
         raise system_failure(error, folder, "read") from error
+
+
+def _check_config(folder: Path) -> None:
+    path = folder / _CONFIG
+    for name, value in whole_numbers(read_json(path, _CONFIG_LIMIT)) if path.is_file() else ():
+        if value > _LONGEST_LIST and (MODULES.search(name) or name == "num_labels"):
+            raise ContentError(
+                f"{_CONFIG} has {name} = {value}, and up to {_LONGEST_LIST:,} are read",
+                where=str(folder), remedy="download or restore the file",
+            )  # fmt: skip
+
+
+def whole_numbers(config: Any) -> Iterator[tuple[str, int]]:
+    """Every whole number in a config, however deep, with its name."""
+    found = [("", config)]
+    while found:
+        name, value = found.pop()
+        if isinstance(value, Mapping):
+            found += [(str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, (list, tuple)):
+            found += [(name, inner) for inner in value]
+        elif isinstance(value, int):
+            yield name, value
 
 
 @contextmanager

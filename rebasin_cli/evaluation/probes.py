@@ -14,10 +14,10 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.comparing import Run, Trace
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
-from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.evaluation.libraries import on_files_of_others
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork, build_module
 from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.networks.pretrained import config_of
+from rebasin_cli.evaluation.networks.pretrained import architecture_of, build_model, class_named, config_of
 from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
 from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.hooks import Layer, Taps
@@ -98,22 +98,16 @@ def pretrained_probe(config: Mapping[str, Any], folder: Path, state: Mapping[str
     Raises:
         UsageError: transformers cannot be imported. ContentError: it has no such class, or one with other inputs.
     """
-    transformers = library("transformers")
-    name = str((config.get("architectures") or ["none"])[0])
-    model_class = getattr(transformers, name, None)
-    if model_class is None:
-        raise ContentError(f"transformers {transformers.__version__} has no {name}")
+    name = architecture_of(config)
+    model_class = class_named(name, folder)
     made = config_of(model_class, folder, state)
-    inputs = _random_inputs(made, str(getattr(model_class, "main_input_name", "")), seed)
+    remedy = "name the network with --network, and its inputs with --data"
+    with on_files_of_others("no inputs can be made for the network of config.json", remedy, folder):
+        inputs = _random_inputs(made, str(getattr(model_class, "main_input_name", "")), seed)
 
     def run_in(dtype: torch.dtype) -> Run:
         def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
-            model, report = model_class.from_pretrained(
-                None, config=made, state_dict=dict(state), output_loading_info=True, torch_dtype=dtype,
-                local_files_only=True, trust_remote_code=False,
-            )  # fmt: skip
-            if report["missing_keys"]:
-                raise ContentError(f"{name} has tensors that the checkpoint has not: {min(report['missing_keys'])}")
+            model = build_model(model_class, made, state, dtype)
             return answers_of(run_module(model.to(dtype).eval(), in_dtype(inputs, dtype), trace))
 
         return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,14 @@ import torch.nn.functional as F
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import IGNORED, Dataset
-from rebasin_cli.evaluation.libraries import from_folder
+from rebasin_cli.evaluation.libraries import from_folder, on_files_of_others
 from rebasin_cli.files import read_text
 
 SEQUENCE_LENGTH = 512
 _LONGEST = 64 << 20  # bytes: some 15 million tokens, on which a small model is evaluated for hours
+
+_OWN_TOKENS = "the folder must hold the tokenizer's files; or give tokens with --data package.module:loader"
+_LEAST = 2  # tokens of a window: one to read and one to be asked for; a smaller limit is a mistake in the folder
 
 MASKED = 0.15
 """Share of the tokens that a masked language model is asked for, as in its training (BERT, arXiv:1810.04805)."""
@@ -37,7 +39,7 @@ def load_text(path: Path, folder: Path, length: int | None, limit: int | None) -
     """
     tokenizer = _tokenizer(folder)
     length = _length(length, folder, tokenizer)
-    inputs = _windows(path, tokenizer, length)[:limit]
+    inputs = _windows(path, folder, tokenizer, length)[:limit]
     targets = torch.full_like(inputs, IGNORED)
     targets[:, :-1] = inputs[:, 1:]
     return Dataset(inputs, targets, str(path))
@@ -64,7 +66,7 @@ def load_masked_text(path: Path, folder: Path, length: int | None, limit: int | 
         )
     around = [[] if token is None else [token] for token in (tokenizer.cls_token_id, tokenizer.sep_token_id)]
     length = _length(length, folder, tokenizer)
-    words = _windows(path, tokenizer, max(2, length - sum(map(len, around))))
+    words = _windows(path, folder, tokenizer, max(2, length - sum(map(len, around))))
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(words.shape, generator=generator).argsort(1)  # a random order of each window's places
     hidden = order < max(1, round(MASKED * words.shape[1]))
@@ -75,13 +77,14 @@ def load_masked_text(path: Path, folder: Path, length: int | None, limit: int | 
     return Dataset(torch.cat([first, inputs, last], 1)[:limit], targets[:limit], str(path))
 
 
-def _windows(path: Path, tokenizer: Any, length: int) -> torch.Tensor:
+def _windows(path: Path, folder: Path, tokenizer: Any, length: int) -> torch.Tensor:
     """The text's tokens, (windows, length)."""
     remedy = "language models are judged on a plain text file: --data text.txt; a part of a long one is enough"
     text = read_text(path, _LONGEST, "a text", remedy)
     if "\0" in text:
         raise ContentError(f"{path.name} is not a text: it has NUL characters", where=str(path), remedy=remedy)
-    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    with on_files_of_others("the tokenizer fails at the text", _OWN_TOKENS, folder):
+        tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if len(tokens) < 2:
         raise ContentError(f"{path} has {len(tokens)} tokens, and a prediction needs two", remedy="give a longer text")
     count = max(1, len(tokens) // length)
@@ -89,12 +92,12 @@ def _windows(path: Path, tokenizer: Any, length: int) -> torch.Tensor:
 
 
 def _tokenizer(folder: Path) -> Any:
-    remedy = "the folder must hold the tokenizer's files; or give tokens with --data package.module:loader"
-    return from_folder("AutoTokenizer", folder, "no tokenizer can be loaded", remedy)
+    return from_folder("AutoTokenizer", folder, "no tokenizer can be loaded", _OWN_TOKENS)
 
 
 def _length(wanted: int | None, folder: Path, tokenizer: Any) -> int:
     """Tokens of a window: as many as were asked for, or as the model and its tokenizer take."""
     config = from_folder("AutoConfig", folder)
-    longest = getattr(config, "max_position_embeddings", None) or math.inf
-    return int(min(wanted or SEQUENCE_LENGTH, longest, tokenizer.model_max_length))
+    takes = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    limits = [number for number in takes if isinstance(number, int | float) and number >= _LEAST]
+    return int(min([wanted or SEQUENCE_LENGTH, *limits]))

@@ -234,6 +234,14 @@ def test_a_member_that_is_no_array(tmp_path: Path, member: bytes) -> None:
     assert_refused(path, "cannot be read as an .npz archive")
 
 
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_inputs_that_nest_too_deep(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"data.{suffix}"
+    arrays = {"inputs" + ".a" * 5000: np.zeros((2, 3), np.float32), "targets": np.zeros(2, np.int64)}
+    np.savez(path, **arrays) if suffix == "npz" else save_file({k: torch.tensor(v) for k, v in arrays.items()}, path)
+    assert_refused(path, "nests inputs 5000 deep, and 16 are read")
+
+
 def test_a_member_whose_bz2_data_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation.libraries import from_folder, library
+from rebasin_cli.evaluation.libraries import MODULES, from_folder, library, on_files_of_others, whole_numbers
 from rebasin_cli.evaluation.networks.modules import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Answers
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
@@ -25,9 +24,9 @@ _ANSWERS: Mapping[str, Answers] = {
 """What models are asked, by how their class is called."""
 
 TEXT_BATCH = 8
+_TOGETHER = "config.json and checkpoint must belong together; or name your own network with --network"
+_NEWER = "install a version that has it, or name the network with --network"
 
-# Numbers of modules, each of which has tensors of its own.
-_COUNTS = re.compile(r"layers?$|_depth|^depths?$|blocks?$|stages?$|experts$")
 _FEW = 256
 _TIMES, _SMALL = 4, 1 << 26  # weights beyond the checkpoint's: tied ones, tables of positions and masks
 
@@ -41,9 +40,7 @@ class PretrainedNetwork(ModuleNetwork):
         Raises:
             ContentError: a tensor is missing, or tied ones are not equal (the loader would take one of them).
         """
-        model, missing = _built(type(self.module), self.module.config, state)
-        if missing:
-            raise ContentError(f"{self.family} found no {', '.join(missing[:4])} among the checkpoint's tensors")
+        model = build_model(type(self.module), self.module.config, state)
         self.module = model.to(device=device, dtype=torch.float32).eval()
         self.tied = tied_names(self.module)
         joined(self.family, self.tied, {name: state[name] for group in self.tied for name in group if name in state})
@@ -56,10 +53,10 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
 
     Raises:
         UsageError: transformers is not installed.
-        ContentError: it has no such class, no class that answers with classes or tokens, or other tensors.
+        ContentError: it has no such class, no class that answers with classes or tokens, or other tensors; or it
+            cannot build what the folder describes.
     """
-    names = config.get("architectures") or ["none"]
-    name = str(names[0])
+    name = architecture_of(config)
     answers = next((asked for ending, asked in _ANSWERS.items() if name.endswith(ending)), None)
     if answers is None:
         raise ContentError(
@@ -69,27 +66,13 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
             "--eval-command",
         )
     try:
-        transformers = library("transformers")
+        model_class = class_named(name, folder)
     except UsageError as error:
         raise UsageError(
             "evaluating a Hugging Face folder needs transformers, which cannot be imported",
             remedy="pip install 'rebasin-cli[hf]'; or name your own network with --network",
         ) from error
-    model_class = getattr(transformers, name, None)
-    if model_class is None:
-        raise ContentError(
-            f"transformers {transformers.__version__} has no {name}",
-            where=str(folder),
-            remedy="install a version that has it, or name the network with --network",
-        )
-    made = config_of(model_class, folder, state)
-    model, missing = _built(model_class, made, state)
-    if missing:
-        raise ContentError(
-            f"{name} has {len(missing)} tensors that the checkpoint has not: {', '.join(missing[:4])}",
-            where=str(folder),
-            remedy="config.json and checkpoint must belong together",
-        )
+    model = build_model(model_class, config_of(model_class, folder, state), state, folder=folder)
     is_text = answers != "example"
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     return PretrainedNetwork(
@@ -100,6 +83,26 @@ def pretrained_network(config: Mapping[str, Any], state: Mapping[str, Tensor], f
     )  # fmt: skip
 
 
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The class that a config.json names first; "none" if it names none."""
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else "none"
+
+
+def class_named(name: str, folder: Path) -> Any:
+    """A model class of transformers.
+
+    Raises:
+        UsageError: transformers is not installed. ContentError: it has no such class.
+    """
+    transformers = library("transformers")
+    with on_files_of_others(f"transformers has no {name} that can be used", _NEWER, folder):
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    raise ContentError(f"transformers {transformers.__version__} has no model {name}", where=str(folder), remedy=_NEWER)
+
+
 def config_of(model_class: Any, folder: Path, state: Mapping[str, Tensor]) -> Any:
     """The config of a folder, if it describes a model of about the checkpoint's size.
 
@@ -107,11 +110,12 @@ def config_of(model_class: Any, folder: Path, state: Mapping[str, Tensor]) -> An
         ContentError: it cannot be loaded, or its model would be far larger: building that would fill the memory.
     """
     made = from_folder("AutoConfig", folder)
-    remedy = "config.json and checkpoint must belong together"
-    for name, value in _numbers(made.to_dict()):
-        if _COUNTS.search(name) and value > max(len(state), _FEW):
+    with on_files_of_others("the folder's config.json cannot be followed", _TOGETHER, folder):
+        numbers = list(whole_numbers(made.to_dict()))
+    for name, value in numbers:
+        if MODULES.search(name) and value > max(len(state), _FEW):
             what = f"config.json has {name} = {value}, and the checkpoint has {len(state)} tensors"
-            raise ContentError(what, where=str(folder), remedy=remedy)
+            raise ContentError(what, where=str(folder), remedy=_TOGETHER)
     try:
         with torch.device("meta"):  # nothing is allocated
             model = model_class(made)
@@ -120,7 +124,7 @@ def config_of(model_class: Any, folder: Path, state: Mapping[str, Tensor]) -> An
     numel, there = sum(t.numel() for t in (*model.parameters(), *model.buffers())), _numel(state)
     if numel > _TIMES * there + _SMALL:
         what = f"the network of config.json has {numel:,} weights, and the checkpoint has {there:,}"
-        raise ContentError(what, where=str(folder), remedy=remedy)
+        raise ContentError(what, where=str(folder), remedy=_TOGETHER)
     return made
 
 
@@ -130,21 +134,25 @@ def _numel(state: Mapping[str, Tensor]) -> int:
     return sum(info.numel for info in infos.values()) if infos else sum(t.numel() for t in state.values())
 
 
-def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Every whole number in a config, with its name."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _numbers(inner, str(key))
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _numbers(inner, name)
-    elif isinstance(value, int):
-        yield name, value
+def build_model(
+    model_class: Any, config: Any, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, *,
+    folder: Path | None = None,
+) -> Any:  # fmt: skip
+    """A model with these tensors, by the loader of transformers, which knows the names that files have.
 
-
-def _built(model_class: Any, config: Any, state: Mapping[str, Tensor]) -> tuple[Any, list[str]]:
-    model, report = model_class.from_pretrained(
-        None, config=config, state_dict=dict(state), output_loading_info=True, torch_dtype=torch.float32,
-        local_files_only=True, trust_remote_code=False,
-    )  # fmt: skip
-    return model, sorted(report["missing_keys"])
+    Raises:
+        ContentError: it cannot be built, or a tensor is missing.
+    """
+    name = model_class.__name__
+    with on_files_of_others(f"transformers cannot build {name} with the checkpoint's tensors", _TOGETHER, folder):
+        model, report = model_class.from_pretrained(
+            None, config=config, state_dict=dict(state), output_loading_info=True, torch_dtype=dtype,
+            local_files_only=True, trust_remote_code=False,
+        )  # fmt: skip
+    if missing := sorted(report["missing_keys"]):
+        raise ContentError(
+            f"{name} has {len(missing)} tensors that the checkpoint has not: {', '.join(missing[:4])}",
+            where="" if folder is None else str(folder),
+            remedy=_TOGETHER,
+        )
+    return model
