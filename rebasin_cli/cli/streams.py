@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rebasin_cli.report.document import RunDocument
 
 PIPE = Path("-")
-_LONGEST_DOCUMENT = 256 << 20  # bytes: a hundred thousand tensors and dims take a quarter
 
 
 @contextmanager
@@ -108,14 +107,14 @@ def read_piped_document(usage: str) -> RunDocument:
         UsageError: stdin is a terminal or empty.
         ContentError: what comes is no run document.
     """
-    from rebasin_cli.report.codec import from_json
+    from rebasin_cli.report.codec import LONGEST, from_json
 
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no checkpoints are named, and nothing is piped in", remedy=usage)
-    data = sys.stdin.buffer.read(_LONGEST_DOCUMENT + 1)
-    if len(data) > _LONGEST_DOCUMENT:
+    data = sys.stdin.buffer.read(LONGEST + 1)
+    if len(data) > LONGEST:
         raise ContentError(
-            f"more than {_LONGEST_DOCUMENT >> 20} MiB came through the pipe, which is no run document", remedy=usage
+            f"more than {LONGEST >> 20} MiB came through the pipe, which is no run document", remedy=usage
         )
     if not data.strip():
         raise UsageError(

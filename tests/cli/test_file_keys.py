@@ -174,7 +174,7 @@ def _block(width: int) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_document_has_a_limit(rebasin: Rebasin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rebasin_cli.cli.streams._LONGEST_DOCUMENT", 1000)
+    monkeypatch.setattr("rebasin_cli.report.codec.LONGEST", 1000)
     done = rebasin("interpolate", stdin=b" " * 2000)
     assert done.code == 3
     assert "which is no run document" in done.err

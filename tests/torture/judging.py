@@ -14,7 +14,7 @@ CANARY = "pwned"  # what hostile files want to be made, in the folder they are r
 FORGED = "error: forged"  # what they want to be printed as a line of its own
 SCRIPT = "<script>alert"  # what they want to stand in a page
 _BREAK = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_FORGED = re.compile(f"(?:^|[{_BREAK}]) *{FORGED}")
+_FORGED = re.compile(f"(?:^|[{_BREAK}]) {{0,3}}{FORGED}")  # a message's own further lines begin in the fifth column
 # Controls but line ends and tabs, what turns the direction of text, tags that nobody sees, and bytes that are no text.
 _RAW = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff"
@@ -88,7 +88,7 @@ class Row:
             found.append(("codes", f"exit code {done.ended.code} without a message"))
         if raw := _RAW.search(text):
             found.append(("raw", f"prints {text[max(0, raw.start() - 30) : raw.end() + 10]!a}"))
-        elif " --html" in command and SCRIPT in text:
+        elif " --html" in command and SCRIPT.encode() in done.out:
             found.append(("raw", "a script in the page"))
         if _FORGED.search(text):
             found.append(("forged", f"prints `{FORGED}` as a line"))
