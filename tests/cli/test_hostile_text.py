@@ -24,6 +24,7 @@ from tests.hostile import FORGED, HOSTILE, SURROGATES, assert_harmless, assert_i
 from tests.small import mlp_state, save, shuffled
 
 _LONGEST = 20_000  # characters of an error
+_OPENED = 400  # characters that a tensor's name may have
 _EVERY = {**HOSTILE, **SURROGATES}
 _KINDS = (
     "colour", "carriage return", "nul", "CSI of C1", "next line", "overrides", "separators", "zero width", "line",
@@ -118,11 +119,12 @@ def test_an_argument(rebasin: Rebasin, pair: Path, hostile: str) -> None:
 def test_names_of_tensors(rebasin: Rebasin, pair: Path, name: str) -> None:
     odd = f"name {name}"
     save(pair / "b.safetensors", {**mlp_state(1), odd: torch.zeros(3, 2)})
+    opened = len(odd) <= _OPENED
     inspected = rebasin("inspect", "b.safetensors", "--arch", "mlp", "--ignore", "name *")
-    _check(inspected, 0)
-    assert odd in inspected.document["tensors"]
+    _check(inspected, 0 if opened else 3)
+    assert not opened or odd in inspected.document["tensors"]
     _check(rebasin("align", "a.safetensors", "b.safetensors"), 3)
-    _check(rebasin("arch", "check", "mlp", "b.safetensors"), 1)
+    _check(rebasin("arch", "check", "mlp", "b.safetensors"), 1 if opened else 3)
 
 
 def test_names_of_tensors_in_both(rebasin: Rebasin, pair: Path, name: str) -> None:
@@ -133,7 +135,7 @@ def test_names_of_tensors_in_both(rebasin: Rebasin, pair: Path, name: str) -> No
 
 def test_all_names_in_a_run_that_succeeds(rebasin: Rebasin, pair: Path) -> None:
     state = mlp_state(0)
-    odd = {f"name {name}": torch.full((2, 2), float(i)) for i, name in enumerate(HOSTILE.values())}
+    odd = {f"name {name}"[:_OPENED]: torch.full((2, 2), float(i)) for i, name in enumerate(HOSTILE.values())}
     metadata = {name: name for name in HOSTILE.values()}
     save(pair / "a.safetensors", state, metadata)
     save(pair / "b.safetensors", {**shuffled(state, 1), **odd}, metadata)
