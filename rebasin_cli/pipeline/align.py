@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
+from rebasin_cli.checkpoints import Checkpoint, Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import permutation_bytes
@@ -28,14 +28,7 @@ from rebasin_cli.pipeline.record import (
     output_metadata,
     peak_memory,
 )
-from rebasin_cli.pipeline.targets import (
-    base_of,
-    beside,
-    check_apart,
-    check_files,
-    check_weights_name,
-    output_base,
-)
+from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import (
@@ -75,18 +68,6 @@ class AlignRequest:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    aligned: Path | BinaryIO
-    permutation: Path | None
-    report: Path | None
-
-    def paths(self) -> dict[str, Path]:
-        """Role → path of everything that becomes a file."""
-        named = (("aligned", self.aligned), ("permutation", self.permutation), ("report", self.report))
-        return {role: path for role, path in named if isinstance(path, Path)}
-
-
 def align(request: AlignRequest, listener: Listener) -> RunDocument:
     """Match B to A, write B aligned, the permutation and the run document.
 
@@ -100,7 +81,8 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         pair = bind_pair(a, b, request.spec)
         device = matching_device(request.choice, pair.layout)
         targets = _targets(request, b)
-        _check(request, pair, targets)
+        data = request.data.inputs() if request.data else []
+        targets.check((a, pair.b, pair.layout.spec.path, *data), pair.b, force=request.force)
         choice = with_data(request.choice, request.data, pair, device, listener)
         tell_layout(pair.layout, listener)
         if request.data and not choice.looks_at_data:
@@ -125,69 +107,55 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
             "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed, permutation=sha256
         )  # fmt: skip
         write_weights(
-            targets.aligned, b, exact_reader(result.permutation, pair.layout_b, b),
+            targets["aligned"], b, exact_reader(result.permutation, pair.layout_b, b),
             metadata=metadata, outputs=outputs, listener=listener,
         )  # fmt: skip
-        if targets.permutation:
-            outputs.write(targets.permutation, kept)
+        if path := targets.path("permutation"):
+            outputs.write(path, kept)
         document = RunDocument(
             command="align",
             inputs=inputs,
             architecture=architecture_record(pair.layout, request.spec, distance, check.record()),
             match=match_record(result),
             distance=distance_record(distance),
-            outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
-            hashes={"permutation": sha256} if targets.permutation else {},
+            outputs=targets.written(),
+            hashes={"permutation": sha256} if "permutation" in targets.places else {},
             warnings=tuple(listener.warnings),
             versions=versions(),
             device=device,
             peak_memory_bytes=peak_memory(),
         )
-        if targets.report:
-            outputs.write(targets.report, to_json(document).encode())
+        if path := targets.path("report"):
+            outputs.write(path, to_json(document).encode())
     return document
 
 
-def _targets(request: AlignRequest, b: Checkpoint) -> _Targets:
+def _targets(request: AlignRequest, b: Checkpoint) -> Targets:
     """Names for everything, from `-o` or from B's own name."""
     output = request.output
-    if output is not None and not isinstance(output, Path):
-        return _Targets(output, _absolute(request.permutation), _absolute(request.report))
-    if output is None:
+    if output is not None:
+        base = output_base(output)
+    else:
         if str(request.b.shown) == "-":
             raise UsageError("B comes from a pipe, so that outputs have no name to follow", remedy="name one with -o")
         base = base_of(request.b.path, is_folder=b.is_folder)
-        output = beside(base, ".aligned" if b.is_folder else ".aligned.safetensors")
-    else:
-        base = output_base(output)
-        output = output.absolute()
-    return _Targets(
-        output,
-        _absolute(request.permutation) or beside(base, ".permutation.safetensors"),
-        _absolute(request.report) or beside(base, ".rebasin.json"),
+        output = named_after(b, request.b.path, "aligned")
+    return Targets.of(
+        "aligned",
+        {
+            "aligned": output,
+            "permutation": named_or_beside(request.permutation, base, ".permutation.safetensors"),
+            "report": named_or_beside(request.report, base, ".rebasin.json"),
+        },
     )
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
-
-
-def _check(request: AlignRequest, pair: Pair, targets: _Targets) -> None:
-    data = [*request.data.files(), *request.data.code()] if request.data else []
-    check_apart((pair.a, pair.b, pair.layout.spec.path, *data), targets.paths())
-    if isinstance(targets.aligned, Path):
-        check_weights_name(targets.aligned, is_folder=pair.b.is_folder)
-        check_target(targets.aligned, pair.b, force=request.force)
-    check_files((targets.permutation, targets.report), force=request.force)
-
-
-def _plan(request: AlignRequest, pair: Pair, targets: _Targets, listener: Listener) -> RunDocument:
-    shown = {role: str(path) for role, path in targets.paths().items()}
+def _plan(request: AlignRequest, pair: Pair, targets: Targets, listener: Listener) -> RunDocument:
     return RunDocument(
         command="align",
         inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
         architecture=architecture_record(pair.layout, request.spec),
         warnings=tuple(listener.warnings),
         versions=versions(),
-        plan=estimate(pair, writes=pair.b.nbytes, targets=shown, matched=True, passes=3),
+        plan=estimate(pair, writes=pair.b.nbytes, targets=targets.planned(), matched=True, passes=3),
     )

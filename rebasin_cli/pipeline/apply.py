@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
+from rebasin_cli.checkpoints import Checkpoint, Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.binding import bind_one, tell_layout
@@ -16,13 +16,7 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.sets import check_set
-from rebasin_cli.pipeline.targets import (
-    beside,
-    check_apart,
-    check_files,
-    check_weights_name,
-    output_base,
-)
+from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import Source, exact_reader, open_source, scan_sources, tell_identity, write_weights
@@ -58,13 +52,10 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
         checkpoint = files.enter_context(open_source(request.checkpoint, listener))
         layout = _layout(saved, checkpoint, request.spec)
         saved.check_fits(layout)
-        output = request.output.absolute() if isinstance(request.output, Path) else request.output
-        report = request.report
-        if isinstance(output, Path):
-            report = report or beside(output_base(output), ".rebasin.json")
-        _check(request, checkpoint, layout, output, report)
+        report = named_or_beside(request.report, output_base(request.output), ".rebasin.json")
+        targets = Targets.of("applied", {"applied": request.output, "report": report})
+        targets.check([checkpoint, request.permutation, layout.spec.path], checkpoint, force=request.force)
         tell_layout(layout, listener)
-        targets = {} if not isinstance(output, Path) else {"applied": str(output)}
         permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
         architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
         moved = {
@@ -81,28 +72,30 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
             versions=versions(),
         )
         if request.dry_run:
-            plan = PlanRecord(checkpoint.nbytes * 2, checkpoint.nbytes, targets, peak_memory(), checkpoint.nbytes / 3e8)
+            plan = PlanRecord(
+                checkpoint.nbytes * 2, checkpoint.nbytes, targets.written(), peak_memory(), checkpoint.nbytes / 3e8
+            )
             return replace(document, plan=plan)
         outputs = files.enter_context(Outputs(force=request.force))
-        outputs.claim(*(path for path in (output, report) if isinstance(path, Path)))
+        outputs.claim(*targets.paths().values())
         tell_identity(permutation, listener)
         heads: dict[str, Mapping[str, int]] = {}
         inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, listener, heads=heads)
         check_ties(layout, checkpoint, heads["checkpoint"], [permutation], again=True)
         metadata = output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse)
         write_weights(
-            output, checkpoint, exact_reader(permutation, layout, checkpoint),
+            targets["applied"], checkpoint, exact_reader(permutation, layout, checkpoint),
             metadata=metadata, outputs=outputs, listener=listener,
         )  # fmt: skip
         document = replace(
             document,
             inputs={**document.inputs, **inputs},
-            outputs=targets,
+            outputs=targets.written(),
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
         )
-        if report:
-            outputs.write(report, to_json(document).encode())
+        if path := targets.path("report"):
+            outputs.write(path, to_json(document).encode())
     return document
 
 
@@ -123,14 +116,3 @@ def _layout(saved: SavedPermutation, checkpoint: Checkpoint, choice: SpecChoice)
         if name in layout.dims and layout.dims[name].fixed is not None and layout.dims[name].size == 0
     }
     return bind_one(checkpoint, replace(choice, sizes={**choice.sizes, **unknown})) if unknown else layout
-
-
-def _check(
-    request: ApplyRequest, checkpoint: Checkpoint, layout: Layout, output: Path | BinaryIO, report: Path | None
-) -> None:
-    named = {"applied": output if isinstance(output, Path) else None, "report": report}
-    check_apart([checkpoint, request.permutation, layout.spec.path], named)
-    if isinstance(output, Path):
-        check_weights_name(output, is_folder=checkpoint.is_folder)
-        check_target(output, checkpoint, force=request.force)
-    check_files((report,), force=request.force)

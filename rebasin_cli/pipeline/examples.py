@@ -83,6 +83,10 @@ class DataRequest:
         """The inputs that are files."""
         return [path for path in (self.path, self.fit) if path is not None and not is_named(str(path))]
 
+    def inputs(self) -> list[Path]:
+        """Every file that is read: no output may replace one."""
+        return [*self.files(), *self.code()]
+
     def code(self) -> list[Path]:
         """The files of the user's own modules that are run."""
         named = (self.network, self.loss, *self.metrics, *(str(path) for path in (self.path, self.fit) if path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,17 +28,17 @@ from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.methods import MatchChoice, search_longer, search_record
 from rebasin_cli.pipeline.path import (
+    PathPoints,
     PathRecipe,
-    PathTargets,
-    check_path_targets,
-    path_targets,
+    check_dtypes,
+    check_points_folder,
     tell_lacking,
     write_path,
 )
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import PointsRun
 from rebasin_cli.pipeline.record import architecture_record, distance_record, input_record, match_record, peak_memory
-from rebasin_cli.pipeline.targets import beside, document_base
+from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import (
@@ -128,12 +128,15 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if saved:
             saved.check_fits(pair.layout)
         at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
-        targets = path_targets(request.output, at, request.plot, request.save_permutation, request.report, pair)
+        points = PathPoints(request.output, at, grid, a.is_folder)
+        targets = _targets(request, points)
         _check_weights(request, pair)
         ours = kept.files()
-        run = _points_run(request, pair, targets.points(grid, is_folder=a.is_folder), {})
         others = [*_other_inputs(request), pair.layout.spec.path]
-        check_path_targets(targets, grid, pair, others, force=request.force, run=run, ours=ours)
+        if points.output is not None:
+            check_dtypes(pair)
+        targets.check([a, pair.b, *others], a, force=request.force, replaceable=ours, points=points.in_folder())
+        check_points_folder(points, pair, others, _points_run(request, pair, points, {}), force=request.force)
         matched = request.align and saved is None and request.document is None
         choice = with_data(request.choice, request.data, pair, device, listener) if matched else request.choice
         data = request.data if request.judged else None
@@ -145,7 +148,7 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if request.align:
             check = prepare_check(pair, device, listener, judge=judge, fitting=choice.fitting)
         if request.dry_run:
-            return _plan(request, pair, targets, grid, judge.examples if judge else 0, listener)
+            return _plan(request, pair, targets, points, judge.examples if judge else 0, listener)
         outputs = files.enter_context(Outputs(force=request.force, ours=ours))
         outputs.claim(*targets.paths().values())
         known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
@@ -170,33 +173,36 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         if permutation is not None:
             of = {role: entry.identity for role, entry in inputs.items()}
             found = permutation_bytes(permutation, pair.layout, inputs=of)
-        if targets.permutation and permutation is not None:
+        if "permutation" in targets.places and permutation is not None:
             # Before the sweep and the points, so that it is not matched for again when they are cut short.
-            outputs.write(targets.permutation, found, at_once=sweep is not None or targets.at is None)
-            written["permutation"] = str(targets.permutation)
+            place = targets.paths()["permutation"]
+            outputs.write(place, found, at_once=sweep is not None or points.at is None)
+            written["permutation"] = str(place)
             hashes["permutation"] = hashlib.sha256(found).hexdigest()
         document = _document(request, pair, inputs, alignment, checked, distance)
         document_of = partial(_so_far, replace(document, device=device), before, listener, hashes)
         barrier = None
         if sweep:
-            with keeping(targets.report, lambda so_far: document_of(so_far, written), outputs, listener) as keep:
+            with keeping(
+                targets.path("report"), lambda so_far: document_of(so_far, written), outputs, listener
+            ) as keep:
                 barrier = measure_barrier(sweep, permutation, grid, listener=listener, keep=keep)
             if request.best:
-                targets = replace(targets, at=_best_point(barrier, listener))
+                points = replace(points, at=_best_point(barrier, listener))
         else:
             listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
         facts = {f"inputs.{role}": entry.sha256 or "" for role, entry in inputs.items()}
         facts["permutation"] = hashlib.sha256(found).hexdigest()
         if judge and judge.repairer and judge.repairs:
             facts["repaired on"] = judge.repairer.examples.sha256()
-        run = _points_run(request, pair, targets.points(grid, is_folder=a.is_folder), facts)
+        run = _points_run(request, pair, points, facts)
         recipe = PathRecipe(
             request.spec, inputs, run, alignment.result.method if alignment.result else None, request.choice.seed,
             judge.repairer if judge else None, judge.repairs[-1] if judge and judge.repairs else None,
             request.blend, not request.allow_non_finite,
         )  # fmt: skip
-        written |= write_path(targets, pair, permutation, grid, recipe, outputs, listener)
-        document = document_of(barrier, written, at=targets.at if targets.weights is not None else None)
+        written |= write_path(points, pair, permutation, recipe, outputs, listener)
+        document = document_of(barrier, written, at=points.at if points.output is not None else None)
         _write_reports(document, targets, outputs)
     return document
 
@@ -212,9 +218,7 @@ def better_optimum(request: InterpolateRequest) -> str:
     return f"`{options}` may find a better optimum"
 
 
-def _points_run(
-    request: InterpolateRequest, pair: Pair, points: Mapping[float, Path], facts: Mapping[str, str]
-) -> PointsRun:
+def _points_run(request: InterpolateRequest, pair: Pair, points: PathPoints, facts: Mapping[str, str]) -> PointsRun:
     """What a folder of points is made from, as far as it is known.
 
     Args:
@@ -234,7 +238,7 @@ def _points_run(
     }
     matched = request.align and request.permutation is None and request.document is None
     match = search_record(choice) if matched else {}
-    return PointsRun({**made_of, **facts}, match, tuple(sorted(path.name for path in points.values())))
+    return PointsRun({**made_of, **facts}, match, tuple(sorted(path.name for path in points.files().values())))
 
 
 def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, Kept, RunDocument | None]:
@@ -308,6 +312,17 @@ def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
     if better:
         listener.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
     return lam
+
+
+def _targets(request: InterpolateRequest, points: PathPoints) -> Targets:
+    """Name every output; the document lies beside the checkpoints unless it is named."""
+    base = output_base(points.output) if points.output is not None else None
+    small = {
+        "plot": request.plot,
+        "permutation": request.save_permutation,
+        "report": named_or_beside(request.report, base, ".rebasin.json"),
+    }
+    return Targets.of(points.role, {**small, points.role: points.output})
 
 
 def _check_weights(request: InterpolateRequest, pair: Pair) -> None:
@@ -397,7 +412,7 @@ def _so_far(
 
 
 def _other_inputs(request: InterpolateRequest) -> list[Path]:
-    data = [*request.data.files(), *request.data.code()] if request.data else []
+    data = request.data.inputs() if request.data else []
     return data + ([request.permutation] if request.permutation else [])
 
 
@@ -412,24 +427,24 @@ def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) 
     return found
 
 
-def _write_reports(document: RunDocument, targets: PathTargets, outputs: Outputs) -> None:
-    if targets.plot and document.barrier:
+def _write_reports(document: RunDocument, targets: Targets, outputs: Outputs) -> None:
+    if (path := targets.path("plot")) and document.barrier:
         from rebasin_cli.report.png import to_png
 
-        outputs.write(targets.plot, to_png(document.barrier))
-    if targets.report:
-        outputs.write(targets.report, to_json(document).encode())
+        outputs.write(path, to_png(document.barrier))
+    if path := targets.path("report"):
+        outputs.write(path, to_json(document).encode())
 
 
 def _plan(
     request: InterpolateRequest,
     pair: Pair,
-    targets: PathTargets,
-    grid: Sequence[float],
+    targets: Targets,
+    points: PathPoints,
     examples: int,
     listener: Listener,
 ) -> RunDocument:
-    points = 0 if targets.weights is None else 1 if targets.at is not None else len(grid)
+    count = points.count()
     matched = request.align and request.permutation is None and request.document is None
     return RunDocument(
         command="interpolate",
@@ -438,7 +453,7 @@ def _plan(
         warnings=tuple(listener.warnings),
         versions=versions(),
         plan=estimate(
-            pair, writes=points * pair.a.nbytes, targets={r: str(p) for r, p in targets.paths().items()},
-            matched=matched, passes=2 + points, examples=examples, points=2 * len(grid) if examples else 0,
+            pair, writes=count * pair.a.nbytes, targets=targets.planned(),
+            matched=matched, passes=2 + count, examples=examples, points=2 * len(points.grid) if examples else 0,
         ),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Outputs, check_target
+from rebasin_cli.checkpoints import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
@@ -32,13 +32,7 @@ from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_la
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.stopping import stopping
-from rebasin_cli.pipeline.targets import (
-    beside,
-    check_apart,
-    check_files,
-    check_weights_name,
-    output_base,
-)
+from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
@@ -85,19 +79,6 @@ class MergeRequest:
     allow_non_finite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    merged: Path | BinaryIO
-    permutations: tuple[Path, ...]
-    report: Path | None
-
-    def paths(self) -> dict[str, Path]:
-        """Role → path of everything that becomes a file."""
-        named = {"merged": self.merged, "report": self.report}
-        named |= {f"permutation.{i}": path for i, path in enumerate(self.permutations, 1)}
-        return {role: path for role, path in named.items() if isinstance(path, Path)}
-
-
 def merge(request: MergeRequest, listener: Listener) -> RunDocument:
     """Match all models to one another, write their mean, the permutations and the run document.
 
@@ -111,10 +92,13 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         pairs = bind_models(opened, request.spec)
         layout = pairs[0].layout
         targets = _targets(request)
-        _check(request, pairs, targets)
+        data = request.data.inputs() if request.data else []
+        check_dtypes(pairs[0])
+        models_read = (opened[0], *(pair.b for pair in pairs))
+        targets.check((*models_read, layout.spec.path, *data), opened[0], force=request.force)
         choice = with_data(request.choice, request.data, pairs[0], device, listener)
-        data = request.data
-        judge = prepare_judge(data, layout, opened[0], device, listener) if data and data.judges else None
+        judged = request.data if request.data and request.data.judges else None
+        judge = prepare_judge(judged, layout, opened[0], device, listener) if judged else None
         tell_layout(layout, listener)
         for number, pair in enumerate(pairs, 2):
             tell_lacking(pair, listener, "model 1", f"model {number}")
@@ -160,12 +144,13 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         if judge and judge.repairs:
             recipe["repair"] = judge.repairs[-1]
         write_weights(
-            targets.merged, opened[0], read, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
+            targets["merged"], opened[0], read, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
             metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
         )  # fmt: skip
         hashes = [inputs[role_of(i)].identity for i in range(len(opened))]
-        for path, permutation, sha256 in zip(targets.permutations, result.permutations, hashes, strict=False):
-            outputs.write(path, permutation_bytes(permutation, layout, inputs={"a": hashes[0], "b": sha256}))
+        for i, (permutation, sha256) in enumerate(zip(result.permutations, hashes, strict=True), 1):
+            if path := targets.path(f"permutation.{i}"):
+                outputs.write(path, permutation_bytes(permutation, layout, inputs={"a": hashes[0], "b": sha256}))
         if request.data:
             roles_of_data = (("data", request.data.path), ("fit-data", request.data.fit))
             inputs |= {role: input_record(path, None) for role, path in roles_of_data if path in request.data.files()}
@@ -174,12 +159,12 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
             inputs=inputs,
             architecture=architecture_record(layout, request.spec, checked=check.record()),
             merge=_record(request, weights, result, distances, judge, worth),
-            outputs={role: str(path) for role, path in targets.paths().items() if role != "report"},
+            outputs=targets.written(),
             warnings=tuple(listener.warnings),
             peak_memory_bytes=peak_memory(),
         )
-        if targets.report:
-            outputs.write(targets.report, to_json(document).encode())
+        if path := targets.path("report"):
+            outputs.write(path, to_json(document).encode())
     return document
 
 
@@ -210,25 +195,13 @@ def _weights(request: MergeRequest) -> tuple[float, ...]:
     return tuple(share / sum(shares) for share in shares)
 
 
-def _targets(request: MergeRequest) -> _Targets:
-    report = request.report.absolute() if request.report else None
-    if not isinstance(request.output, Path):
-        return _Targets(request.output, (), report)
+def _targets(request: MergeRequest) -> Targets:
+    """Names for everything, from `-o`."""
     base = output_base(request.output)
-    numbered = range(1, len(request.models) + 1)
-    permutations = tuple(beside(base, f".{i}.permutation.safetensors") for i in numbered)
-    return _Targets(request.output.absolute(), permutations, report or beside(base, ".rebasin.json"))
-
-
-def _check(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> None:
-    first = pairs[0].a
-    data = [*request.data.files(), *request.data.code()] if request.data else []
-    check_apart([first, *(pair.b for pair in pairs), pairs[0].layout.spec.path, *data], targets.paths())
-    check_dtypes(pairs[0])
-    if isinstance(targets.merged, Path):
-        check_weights_name(targets.merged, is_folder=first.is_folder)
-        check_target(targets.merged, first, force=request.force)
-    check_files((*targets.permutations, targets.report), force=request.force)
+    numbered = range(1, len(request.models) + 1) if base else ()
+    permutations = {f"permutation.{i}": beside(base, f".{i}.permutation.safetensors") for i in numbered if base}
+    report = named_or_beside(request.report, base, ".rebasin.json")
+    return Targets.of("merged", {"merged": request.output, "report": report, **permutations})
 
 
 def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyResult:
@@ -319,11 +292,12 @@ def _record(
     )
 
 
-def _plan(request: MergeRequest, pairs: Sequence[Pair], targets: _Targets) -> RunDocument:
+def _plan(request: MergeRequest, pairs: Sequence[Pair], targets: Targets) -> RunDocument:
     count = len(request.models)
-    named = {role: str(path) for role, path in targets.paths().items()}
     plans = [
-        estimate(pair, writes=0, targets=named, matched=True, passes=2 * count if pair is pairs[0] else count)
+        estimate(
+            pair, writes=0, targets=targets.planned(), matched=True, passes=2 * count if pair is pairs[0] else count
+        )
         for pair in pairs
     ]
     total = replace(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target, torch_dtype
+from rebasin_cli.checkpoints import Checkpoint, Outputs, check_file_target, check_target, torch_dtype
 from rebasin_cli.checkpoints.replacing import check_space
 from rebasin_cli.checkpoints.writer import needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
@@ -23,105 +22,79 @@ from rebasin_cli.pipeline.points import PointsRun, begin_points, check_points
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairing import Kind, Repairer
 from rebasin_cli.pipeline.sides import listed
-from rebasin_cli.pipeline.targets import beside, check_apart, check_files, check_weights_name, output_base
+from rebasin_cli.pipeline.targets import Place
 from rebasin_cli.pipeline.work import write_weights
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
 
 
 @dataclass(frozen=True, slots=True)
-class PathTargets:
-    """Outputs of `rebasin interpolate`. `at`: the λ of `weights`; None if that is a folder of points."""
+class PathPoints:
+    """Which points of a path are written, and where.
 
-    weights: Path | BinaryIO | None
+    Attributes:
+        output: a checkpoint (with `at`), a folder of checkpoints (without), a pipe, or None where none is written.
+        at: the λ of the one point; None for all points of the grid.
+        are_folders: whether every point is a folder, as A is.
+    """
+
+    output: Place | None
     at: float | None
-    plot: Path | None
-    permutation: Path | None
-    report: Path | None
+    grid: tuple[float, ...]
+    are_folders: bool
 
-    def paths(self) -> dict[str, Path]:
-        """Role → path of everything that becomes a file or a folder."""
-        named = {"plot": self.plot, "permutation": self.permutation, "report": self.report}
-        named["merged" if self.at is not None else "points"] = self.weights if isinstance(self.weights, Path) else None
-        return {role: path for role, path in named.items() if path is not None}
+    @property
+    def role(self) -> str:
+        """Of the output."""
+        return "points" if self.at is None else "merged"
 
-    def points(self, grid: Sequence[float], *, is_folder: bool) -> dict[float, Path]:
+    def count(self) -> int:
+        """How many points are written."""
+        return 0 if self.output is None else 1 if self.at is not None else len(self.grid)
+
+    def files(self) -> dict[float, Path]:
         """λ → path of every checkpoint that becomes a file."""
-        if not isinstance(self.weights, Path):
+        if not isinstance(self.output, Path):
             return {}
+        output = self.output.absolute()
         if self.at is not None:
-            return {self.at: self.weights}
-        ending = "" if is_folder else ".safetensors"
-        return {lam: self.weights / f"lam-{lam:.4f}{ending}" for lam in grid}
+            return {self.at: output}
+        ending = "" if self.are_folders else ".safetensors"
+        return {lam: output / f"lam-{lam:.4f}{ending}" for lam in self.grid}
+
+    def in_folder(self) -> dict[str, Path] | None:
+        """What a message calls each file of a folder of points → its path; None if there is no such folder."""
+        return {f"λ = {lam:g}": path for lam, path in self.files().items()} if self.at is None else None
 
 
-def path_targets(
-    output: Path | BinaryIO | None,
-    at: float | None,
-    plot: Path | None,
-    permutation: Path | None,
-    report: Path | None,
-    pair: Pair,
-) -> PathTargets:
-    """Name every output; the document lies beside the checkpoints unless it is named."""
-    if isinstance(output, Path):
-        output = output.absolute()
-        report = report or beside(output_base(output), ".rebasin.json")
-    absolute = [path.absolute() if path else None for path in (plot, permutation, report)]
-    return PathTargets(output, at, *absolute)
-
-
-def check_path_targets(
-    targets: PathTargets,
-    grid: Sequence[float],
-    pair: Pair,
-    inputs: Sequence[Path],
-    *,
-    force: bool,
-    run: PointsRun,
-    ours: Collection[Path] = (),
-) -> None:
-    """Every collision among the outputs, and what no output could hold.
+def check_points_folder(points: PathPoints, pair: Pair, inputs: Sequence[Path], run: PointsRun, *, force: bool) -> None:
+    """Refuse a folder that cannot take all points of the grid.
 
     Args:
-        run: what is known by now of the run that a folder of points is to belong to.
-        ours: files that an earlier run left to be gone on with, which may be replaced.
+        run: what is known by now of the run that the folder is to belong to.
 
     Raises:
-        UsageError, SystemFailure: see `check_target`.
-        ContentError: A has a dtype to which nothing can be rounded.
+        UsageError, SystemFailure: see `check_target` and `check_points`.
     """
-    points = targets.points(grid, is_folder=pair.a.is_folder)
-    check_apart(
-        [pair.a, pair.b, *inputs], {**targets.paths(), **{f"λ = {lam:g}": path for lam, path in points.items()}}
-        if targets.at is None else targets.paths(),
-    )  # fmt: skip
-    for path in (targets.plot, targets.permutation, targets.report):
-        check_files((path,), force=force or path in ours)
-    if targets.weights is None:
+    if not isinstance(points.output, Path) or points.at is not None:
         return
-    check_dtypes(pair)
-    if not isinstance(targets.weights, Path):
-        return
-    if targets.at is not None:
-        check_weights_name(targets.weights, is_folder=pair.a.is_folder)
-        check_target(targets.weights, pair.a, force=force)
-        return
-    if targets.weights.is_file() or targets.weights.suffix == ".safetensors":
+    folder = points.output.absolute()
+    if folder.is_file() or folder.suffix == ".safetensors":
         raise UsageError(
-            f"{targets.weights} names a file, and a path of {len(grid)} points is a folder of files",
+            f"{folder} names a file, and a path of {len(points.grid)} points is a folder of files",
             remedy="say which point it is with --at LAM, or name a folder",
         )
     read = [file.path for checkpoint in (pair.a, pair.b) for file in checkpoint.files.values()]
-    there = check_points(targets.weights, run, [pair.a.path, pair.b.path, *read, *inputs], force=force)
-    if targets.weights.is_dir():
-        for path in points.values():
+    there = check_points(folder, run, [pair.a.path, pair.b.path, *read, *inputs], force=force)
+    files = points.files()
+    if folder.is_dir():
+        for path in files.values():
             if path.name not in there and (force or path.exists()):
                 check_target(path, pair.a, force=force)
     else:
-        check_files((targets.weights,), force=force)
-    missing = len(points) - len(there)
-    check_space(targets.weights, missing * needed_bytes(pair.a))
+        check_file_target(folder, force=force)
+    missing = len(files) - len(there)
+    check_space(folder, missing * needed_bytes(pair.a))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +134,9 @@ class PathRecipe:
 
 
 def write_path(
-    targets: PathTargets,
+    points: PathPoints,
     pair: Pair,
     permutation: Permutation | None,
-    grid: Sequence[float],
     recipe: PathRecipe,
     outputs: Outputs,
     listener: Listener,
@@ -173,24 +145,20 @@ def write_path(
 
     Returns role → path.
     """
-    if targets.weights is None:
+    if points.output is None:
         return {}
     tell_kept(pair, listener)
     b = permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
-    points: dict[float, Path | BinaryIO] = {**targets.points(grid, is_folder=pair.a.is_folder)}
-    if not isinstance(targets.weights, Path):
-        assert targets.at is not None
-        points = {targets.at: targets.weights}
-    elif targets.at is None:
-        companions = {path.name for path in pair.a.companions}
-        there = begin_points(targets.weights, recipe.run, companions, force=outputs.force)
-        if there:
-            listener.remark(f"{len(there)} of {len(points)} points are there already, and stay as they are")
-        points = {lam: path for lam, path in points.items() if not isinstance(path, Path) or path.name not in there}
+    places: Mapping[float, Place] = points.files()
+    if not isinstance(points.output, Path):
+        assert points.at is not None
+        places = {points.at: points.output}
+    elif points.at is None:
+        places = _missing_points(points, pair, recipe.run, outputs, listener)
     repairer, kind = recipe.repairer, recipe.kind
     if repairer and kind == "repair" and repairer.ends is None:
         repairer.measure_ends(pair.a, b)
-    for lam, target in points.items():
+    for lam, target in places.items():
         state = interpolated(pair.layout, pair.a, b, lam, recipe.blend)
         if repairer and kind:
             state = repairer.finish(state, lam, kind)
@@ -202,12 +170,25 @@ def write_path(
             write_weights(
                 target, pair.a, read,
                 metadata=recipe.metadata(
-                    pair.layout, lam, aligned=permutation is not None, alone=targets.at is not None
+                    pair.layout, lam, aligned=permutation is not None, alone=points.at is not None
                 ),
-                outputs=alone.enter_context(Outputs(force=outputs.force)) if targets.at is None else outputs,
+                outputs=alone.enter_context(Outputs(force=outputs.force)) if points.at is None else outputs,
                 listener=listener, finite=recipe.finite,
             )  # fmt: skip
-    return {role: str(path) for role, path in targets.paths().items() if role in ("merged", "points")}
+    return {points.role: str(points.output.absolute())} if isinstance(points.output, Path) else {}
+
+
+def _missing_points(
+    points: PathPoints, pair: Pair, run: PointsRun, outputs: Outputs, listener: Listener
+) -> dict[float, Path]:
+    """Begin the folder, and return λ → path of the points that are not in it yet."""
+    assert isinstance(points.output, Path)
+    files = points.files()
+    companions = {path.name for path in pair.a.companions}
+    there = begin_points(points.output.absolute(), run, companions, force=outputs.force)
+    if there:
+        listener.remark(f"{len(there)} of {len(files)} points are there already, and stay as they are")
+    return {lam: path for lam, path in files.items() if path.name not in there}
 
 
 def is_first(layout: Layout, first: Checkpoint, key: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs, check_target
+from rebasin_cli.checkpoints import Checkpoint, Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation import evaluate
 from rebasin_cli.merging import check_lambda
@@ -18,14 +18,7 @@ from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, network_an
 from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.repairing import Kind, Repairer
-from rebasin_cli.pipeline.targets import (
-    base_of,
-    beside,
-    check_apart,
-    check_files,
-    check_weights_name,
-    output_base,
-)
+from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.work import Source, open_source, resolve_device, scan_sources, write_weights
 from rebasin_cli.report.codec import to_json
@@ -82,9 +75,10 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         network, examples, loss = network_and_data(request.data, layout, checkpoint, listener)
         repairer = Repairer(network, examples, device, listener)
         repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
-        output, report = _targets(request, checkpoint, ends, layout)
+        targets = _targets(request, checkpoint)
+        targets.check((checkpoint, *ends, layout.spec.path, *request.data.inputs()), checkpoint, force=request.force)
         outputs = files.enter_context(Outputs(force=request.force))
-        outputs.claim(*(path for path in (output, report) if isinstance(path, Path)))
+        outputs.claim(*targets.paths().values())
         tell_layout(layout, listener)
         sources = {"checkpoint": (request.checkpoint, checkpoint)}
         sources |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
@@ -100,39 +94,28 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         changed = set(repaired.changed)
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
         write_weights(
-            output, checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
+            targets["repaired"], checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
             metadata=metadata, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
         )  # fmt: skip
-        document = _document(request, layout, inputs, output, device, listener)
-        if report:
-            outputs.write(report, to_json(document).encode())
+        document = _document(request, layout, inputs, targets, device, listener)
+        if path := targets.path("report"):
+            outputs.write(path, to_json(document).encode())
     return document
 
 
-def _targets(
-    request: RepairRequest, checkpoint: Checkpoint, ends: list[Checkpoint], layout: Layout
-) -> tuple[Path | BinaryIO, Path | None]:
-    """Where the checkpoint and the document go; every collision is refused."""
-    output, report = request.output, request.report.absolute() if request.report else None
+def _targets(request: RepairRequest, checkpoint: Checkpoint) -> Targets:
+    """Names for the checkpoint and the document, from `-o` or from the checkpoint's own name."""
+    output = request.output
     if output is None:
         if str(request.checkpoint.shown) == "-":
             raise UsageError("the checkpoint comes from a pipe, so that the output has no name", remedy="name it: -o")
-        base = base_of(request.checkpoint.path, is_folder=checkpoint.is_folder)
-        output = beside(base, ".repaired" if checkpoint.is_folder else ".repaired.safetensors")
-    if isinstance(output, Path):
-        output = output.absolute()
-        report = report or beside(output_base(output), ".rebasin.json")
-    named = {"repaired": output if isinstance(output, Path) else None, "report": report}
-    check_apart([checkpoint, *ends, layout.spec.path, *request.data.files(), *request.data.code()], named)
-    if isinstance(output, Path):
-        check_weights_name(output, is_folder=checkpoint.is_folder)
-        check_target(output, checkpoint, force=request.force)
-    check_files((report,), force=request.force)
-    return output, report
+        output = named_after(checkpoint, request.checkpoint.path, "repaired")
+    report = named_or_beside(request.report, output_base(output), ".rebasin.json")
+    return Targets.of("repaired", {"repaired": output, "report": report})
 
 
 def _document(
-    request: RepairRequest, layout: Layout, scanned: Mapping[str, InputRecord], output: Path | BinaryIO, device: str,
+    request: RepairRequest, layout: Layout, scanned: Mapping[str, InputRecord], targets: Targets, device: str,
     listener: Listener,
 ) -> RunDocument:  # fmt: skip
     inputs = dict(scanned)
@@ -142,7 +125,7 @@ def _document(
         command="repair",
         inputs=inputs,
         architecture=architecture_record(layout, request.spec),
-        outputs={"repaired": str(output)} if isinstance(output, Path) else {},
+        outputs=targets.written(),
         warnings=tuple(listener.warnings),
         versions=versions(),
         device=device,

@@ -50,7 +50,8 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
 
 
 def _check(request: ReportRequest, files: dict[str, Path], document: RunDocument) -> None:
-    from rebasin_cli.pipeline.targets import check_apart, check_files
+    from rebasin_cli.checkpoints import check_file_target
+    from rebasin_cli.pipeline.targets import check_apart
 
     if "png" in files:
         from rebasin_cli.report.png import require_matplotlib
@@ -63,7 +64,8 @@ def _check(request: ReportRequest, files: dict[str, Path], document: RunDocument
                 remedy="make one with `rebasin interpolate A B --data FILE`",
             )
     check_apart([request.run] if request.run else [], dict(files))
-    check_files(files.values(), force=request.force)
+    for path in files.values():
+        check_file_target(path, force=request.force)
 
 
 def _rendered(role: str, document: RunDocument) -> str | bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, check_file_target, file_name_of, split_address
+from rebasin_cli.checkpoints import Checkpoint, check_file_target, check_target, file_name_of, split_address
 from rebasin_cli.errors import UsageError
 
 # What is read beside a checkpoint: sizes, preparation of images, a tokenizer.
@@ -24,6 +26,74 @@ _BESIDE = (
 )
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx", ".gguf"}
 
+Place = Path | BinaryIO
+"""Where an output goes: a path, or a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The outputs of a command.
+
+    Attributes:
+        places: by role, in the order in which they are checked and listed. Paths are absolute.
+        weights: the role of the checkpoint, or of a folder of checkpoints. Every other output is a small file.
+    """
+
+    places: Mapping[str, Place]
+    weights: str
+
+    @staticmethod
+    def of(weights: str, places: Mapping[str, Place | None]) -> Targets:
+        """The outputs that have a place; None is an output that is not written."""
+        named = {role: place for role, place in places.items() if place is not None}
+        return Targets({r: p.absolute() if isinstance(p, Path) else p for r, p in named.items()}, weights)
+
+    def __getitem__(self, role: str) -> Place:
+        return self.places[role]
+
+    def path(self, role: str) -> Path | None:
+        """The path of an output, if it becomes a file."""
+        return self.paths().get(role)
+
+    def paths(self) -> dict[str, Path]:
+        """Role → path of every output that becomes a file or a folder."""
+        return {role: place for role, place in self.places.items() if isinstance(place, Path)}
+
+    def planned(self) -> dict[str, str]:
+        """Role → path as the plan of a run lists them."""
+        return {role: str(path) for role, path in self.paths().items()}
+
+    def written(self) -> dict[str, str]:
+        """Role → path as the run document lists them, without the document itself."""
+        return {role: path for role, path in self.planned().items() if role != "report"}
+
+    def check(
+        self,
+        inputs: Iterable[Checkpoint | Path],
+        like: Checkpoint,
+        *,
+        force: bool,
+        replaceable: Collection[Path] = (),
+        points: Mapping[str, Path] | None = None,
+    ) -> None:
+        """Refuse outputs that are inputs, that are one file, or that cannot be written.
+
+        Args:
+            like: the checkpoint whose form the weights have.
+            replaceable: small files that may be replaced without `force`.
+            points: the files in the folder that `weights` names. That folder is checked by `check_points`.
+
+        Raises:
+            UsageError, SystemFailure: see `check_apart`, `check_weights_name`, `check_target`.
+        """
+        check_apart(inputs, {**self.paths(), **(points or {})})
+        for role, path in self.paths().items():
+            if role != self.weights:
+                check_file_target(path, force=force or path in replaceable)
+            elif points is None:
+                check_weights_name(path, is_folder=like.is_folder)
+                check_target(path, like, force=force)
+
 
 def base_of(path: Path, *, is_folder: bool) -> Path:
     """A checkpoint's path without its ending: `x/b.safetensors` → `x/b`, the folder `x/b/` → `x/b`.
@@ -39,8 +109,16 @@ def base_of(path: Path, *, is_folder: bool) -> Path:
     return path.with_suffix("") if path.suffix else path
 
 
-def output_base(output: Path) -> Path:
-    """`x/out.safetensors` → `x/out`; what has another ending or none keeps its name."""
+def named_after(checkpoint: Checkpoint, path: Path, word: str) -> Path:
+    """Where an output goes that has no name: `x/b.safetensors` and `aligned` → `x/b.aligned.safetensors`."""
+    ending = f".{word}" if checkpoint.is_folder else f".{word}.safetensors"
+    return beside(base_of(path, is_folder=checkpoint.is_folder), ending)
+
+
+def output_base(output: Place) -> Path | None:
+    """`x/out.safetensors` → `x/out`; what has another ending or none keeps its name. None for a pipe."""
+    if not isinstance(output, Path):
+        return None
     output = Path(os.path.abspath(output))
     return output.with_suffix("") if output.suffix == ".safetensors" else output
 
@@ -49,6 +127,11 @@ def document_base(document: Path) -> Path:
     """`x/run.json` and `x/run.rebasin.json` → `x/run`."""
     document = Path(os.path.abspath(document))
     return document.with_name(document.name.removesuffix(".json").removesuffix(".rebasin"))
+
+
+def named_or_beside(named: Path | None, base: Path | None, ending: str) -> Path | None:
+    """The path that the user named, or else the one beside the weights; None where those have no name either."""
+    return named if named or base is None else beside(base, ending)
 
 
 def beside(base: Path, ending: str) -> Path:
@@ -117,13 +200,6 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def check_files(targets: Iterable[Path | None], *, force: bool) -> None:
-    """See that each small file can be written; see `check_file_target`."""
-    for target in targets:
-        if target is not None:
-            check_file_target(target, force=force)
 
 
 def _files(entry: Checkpoint | Path) -> set[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from rebasin_cli.checkpoints import Outputs, open_checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.targets import (
+    Targets,
     base_of,
     beside,
     check_apart,
@@ -87,3 +89,24 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert target.read_text() == "old"
     assert target.read_text(encoding="utf-8") == "λ" * 100_000
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_targets_are_absolute_and_leave_out_what_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    targets = Targets.of("merged", {"plot": None, "report": Path("run.json"), "merged": sys.stdout.buffer})
+    assert targets.paths() == {"report": tmp_path / "run.json"}
+    assert targets.written() == {}
+    assert targets["merged"] is sys.stdout.buffer
+
+
+def test_existing_outputs_are_refused_unless_forced_or_replaceable(tmp_path: Path) -> None:
+    a = open_checkpoint(save(tmp_path / "a.safetensors", mlp_state(0)))
+    report = tmp_path / "run.json"
+    report.write_text("{}")
+    targets = Targets.of("merged", {"report": report, "merged": tmp_path / "m.safetensors"})
+    with pytest.raises(UsageError, match="exists"):
+        targets.check([a], a, force=False)
+    targets.check([a], a, force=False, replaceable=[report])
+    targets.check([a], a, force=True)
