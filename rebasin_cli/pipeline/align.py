@@ -17,8 +17,11 @@ from rebasin_cli.pipeline.binding import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, with_data
 from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -31,17 +34,6 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.pipeline.work import (
-    Source,
-    exact_reader,
-    match,
-    matching_device,
-    open_source,
-    resolve_device,
-    scan_sources,
-    with_data,
-    write_weights,
-)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import RunDocument
 
@@ -96,7 +88,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, heads=heads)
         check_ties(pair.layout_b, b, heads["b"], any_permutation(pair.layout))
         check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
-        result = match(pair, choice, device, listener, inputs)
+        result = match_pair(pair, choice, device, listener, inputs)
         check.found(pair.layout, result.permutation, pair.b, pair.a)
         with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))

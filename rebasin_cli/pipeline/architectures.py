@@ -25,7 +25,7 @@ from rebasin_cli.report.document import (
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
 
 if TYPE_CHECKING:  # what reads checkpoints imports torch, which a list of specs does not need
-    from rebasin_cli.pipeline.work import Source
+    from rebasin_cli.pipeline.inputs import Source
 
 
 def list_architectures() -> RunDocument:
@@ -45,9 +45,9 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
             command="arch show", architecture=_unbound_record(spec), tensors=_templates(spec), versions=versions()
         )
     from rebasin_cli.pipeline.binding import bind_one, tell_layout
+    from rebasin_cli.pipeline.inputs import open_source
     from rebasin_cli.pipeline.inspect import tensor_records
     from rebasin_cli.pipeline.record import architecture_record, input_record
-    from rebasin_cli.pipeline.work import open_source
 
     with open_source(checkpoint, listener) as opened:
         layout = bind_one(opened, replace(choice, arch=name))
@@ -69,8 +69,8 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
 def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listener: Listener) -> RunDocument:
     """Whether a spec covers a checkpoint, both ways. A malformed spec is an error, one that misfits a finding."""
     from rebasin_cli.pipeline.binding import bind_one, tell_layout
+    from rebasin_cli.pipeline.inputs import open_source
     from rebasin_cli.pipeline.record import architecture_record, input_record
-    from rebasin_cli.pipeline.work import open_source
 
     spec = find_spec(name)
     layout: Layout | None = None

@@ -21,8 +21,8 @@ from rebasin_cli.files import read_bytes
 from rebasin_cli.permutation.files import LARGEST
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.work import Source
 from rebasin_cli.report.codec import read_document, to_json
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
 

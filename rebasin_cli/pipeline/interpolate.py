@@ -24,8 +24,10 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
 from rebasin_cli.pipeline.curves import begin_sweep, measure_barrier
 from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.judges import prepare_judge
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, tell_identity, with_data
 from rebasin_cli.pipeline.methods import MatchChoice, search_longer, search_record
 from rebasin_cli.pipeline.path import (
     PathPoints,
@@ -41,16 +43,6 @@ from rebasin_cli.pipeline.record import architecture_record, distance_record, in
 from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.pipeline.work import (
-    Source,
-    match,
-    matching_device,
-    open_source,
-    resolve_device,
-    scan_sources,
-    tell_identity,
-    with_data,
-)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, CheckedRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
@@ -365,7 +357,7 @@ def _alignment(
     if request.document is not None:
         listener.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
-    result = match(pair, choice, matching_device(choice, pair.layout), listener, inputs)
+    result = match_pair(pair, choice, matching_device(choice, pair.layout), listener, inputs)
     return _Alignment(result.permutation, result)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +12,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints import Outputs
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.portfolio import starts_at_once
-from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
-from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, OnRound, match_many
-from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
+from rebasin_cli.merging.many import Algorithm, ManyResult
+from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS
 from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation import permutation_bytes
 from rebasin_cli.pipeline.binding import Pair, bind_models, tell_layout
@@ -24,27 +21,20 @@ from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.judges import Judge, prepare_judge
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.match import resolve_device, with_data
+from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge_scores import Worth, judge_merge, merged_states, role_of
-from rebasin_cli.pipeline.methods import MatchChoice, Running, activation_problem, match_by_search
+from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_lacking
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
-from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
-from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.pipeline.work import (
-    Source,
-    matching_device,
-    open_source,
-    resolve_device,
-    scan_sources,
-    with_data,
-    write_weights,
-)
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import NATS, MergeRecord, PairRecord, RunDocument
 
@@ -123,7 +113,7 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
         check.spec(layout, request.choice.seed, pairs[0].b, opened[0])
         models = Models(layout, (opened[0], *(pair.b for pair in pairs)), weights)
         first = judge.measure(opened[0]) if judge else None  # fails before anything that takes time
-        result = _match(replace(request, choice=choice), models, listener)
+        result = match_models(models, request.algorithm, choice, listener)
         for model, permutation in zip((opened[0], *(pair.b for pair in pairs)), result.permutations, strict=True):
             check.found(layout, permutation, model, opened[0])
         distances = pairwise_distances(models, result.permutations)
@@ -202,60 +192,6 @@ def _targets(request: MergeRequest) -> Targets:
     permutations = {f"permutation.{i}": beside(base, f".{i}.permutation.safetensors") for i in numbered if base}
     report = named_or_beside(request.report, base, ".rebasin.json")
     return Targets.of("merged", {"merged": request.output, "report": report, **permutations})
-
-
-def _match(request: MergeRequest, models: Models, listener: Listener) -> ManyResult:
-    choice = request.choice
-    with ExitStack() as stack, ExitStack() as bar:
-        check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
-        advance = bar.enter_context(listener.phase("matching"))
-
-        def on_round(what: str, done: int, of: int) -> None:
-            nonlocal advance
-            if done == 1:
-                bar.close()
-                advance = bar.enter_context(listener.phase(f"matching, {what}", of, "models"))
-            advance(1)
-            check()
-
-        matching = _by_activations if choice.method == "activations" else _by_weights
-        result = matching(request, models, check, on_round)
-    for note in result.notes:
-        listener.warn(note)
-    if result.stop == "max-sweeps":
-        listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
-    if result.stop in ("time", "interrupted"):
-        listener.warn("matching was ended early: this is the best that was found until then")
-    return result
-
-
-def _by_weights(request: MergeRequest, models: Models, check: Callable[[], None], on_round: OnRound) -> ManyResult:
-    choice = request.choice
-    device = matching_device(choice, models.layout)
-    threads = resolve_threads(choice.threads)
-    with pool(threads) as executor:
-
-        def match(problem: Problem, resources: Resources) -> MatchResult:
-            executor = resources.executor
-            running = Running(device, check, lambda *_: check(), executor=executor, threads=threads if executor else 1)
-            return match_by_search(problem, choice, running)
-
-        at_once = starts_at_once(models.layout, threads, choice.memory)
-        resources = Resources(device, choice.memory, executor, at_once, choice.seed)
-        options = ManyOptions(request.algorithm, choice.max_sweeps)
-        return match_many(models, match, resources, options, on_round)
-
-
-def _by_activations(request: MergeRequest, models: Models, check: Callable[[], None], on_round: OnRound) -> ManyResult:
-    choice, fitting = request.choice, request.choice.fitting
-    assert fitting is not None
-
-    def pair_problem(i: int, j: int) -> ActivationProblem:
-        return activation_problem(fitting, Problem(models.layout, models.states[i], models.states[j]))
-
-    options = ManyOptions(request.algorithm, choice.max_sweeps)
-    resources = Resources(seed=choice.seed)
-    return match_many_by_activations(models, pair_problem, resources, options, choice.options, on_round)
 
 
 def _record(

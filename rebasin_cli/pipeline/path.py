@@ -18,12 +18,12 @@ from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.binding import Pair
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.points import PointsRun, begin_points, check_points
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairing import Kind, Repairer
 from rebasin_cli.pipeline.sides import listed
 from rebasin_cli.pipeline.targets import Place
-from rebasin_cli.pipeline.work import write_weights
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rebasin_cli.pipeline import work
+from rebasin_cli.pipeline import match
 from tests.cli.conftest import Outcome, Rebasin
 from tests.small import WIDTHS, mlp_state, save, save_data
 
@@ -35,7 +35,7 @@ def refused(rebasin: Rebasin, pair: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     def no_matching(*_: object, **__: object) -> None:
         raise RuntimeError("matching began")
 
-    monkeypatch.setattr(work, "run_method", no_matching)
+    monkeypatch.setattr(match, "run_method", no_matching)
 
     def call(code: int, *arguments: object, stdin: bytes = b"") -> Outcome:
         before = {path: path.read_bytes() for path in pair.rglob("*") if path.is_file()}

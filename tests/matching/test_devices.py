@@ -10,8 +10,8 @@ import torch
 
 from rebasin_cli.matching import Problem, Resources, match_by_frank_wolfe, match_by_weights
 from rebasin_cli.matching.similarity.contributions import sweep_work
+from rebasin_cli.pipeline.match import GPU_WORK, matching_device
 from rebasin_cli.pipeline.methods import MatchChoice, match_choice
-from rebasin_cli.pipeline.work import GPU_WORK, matching_device
 from rebasin_cli.spec import bind, find_spec
 from tests.networks import TINY, tiny_layout, tiny_state
 from tests.pretended import device

@@ -1,0 +1,68 @@
+"""The checkpoints that a command reads: opened, and then read once to check and hash them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, require_finite, scan
+from rebasin_cli.errors import ContentError
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.record import input_record
+from rebasin_cli.report.document import InputRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input as the user named it (`-` for a pipe), and the file that holds it."""
+
+    path: Path
+    shown: Path
+
+    @staticmethod
+    def file(path: Path) -> Source:
+        """A file that is read where it lies."""
+        return Source(path, path)
+
+
+def open_source(source: Source, listener: Listener) -> Checkpoint:
+    """Open a checkpoint and pass on what the reader has to say about it."""
+    give_freed_memory_back()
+    checkpoint = open_checkpoint(source.path, named="FILE" if str(source.shown) == "-" else None)
+    for note in checkpoint.notes:
+        listener.remark(note)
+    return checkpoint
+
+
+def scan_sources(
+    opened: Mapping[str, tuple[Source, Checkpoint]],
+    listener: Listener,
+    expected: Mapping[str, str | None] | None = None,
+    heads: dict[str, Mapping[str, int]] | None = None,
+) -> dict[str, InputRecord]:
+    """Read each checkpoint once: finite values, sha256.
+
+    Args:
+        expected: sha256 by role that an earlier command saw.
+        heads: takes a checksum of every tensor's first bytes, by role.
+
+    Raises:
+        ContentError: a value that is not finite, or a file that has changed since.
+    """
+    records = {}
+    for role, (source, checkpoint) in opened.items():
+        with listener.phase(f"checking {source.shown.name}", checkpoint.nbytes, "bytes") as advance:
+            result = scan(checkpoint, advance)
+        require_finite(checkpoint, result)
+        if heads is not None:
+            heads[role] = result.heads
+        known = (expected or {}).get(role)
+        if known is not None and known != result.sha256:
+            raise ContentError(
+                f"{source.shown} has changed since the run document was made: "
+                f"its sha256 is {result.sha256[:12]}…, the document says {known[:12]}…",
+                remedy="run `rebasin align` again on the files as they are now",
+            )
+        records[role] = input_record(source.shown, result.sha256)
+    return records

@@ -1,0 +1,199 @@
+"""Running a match: on which device and threads, with progress, until it ends or is ended early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+import torch
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.matching import MatchResult, Trial
+from rebasin_cli.matching.similarity.contributions import sweep_work
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.fitting import prepare_fitting
+from rebasin_cli.pipeline.listener import Advance, Listener
+from rebasin_cli.pipeline.methods import (
+    MatchChoice,
+    Running,
+    missing_data,
+    run_method,
+)
+from rebasin_cli.pipeline.stopping import stopping
+from rebasin_cli.pipeline.threads import pool, resolve_threads
+from rebasin_cli.report.document import InputRecord
+from rebasin_cli.report.figures import loss_text
+from rebasin_cli.spec import Layout
+
+GPU_WORK = 1 << 33
+"""Multiply-adds of a sweep from which on a GPU is worth it: a core does as many while a CUDA context is being made."""
+
+
+class _Noted(Protocol):
+    """The result of a match."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads the result must know."""
+
+
+Result = TypeVar("Result", bound=_Noted)
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is CUDA where there is some.
+
+    Raises:
+        UsageError: `cuda` was asked for and is not there.
+    """
+    if name == "cpu":
+        return name
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("--device cuda: torch sees no CUDA device", remedy="leave --device away, or use --device cpu")
+    return "cuda" if available else "cpu"
+
+
+def matching_device(choice: MatchChoice, layout: Layout) -> str:
+    """Where weights are matched: `auto` leaves small networks to the CPU, which is done before a GPU has begun.
+
+    Raises:
+        UsageError: as `resolve_device`.
+    """
+    device = resolve_device(choice.device)
+    small = choice.device == "auto" and not choice.looks_at_data and sweep_work(layout) < GPU_WORK
+    return "cpu" if small else device
+
+
+def with_data(
+    choice: MatchChoice, data: DataRequest | None, pair: Pair, device: str, listener: Listener
+) -> MatchChoice:
+    """The choice with the examples its method looks at, if it looks at any.
+
+    Raises:
+        UsageError: there are none. RebasinError: they do not fit the network.
+    """
+    if not choice.looks_at_data:
+        return choice
+    if data is None or (data.path or data.fit) is None:
+        raise missing_data(choice, judged=data is not None and data.judges)
+    fitting = prepare_fitting(data, pair.layout, pair.a, choice.method, device, listener)
+    return replace(choice, fitting=fitting)
+
+
+@dataclass(slots=True)
+class MatchRun:
+    """What a search is given while it runs.
+
+    Attributes:
+        check: raises `StopMatching` when it is time to stop.
+        executor: for independent work, `threads` at a time; None for one after the other.
+        advance: moves the current progress bar.
+    """
+
+    listener: Listener
+    check: Callable[[], None]
+    executor: Executor | None
+    threads: int
+    bar: ExitStack
+    advance: Advance = lambda amount: None
+
+    def begin(self, title: str, of: int | None = None, unit: str = "") -> None:
+        """Put a new progress bar in the place of the current one."""
+        self.bar.close()
+        self.advance = self.bar.enter_context(self.listener.phase(title, of, unit))
+
+
+def run_match(choice: MatchChoice, listener: Listener, title: str, search: Callable[[MatchRun], Result]) -> Result:
+    """Run a search with threads, a progress bar, and the ways to end it early; pass on its notes."""
+    threads = resolve_threads(choice.threads)
+    with ExitStack() as stack, ExitStack() as bar:
+        check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
+        executor = None if choice.looks_at_data else stack.enter_context(pool(threads))
+        run = MatchRun(listener, check, executor, threads, bar)
+        run.begin(title)
+        result = search(run)
+    for note in result.notes:
+        listener.warn(note)
+    return result
+
+
+def match_pair(
+    pair: Pair, choice: MatchChoice, device: str, listener: Listener, inputs: Mapping[str, InputRecord]
+) -> MatchResult:
+    """Match B to A, and say what the outcome means.
+
+    Args:
+        inputs: A and B as they were scanned.
+    """
+    result = run_match(
+        choice, listener, "reading for the match", lambda run: run_method(pair, choice, _running(run, device))
+    )
+    _tell_outcome(result, choice, listener)
+    if result.stop == "nothing-to-move":
+        listener.warn("no dim may move, so that B stays as it is")
+    else:
+        tell_identity(result.permutation, listener, inputs)
+    return result
+
+
+def _running(run: MatchRun, device: str) -> Running:
+    """A match of two networks that shows its sweeps, or its starts where there are several."""
+
+    def on_step(sweep: int, step: int, of: int, objective: float) -> None:
+        """The number of sweeps is not known in advance, so every sweep has its own bar."""
+        if step == 1:
+            run.begin(f"matching, sweep {sweep + 1}", of, "steps")
+        run.advance(1)
+        if step == of:
+            run.listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
+        run.check()
+
+    def on_trial(trial: Trial) -> None:
+        run.advance(1)
+        run.listener.detail(f"{trial.name}: objective {trial.objective:.8g}")
+
+    on_several = partial(run.begin, "matching from several starts", unit="starts")
+    return Running(device, run.check, on_step, on_several, on_trial, run.executor, run.threads)
+
+
+def _tell_outcome(result: MatchResult, choice: MatchChoice, listener: Listener) -> None:
+    """Say how the match ended."""
+    if result.losses:
+        listener.remark(
+            f"the midpoint's loss on examples held apart: {loss_text(result.losses[0])} after weight matching, "
+            f"{loss_text(min(result.losses))} at its lowest in {len(result.losses) - 1} epochs"
+        )
+    elif result.stop == "max-sweeps":
+        listener.warn(
+            f"stopped after {choice.max_sweeps} sweeps, before the objective came to rest; "
+            "a larger --max-sweeps goes on"
+        )
+    if result.stop == "time":
+        listener.warn("the time budget ended before the match did: this is the best that was found until then")
+    if result.stop == "interrupted":
+        listener.warn("interrupted: this is the best that was found until then")
+
+
+def tell_identity(
+    permutation: Permutation, listener: Listener, inputs: Mapping[str, InputRecord] | None = None
+) -> None:
+    """Say so if nothing moves, or if nothing can be gained by moving: once.
+
+    Args:
+        inputs: A and B as they were scanned, where there are two.
+    """
+    a, b = (inputs or {}).get("a"), (inputs or {}).get("b")
+    if a and b and a.sha256 is not None and a.sha256 == b.sha256:
+        listener.warn("A and B are the same file: the identity is the optimum, and there is nothing to align")
+    elif permutation and not permutation.count_moved():
+        listener.warn(
+            "the identity is the optimum that was found: B's units already lie in A's order "
+            "(fine-tunes of one network, or aligned before), and aligning changes nothing"
+        )

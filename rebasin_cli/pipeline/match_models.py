@@ -1,0 +1,60 @@
+"""Running the match of a merge: all models to one another."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rebasin_cli.matching import MatchResult
+from rebasin_cli.matching.portfolio import starts_at_once
+from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
+from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, match_many
+from rebasin_cli.merging.many_by_activations import match_many_by_activations
+from rebasin_cli.merging.models import Models
+from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.match import MatchRun, matching_device, run_match
+from rebasin_cli.pipeline.methods import MatchChoice, Running, activation_problem, match_by_search
+
+
+def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, listener: Listener) -> ManyResult:
+    """Match all models of a merge to one another, and say how the match ended."""
+    matching = _models_by_activations if choice.method == "activations" else _models_by_weights
+    result = run_match(choice, listener, "matching", lambda run: matching(models, algorithm, choice, run))
+    if result.stop == "max-sweeps":
+        listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
+    if result.stop in ("time", "interrupted"):
+        listener.warn("matching was ended early: this is the best that was found until then")
+    return result
+
+
+def _models_by_weights(models: Models, algorithm: Algorithm, choice: MatchChoice, run: MatchRun) -> ManyResult:
+    device = matching_device(choice, models.layout)
+
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        executor = resources.executor
+        threads = run.threads if executor else 1
+        running = Running(device, run.check, lambda *_: run.check(), executor=executor, threads=threads)
+        return match_by_search(problem, choice, running)
+
+    at_once = starts_at_once(models.layout, run.threads, choice.memory)
+    resources = Resources(device, choice.memory, run.executor, at_once, choice.seed)
+    return match_many(models, match, resources, ManyOptions(algorithm, choice.max_sweeps), partial(_on_round, run))
+
+
+def _models_by_activations(models: Models, algorithm: Algorithm, choice: MatchChoice, run: MatchRun) -> ManyResult:
+    fitting = choice.fitting
+    assert fitting is not None
+
+    def pair_problem(i: int, j: int) -> ActivationProblem:
+        return activation_problem(fitting, Problem(models.layout, models.states[i], models.states[j]))
+
+    options = ManyOptions(algorithm, choice.max_sweeps)
+    resources = Resources(seed=choice.seed)
+    return match_many_by_activations(models, pair_problem, resources, options, choice.options, partial(_on_round, run))
+
+
+def _on_round(run: MatchRun, what: str, done: int, of: int) -> None:
+    """Every round over the models has its own bar."""
+    if done == 1:
+        run.begin(f"matching, {what}", of, "models")
+    run.advance(1)
+    run.check()
