@@ -10,14 +10,14 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Outputs
+from rebasin_cli.checkpoints import Checkpoint, Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.many import Algorithm, ManyResult
 from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS
 from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation import permutation_bytes
 from rebasin_cli.pipeline.binding import Pair, bind_models, tell_layout
-from rebasin_cli.pipeline.checking import prepare_check
+from rebasin_cli.pipeline.checking import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.curves import tell_buffers
 from rebasin_cli.pipeline.examples import DataRequest
@@ -31,12 +31,13 @@ from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_lacking
 from rebasin_cli.pipeline.plan import estimate
-from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
+from rebasin_cli.pipeline.record import architecture_record, data_records, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import NATS, MergeRecord, PairRecord, RunDocument
+from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, PlanRecord, RunDocument
+from rebasin_cli.spec import Layout
 
 _METHODS = ("weights", "frank-wolfe", "sinkhorn", "activations")
 State = Mapping[str, Tensor]
@@ -69,6 +70,40 @@ class MergeRequest:
     allow_non_finite: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A merge that is ready to begin.
+
+    Attributes:
+        opened: the models as they were opened; pairs: each model after the first, under the names of the first.
+        models: all under the names of the first, with their weights.
+        choice: how to match, with the examples that the method looks at.
+    """
+
+    opened: tuple[Checkpoint, ...]
+    pairs: tuple[Pair, ...]
+    models: Models
+    targets: Targets
+    choice: MatchChoice
+    judge: Judge | None
+    check: FunctionCheck
+
+    @property
+    def first(self) -> Checkpoint:
+        """The model whose form the merge has."""
+        return self.opened[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came out of a merge: the match, the distances of pairs before and after, the merge, and how good it is."""
+
+    result: ManyResult
+    distances: Mapping[tuple[int, int], tuple[float, float]]
+    merged: State
+    worth: Worth
+
+
 def merge(request: MergeRequest, listener: Listener) -> RunDocument:
     """Match all models to one another, write their mean, the permutations and the run document.
 
@@ -78,87 +113,145 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
     weights = _weights(request)
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
-        opened = [files.enter_context(open_source(source, listener)) for source in request.models]
-        pairs = bind_models(opened, request.spec)
-        layout = pairs[0].layout
-        targets = _targets(request)
-        data = request.data.inputs() if request.data else []
-        check_dtypes(pairs[0])
-        models_read = (opened[0], *(pair.b for pair in pairs))
-        targets.check((*models_read, layout.spec.path, *data), opened[0], force=request.force)
+        opened = tuple(files.enter_context(open_source(source, listener)) for source in request.models)
+        pairs = tuple(bind_models(opened, request.spec))
+        models = Models(pairs[0].layout, (opened[0], *(pair.b for pair in pairs)), weights)
+        targets = _checked_targets(request, pairs)
         choice = with_data(request.choice, request.data, pairs[0], device, listener)
-        judged = request.data if request.data and request.data.judges else None
-        judge = prepare_judge(judged, layout, opened[0], device, listener) if judged else None
-        tell_layout(layout, listener)
-        for number, pair in enumerate(pairs, 2):
-            tell_lacking(pair, listener, "model 1", f"model {number}")
-        document = RunDocument(
-            command="merge",
-            inputs={role_of(i): input_record(source.shown, None) for i, source in enumerate(request.models)},
-            architecture=architecture_record(layout, request.spec),
-            warnings=tuple(listener.warnings),
-            versions=versions(),
-            device=device,
-        )
+        judge = _judge(request, pairs[0], device, listener)
+        _tell_models(pairs, listener)
+        document = _planned(request, models.layout, device, listener)
         check = prepare_check(pairs[0], device, listener, judge=judge, fitting=choice.fitting)
         if request.dry_run:
-            return replace(document, plan=_plan(request, pairs, targets).plan)
+            return replace(document, plan=_plan(pairs, targets))
+        run = _Run(opened, pairs, models, targets, choice, judge, check)
         outputs = files.enter_context(Outputs(force=request.force))
         outputs.claim(*targets.paths().values())
-        roles = {role_of(i): pair for i, pair in enumerate(zip(request.models, opened, strict=True))}
-        heads: dict[str, Mapping[str, int]] = {}
-        inputs = scan_sources(roles, listener, heads=heads)
-        for i, own in enumerate((layout, *(pair.layout_b for pair in pairs))):
-            check_ties(own, opened[i], heads[role_of(i)], any_permutation(layout))
-        check.spec(layout, request.choice.seed, pairs[0].b, opened[0])
-        models = Models(layout, (opened[0], *(pair.b for pair in pairs)), weights)
-        first = judge.measure(opened[0]) if judge else None  # fails before anything that takes time
-        result = match_models(models, request.algorithm, choice, listener)
-        for model, permutation in zip((opened[0], *(pair.b for pair in pairs)), result.permutations, strict=True):
-            check.found(layout, permutation, model, opened[0])
-        distances = pairwise_distances(models, result.permutations)
-        states = merged_states(judge, models, result.permutations, opened[0])
-        worth = Worth()
-        if judge and first:
-            worth = judge_merge(judge, models, opened, result.permutations, states, first, request.steps, listener)
-        merged = list(states.values())[-1]  # repaired as was asked for last
-        if not (judge and judge.repairs):
-            tell_buffers(layout, listener)
-        for pair in pairs:
-            tell_kept(pair, listener)
-
-        def read(key: str) -> Tensor:
-            return opened[0].read_raw(key) if is_first(layout, opened[0], key) else merged[key]
-
-        recipe = {"algorithm": request.algorithm, "weights": ",".join(f"{w:g}" for w in weights), "seed": result.seed}
-        if judge and judge.repairs:
-            recipe["repair"] = judge.repairs[-1]
-        write_weights(
-            targets["merged"], opened[0], read, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
-            metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
-        )  # fmt: skip
-        hashes = [inputs[role_of(i)].identity for i in range(len(opened))]
-        for i, (permutation, sha256) in enumerate(zip(result.permutations, hashes, strict=True), 1):
-            if path := targets.path(f"permutation.{i}"):
-                outputs.write(path, permutation_bytes(permutation, layout, inputs={"a": hashes[0], "b": sha256}))
-        if request.data:
-            roles_of_data = (("data", request.data.path), ("fit-data", request.data.fit))
-            inputs |= {role: input_record(path, None) for role, path in roles_of_data if path in request.data.files()}
-        document = replace(
-            document,
-            inputs=inputs,
-            architecture=architecture_record(layout, request.spec, checked=check.record()),
-            merge=_record(request, weights, result, distances, judge, worth),
-            outputs=targets.written(),
-            warnings=tuple(listener.warnings),
-            peak_memory_bytes=peak_memory(),
-        )
+        inputs = _scan(request, run, listener)
+        found = _match(request, run, listener)
+        _write_merged(request, run, found, inputs, outputs, listener)
+        _write_permutations(run, found.result, inputs, outputs)
+        document = _finished(document, request, run, found, inputs, listener)
         if path := targets.path("report"):
             outputs.write(path, to_json(document).encode())
     return document
 
 
+def _checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
+    """The outputs, after everything that forbids to write them was refused."""
+    first, layout = pairs[0].a, pairs[0].layout
+    targets = _targets(request)
+    data = request.data.inputs() if request.data else []
+    check_dtypes(pairs[0])
+    models = (first, *(pair.b for pair in pairs))
+    targets.check((*models, layout.spec.path, *data), first, force=request.force)
+    return targets
+
+
+def _judge(request: MergeRequest, pair: Pair, device: str, listener: Listener) -> Judge | None:
+    """What the models and the merge are judged by, if there is data for it."""
+    if request.data is None or not request.data.judges:
+        return None
+    return prepare_judge(request.data, pair.layout, pair.a, device, listener)
+
+
+def _tell_models(pairs: Sequence[Pair], listener: Listener) -> None:
+    """Say what a reader must know of the layout, and of models that lack something."""
+    tell_layout(pairs[0].layout, listener)
+    for number, pair in enumerate(pairs, 2):
+        tell_lacking(pair, listener, "model 1", f"model {number}")
+
+
+def _scan(request: MergeRequest, run: _Run, listener: Listener) -> dict[str, InputRecord]:
+    """Read every model once, and refuse what would not stay the same network."""
+    layout = run.models.layout
+    named = {role_of(i): pair for i, pair in enumerate(zip(request.models, run.opened, strict=True))}
+    heads: dict[str, Mapping[str, int]] = {}
+    inputs = scan_sources(named, listener, heads=heads)
+    for i, own in enumerate((layout, *(pair.layout_b for pair in run.pairs))):
+        check_ties(own, run.opened[i], heads[role_of(i)], any_permutation(layout))
+    run.check.spec(layout, request.choice.seed, run.pairs[0].b, run.first)
+    return inputs
+
+
+def _match(request: MergeRequest, run: _Run, listener: Listener) -> _Found:
+    """Match the models, check what was found, and measure the merge."""
+    models, judge = run.models, run.judge
+    first = judge.measure(run.first) if judge else None  # fails before anything that takes time
+    result = match_models(models, request.algorithm, run.choice, listener)
+    for model, permutation in zip((run.first, *(pair.b for pair in run.pairs)), result.permutations, strict=True):
+        run.check.found(models.layout, permutation, model, run.first)
+    distances = pairwise_distances(models, result.permutations)
+    states = merged_states(judge, models, result.permutations, run.first)
+    worth = Worth()
+    if judge and first:
+        worth = judge_merge(judge, models, run.opened, result.permutations, states, first, request.steps, listener)
+    return _Found(result, distances, list(states.values())[-1], worth)  # repaired as was asked for last
+
+
+def _write_merged(
+    request: MergeRequest, run: _Run, found: _Found, inputs: Mapping[str, InputRecord], outputs: Outputs,
+    listener: Listener,
+) -> None:  # fmt: skip
+    """Write the merge, with the tensors of the first model where nothing is mixed."""
+    layout, first, repairs = run.models.layout, run.first, run.judge.repairs if run.judge else ()
+    if not repairs:
+        tell_buffers(layout, listener)
+    for pair in run.pairs:
+        tell_kept(pair, listener)
+
+    def read(key: str) -> Tensor:
+        return first.read_raw(key) if is_first(layout, first, key) else found.merged[key]
+
+    weights = ",".join(f"{weight:g}" for weight in run.models.weights)
+    recipe = {"algorithm": request.algorithm, "weights": weights, "seed": found.result.seed}
+    if repairs:
+        recipe["repair"] = repairs[-1]
+    write_weights(
+        run.targets["merged"], first, read, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
+        metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
+    )  # fmt: skip
+
+
+def _write_permutations(run: _Run, result: ManyResult, inputs: Mapping[str, InputRecord], outputs: Outputs) -> None:
+    """Write the permutation of every model into the order of the first."""
+    hashes = [inputs[role_of(i)].identity for i in range(len(run.opened))]
+    for i, (permutation, sha256) in enumerate(zip(result.permutations, hashes, strict=True), 1):
+        if path := run.targets.path(f"permutation.{i}"):
+            of = {"a": hashes[0], "b": sha256}
+            outputs.write(path, permutation_bytes(permutation, run.models.layout, inputs=of))
+
+
+def _planned(request: MergeRequest, layout: Layout, device: str, listener: Listener) -> RunDocument:
+    """What is known before anything is read."""
+    return RunDocument(
+        command="merge",
+        inputs={role_of(i): input_record(source.shown, None) for i, source in enumerate(request.models)},
+        architecture=architecture_record(layout, request.spec),
+        warnings=tuple(listener.warnings),
+        versions=versions(),
+        device=device,
+    )
+
+
+def _finished(
+    document: RunDocument, request: MergeRequest, run: _Run, found: _Found, inputs: Mapping[str, InputRecord],
+    listener: Listener,
+) -> RunDocument:  # fmt: skip
+    """The document with what was found and written."""
+    return replace(
+        document,
+        inputs={**inputs, **(data_records(request.data) if request.data else {})},
+        architecture=architecture_record(run.models.layout, request.spec, checked=run.check.record()),
+        merge=_record(request.choice.method, run, found),
+        outputs=run.targets.written(),
+        warnings=tuple(listener.warnings),
+        peak_memory_bytes=peak_memory(),
+    )
+
+
 def _weights(request: MergeRequest) -> tuple[float, ...]:
+    """The share of every model, after every combination of options that cannot be carried out was refused."""
     count = len(request.models)
     if count < 2:
         raise UsageError("a merge needs two models or more, and one is named", remedy="rebasin merge M1 M2 M3 -o FILE")
@@ -194,16 +287,11 @@ def _targets(request: MergeRequest) -> Targets:
     return Targets.of("merged", {"merged": request.output, "report": report, **permutations})
 
 
-def _record(
-    request: MergeRequest,
-    weights: Sequence[float],
-    result: ManyResult,
-    distances: Mapping[tuple[int, int], tuple[float, float]],
-    judge: Judge | None,
-    worth: Worth,
-) -> MergeRecord:
+def _record(method: str, run: _Run, found: _Found) -> MergeRecord:
+    """The match and the figures of a merge, as the document keeps them."""
+    result, judge, worth = found.result, run.judge, found.worth
     pairs = []
-    for (i, j), (before, after) in distances.items():
+    for (i, j), (before, after) in found.distances.items():
         naive, aligned = worth.barriers.get((i, j), (None, None))
         pairs.append(PairRecord(role_of(i), role_of(j), before, after, naive, aligned))
     moved = [
@@ -212,8 +300,8 @@ def _record(
     ]
     return MergeRecord(
         algorithm=result.algorithm,
-        method=request.choice.method,
-        weights=tuple(weights),
+        method=method,
+        weights=tuple(run.models.weights),
         seed=result.seed,
         objective=result.objective,
         stop=result.stop,
@@ -228,19 +316,17 @@ def _record(
     )
 
 
-def _plan(request: MergeRequest, pairs: Sequence[Pair], targets: Targets) -> RunDocument:
-    count = len(request.models)
+def _plan(pairs: Sequence[Pair], targets: Targets) -> PlanRecord:
+    """What the merge would cost: a match of every pair, twice."""
+    count = len(pairs) + 1
     plans = [
-        estimate(
-            pair, writes=0, targets=targets.planned(), matched=True, passes=2 * count if pair is pairs[0] else count
-        )
-        for pair in pairs
+        estimate(pair, writes=0, targets=targets.planned(), matched=True, passes=passes)
+        for pair, passes in zip(pairs, (2 * count, *[count] * (count - 2)), strict=True)
     ]
-    total = replace(
+    return replace(
         plans[0],
         reads=sum(plan.reads for plan in plans),
         writes=pairs[0].a.nbytes,
         peak_memory_bytes=max(plan.peak_memory_bytes for plan in plans),
         seconds=round(sum(plan.seconds for plan in plans) * 2, 2),
     )
-    return RunDocument(command="merge", plan=total)

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints import split_address
@@ -26,6 +27,9 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.spec import Layout
 
+if TYPE_CHECKING:  # what loads data imports networks, which a record of shapes does not need
+    from rebasin_cli.pipeline.examples import DataRequest
+
 
 def input_record(path: Path, sha256: str | None) -> InputRecord:
     """A file by its absolute path, with the network in it that was named (`FILE:KEY`); `-` stays what it is."""
@@ -33,6 +37,12 @@ def input_record(path: Path, sha256: str | None) -> InputRecord:
     if str(file) == "-":
         return InputRecord(str(path), sha256)
     return InputRecord(os.path.abspath(file) + (f":{key}" if key else ""), sha256, key or "")
+
+
+def data_records(request: DataRequest) -> dict[str, InputRecord]:
+    """The files of examples by role."""
+    named, files = (("data", request.path), ("fit-data", request.fit)), request.files()
+    return {role: input_record(path, None) for role, path in named if path is not None and path in files}
 
 
 def architecture_record(
