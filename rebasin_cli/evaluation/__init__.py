@@ -2,14 +2,13 @@
 
 from rebasin_cli.evaluation.barrier import BarrierReport, Curve, barrier_above_line, barrier_above_mean
 from rebasin_cli.evaluation.commands import parse_command, run_command
+from rebasin_cli.evaluation.compatibility import check_examples, check_fits, fitting_loss
 from rebasin_cli.evaluation.data import Dataset, Split, load_data
-from rebasin_cli.evaluation.fitting import check_examples, check_fits, fitting_loss
 from rebasin_cli.evaluation.loaders import load_named
 from rebasin_cli.evaluation.losses import Loss, check_name, find_loss
 from rebasin_cli.evaluation.metrics import Maker, find_metrics
-from rebasin_cli.evaluation.named import is_named, module_files
 from rebasin_cli.evaluation.networks import FAMILIES, Network, build_network
-from rebasin_cli.evaluation.networks.modules import user_network
+from rebasin_cli.evaluation.networks.module_network import user_network
 from rebasin_cli.evaluation.networks.pretrained import pretrained_network
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.sweep import (
@@ -23,6 +22,7 @@ from rebasin_cli.evaluation.sweep import (
     targets_for,
 )
 from rebasin_cli.evaluation.text import load_masked_text, load_text
+from rebasin_cli.evaluation.user_code import is_named, module_files
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",

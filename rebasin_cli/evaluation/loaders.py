@@ -13,7 +13,7 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset, Split, as_dataset
 from rebasin_cli.evaluation.inputs import Inputs, joined
-from rebasin_cli.evaluation.named import call_named, import_named
+from rebasin_cli.evaluation.user_code import call_named, import_named
 
 HELP = (
     "a function that returns (inputs, targets), or batches of such pairs; several inputs are a tuple or dict: "

@@ -14,8 +14,8 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import answer_of, by_position, either_order, named_answer
 from rebasin_cli.evaluation.data import IGNORED, Dataset
-from rebasin_cli.evaluation.named import call_named, import_named, is_named
 from rebasin_cli.evaluation.networks.network import Answers
+from rebasin_cli.evaluation.user_code import call_named, import_named, is_named
 from rebasin_cli.spec.hints import did_you_mean
 
 HELP = "a function of (outputs, targets) of a batch that returns its mean loss: one number, or a tensor of one"

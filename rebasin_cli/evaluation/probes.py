@@ -15,7 +15,7 @@ from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.comparing import Run, Trace
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
 from rebasin_cli.evaluation.libraries import on_files_of_others
-from rebasin_cli.evaluation.networks.modules import ModuleNetwork, build_module
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.pretrained import architecture_of, build_model, class_named, config_of
 from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module

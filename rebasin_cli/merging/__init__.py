@@ -1,5 +1,12 @@
 """Making one checkpoint out of several that have been aligned."""
 
+from rebasin_cli.merging.channel_statistics import (
+    Channels,
+    Repaired,
+    measure_channels,
+    repair_channels,
+    reset_statistics,
+)
 from rebasin_cli.merging.interpolation import (
     LINE,
     Blend,
@@ -9,7 +16,6 @@ from rebasin_cli.merging.interpolation import (
     interpolated,
     lambda_grid,
 )
-from rebasin_cli.merging.repair import Channels, Repaired, measure_channels, repair_channels, reset_statistics
 
 __all__ = [
     "LINE",

@@ -13,16 +13,16 @@ from rebasin_cli.checkpoints import Checkpoint, Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import measure_distance
 from rebasin_cli.permutation import permutation_bytes
-from rebasin_cli.pipeline.binding import Pair, bind_pair, tell_layout
-from rebasin_cli.pipeline.checking import prepare_check
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.data import DataRequest
+from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, with_data
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.record import (
     architecture_record,
     distance_record,

@@ -11,14 +11,14 @@ from typing import BinaryIO
 from rebasin_cli.checkpoints import Checkpoint, Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import SavedPermutation, load_permutation
-from rebasin_cli.pipeline.binding import bind_one, tell_layout
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.layouts import bind_one, tell_layout
 from rebasin_cli.pipeline.match import tell_identity
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
-from rebasin_cli.pipeline.sets import check_set
+from rebasin_cli.pipeline.same_run import check_set
 from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.versions import versions

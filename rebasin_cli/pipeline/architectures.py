@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.proofs import Remembered, proof_of, remember
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.remembered_proofs import Remembered, proof_of, remember
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import (
     ArchitectureRecord,
@@ -44,9 +44,9 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
         return RunDocument(
             command="arch show", architecture=_unbound_record(spec), tensors=_templates(spec), versions=versions()
         )
-    from rebasin_cli.pipeline.binding import bind_one, tell_layout
     from rebasin_cli.pipeline.inputs import open_source
     from rebasin_cli.pipeline.inspect import tensor_records
+    from rebasin_cli.pipeline.layouts import bind_one, tell_layout
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
     with open_source(checkpoint, listener) as opened:
@@ -68,8 +68,8 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
 
 def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listener: Listener) -> RunDocument:
     """Whether a spec covers a checkpoint, both ways. A malformed spec is an error, one that misfits a finding."""
-    from rebasin_cli.pipeline.binding import bind_one, tell_layout
     from rebasin_cli.pipeline.inputs import open_source
+    from rebasin_cli.pipeline.layouts import bind_one, tell_layout
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
     spec = find_spec(name)

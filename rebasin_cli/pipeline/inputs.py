@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, require_finite, scan
 from rebasin_cli.errors import ContentError
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.report.document import InputRecord
 

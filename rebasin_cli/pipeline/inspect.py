@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.pipeline.binding import bind_one, tell_layout
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.layouts import bind_one, tell_layout
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.record import architecture_record, input_record
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument, TensorRecord

@@ -15,17 +15,14 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.matching import MatchResult, measure_distance
 from rebasin_cli.merging import Blend
 from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, permutation_bytes
-from rebasin_cli.pipeline.binding import Pair, bind_pair, tell_layout
-from rebasin_cli.pipeline.checking import FunctionCheck, prepare_check
-from rebasin_cli.pipeline.continuing import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
-from rebasin_cli.pipeline.curves import Sweep, begin_sweep, measure_barrier
+from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import open_source, scan_sources
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum, check_weights, checked_grid
-from rebasin_cli.pipeline.judges import Judge, prepare_judge
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, tell_identity, with_data
 from rebasin_cli.pipeline.methods import MatchChoice, search_record
-from rebasin_cli.pipeline.path import (
+from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.points import (
     PathPoints,
     PathRecipe,
     check_dtypes,
@@ -33,8 +30,8 @@ from rebasin_cli.pipeline.path import (
     tell_lacking,
     write_path,
 )
-from rebasin_cli.pipeline.plan import estimate
-from rebasin_cli.pipeline.points import PointsRun
+from rebasin_cli.pipeline.points_folder import PointsRun
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.record import (
     architecture_record,
     data_records,
@@ -43,7 +40,10 @@ from rebasin_cli.pipeline.record import (
     match_record,
     peak_memory,
 )
-from rebasin_cli.pipeline.repairing import Kind, Repairer
+from rebasin_cli.pipeline.repairer import Kind, Repairer
+from rebasin_cli.pipeline.resume import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
+from rebasin_cli.pipeline.scoring import Judge, prepare_judge
+from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions

@@ -15,16 +15,16 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import MatchResult, Trial
 from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.pipeline.binding import Pair
-from rebasin_cli.pipeline.examples import DataRequest
-from rebasin_cli.pipeline.fitting import prepare_fitting
-from rebasin_cli.pipeline.listener import Advance, Listener
+from rebasin_cli.pipeline.data import DataRequest
+from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.match_data import prepare_fitting
 from rebasin_cli.pipeline.methods import (
     MatchChoice,
     Running,
     missing_data,
     run_method,
 )
+from rebasin_cli.pipeline.progress import Advance, Listener
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord

@@ -10,9 +10,9 @@ from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, match_many
 from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
-from rebasin_cli.pipeline.listener import Listener
 from rebasin_cli.pipeline.match import MatchRun, matching_device, run_match
 from rebasin_cli.pipeline.methods import MatchChoice, Running, activation_problem, match_by_search
+from rebasin_cli.pipeline.progress import Listener
 
 
 def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, listener: Listener) -> ManyResult:

@@ -16,22 +16,22 @@ from rebasin_cli.merging.many import Algorithm, ManyResult
 from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS
 from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation import permutation_bytes
-from rebasin_cli.pipeline.binding import Pair, bind_models, tell_layout
-from rebasin_cli.pipeline.checking import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.curves import tell_buffers
-from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.data import DataRequest
+from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
-from rebasin_cli.pipeline.judges import Judge, prepare_judge
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.layouts import Pair, bind_models, tell_layout
 from rebasin_cli.pipeline.match import resolve_device, with_data
 from rebasin_cli.pipeline.match_models import match_models
-from rebasin_cli.pipeline.merge_scores import Worth, judge_merge, merged_states, role_of
+from rebasin_cli.pipeline.merge_scoring import Worth, judge_merge, merged_states, role_of
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.outputs import write_weights
-from rebasin_cli.pipeline.path import check_dtypes, is_first, tell_kept, tell_lacking
 from rebasin_cli.pipeline.plan import estimate
+from rebasin_cli.pipeline.points import check_dtypes, is_first, tell_kept, tell_lacking
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.record import architecture_record, data_records, input_record, output_metadata, peak_memory
+from rebasin_cli.pipeline.scoring import Judge, prepare_judge
+from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions

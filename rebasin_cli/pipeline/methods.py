@@ -34,8 +34,8 @@ from rebasin_cli.matching.portfolio import Attempt, simplest, starts_at_once
 from rebasin_cli.matching.problem import OnStep
 from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint_dims
 from rebasin_cli.matching.similarity.contributions import sweep_work
-from rebasin_cli.pipeline.binding import Pair
-from rebasin_cli.pipeline.fitting import Fitting
+from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.match_data import Fitting
 
 DESCENTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
 """Descents by `--quality`."""

@@ -20,7 +20,7 @@ from rebasin_cli.checkpoints import (
 )
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import Permutation, permute_tensor
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.pipeline.targets import Place
 from rebasin_cli.spec import Layout
 

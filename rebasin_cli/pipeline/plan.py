@@ -7,7 +7,7 @@ from math import prod
 from rebasin_cli.matching.assignment.solve import has_fast_solver
 from rebasin_cli.matching.cache import MATRICES, TENSORS
 from rebasin_cli.matching.similarity.contributions import sweep_work
-from rebasin_cli.pipeline.binding import Pair
+from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.report.document import PlanRecord
 from rebasin_cli.spec import Layout
 

@@ -1,194 +1,242 @@
-"""A folder of points along a path: it belongs to one run, says which, and can be gone on with.
-
-`rebasin-points.json` in it is written before the first point. It has what the points were made from, how the
-permutation was looked for, and the names of all points: what is missing of these is still to be written. Every point
-has the hash of the same facts in its own metadata.
-"""
+"""Checkpoints along the path: where they go, and writing them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.checkpoints import Outputs, open_checkpoint, system_failure
-from rebasin_cli.checkpoints.locking import clean_leftovers
-from rebasin_cli.errors import RebasinError, UsageError
-from rebasin_cli.files import read_json
-from rebasin_cli.pipeline.targets import identity
+import torch
 
-MANIFEST = "rebasin-points.json"
-FORMAT = "rebasin.points/1"
-_LARGEST = 1 << 20  # bytes of the manifest: thousands of points
-_POINT = re.compile(r"lam-\d\.\d{4}(\.safetensors)?")
-
-Facts = Mapping[str, str]
+from rebasin_cli.checkpoints import Checkpoint, Outputs, check_file_target, check_target, torch_dtype
+from rebasin_cli.checkpoints.replacing import check_space
+from rebasin_cli.checkpoints.writer import needed_bytes
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.merging import LINE, Blend, interpolated
+from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.counterparts import listed
+from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.outputs import write_weights
+from rebasin_cli.pipeline.points_folder import PointsRun, begin_points, check_points
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.record import output_metadata
+from rebasin_cli.pipeline.repairer import Kind, Repairer
+from rebasin_cli.pipeline.targets import Place
+from rebasin_cli.report.document import InputRecord
+from rebasin_cli.spec import Layout
 
 
 @dataclass(frozen=True, slots=True)
-class PointsRun:
-    """The run that a folder of points belongs to.
+class PathPoints:
+    """Which points of a path are written, and where.
 
     Attributes:
-        made_of: hashes of everything that the values of the points depend on, by name.
-        match: options with which the permutation was looked for; empty if it was given.
-        names: of all points.
+        output: a checkpoint (with `at`), a folder of checkpoints (without), a pipe, or None where none is written.
+        at: the λ of the one point; None for all points of the grid.
+        are_folders: whether every point is a folder, as A is.
     """
 
-    made_of: Facts
-    match: Facts
-    names: tuple[str, ...]
+    output: Place | None
+    at: float | None
+    grid: tuple[float, ...]
+    are_folders: bool
 
     @property
-    def sha256(self) -> str:
-        """What every point of the run carries in its metadata."""
-        return hashlib.sha256(json.dumps(dict(self.made_of), sort_keys=True).encode()).hexdigest()
+    def role(self) -> str:
+        """Of the output."""
+        return "points" if self.at is None else "merged"
 
-    def to_json(self) -> str:
-        """The manifest."""
-        value = {"format": FORMAT, "made_of": self.made_of, "match": self.match, "points": self.names}
-        return json.dumps(value, indent=1, sort_keys=True) + "\n"
+    def count(self) -> int:
+        """How many points are written."""
+        return 0 if self.output is None else 1 if self.at is not None else len(self.grid)
 
+    def files(self) -> dict[float, Path]:
+        """λ → path of every checkpoint that becomes a file."""
+        if not isinstance(self.output, Path):
+            return {}
+        output = self.output.absolute()
+        if self.at is not None:
+            return {self.at: output}
+        ending = "" if self.are_folders else ".safetensors"
+        return {lam: output / f"lam-{lam:.4f}{ending}" for lam in self.grid}
 
-def read_run(folder: Path) -> PointsRun | None:
-    """The run that a folder says it belongs to; None if it does not say."""
-    with suppress(RebasinError, TypeError, KeyError, AttributeError):
-        value = read_json(folder / MANIFEST, _LARGEST)
-        if value["format"] == FORMAT:
-            made_of, match = ({str(k): str(v) for k, v in value[part].items()} for part in ("made_of", "match"))
-            return PointsRun(made_of, match, tuple(map(str, value["points"])))
-    return None
-
-
-def points_in(folder: Path) -> list[str]:
-    """Names of the points in a folder, whoever made them: files, and folders with weights."""
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise system_failure(error, folder, "write") from error
-    return [name for name in names if _POINT.fullmatch(name) and _has_weights(folder / name)]
+    def in_folder(self) -> dict[str, Path] | None:
+        """What a message calls each file of a folder of points → its path; None if there is no such folder."""
+        return {f"λ = {lam:g}": path for lam, path in self.files().items()} if self.at is None else None
 
 
-def check_points(folder: Path, run: PointsRun, inputs: Iterable[Path], *, force: bool) -> list[str]:
-    """Whether a run may write its points into a folder, as far as that is known before anything is read.
+def check_points_folder(points: PathPoints, pair: Pair, inputs: Sequence[Path], run: PointsRun, *, force: bool) -> None:
+    """Refuse a folder that cannot take all points of the grid.
 
     Args:
-        run: with what is known by now in `made_of`.
-        inputs: files that the run reads; `force` does not remove them.
-
-    Returns:
-        Names of points that are there and may stay.
+        run: what is known by now of the run that the folder is to belong to.
 
     Raises:
-        UsageError: there are points of another run, or all of this one, and `force` is not given.
+        UsageError, SystemFailure: see `check_target` and `check_points`.
     """
-    present = points_in(folder)
-    if not present:
-        return []
-    if force:
-        read = {identity(path) for path in inputs}
-        for name in present:
-            if identity(folder / name) in read:
-                raise UsageError(
-                    f"{folder / name} is an input, and would be replaced with the other points in {folder}",
-                    remedy="name another folder for the points with -o",
-                )
-        return []
-    there = read_run(folder)
-    _refuse_others(folder, run, there, present)
-    if set(run.names) <= set(present):
-        raise UsageError(
-            f"{folder} exists already, with all {len(run.names)} points",
-            remedy="choose another output, or replace them with --force",
-        )
-    return present
-
-
-def begin_points(folder: Path, run: PointsRun, companions: Collection[str], *, force: bool) -> set[str]:
-    """Make the folder this run's: what is not of it goes under `force`, and is refused without.
-
-    Returns:
-        Names of points that are whole and stay.
-    """
-    present = points_in(folder)
-    if present and not force:
-        _refuse_others(folder, run, read_run(folder), present)
-        for name in present:
-            if _run_of(folder / name) != run.sha256:
-                raise UsageError(
-                    f"{folder / name} is not of the run that {folder / MANIFEST} names",
-                    remedy="remove it, choose another folder, or have all points written again with --force",
-                )
-        clean_leftovers(folder)
-        return set(present)
-    try:
-        folder.mkdir(exist_ok=True)
-        clean_leftovers(folder)
-        for name in present:
-            _remove_point(folder / name, companions)
-        with Outputs(force=True) as manifest:  # before the first point, so that each of them is known
-            manifest.write(folder / MANIFEST, run.to_json().encode())
-    except OSError as error:
-        raise system_failure(error, folder, "write") from error
-    return set()
-
-
-def _refuse_others(folder: Path, run: PointsRun, there: PointsRun | None, present: Collection[str]) -> None:
-    remedy = "choose another folder, or have its points removed and replaced with --force"
-    shown = ", ".join(sorted(present)[:3])
-    if there is None:
-        raise UsageError(f"{folder} has points of which it does not say what run they are of: {shown}", remedy=remedy)
-    facts, known = {**run.made_of, **run.match}, {**there.made_of, **there.match}
-    differing = [name for name in facts if name in known and facts[name] != known[name]]
-    if differing:
-        raise UsageError(
-            f"{folder} has points of another run: it differs in {', '.join(differing)}",
-            where="; ".join(f"{n}: {_short(known.get(n))} there, {_short(facts.get(n))} here" for n in differing),
-            remedy=remedy,
-        )
-    stale = sorted(set(present) - set(run.names))
-    if stale or set(there.names) != set(run.names):
-        raise UsageError(
-            f"{folder} is of {len(there.names)} points, and this run has {len(run.names)}",
-            remedy=f"--steps {len(there.names)} goes on with them; or {remedy}",
-        )
-
-
-def _run_of(point: Path) -> str | None:
-    with suppress(RebasinError), open_checkpoint(point) as checkpoint:
-        return checkpoint.metadata.get("rebasin.run")
-    return None
-
-
-def _has_weights(path: Path) -> bool:
-    if path.is_dir():
-        return any(path.glob("*.safetensors")) or any(path.glob("*.index.json"))
-    return True
-
-
-def _remove_point(path: Path, companions: Collection[str]) -> None:
-    """Remove a point; of a folder only what a run puts there, so that a user's own files in it stay."""
-    if not path.is_dir() or path.is_symlink():
-        path.unlink()
+    if not isinstance(points.output, Path) or points.at is not None:
         return
-    for file in path.rglob("*"):
-        if file.name.endswith((".safetensors", ".index.json")) or file.name in companions:
-            file.unlink()
-    for below in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
-        with suppress(OSError):
-            below.rmdir()
-    with suppress(OSError):  # something of the user's own is in it
-        path.rmdir()
+    folder = points.output.absolute()
+    if folder.is_file() or folder.suffix == ".safetensors":
+        raise UsageError(
+            f"{folder} names a file, and a path of {len(points.grid)} points is a folder of files",
+            remedy="say which point it is with --at LAM, or name a folder",
+        )
+    read = [file.path for checkpoint in (pair.a, pair.b) for file in checkpoint.files.values()]
+    there = check_points(folder, run, [pair.a.path, pair.b.path, *read, *inputs], force=force)
+    files = points.files()
+    if folder.is_dir():
+        for path in files.values():
+            if path.name not in there and (force or path.exists()):
+                check_target(path, pair.a, force=force)
+    else:
+        check_file_target(folder, force=force)
+    missing = len(files) - len(there)
+    check_space(folder, missing * needed_bytes(pair.a))
 
 
-def _short(value: str | None) -> str:
-    if value is None:
-        return "nothing"
-    return f"{value[:12]}…" if len(value) == 64 else value
+@dataclass(frozen=True, slots=True)
+class PathRecipe:
+    """What the points of a path are made with, as their metadata tell.
+
+    Attributes:
+        method: that found the permutation in this run; None if it was given.
+        kind: of repair, by `repairer`; None for none.
+        run: that a folder of points belongs to.
+        finite: whether values that are not finite are refused (see `write_weights`).
+    """
+
+    spec: SpecChoice
+    inputs: Mapping[str, InputRecord]
+    run: PointsRun
+    method: str | None = None
+    seed: int = 0
+    repairer: Repairer | None = None
+    kind: Kind | None = None
+    blend: Blend = LINE
+    finite: bool = True
+
+    def metadata(self, layout: Layout, lam: float, *, aligned: bool, alone: bool) -> dict[str, str]:
+        """Of one point; `alone`: it is the only one, and stands in no folder."""
+        told: dict[str, object] = {"lambda": lam, "aligned": aligned}
+        if self.repairer and self.kind:
+            told["repair"] = self.kind
+        if self.blend != LINE:
+            weight = ",".join(f"{pattern}={own:g}" for pattern, own in self.blend.weights)
+            told |= {"combine": self.blend.how, "weight": weight}
+        if not alone:
+            told["run"] = self.run.sha256
+        if self.method:
+            told |= {"method": self.method, "seed": self.seed}
+        return output_metadata("interpolate", layout, self.spec, self.inputs, **told)
+
+
+def write_path(
+    points: PathPoints,
+    pair: Pair,
+    permutation: Permutation | None,
+    recipe: PathRecipe,
+    outputs: Outputs,
+    listener: Listener,
+) -> dict[str, str]:
+    """Write the point `at` with the other outputs, or all of the grid as they come, repaired if that was asked for.
+
+    Returns role → path.
+    """
+    if points.output is None:
+        return {}
+    tell_kept(pair, listener)
+    b = permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
+    places: Mapping[float, Place] = points.files()
+    if not isinstance(points.output, Path):
+        assert points.at is not None
+        places = {points.at: points.output}
+    elif points.at is None:
+        places = _missing_points(points, pair, recipe.run, outputs, listener)
+    repairer, kind = recipe.repairer, recipe.kind
+    if repairer and kind == "repair" and repairer.ends is None:
+        repairer.measure_ends(pair.a, b)
+    for lam, target in places.items():
+        state = interpolated(pair.layout, pair.a, b, lam, recipe.blend)
+        if repairer and kind:
+            state = repairer.finish(state, lam, kind)
+
+        def read(key: str, state: Mapping[str, torch.Tensor] = state, lam: float = lam) -> torch.Tensor:
+            return pair.a.read_raw(key) if is_first(pair.layout, pair.a, key) and lam < 1.0 else state[key]
+
+        with ExitStack() as alone:
+            write_weights(
+                target, pair.a, read,
+                metadata=recipe.metadata(
+                    pair.layout, lam, aligned=permutation is not None, alone=points.at is not None
+                ),
+                outputs=alone.enter_context(Outputs(force=outputs.force)) if points.at is None else outputs,
+                listener=listener, finite=recipe.finite,
+            )  # fmt: skip
+    return {points.role: str(points.output.absolute())} if isinstance(points.output, Path) else {}
+
+
+def _missing_points(
+    points: PathPoints, pair: Pair, run: PointsRun, outputs: Outputs, listener: Listener
+) -> dict[float, Path]:
+    """Begin the folder, and return λ → path of the points that are not in it yet."""
+    assert isinstance(points.output, Path)
+    files = points.files()
+    companions = {path.name for path in pair.a.companions}
+    there = begin_points(points.output.absolute(), run, companions, force=outputs.force)
+    if there:
+        listener.remark(f"{len(there)} of {len(files)} points are there already, and stay as they are")
+    return {lam: path for lam, path in files.items() if path.name not in there}
+
+
+def is_first(layout: Layout, first: Checkpoint, key: str) -> bool:
+    """Whether the tensor is the first model's where nothing is mixed: left out of the match, or of integers."""
+    dtype = torch_dtype(first.infos[key].dtype)
+    if layout.tensors[key].section == "ignored":
+        return True
+    return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
+
+
+def _has_like(pair: Pair, key: str) -> bool:
+    """Whether B has a tensor of the same shape."""
+    return key in pair.b and pair.b.infos[key].shape == pair.a.infos[key].shape
+
+
+def check_dtypes(pair: Pair) -> None:
+    """Refuse dtypes of A to which nothing can be rounded."""
+    for key, info in pair.a.infos.items():
+        if pair.layout.tensors[key].section != "ignored" and torch_dtype(info.dtype) is None:
+            raise ContentError(
+                f"{key} is of type {info.dtype}, to which nothing between A and B can be rounded",
+                where=pair.a.address,
+                remedy="convert both checkpoints to bfloat16 first, or leave it alone with --ignore",
+            )
+
+
+def tell_lacking(pair: Pair, listener: Listener, first: str = "A", second: str = "B") -> None:
+    """Say where what is measured and mixed of the second network is not all of it."""
+    alone = [key for key, t in pair.layout.tensors.items() if t.spoken and not _has_like(pair, key)]
+    parts = []
+    if alone:
+        parts.append(f"{first}'s {listed(alone, 'tensor')} stand for those that it lacks or has in another shape")
+    if pair.only_b:
+        parts.append(f"{listed(list(pair.only_b), 'tensor')} are left out, as {first} has none")
+    if parts:
+        listener.warn(f"{second} is not measured and mixed as it is: " + "; ".join(parts))
+
+
+def tell_kept(pair: Pair, listener: Listener) -> None:
+    """Say which tensors and dtypes are A's."""
+    kept = [key for key in pair.a if is_first(pair.layout, pair.a, key)]
+    if kept:
+        shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
+        listener.remark(f"not mixed, being integers or left out of the match: {len(kept)} tensors of A ({shown})")
+    other = {
+        (pair.a.infos[key].dtype, pair.b.infos[key].dtype)
+        for key in pair.a
+        if key in pair.b and pair.a.infos[key].dtype != pair.b.infos[key].dtype
+    }
+    for mine, theirs in sorted(other):
+        listener.remark(f"B's {theirs} tensors are mixed into A's {mine}: the result has A's dtypes")

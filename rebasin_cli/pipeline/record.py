@@ -14,7 +14,7 @@ import rebasin_cli
 from rebasin_cli.checkpoints import split_address
 from rebasin_cli.matching import Distance, MatchResult
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.proofs import proof_of
+from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     CheckedRecord,
@@ -28,7 +28,7 @@ from rebasin_cli.report.document import (
 from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # what loads data imports networks, which a record of shapes does not need
-    from rebasin_cli.pipeline.examples import DataRequest
+    from rebasin_cli.pipeline.data import DataRequest
 
 
 def input_record(path: Path, sha256: str | None) -> InputRecord:

@@ -221,7 +221,7 @@ def test_examples_that_do_not_fit_are_refused(rebasin: Rebasin, nets: Path) -> N
 def test_large_checkpoints_are_not_run_and_that_is_said(
     rebasin: Rebasin, nets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rebasin_cli.pipeline.checking.LARGEST", 1000)
+    monkeypatch.setattr("rebasin_cli.pipeline.function_check.LARGEST", 1000)
     done = rebasin("align", *PAIR, *DATA, *network("residual"))
     assert done.code == 0
     assert "B was not compared before and after: the checkpoints are of" in done.err

@@ -19,9 +19,9 @@ import torch
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure
 from rebasin_cli.evaluation import load_data
 from rebasin_cli.evaluation.images import MOST_PIXELS, Preparation, load_images
-from rebasin_cli.evaluation.named import module_files
 from rebasin_cli.evaluation.text import load_text
-from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.evaluation.user_code import module_files
+from rebasin_cli.pipeline.data import DataRequest
 from tests.deadline import deadline
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n%%EOF\n"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation import Dataset, Scores, evaluate, fitting_loss
 from rebasin_cli.evaluation.inputs import Inputs
-from rebasin_cli.evaluation.networks.modules import ModuleNetwork
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 
 
 class Answering(nn.Module):

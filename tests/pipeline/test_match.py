@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from rebasin_cli.pipeline.listener import Advance, Listener
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.progress import Advance, Listener
 
 
 @dataclass(frozen=True)

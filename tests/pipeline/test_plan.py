@@ -8,8 +8,8 @@ import pytest
 
 from rebasin_cli.checkpoints import open_checkpoint
 from rebasin_cli.matching.assignment.solve import has_fast_solver
-from rebasin_cli.pipeline.binding import bind_pair
 from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.layouts import bind_pair
 from rebasin_cli.pipeline.plan import estimate, matching_seconds
 from tests.benchmarks.cases import CASES
 from tests.small import mlp_state, save

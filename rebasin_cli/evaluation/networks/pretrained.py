@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.libraries import MODULES, from_folder, library, on_files_of_others, whole_numbers
-from rebasin_cli.evaluation.networks.modules import ModuleNetwork
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Answers
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Trace, rounding
-from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.running import answers_of, in_dtype
+from rebasin_cli.evaluation.user_code import call_named, import_named
 from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 

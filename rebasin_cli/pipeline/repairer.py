@@ -12,7 +12,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation import AnyNetwork, Dataset, runner
 from rebasin_cli.hooks import Run
 from rebasin_cli.merging import Channels, measure_channels, repair_channels, reset_statistics
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.progress import Listener
 
 Kind = Literal["bn", "repair"]
 

@@ -16,8 +16,8 @@ from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
 from rebasin_cli.hooks import Layer, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.matching.problem import PairRun
-from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, find_network, fitting_data, settle_loss
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.data import DataRequest, batch_size_of, find_network, fitting_data, settle_loss
+from rebasin_cli.pipeline.progress import Listener
 from rebasin_cli.spec import Layout
 from rebasin_cli.spec.hints import did_you_mean
 

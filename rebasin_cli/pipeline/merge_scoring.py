@@ -13,9 +13,9 @@ from rebasin_cli.evaluation import Scores, barrier_above_line
 from rebasin_cli.merging import interpolated, lambda_grid
 from rebasin_cli.merging.models import Mean, Models
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.judges import CommandJudge, Judge, measured
-from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.path import is_first
+from rebasin_cli.pipeline.points import is_first
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.scoring import CommandJudge, Judge, measured
 from rebasin_cli.report.document import ScoreRecord
 from rebasin_cli.spec import Layout
 

@@ -14,9 +14,9 @@ from torch.func import functional_call
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.inputs import Inputs, arguments, each
-from rebasin_cli.evaluation.named import call_named, import_named
 from rebasin_cli.evaluation.networks.network import Answers, Params, read_tensor
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
+from rebasin_cli.evaluation.user_code import call_named, import_named
 from rebasin_cli.hooks import Layer, Taps
 
 HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"

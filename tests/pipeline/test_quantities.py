@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.pipeline.amounts import parse_bytes
+from rebasin_cli.pipeline.quantities import parse_bytes
 
 
 @pytest.mark.parametrize(

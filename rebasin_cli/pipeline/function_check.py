@@ -20,11 +20,11 @@ from rebasin_cli.evaluation import AnyNetwork
 from rebasin_cli.evaluation.comparing import Run, change, first_difference, rounding
 from rebasin_cli.evaluation.probes import EXAMPLES, Probe, network_probe, own_probe, pretrained_probe
 from rebasin_cli.permutation import Permutation, permuted
-from rebasin_cli.pipeline.binding import Pair
-from rebasin_cli.pipeline.examples import DataRequest, find_network, read_data
-from rebasin_cli.pipeline.fitting import Fitting
-from rebasin_cli.pipeline.judges import Judge, NetworkJudge
-from rebasin_cli.pipeline.listener import Listener
+from rebasin_cli.pipeline.data import DataRequest, find_network, read_data
+from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.match_data import Fitting
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.scoring import Judge, NetworkJudge
 from rebasin_cli.report.document import CheckedRecord
 from rebasin_cli.spec import Layout
 

@@ -28,9 +28,9 @@ from rebasin_cli.evaluation import (
 from rebasin_cli.evaluation.data import IGNORED
 from rebasin_cli.evaluation.losses import CROSS_ENTROPY, blind_loss
 from rebasin_cli.evaluation.metrics import check_metrics
-from rebasin_cli.pipeline.examples import DataRequest, batch_size_of, fitting_data, network_and_data
-from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.repairing import FIT_EXAMPLES, Kind, Repairer
+from rebasin_cli.pipeline.data import DataRequest, batch_size_of, fitting_data, network_and_data
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.repairer import FIT_EXAMPLES, Kind, Repairer
 from rebasin_cli.spec import Layout
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.listener import Listener
-from rebasin_cli.pipeline.proofs import proof_of
-from rebasin_cli.pipeline.sides import Side, Sides, listed
+from rebasin_cli.pipeline.counterparts import Side, Sides, listed
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout, bind, detect, find_spec
 from rebasin_cli.spec.ignoring import require_matches

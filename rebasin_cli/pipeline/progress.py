@@ -1,0 +1,38 @@
+"""What a run says while it works: warnings, remarks and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int], None]
+
+
+class Listener:
+    """Keeps every warning for the document; the command line shows them by overriding the other methods."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Something that whoever reads the result must know; said once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.show_warning(text)
+
+    def show_warning(self, text: str) -> None:
+        """Show a warning now."""
+
+    def remark(self, text: str) -> None:
+        """Something worth saying that changes no figure."""
+
+    def detail(self, text: str) -> None:
+        """Something for those who asked for more."""
+
+    @contextmanager
+    def phase(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        """A stretch of work; `total` in bytes or steps, None if it cannot be known.
+
+        Yields a function that is called with how much was done.
+        """
+        yield lambda amount: None

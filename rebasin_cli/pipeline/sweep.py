@@ -1,0 +1,284 @@
+"""Loss along the path: the network, the data, both curves, and what their ends say about them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor
+
+from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.errors import ContentError, GateError, UsageError
+from rebasin_cli.evaluation import Curve, Scores, as_curve
+from rebasin_cli.merging import LINE, Blend, interpolated
+from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.resume import NOTHING, Basis, Kept, place_of
+from rebasin_cli.pipeline.scoring import Judge, measured
+from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord, RunDocument
+from rebasin_cli.report.figures import loss_text, percent_text
+from rebasin_cli.spec import Layout
+
+_HOLD = 2_000_000_000
+"""Bytes of both checkpoints up to which they are kept in memory for the sweep instead of being read at every λ."""
+
+_NEAR_CHANCE = 1.25
+"""An end that is right no more than this many times as often as always guessing the commonest label knows nothing."""
+
+
+_IN_A_ROW = 3
+"""After so many failures one after the other the rest of a curve is not tried."""
+
+
+Keep = Callable[[Callable[[], BarrierRecord]], None]
+"""Called at the start and after every point with what makes a record of the points so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a path is measured by, with its first point.
+
+    Attributes:
+        blend: how the points between the ends are combined.
+        basis: what the points of the naive curve hang on.
+        first: what A is worth.
+        kept: what an earlier run measured.
+    """
+
+    judge: Judge
+    pair: Pair
+    blend: Blend
+    basis: Basis
+    first: Scores
+    kept: Kept
+
+
+def begin_sweep(
+    judge: Judge, pair: Pair, spec: SpecChoice, inputs: Mapping[str, InputRecord], grid: Sequence[float],
+    *, blend: Blend = LINE, kept: Kept = NOTHING, force: bool = False,
+) -> Sweep:  # fmt: skip
+    """See that A can be judged and that `kept` is of this sweep, before anything that takes time.
+
+    Raises:
+        UsageError: the document that would be gone on with is another sweep's or has more; not with `force`.
+        ContentError: A cannot be judged.
+    """
+    options = {"set": dict(spec.sizes), "freeze": list(spec.freeze), "ignore": list(spec.ignore)}
+    basis = {
+        **{role.upper(): inputs[role].identity for role in ("a", "b")},
+        "spec": pair.layout.spec.sha256,
+        "spec options": json.dumps(options, sort_keys=True) if any(options.values()) else "",
+        "path": blend.how,
+        **judge.basis,
+    }
+    basis = {name: value for name, value in basis.items() if value}
+    if not force:
+        kept.check(basis, grid, judge.repairs)
+    first = kept.points(basis).get(0.0) or judge.measure(pair.a)
+    return Sweep(judge, pair, blend, basis, first, kept)
+
+
+def measure_barrier(
+    sweep: Sweep, permutation: Permutation | None, grid: Sequence[float], *, listener: Listener, keep: Keep
+) -> BarrierRecord:
+    """Measure from A to B as it is, to π(B) if there is a permutation, and repaired if that was asked for."""
+    judge, pair = sweep.judge, sweep.pair
+    a, b = _held(pair.a, pair), _held(pair.b, pair)
+    number = 1 + (permutation is not None) + len(judge.repairs)
+    sweeper = _Sweeper(sweep, tuple(grid), listener, keep, number)
+    naive = sweeper.curve(a, b, "naive", {})
+    more: dict[str, str] = {}
+    if permutation is not None:
+        moved: Mapping[str, Tensor] = permuted(permutation, pair.layout, b)
+        if isinstance(b, dict):
+            moved = {key: moved[key] for key in b}  # permuted once, not at every λ
+        more = {"permutation": permutation.sha256()}
+        sweeper.curve(a, moved, "aligned", more)
+        b = moved
+    _repair(sweeper, a, b, "naive" if permutation is None else "aligned", more)
+    _tell_ends(judge, naive, listener)
+    if not judge.repairs:
+        tell_buffers(pair.layout, listener)
+    return sweeper.record()
+
+
+def _repair(
+    sweeper: _Sweeper, a: Mapping[str, Tensor], b: Mapping[str, Tensor], base: str, more: Mapping[str, str]
+) -> None:
+    """The last curve once more for every kind of repair."""
+    judge = sweeper.sweep.judge
+    for kind in judge.repairs:
+        repairer = judge.repairer
+        assert repairer is not None
+        whole = {**more, "repair": kind, "fitted on": repairer.examples.sha256()}
+        if kind == "repair" and sweeper.lacks(whole):
+            repairer.measure_ends(a, b)
+        sweeper.curve(a, b, f"{base} + {kind}", whole, partial(repairer.finish, kind=kind))
+
+
+def check_measured(document: RunDocument) -> None:
+    """Answer points that could not be measured, once everything that was has been written.
+
+    Raises:
+        ContentError: naming the first of them.
+    """
+    if document.merge and document.merge.failures:
+        failures = document.merge.failures
+        place, why = next(iter(failures.items()))
+        raise ContentError(
+            f"{len(failures)} networks of the merge could not be measured; {place}: {why}",
+            remedy="everything else was measured and written; judge a model by hand, to see what is wrong",
+        )
+    failures = document.barrier.failures if document.barrier else {}
+    if failures:
+        place, why = next(iter(failures.items()))
+        raise ContentError(
+            f"{len(failures)} points of the path could not be measured; {place}: {why}",
+            remedy="everything else was measured and written; --at LAM -o FILE writes such a point, to try it by hand",
+        )
+
+
+def check_gate(document: RunDocument, limit: float, better: str) -> None:
+    """`--max-barrier`: the rise above the line between the ends, of the repaired path, or else the aligned one.
+
+    Args:
+        better: what may bring it down.
+
+    Raises:
+        GateError: it is higher than `limit`, or not a number.
+    """
+    barrier = document.barrier
+    if barrier is None or barrier.best is None:
+        raise UsageError("--max-barrier needs a barrier, and without data there is none", remedy="add --data FILE")
+    name, curve = barrier.best
+    if not curve.barrier <= limit:
+        raise GateError(
+            f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",
+            where=f"largest loss above the line between the ends, {barrier.loss_unit}, {barrier.examples} examples",
+            remedy=f"{better}; everything was written all the same",
+        )
+
+
+def _held(checkpoint: Checkpoint, pair: Pair) -> Mapping[str, Tensor]:
+    return dict(checkpoint) if pair.a.nbytes + pair.b.nbytes <= _HOLD else checkpoint
+
+
+Finish = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
+
+
+@dataclass(slots=True)
+class _Sweeper:
+    """Measures curves over one grid.
+
+    Attributes:
+        number: of curves that there will be; `curves` are those so far.
+        failures: by curve and λ.
+    """
+
+    sweep: Sweep
+    grid: tuple[float, ...]
+    listener: Listener
+    keep: Keep
+    number: int
+    curves: dict[str, tuple[Basis, list[Scores]]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def curve(
+        self, a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str, more: Basis, finish: Finish | None = None
+    ) -> Curve:
+        """Loss at every λ from `a` to `b`; a point that cannot be measured is NaN. `more` belongs to its basis."""
+        known = self._known(more)
+        found: list[Scores] = []
+        self.curves[name] = ({**self.sweep.basis, **more}, found)
+        failed = 0
+        self.keep(self.record)
+        with self.listener.phase(f"{name} path", len(self.grid), "points") as advance:
+            for lam in self.grid:
+                place = f"{name}, λ = {lam:g}"
+                scores = known.get(place_of(lam))
+                if scores is None and failed >= _IN_A_ROW:
+                    self.failures[place] = f"not tried, after {_IN_A_ROW} failures one after the other"
+                    scores = Scores(math.nan)
+                elif scores is None:
+                    state = interpolated(self.sweep.pair.layout, a, b, lam, self.sweep.blend)
+                    scores = measured(self.sweep.judge, finish(state, lam) if finish else state, self.failures, place)
+                    failed = failed + 1 if place in self.failures else 0
+                    if place in self.failures:
+                        self.listener.warn(f"{place} could not be measured: {self.failures[place]}")
+                found.append(scores)
+                self.keep(self.record)
+                advance(1)
+        curve = as_curve(self.grid, found)
+        unknown = [x for x in curve.non_finite if f"{name}, λ = {x:g}" not in self.failures]
+        if unknown:
+            where = ", ".join(f"{x:g}" for x in unknown)
+            self.listener.warn(f"the loss of the {name} path is not finite at λ = {where}")
+        return curve
+
+    def lacks(self, more: Basis) -> bool:
+        """Whether there are points between the ends that were not measured before."""
+        known = self._known(more)
+        return any(place_of(lam) not in known for lam in self.grid)
+
+    def record(self) -> BarrierRecord:
+        """What was measured so far."""
+        records: dict[str, CurveRecord] = {}
+        for name, (basis, found) in self.curves.items():
+            rest = [Scores(math.nan)] * (len(self.grid) - len(found))
+            records[name] = _record(as_curve(self.grid, [*found, *rest]), basis)
+        judge = self.sweep.judge
+        naive, aligned = (records.pop(name, None) for name in ("naive", "aligned"))
+        done = sum(len(found) for _, found in self.curves.values())
+        return BarrierRecord(
+            lam=self.grid,
+            naive=naive,
+            aligned=aligned,
+            data=judge.source,
+            split=judge.split,
+            examples=judge.examples,
+            unit="" if judge.unit == NATS else judge.unit,
+            repaired=records,
+            failures=dict(self.failures),
+            missing=self.number * len(self.grid) - done,
+        )
+
+    def _known(self, more: Basis) -> dict[float, Scores]:
+        return {**self.sweep.kept.points({**self.sweep.basis, **more}), 0.0: self.sweep.first}
+
+
+def _record(curve: Curve, basis: Basis) -> CurveRecord:
+    return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean, curve.metrics, basis)
+
+
+def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
+    """Ends that know nothing make any barrier meaningless: usually the wrong data, or an option that is missing."""
+    for name, loss in (("A", curve.loss[0]), ("B", curve.loss[-1])):
+        if loss >= judge.blind:
+            listener.warn(
+                f"{name}'s loss is {loss_text(loss)}, and one answer for every example has {loss_text(judge.blind)}: "
+                "its barrier says little; check --data and --network-option"
+            )
+    chance = judge.chance
+    if chance == 1.0:
+        return
+    for name, accuracy, loss in (("A", curve.accuracy[0], curve.loss[0]), ("B", curve.accuracy[-1], curve.loss[-1])):
+        if accuracy <= chance * _NEAR_CHANCE < 1 or not math.isfinite(loss):
+            listener.warn(
+                f"{name} is right on {percent_text(accuracy)} of the examples, near chance ({percent_text(chance)}): "
+                "its barrier says little; check --data and --network-option"
+            )
+
+
+def tell_buffers(layout: Layout, listener: Listener) -> None:
+    """Say that running statistics were mixed like weights, where there are any."""
+    buffers = sum(bound.section == "buffers" for bound in layout.tensors.values())
+    if buffers:
+        listener.warn(
+            f"{buffers} running statistics are interpolated, not recomputed: they do not fit the mixed weights, which "
+            "makes losses and barriers higher than they need be: --repair bn recomputes them"
+        )
