@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_devi
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.plan import estimate
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     distance_record,
@@ -60,7 +60,7 @@ class AlignRequest:
     dry_run: bool = False
 
 
-def align(request: AlignRequest, listener: Listener) -> RunDocument:
+def align(request: AlignRequest, progress: Progress) -> RunDocument:
     """Match B to A, write B aligned, the permutation and the run document.
 
     Raises:
@@ -68,29 +68,29 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
     """
     resolve_device(request.choice.device)  # refused before anything is read
     with ExitStack() as files:
-        a = files.enter_context(open_source(request.a, listener))
-        b = files.enter_context(open_source(request.b, listener))
+        a = files.enter_context(open_source(request.a, progress))
+        b = files.enter_context(open_source(request.b, progress))
         pair = bind_pair(a, b, request.spec)
         device = matching_device(request.choice, pair.layout)
         targets = _targets(request, b)
         data = request.data.inputs() if request.data else []
         targets.check((a, pair.b, pair.layout.spec.path, *data), pair.b, force=request.force)
-        choice = with_data(request.choice, request.data, pair, device, listener)
-        tell_layout(pair.layout, listener)
+        choice = with_data(request.choice, request.data, pair, device, progress)
+        tell_layout(pair.layout, progress)
         if request.data and not choice.looks_at_data:
-            listener.remark(f"--method {choice.method} looks at weights alone; the network is run to compare B by it")
-        check = prepare_check(pair, device, listener, fitting=choice.fitting, data=request.data)
+            progress.remark(f"--method {choice.method} looks at weights alone; the network is run to compare B by it")
+        check = prepare_check(pair, device, progress, fitting=choice.fitting, data=request.data)
         if request.dry_run:
-            return _plan(request, pair, targets, listener)
+            return _plan(request, pair, targets, progress)
         outputs = files.enter_context(Outputs(force=request.force))
         outputs.claim(*targets.paths().values())
         heads: dict[str, Mapping[str, int]] = {}
-        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, heads=heads)
+        inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, heads=heads)
         check_ties(pair.layout_b, b, heads["b"], any_permutation(pair.layout))
         check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
-        result = match_pair(pair, choice, device, listener, inputs)
+        result = match_pair(pair, choice, device, progress, inputs)
         check.found(pair.layout, result.permutation, pair.b, pair.a)
-        with listener.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
+        with progress.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
             distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
         hashes = {role: entry.identity for role, entry in inputs.items()}
         kept = permutation_bytes(result.permutation, pair.layout, inputs=hashes)
@@ -100,7 +100,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
         )  # fmt: skip
         write_weights(
             targets["aligned"], b, exact_reader(result.permutation, pair.layout_b, b),
-            metadata=metadata, outputs=outputs, listener=listener,
+            metadata=metadata, outputs=outputs, progress=progress,
         )  # fmt: skip
         if path := targets.path("permutation"):
             outputs.write(path, kept)
@@ -112,7 +112,7 @@ def align(request: AlignRequest, listener: Listener) -> RunDocument:
             distance=distance_record(distance),
             outputs=targets.written(),
             hashes={"permutation": sha256} if "permutation" in targets.places else {},
-            warnings=tuple(listener.warnings),
+            warnings=tuple(progress.warnings),
             versions=versions(),
             device=device,
             peak_memory_bytes=peak_memory(),
@@ -142,12 +142,12 @@ def _targets(request: AlignRequest, b: Checkpoint) -> Targets:
     )
 
 
-def _plan(request: AlignRequest, pair: Pair, targets: Targets, listener: Listener) -> RunDocument:
+def _plan(request: AlignRequest, pair: Pair, targets: Targets, progress: Progress) -> RunDocument:
     return RunDocument(
         command="align",
         inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
         architecture=architecture_record(pair.layout, request.spec),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         versions=versions(),
         plan=estimate(pair, writes=pair.b.nbytes, targets=targets.planned(), matched=True, passes=3),
     )

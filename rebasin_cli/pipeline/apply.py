@@ -16,9 +16,9 @@ from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
 from rebasin_cli.pipeline.match import tell_identity
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
-from rebasin_cli.pipeline.same_run import check_set
+from rebasin_cli.pipeline.same_run import check_same_run
 from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.versions import versions
@@ -41,7 +41,7 @@ class ApplyRequest:
     dry_run: bool = False
 
 
-def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
+def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
     """Permute a checkpoint, bit-exactly, and write it.
 
     Raises:
@@ -49,15 +49,15 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
             cannot be written.
     """
     saved = load_permutation(request.permutation)
-    check_set(saved)
+    check_same_run(saved)
     with ExitStack() as files:
-        checkpoint = files.enter_context(open_source(request.checkpoint, listener))
+        checkpoint = files.enter_context(open_source(request.checkpoint, progress))
         layout = _layout(saved, checkpoint, request.spec)
         saved.check_fits(layout)
         report = named_or_beside(request.report, output_base(request.output), ".rebasin.json")
         targets = Targets.of("applied", {"applied": request.output, "report": report})
         targets.check([checkpoint, request.permutation, layout.spec.path], checkpoint, force=request.force)
-        tell_layout(layout, listener)
+        tell_layout(layout, progress)
         permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
         architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
         moved = {
@@ -70,7 +70,7 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
                 "checkpoint": input_record(request.checkpoint.shown, None),
             },
             architecture=replace(architecture, dims=moved),
-            warnings=tuple(listener.warnings),
+            warnings=tuple(progress.warnings),
             versions=versions(),
         )
         if request.dry_run:
@@ -80,20 +80,20 @@ def apply(request: ApplyRequest, listener: Listener) -> RunDocument:
             return replace(document, plan=plan)
         outputs = files.enter_context(Outputs(force=request.force))
         outputs.claim(*targets.paths().values())
-        tell_identity(permutation, listener)
+        tell_identity(permutation, progress)
         heads: dict[str, Mapping[str, int]] = {}
-        inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, listener, heads=heads)
+        inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, progress, heads=heads)
         check_ties(layout, checkpoint, heads["checkpoint"], [permutation], again=True)
         metadata = output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse)
         write_weights(
             targets["applied"], checkpoint, exact_reader(permutation, layout, checkpoint),
-            metadata=metadata, outputs=outputs, listener=listener,
+            metadata=metadata, outputs=outputs, progress=progress,
         )  # fmt: skip
         document = replace(
             document,
             inputs={**document.inputs, **inputs},
             outputs=targets.written(),
-            warnings=tuple(listener.warnings),
+            warnings=tuple(progress.warnings),
             peak_memory_bytes=peak_memory(),
         )
         if path := targets.path("report"):

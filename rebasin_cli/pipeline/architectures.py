@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.progress import Listener
-from rebasin_cli.pipeline.remembered_proofs import Remembered, proof_of, remember
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.remembered_proofs import RememberedProof, proof_of, remember
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import (
     ArchitectureRecord,
@@ -37,7 +37,7 @@ def list_architectures() -> RunDocument:
     return RunDocument(command="arch list", architectures=tuple(listed), versions=versions())
 
 
-def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, listener: Listener) -> RunDocument:
+def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, progress: Progress) -> RunDocument:
     """A spec's dims and tensors; with a checkpoint, the ones it has there and their sizes."""
     spec = find_spec(name)
     if checkpoint is None:
@@ -49,9 +49,9 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
     from rebasin_cli.pipeline.layouts import bind_one, tell_layout
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
-    with open_source(checkpoint, listener) as opened:
+    with open_source(checkpoint, progress) as opened:
         layout = bind_one(opened, replace(choice, arch=name))
-        tell_layout(layout, listener)
+        tell_layout(layout, progress)
         architecture = architecture_record(layout, choice)
         dims = {
             dim: replace(record, tensors=tuple(layout.users.get(dim, ()))) for dim, record in architecture.dims.items()
@@ -60,13 +60,13 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
             command="arch show",
             inputs={"checkpoint": input_record(checkpoint.shown, None)},
             architecture=replace(architecture, dims=dims),
-            warnings=tuple(listener.warnings),
+            warnings=tuple(progress.warnings),
             versions=versions(),
             tensors=tensor_records(opened, layout),
         )
 
 
-def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listener: Listener) -> RunDocument:
+def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, progress: Progress) -> RunDocument:
     """Whether a spec covers a checkpoint, both ways. A malformed spec is an error, one that misfits a finding."""
     from rebasin_cli.pipeline.inputs import open_source
     from rebasin_cli.pipeline.layouts import bind_one, tell_layout
@@ -74,7 +74,7 @@ def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listen
 
     spec = find_spec(name)
     layout: Layout | None = None
-    with open_source(checkpoint, listener) as opened:
+    with open_source(checkpoint, progress) as opened:
         try:
             layout = bind_one(opened, replace(choice, arch=name))
             outcome = CheckRecord("covers the checkpoint", True, f"all {len(opened)} tensors")
@@ -84,12 +84,12 @@ def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, listen
     if layout is not None:
         moving = len(layout.moving())
         checks.append(CheckRecord("moves something", moving > 0, f"{moving} of {len(layout.dims)} dims"))
-        tell_layout(layout, listener)
+        tell_layout(layout, progress)
     return RunDocument(
         command="arch check",
         inputs={"checkpoint": input_record(checkpoint.shown, None)},
         architecture=architecture_record(layout, choice) if layout else _unbound_record(spec),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         versions=versions(),
         checks=tuple(checks),
     )
@@ -111,7 +111,7 @@ class ProveRequest:
     seed: int = 0
 
 
-def prove_architecture(request: ProveRequest, listener: Listener) -> RunDocument:
+def prove_architecture(request: ProveRequest, progress: Progress) -> RunDocument:
     """Permute real networks at random and compare their outputs; a proof of a user's own spec is remembered.
 
     Raises:
@@ -126,7 +126,7 @@ def prove_architecture(request: ProveRequest, listener: Listener) -> RunDocument
         subject = make()
         sizes = {**subject.overrides, **request.sizes}
         subject = replace(subject, overrides=sizes, config=subject.config if config is None else config)
-        with listener.phase(f"proving on {subject.name}"):
+        with progress.phase(f"proving on {subject.name}"):
             proofs.append(prove(spec, subject, request.seed))
     checks = [CheckRecord(proof.subject, proof.holds, proof.describe()) for proof in proofs]
     alone = [family for family in proofs[0].single if all(family in proof.single for proof in proofs)]
@@ -134,11 +134,11 @@ def prove_architecture(request: ProveRequest, listener: Listener) -> RunDocument
         detail = f"not proved: {', '.join(alone)} have a single unit in every network; build one with more"
         checks.append(CheckRecord("every dim is permuted", False, detail))
     if not spec.shipped and all(check.passed for check in checks):
-        remember(spec, Remembered.now(request.network or spec.name, max(proof.error for proof in proofs)))
+        remember(spec, RememberedProof.now(request.network or spec.name, max(proof.error for proof in proofs)))
     return RunDocument(
         command="arch prove",
         architecture=_unbound_record(spec),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         versions=versions(),
         checks=tuple(checks),
     )

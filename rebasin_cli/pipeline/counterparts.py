@@ -28,7 +28,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class Counterparts:
     """Two checkpoints, each bound to one spec; a tensor's counterpart has the same name to the spec."""
 
     first: Side

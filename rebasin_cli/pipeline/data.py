@@ -31,7 +31,7 @@ from rebasin_cli.evaluation import (
     user_network,
 )
 from rebasin_cli.evaluation.images import Moments, Preparation, image_root, load_images
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.repairer import Kind
 from rebasin_cli.spec import Layout
 
@@ -94,20 +94,20 @@ class DataRequest:
 
 
 def network_and_data(
-    request: DataRequest, layout: Layout, checkpoint: Checkpoint, listener: Listener
+    request: DataRequest, layout: Layout, checkpoint: Checkpoint, progress: Progress
 ) -> tuple[AnyNetwork, Dataset, Loss]:
     """The network of a checkpoint, the examples of `--data` and the loss, which fit each other."""
     check_name(request.loss)
     network = find_network(request, layout, checkpoint)
     for assumption in network.assumptions:
-        listener.remark(f"not told by the shapes, so taken for granted: {assumption}")
+        progress.remark(f"not told by the shapes, so taken for granted: {assumption}")
     assert request.path is not None
-    dataset = read_data(request, request.path, request.split, request.limit, network, checkpoint, listener)
-    return network, dataset, settle_loss(request.loss, network, checkpoint, dataset, listener)
+    dataset = read_data(request, request.path, request.split, request.limit, network, checkpoint, progress)
+    return network, dataset, settle_loss(request.loss, network, checkpoint, dataset, progress)
 
 
 def settle_loss(
-    name: str | None, network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset, listener: Listener
+    name: str | None, network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset, progress: Progress
 ) -> Loss:
     """The loss of a network on examples, said where it was taken for granted.
 
@@ -116,9 +116,9 @@ def settle_loss(
     """
     loss = fitting_loss(name, network, state, dataset)
     if name is None and dataset.targets.is_floating_point():
-        listener.remark(f"the targets are floats, so the loss is the {loss.unit} (--loss says otherwise)")
+        progress.remark(f"the targets are floats, so the loss is the {loss.unit} (--loss says otherwise)")
     for text in loss.notes:
-        listener.remark(text)
+        progress.remark(text)
     return loss
 
 
@@ -133,20 +133,20 @@ def find_network(request: DataRequest, layout: Layout, checkpoint: Checkpoint) -
     return build_network(layout, checkpoint.infos, request.options)
 
 
-def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint, listener: Listener) -> Dataset:
+def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint, progress: Progress) -> Dataset:
     """The examples to fit on; of data with two halves the training half. They fit the network."""
     path = request.fit or request.path
     assert path is not None
-    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint, listener)
+    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint, progress)
     if request.fit is None and dataset.split is None:
-        listener.remark("statistics are fitted on examples of --data itself; --fit-data names others")
+        progress.remark("statistics are fitted on examples of --data itself; --fit-data names others")
     check_examples(network, checkpoint, dataset)
     return dataset
 
 
 def read_data(
     request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint,
-    listener: Listener,
+    progress: Progress,
 ) -> Dataset:  # fmt: skip
     """Examples from a function of the user's, a text, a folder of images, or a file of arrays."""
     if (request.image_size or request.moments) and not any(file.is_dir() for file in request.files()):
@@ -162,13 +162,13 @@ def read_data(
             return load_masked_text(path, folder, request.sequence_length, limit, request.seed)
         return load_text(path, folder, request.sequence_length, limit)
     if image_root(path, split) is not None:
-        return _images(request, path, split, limit, network, checkpoint, listener)
+        return _images(request, path, split, limit, network, checkpoint, progress)
     return load_data(path, split, limit)
 
 
 def _images(
     request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint,
-    listener: Listener,
+    progress: Progress,
 ) -> Dataset:  # fmt: skip
     """A folder of images, prepared as was asked for, or as the checkpoint's own folder says."""
     config = checkpoint.config or {}
@@ -178,7 +178,7 @@ def _images(
     prepare = Preparation(request.image_size, request.moments, channels, folder if own else None)
     dataset, numbers = load_images(path, split, limit, prepare, config.get("label2id"))
     first = ", ".join(f"{number}: {name}" for name, number in list(numbers.items())[:4])
-    listener.remark(f"{len(numbers)} classes, by the names of their folders: {first}{', …' * (len(numbers) > 4)}")
+    progress.remark(f"{len(numbers)} classes, by the names of their folders: {first}{', …' * (len(numbers) > 4)}")
     return dataset
 
 

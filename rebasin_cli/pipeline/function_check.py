@@ -22,9 +22,9 @@ from rebasin_cli.evaluation.probes import EXAMPLES, Probe, network_probe, own_pr
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.data import DataRequest, find_network, read_data
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.match_data import Fitting
-from rebasin_cli.pipeline.progress import Listener
-from rebasin_cli.pipeline.scoring import Judge, NetworkJudge
+from rebasin_cli.pipeline.match_data import MatchData
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer
 from rebasin_cli.report.document import CheckedRecord
 from rebasin_cli.spec import Layout
 
@@ -60,9 +60,9 @@ class _Begun:
 class FunctionCheck:
     """Compares a checkpoint with itself, permuted, on a network; keeps what is known."""
 
-    def __init__(self, probe: Probe | None, why: str, listener: Listener, *, asked: bool = True) -> None:
+    def __init__(self, probe: Probe | None, why: str, progress: Progress, *, asked: bool = True) -> None:
         """`probe`: None if nothing can be run, and `why`; `asked`: whether the user named what is run."""
-        self._probe, self._why, self._listener, self._asked = probe, why, listener, asked
+        self._probe, self._why, self._progress, self._asked = probe, why, progress, asked
         self._error, self._count = 0.0, 0
 
     def record(self) -> CheckedRecord:
@@ -100,7 +100,7 @@ class FunctionCheck:
         if probe is None or not layout.moving():
             return
         with (
-            self._listener.phase("comparing before and after", len(drawn), "permutations") as advance,
+            self._progress.phase("comparing before and after", len(drawn), "permutations") as advance,
             torch.random.fork_rng(devices=[]),
         ):
             begun = self._begin(probe, states)
@@ -155,17 +155,17 @@ class FunctionCheck:
 
     def _give_up(self, why: str) -> None:
         self._probe, self._why = None, why.splitlines()[0][:200]
-        tell = self._listener.warn if self._asked else self._listener.detail
+        tell = self._progress.warn if self._asked else self._progress.detail
         tell(f"B was not compared before and after: {self._why}")
 
 
 def prepare_check(
     pair: Pair,
     device: str,
-    listener: Listener,
+    progress: Progress,
     *,
-    judge: Judge | None = None,
-    fitting: Fitting | None = None,
+    scorer: Scorer | None = None,
+    fitting: MatchData | None = None,
     data: DataRequest | None = None,
 ) -> FunctionCheck:
     """Find a network and inputs for it: those that are judged by, matched by, named by the user, or a folder's own.
@@ -173,28 +173,28 @@ def prepare_check(
     Raises:
         RebasinError: a network or data that were named for this cannot be used.
     """
-    named = judge is not None or fitting is not None or data is not None
+    named = scorer is not None or fitting is not None or data is not None
     size = max(pair.a.nbytes, pair.b.nbytes)
     if named and size > LARGEST:
         why = f"the checkpoints are of {human_bytes(size)}, and up to {human_bytes(LARGEST)} are compared"
-        listener.warn(f"B was not compared before and after: {why}")
-        return FunctionCheck(None, why, listener)
-    if isinstance(judge, NetworkJudge):
-        return FunctionCheck(network_probe(judge.network, judge.dataset.inputs, device), "", listener)
+        progress.warn(f"B was not compared before and after: {why}")
+        return FunctionCheck(None, why, progress)
+    if isinstance(scorer, NetworkScorer):
+        return FunctionCheck(network_probe(scorer.network, scorer.dataset.inputs, device), "", progress)
     if fitting is not None:
-        return FunctionCheck(network_probe(fitting.network, fitting.seen.inputs, device), "", listener)
+        return FunctionCheck(network_probe(fitting.network, fitting.seen.inputs, device), "", progress)
     if data is not None and data.path is not None:
-        return FunctionCheck(_data_probe(data, pair, device, listener), "", listener)
+        return FunctionCheck(_data_probe(data, pair, device, progress), "", progress)
     if data is not None and data.network is not None:
-        return FunctionCheck(own_probe(data.network, pair.a, pair.layout.prefix, data.options), "", listener)
-    return FunctionCheck(*_folder_probe(pair.a, size), listener, asked=False)
+        return FunctionCheck(own_probe(data.network, pair.a, pair.layout.prefix, data.options), "", progress)
+    return FunctionCheck(*_folder_probe(pair.a, size), progress, asked=False)
 
 
-def _data_probe(data: DataRequest, pair: Pair, device: str, listener: Listener) -> Probe:
+def _data_probe(data: DataRequest, pair: Pair, device: str, progress: Progress) -> Probe:
     """The network of A on the first examples of `--data`."""
     assert data.path is not None
     network: AnyNetwork = find_network(data, pair.layout, pair.a)
-    examples = read_data(data, data.path, data.fit_split, data.fit_limit or EXAMPLES, network, pair.a, listener)
+    examples = read_data(data, data.path, data.fit_split, data.fit_limit or EXAMPLES, network, pair.a, progress)
     return network_probe(network, examples.inputs, device)
 
 

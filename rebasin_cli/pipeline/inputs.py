@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, require_finite, scan
 from rebasin_cli.errors import ContentError
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.report.document import InputRecord
 
@@ -26,18 +26,18 @@ class Source:
         return Source(path, path)
 
 
-def open_source(source: Source, listener: Listener) -> Checkpoint:
+def open_source(source: Source, progress: Progress) -> Checkpoint:
     """Open a checkpoint and pass on what the reader has to say about it."""
     give_freed_memory_back()
     checkpoint = open_checkpoint(source.path, named="FILE" if str(source.shown) == "-" else None)
     for note in checkpoint.notes:
-        listener.remark(note)
+        progress.remark(note)
     return checkpoint
 
 
 def scan_sources(
     opened: Mapping[str, tuple[Source, Checkpoint]],
-    listener: Listener,
+    progress: Progress,
     expected: Mapping[str, str | None] | None = None,
     heads: dict[str, Mapping[str, int]] | None = None,
 ) -> dict[str, InputRecord]:
@@ -52,7 +52,7 @@ def scan_sources(
     """
     records = {}
     for role, (source, checkpoint) in opened.items():
-        with listener.phase(f"checking {source.shown.name}", checkpoint.nbytes, "bytes") as advance:
+        with progress.phase(f"checking {source.shown.name}", checkpoint.nbytes, "bytes") as advance:
             result = scan(checkpoint, advance)
         require_finite(checkpoint, result)
         if heads is not None:

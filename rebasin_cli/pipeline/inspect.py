@@ -7,14 +7,14 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument, TensorRecord
 from rebasin_cli.spec import Layout
 
 
-def inspect(source: Source, spec: SpecChoice, listener: Listener) -> RunDocument:
+def inspect(source: Source, spec: SpecChoice, progress: Progress) -> RunDocument:
     """Tensors, the architecture and why, dims with their sizes, what stays fixed and why.
 
     A checkpoint of no known architecture is shown all the same, with the nearest specs as a warning.
@@ -22,21 +22,21 @@ def inspect(source: Source, spec: SpecChoice, listener: Listener) -> RunDocument
     Raises:
         RebasinError: it cannot be opened, or does not fit the spec that was named.
     """
-    with open_source(source, listener) as checkpoint:
+    with open_source(source, progress) as checkpoint:
         layout = None
         try:
             layout = bind_one(checkpoint, spec)
         except ContentError as error:
             if spec.arch is not None:
                 raise
-            listener.warn(str(error))
+            progress.warn(str(error))
         if layout is not None:
-            tell_layout(layout, listener)
+            tell_layout(layout, progress)
         return RunDocument(
             command="inspect",
             inputs={"checkpoint": input_record(source.shown, None)},
             architecture=architecture_record(layout, spec) if layout else None,
-            warnings=tuple(listener.warnings),
+            warnings=tuple(progress.warnings),
             versions=versions(),
             tensors=tensor_records(checkpoint, layout),
         )

@@ -31,7 +31,7 @@ from rebasin_cli.pipeline.points import (
     write_path,
 )
 from rebasin_cli.pipeline.points_folder import PointsRun
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     data_records,
@@ -41,8 +41,8 @@ from rebasin_cli.pipeline.record import (
     peak_memory,
 )
 from rebasin_cli.pipeline.repairer import Kind, Repairer
-from rebasin_cli.pipeline.resume import NOTHING, Kept, check_same_spec, continued, keeping, read_kept
-from rebasin_cli.pipeline.scoring import Judge, prepare_judge
+from rebasin_cli.pipeline.resume import NO_SWEEP, EarlierSweep, check_same_spec, continued, keeping, read_earlier_sweep
+from rebasin_cli.pipeline.scoring import Scorer, prepare_scorer
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
@@ -67,26 +67,26 @@ class _Run:
     """
 
     request: InterpolateRequest
-    kept: Kept
+    kept: EarlierSweep
     before: RunDocument | None
     pair: Pair
     saved: SavedPermutation | None
     points: PathPoints
     targets: Targets
     choice: MatchChoice
-    judge: Judge | None
+    scorer: Scorer | None
     check: FunctionCheck | None
     device: str
 
     @property
     def repairer(self) -> Repairer | None:
         """What the points are repaired with."""
-        return self.judge.repairer if self.judge else None
+        return self.scorer.repairer if self.scorer else None
 
     @property
     def repairs(self) -> tuple[Kind, ...]:
         """How the points are repaired: the last way is that of the points that are written."""
-        return self.judge.repairs if self.judge else ()
+        return self.scorer.repairs if self.scorer else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class _Alignment:
         return hashlib.sha256(self.file).hexdigest()
 
 
-def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
+def interpolate(request: InterpolateRequest, progress: Progress) -> RunDocument:
     """Measure and write the path.
 
     Raises:
@@ -111,12 +111,12 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
     """
     asked, (request, kept, before) = request, _resumed(request)
     if before is not asked.document:
-        listener.remark(f"nothing is matched again: {request.permutation} was found before")
+        progress.remark(f"nothing is matched again: {request.permutation} was found before")
     grid = checked_grid(request)
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
-        a = files.enter_context(open_source(request.a, listener))
-        b = files.enter_context(open_source(request.b, listener))
+        a = files.enter_context(open_source(request.a, progress))
+        b = files.enter_context(open_source(request.b, progress))
         pair = bind_pair(a, b, request.spec)
         check_same_spec(before, pair)
         saved = _saved_permutation(request, pair)
@@ -124,45 +124,45 @@ def interpolate(request: InterpolateRequest, listener: Listener) -> RunDocument:
         points = PathPoints(request.output, at, grid, a.is_folder)
         replaceable = kept.files()
         targets = _checked_targets(request, pair, points, replaceable)
-        choice = with_data(request.choice, request.data, pair, device, listener) if request.matches else request.choice
-        judge, check = _judge_and_check(request, pair, choice, device, listener)
-        run = _Run(request, kept, before, pair, saved, points, targets, choice, judge, check, device)
+        choice = with_data(request.choice, request.data, pair, device, progress) if request.matches else request.choice
+        scorer, check = _scorer_and_check(request, pair, choice, device, progress)
+        run = _Run(request, kept, before, pair, saved, points, targets, choice, scorer, check, device)
         if request.dry_run:
-            return _plan(run, listener)
+            return _plan(run, progress)
         outputs = files.enter_context(Outputs(force=request.force, ours=replaceable))
         outputs.claim(*targets.paths().values())
-        return _carry_out(run, (a, b), outputs, listener)
+        return _carry_out(run, (a, b), outputs, progress)
 
 
-def _carry_out(run: _Run, ends: tuple[Checkpoint, Checkpoint], outputs: Outputs, listener: Listener) -> RunDocument:
+def _carry_out(run: _Run, ends: tuple[Checkpoint, Checkpoint], outputs: Outputs, progress: Progress) -> RunDocument:
     """Scan, match, measure, write and document a path that is ready."""
-    inputs = _scan(run, ends, listener)
+    inputs = _scan(run, ends, progress)
     sweep = _begin_sweep(run, inputs)
-    alignment = _alignment(run, inputs, listener)
+    alignment = _alignment(run, inputs, progress)
     document = _document(run, inputs, alignment)
     document = _write_permutation(run, alignment, document, outputs)
-    document_of = partial(_so_far, document, run.before, listener)
+    document_of = partial(_so_far, document, run.before, progress)
     barrier, points = None, run.points
     if sweep:
-        with keeping(run.targets.path("report"), document_of, outputs, listener) as keep:
-            barrier = measure_barrier(sweep, alignment.permutation, points.grid, listener=listener, keep=keep)
+        with keeping(run.targets.path("report"), document_of, outputs, progress) as keep:
+            barrier = measure_barrier(sweep, alignment.permutation, points.grid, progress=progress, keep=keep)
         if run.request.best:
-            points = replace(points, at=_best_point(barrier, listener))
+            points = replace(points, at=_best_point(barrier, progress))
     else:
-        listener.remark("no --data, so no loss and no barrier; --data FILE measures them")
+        progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
     recipe = _recipe(run, points, inputs, alignment)
-    written = write_path(points, run.pair, alignment.permutation, recipe, outputs, listener)
+    written = write_path(points, run.pair, alignment.permutation, recipe, outputs, progress)
     document = document_of(barrier, written, at=points.at if points.output is not None else None)
     _write_reports(document, run.targets, outputs)
     return document
 
 
-def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, Kept, RunDocument | None]:
+def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSweep, RunDocument | None]:
     """The request with the place of its document, what was kept there, and the run whose permutation is worked on."""
     place = request.resume
     if place is None:
-        return request, NOTHING, request.document
-    kept = read_kept(place)
+        return request, NO_SWEEP, request.document
+    kept = read_earlier_sweep(place)
     request = replace(request, report=place.absolute())
     if not request.align or request.permutation is not None or request.document is not None:
         return request, kept, request.document
@@ -211,27 +211,27 @@ def _targets(request: InterpolateRequest, points: PathPoints) -> Targets:
     return Targets.of(points.role, {**small, points.role: points.output})
 
 
-def _judge_and_check(
-    request: InterpolateRequest, pair: Pair, choice: MatchChoice, device: str, listener: Listener
-) -> tuple[Judge | None, FunctionCheck | None]:
+def _scorer_and_check(
+    request: InterpolateRequest, pair: Pair, choice: MatchChoice, device: str, progress: Progress
+) -> tuple[Scorer | None, FunctionCheck | None]:
     """What the points are judged by, and what sees that B stays the same network."""
     data = request.data if request.judged else None
-    judge = prepare_judge(data, pair.layout, pair.a, device, listener) if data else None
+    scorer = prepare_scorer(data, pair.layout, pair.a, device, progress) if data else None
     if request.document is None:
-        tell_layout(pair.layout, listener)
-    tell_lacking(pair, listener)
+        tell_layout(pair.layout, progress)
+    tell_lacking(pair, progress)
     if not request.align:
-        return judge, None
-    return judge, prepare_check(pair, device, listener, judge=judge, fitting=choice.fitting)
+        return scorer, None
+    return scorer, prepare_check(pair, device, progress, scorer=scorer, fitting=choice.fitting)
 
 
-def _scan(run: _Run, ends: tuple[Checkpoint, Checkpoint], listener: Listener) -> dict[str, InputRecord]:
+def _scan(run: _Run, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> dict[str, InputRecord]:
     """Read both checkpoints once, and refuse what would not stay the same network."""
     request, pair = run.request, run.pair
     a, b = ends
     known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
     heads: dict[str, Mapping[str, int]] = {}
-    inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, listener, known, heads)
+    inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, known, heads)
     if run.check:
         drawn = [run.saved.permutation] if run.saved else any_permutation(pair.layout)
         check_ties(pair.layout_b, b, heads["b"], drawn)
@@ -242,28 +242,28 @@ def _scan(run: _Run, ends: tuple[Checkpoint, Checkpoint], listener: Listener) ->
 def _begin_sweep(run: _Run, inputs: Mapping[str, InputRecord]) -> Sweep | None:
     """Measure A, if there is something to judge it by."""
     request = run.request
-    if run.judge is None:
+    if run.scorer is None:
         return None
     along = Blend(request.blend.how)
     return begin_sweep(
-        run.judge, run.pair, request.spec, inputs, run.points.grid, blend=along, kept=run.kept, force=request.force
+        run.scorer, run.pair, request.spec, inputs, run.points.grid, blend=along, kept=run.kept, force=request.force
     )  # fmt: skip
 
 
-def _alignment(run: _Run, inputs: Mapping[str, InputRecord], listener: Listener) -> _Alignment:
+def _alignment(run: _Run, inputs: Mapping[str, InputRecord], progress: Progress) -> _Alignment:
     """Take the permutation that is given, or match."""
     request, pair = run.request, run.pair
     result = None
     if not request.align:
         return _Alignment()
     if run.saved is not None:
-        _check_saved(request, run.saved, inputs, listener)
+        _check_saved(request, run.saved, inputs, progress)
         permutation = run.saved.permutation
     elif request.document is not None:
-        listener.warn("the piped run has no permutation file, so that only the naive path is measured")
+        progress.warn("the piped run has no permutation file, so that only the naive path is measured")
         return _Alignment()
     else:
-        result = match_pair(pair, run.choice, matching_device(run.choice, pair.layout), listener, inputs)
+        result = match_pair(pair, run.choice, matching_device(run.choice, pair.layout), progress, inputs)
         permutation = result.permutation
     if run.check:
         run.check.found(pair.layout, permutation, pair.b, pair.a)
@@ -272,7 +272,7 @@ def _alignment(run: _Run, inputs: Mapping[str, InputRecord], listener: Listener)
 
 
 def _check_saved(
-    request: InterpolateRequest, saved: SavedPermutation, inputs: Mapping[str, InputRecord], listener: Listener
+    request: InterpolateRequest, saved: SavedPermutation, inputs: Mapping[str, InputRecord], progress: Progress
 ) -> None:
     """Refuse a permutation that is not the one of the run document, and warn of one made for other checkpoints."""
     others = [role for role, entry in inputs.items() if saved.inputs.get(role) not in (None, entry.identity)]
@@ -287,8 +287,8 @@ def _check_saved(
                 remedy="run `rebasin align` again, or name the file with --permutation",
             )
     if others:
-        listener.warn(f"{saved.path.name} was made for another {which}: it need not be an optimum for these two")
-    tell_identity(saved.permutation, listener, inputs)
+        progress.warn(f"{saved.path.name} was made for another {which}: it need not be an optimum for these two")
+    tell_identity(saved.permutation, progress, inputs)
 
 
 def _of_document(document: RunDocument, path: Path) -> bool:
@@ -328,14 +328,14 @@ def _write_permutation(run: _Run, alignment: _Alignment, document: RunDocument, 
     path = run.targets.path("permutation")
     if path is None or alignment.permutation is None:
         return document
-    outputs.write(path, alignment.file, at_once=run.judge is not None or run.points.at is None)
+    outputs.write(path, alignment.file, at_once=run.scorer is not None or run.points.at is None)
     return replace(document, outputs={"permutation": str(path)}, hashes={"permutation": alignment.sha256})
 
 
 def _so_far(
     document: RunDocument,
     before: RunDocument | None,
-    listener: Listener,
+    progress: Progress,
     barrier: BarrierRecord | None,
     written: Mapping[str, str] | None = None,
     at: float | None = None,
@@ -343,13 +343,13 @@ def _so_far(
     """What is known of the path so far, together with what an earlier run found."""
     outputs = {**document.outputs, **(written or {})}
     now = replace(
-        document, barrier=barrier, outputs=outputs, warnings=tuple(listener.warnings), at=at,
+        document, barrier=barrier, outputs=outputs, warnings=tuple(progress.warnings), at=at,
         peak_memory_bytes=peak_memory(),
     )  # fmt: skip
     return continued(before, now)
 
 
-def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
+def _best_point(barrier: BarrierRecord, progress: Progress) -> float:
     """The λ between the ends with the lowest loss on the curve that is written.
 
     An end is a network that is there already, and no merge: where it is better, that is said.
@@ -363,13 +363,13 @@ def _best_point(barrier: BarrierRecord, listener: Listener) -> float:
     if not finite:
         raise ContentError("--at best: no point between the ends has a loss", remedy="say which point: --at 0.5")
     loss, lam = min(finite)
-    listener.remark(
+    progress.remark(
         f"the lowest loss between the ends is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was "
         "measured on"
     )
     better = [f"{name} alone has {loss_text(end)}" for name, end in (("A", at_a), ("B", at_b)) if end <= loss]
     if better:
-        listener.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
+        progress.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
     return lam
 
 
@@ -424,15 +424,15 @@ def _write_reports(document: RunDocument, targets: Targets, outputs: Outputs) ->
         outputs.write(path, to_json(document).encode())
 
 
-def _plan(run: _Run, listener: Listener) -> RunDocument:
+def _plan(run: _Run, progress: Progress) -> RunDocument:
     """What the path would cost."""
     request, pair, points = run.request, run.pair, run.points
-    examples = run.judge.examples if run.judge else 0
+    examples = run.scorer.examples if run.scorer else 0
     return RunDocument(
         command="interpolate",
         inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
         architecture=architecture_record(pair.layout, request.spec),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         versions=versions(),
         plan=estimate(
             pair, writes=points.count() * pair.a.nbytes, targets=run.targets.planned(), matched=request.matches,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from rebasin_cli.checkpoints import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.counterparts import Side, Sides, listed
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.counterparts import Counterparts, Side, listed
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout, bind, detect, find_spec
@@ -99,7 +99,7 @@ def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:
     notes: dict[str, None] = {}
     counterparts = []
     for label, other, layout in zip(labels[1:], others, layouts[1:], strict=True):
-        sides = Sides(Side(labels[0], first, layouts[0]), Side(label, other, layout))
+        sides = Counterparts(Side(labels[0], first, layouts[0]), Side(label, other, layout))
         sides.check()
         counterparts.append(sides)
         apart |= dict.fromkeys(sides.only_first())
@@ -168,24 +168,24 @@ def _matching(choice: SpecChoice, checkpoint: Checkpoint) -> SpecChoice:
     return replace(choice, ignore=tuple(p for p in choice.ignore if fnmatch.filter(checkpoint, p)))
 
 
-def tell_layout(layout: Layout, listener: Listener) -> None:
+def tell_layout(layout: Layout, progress: Progress) -> None:
     """Say what a reader of the result must know about the spec and what it leaves in place."""
     spec = layout.spec
     proof = proof_of(spec)
     if proof:
-        listener.remark(f"{spec.path.name} is not a shipped spec; it was proved {proof}")
+        progress.remark(f"{spec.path.name} is not a shipped spec; it was proved {proof}")
     elif not spec.shipped:
         sizes = "".join(f" --set {name}={n}" for name, n in layout.sizes.items())
-        listener.warn(
+        progress.warn(
             f"{spec.path.name} is not a shipped spec: nothing has proved that it keeps the function; "
             f"`rebasin arch prove {shell_word(str(spec.path))} --network MODULE:FUNCTION{sizes}` does, with a "
             "function of your own that returns the network and example inputs"
         )
     for note in layout.notes:
-        listener.warn(note)
+        progress.warn(note)
     reasons: dict[str, list[str]] = {}
     for name, dim in layout.dims.items():
         if dim.fixed is not None and not dim.fixed.startswith("not known"):  # those are in the notes
             reasons.setdefault(dim.fixed, []).append(name)
     for reason, names in reasons.items():
-        listener.detail(f"at identity: {listed(names, 'dim')}: {reason}")
+        progress.detail(f"at identity: {listed(names, 'dim')}: {reason}")

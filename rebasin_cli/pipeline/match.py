@@ -17,14 +17,14 @@ from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.match_data import prepare_fitting
+from rebasin_cli.pipeline.match_data import prepare_match_data
 from rebasin_cli.pipeline.methods import (
     MatchChoice,
     Running,
     missing_data,
     run_method,
 )
-from rebasin_cli.pipeline.progress import Advance, Listener
+from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord
@@ -72,7 +72,7 @@ def matching_device(choice: MatchChoice, layout: Layout) -> str:
 
 
 def with_data(
-    choice: MatchChoice, data: DataRequest | None, pair: Pair, device: str, listener: Listener
+    choice: MatchChoice, data: DataRequest | None, pair: Pair, device: str, progress: Progress
 ) -> MatchChoice:
     """The choice with the examples its method looks at, if it looks at any.
 
@@ -83,7 +83,7 @@ def with_data(
         return choice
     if data is None or (data.path or data.fit) is None:
         raise missing_data(choice, judged=data is not None and data.judges)
-    fitting = prepare_fitting(data, pair.layout, pair.a, choice.method, device, listener)
+    fitting = prepare_match_data(data, pair.layout, pair.a, choice.method, device, progress)
     return replace(choice, fitting=fitting)
 
 
@@ -97,7 +97,7 @@ class MatchRun:
         advance: moves the current progress bar.
     """
 
-    listener: Listener
+    progress: Progress
     check: Callable[[], None]
     executor: Executor | None
     threads: int
@@ -107,25 +107,25 @@ class MatchRun:
     def begin(self, title: str, of: int | None = None, unit: str = "") -> None:
         """Put a new progress bar in the place of the current one."""
         self.bar.close()
-        self.advance = self.bar.enter_context(self.listener.phase(title, of, unit))
+        self.advance = self.bar.enter_context(self.progress.phase(title, of, unit))
 
 
-def run_match(choice: MatchChoice, listener: Listener, title: str, search: Callable[[MatchRun], Result]) -> Result:
+def run_match(choice: MatchChoice, progress: Progress, title: str, search: Callable[[MatchRun], Result]) -> Result:
     """Run a search with threads, a progress bar, and the ways to end it early; pass on its notes."""
     threads = resolve_threads(choice.threads)
     with ExitStack() as stack, ExitStack() as bar:
         check = stack.enter_context(stopping(choice.time_budget, save=choice.on_interrupt == "save"))
         executor = None if choice.looks_at_data else stack.enter_context(pool(threads))
-        run = MatchRun(listener, check, executor, threads, bar)
+        run = MatchRun(progress, check, executor, threads, bar)
         run.begin(title)
         result = search(run)
     for note in result.notes:
-        listener.warn(note)
+        progress.warn(note)
     return result
 
 
 def match_pair(
-    pair: Pair, choice: MatchChoice, device: str, listener: Listener, inputs: Mapping[str, InputRecord]
+    pair: Pair, choice: MatchChoice, device: str, progress: Progress, inputs: Mapping[str, InputRecord]
 ) -> MatchResult:
     """Match B to A, and say what the outcome means.
 
@@ -133,13 +133,13 @@ def match_pair(
         inputs: A and B as they were scanned.
     """
     result = run_match(
-        choice, listener, "reading for the match", lambda run: run_method(pair, choice, _running(run, device))
+        choice, progress, "reading for the match", lambda run: run_method(pair, choice, _running(run, device))
     )
-    _tell_outcome(result, choice, listener)
+    _tell_outcome(result, choice, progress)
     if result.stop == "nothing-to-move":
-        listener.warn("no dim may move, so that B stays as it is")
+        progress.warn("no dim may move, so that B stays as it is")
     else:
-        tell_identity(result.permutation, listener, inputs)
+        tell_identity(result.permutation, progress, inputs)
     return result
 
 
@@ -152,37 +152,37 @@ def _running(run: MatchRun, device: str) -> Running:
             run.begin(f"matching, sweep {sweep + 1}", of, "steps")
         run.advance(1)
         if step == of:
-            run.listener.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
+            run.progress.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
         run.check()
 
     def on_trial(trial: Trial) -> None:
         run.advance(1)
-        run.listener.detail(f"{trial.name}: objective {trial.objective:.8g}")
+        run.progress.detail(f"{trial.name}: objective {trial.objective:.8g}")
 
     on_several = partial(run.begin, "matching from several starts", unit="starts")
     return Running(device, run.check, on_step, on_several, on_trial, run.executor, run.threads)
 
 
-def _tell_outcome(result: MatchResult, choice: MatchChoice, listener: Listener) -> None:
+def _tell_outcome(result: MatchResult, choice: MatchChoice, progress: Progress) -> None:
     """Say how the match ended."""
     if result.losses:
-        listener.remark(
+        progress.remark(
             f"the midpoint's loss on examples held apart: {loss_text(result.losses[0])} after weight matching, "
             f"{loss_text(min(result.losses))} at its lowest in {len(result.losses) - 1} epochs"
         )
     elif result.stop == "max-sweeps":
-        listener.warn(
+        progress.warn(
             f"stopped after {choice.max_sweeps} sweeps, before the objective came to rest; "
             "a larger --max-sweeps goes on"
         )
     if result.stop == "time":
-        listener.warn("the time budget ended before the match did: this is the best that was found until then")
+        progress.warn("the time budget ended before the match did: this is the best that was found until then")
     if result.stop == "interrupted":
-        listener.warn("interrupted: this is the best that was found until then")
+        progress.warn("interrupted: this is the best that was found until then")
 
 
 def tell_identity(
-    permutation: Permutation, listener: Listener, inputs: Mapping[str, InputRecord] | None = None
+    permutation: Permutation, progress: Progress, inputs: Mapping[str, InputRecord] | None = None
 ) -> None:
     """Say so if nothing moves, or if nothing can be gained by moving: once.
 
@@ -191,9 +191,9 @@ def tell_identity(
     """
     a, b = (inputs or {}).get("a"), (inputs or {}).get("b")
     if a and b and a.sha256 is not None and a.sha256 == b.sha256:
-        listener.warn("A and B are the same file: the identity is the optimum, and there is nothing to align")
+        progress.warn("A and B are the same file: the identity is the optimum, and there is nothing to align")
     elif permutation and not permutation.count_moved():
-        listener.warn(
+        progress.warn(
             "the identity is the optimum that was found: B's units already lie in A's order "
             "(fine-tunes of one network, or aligned before), and aligning changes nothing"
         )

@@ -17,7 +17,7 @@ from rebasin_cli.hooks import Layer, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.matching.problem import PairRun
 from rebasin_cli.pipeline.data import DataRequest, batch_size_of, find_network, fitting_data, settle_loss
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.spec import Layout
 from rebasin_cli.spec.hints import did_you_mean
 
@@ -26,7 +26,7 @@ HELD_APART = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitting:
+class MatchData:
     """A network and the examples that a method may look at.
 
     Attributes:
@@ -75,42 +75,42 @@ class Fitting:
         ).loss  # fmt: skip
 
 
-def prepare_fitting(
-    request: DataRequest, layout: Layout, checkpoint: Checkpoint, method: str, device: str, listener: Listener
-) -> Fitting:
+def prepare_match_data(
+    request: DataRequest, layout: Layout, checkpoint: Checkpoint, method: str, device: str, progress: Progress
+) -> MatchData:
     """Find the network and the examples for a method that looks at them.
 
     Raises:
         RebasinError: no network, or examples that do not fit it.
     """
     network = find_network(request, layout, checkpoint)
-    dataset = fitting_data(request, network, checkpoint, listener)
+    dataset = fitting_data(request, network, checkpoint, progress)
     batch = request.fit_batch
     if method == "activations":
         taps = _taps(request.taps, network, checkpoint, layout, dataset)
-        return Fitting(network, dataset, dataset, batch, device, taps)
+        return MatchData(network, dataset, dataset, batch, device, taps)
     if isinstance(network, PretrainedNetwork):
         raise ContentError(
             f"--method {method} needs gradients, which do not flow through the loader of transformers",
             remedy="name the network with --network, or use --method activations",
         )
     if any(name.endswith("running_var") for name in network.shapes):
-        listener.warn(
+        progress.warn(
             f"--method {method} sees BatchNorm's running statistics interpolated, not recomputed: "
             "its losses are higher than those of a repaired network"
         )
-    loss = settle_loss(request.loss, network, checkpoint, dataset, listener)
+    loss = settle_loss(request.loss, network, checkpoint, dataset, progress)
     count = max(1, len(dataset) // HELD_APART)
     if len(dataset) < 2:
         raise ContentError(f"--method {method} holds examples apart, and there is one", remedy="give more examples")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     apart, seen = (dataset.part(rows) for rows in (order[:count], order[count:]))
-    fitting = Fitting(network, seen, apart, min(batch, len(seen)), device, criterion=loss)
+    fitting = MatchData(network, seen, apart, min(batch, len(seen)), device, criterion=loss)
     _check_gradient(fitting, checkpoint, method)
     return fitting
 
 
-def _check_gradient(fitting: Fitting, state: Mapping[str, Tensor], method: str) -> None:
+def _check_gradient(fitting: MatchData, state: Mapping[str, Tensor], method: str) -> None:
     """See that the loss of A is a number and has a gradient.
 
     Raises:

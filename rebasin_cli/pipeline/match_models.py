@@ -12,17 +12,17 @@ from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
 from rebasin_cli.pipeline.match import MatchRun, matching_device, run_match
 from rebasin_cli.pipeline.methods import MatchChoice, Running, activation_problem, match_by_search
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 
 
-def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, listener: Listener) -> ManyResult:
+def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, progress: Progress) -> ManyResult:
     """Match all models of a merge to one another, and say how the match ended."""
     matching = _models_by_activations if choice.method == "activations" else _models_by_weights
-    result = run_match(choice, listener, "matching", lambda run: matching(models, algorithm, choice, run))
+    result = run_match(choice, progress, "matching", lambda run: matching(models, algorithm, choice, run))
     if result.stop == "max-sweeps":
-        listener.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
+        progress.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
     if result.stop in ("time", "interrupted"):
-        listener.warn("matching was ended early: this is the best that was found until then")
+        progress.warn("matching was ended early: this is the best that was found until then")
     return result
 
 

@@ -23,14 +23,14 @@ from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import Pair, bind_models, tell_layout
 from rebasin_cli.pipeline.match import resolve_device, with_data
 from rebasin_cli.pipeline.match_models import match_models
-from rebasin_cli.pipeline.merge_scoring import Worth, judge_merge, merged_states, role_of
+from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, role_of, score_merge
 from rebasin_cli.pipeline.methods import MatchChoice
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import check_dtypes, is_first, tell_kept, tell_lacking
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, input_record, output_metadata, peak_memory
-from rebasin_cli.pipeline.scoring import Judge, prepare_judge
+from rebasin_cli.pipeline.scoring import Scorer, prepare_scorer
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
@@ -85,7 +85,7 @@ class _Run:
     models: Models
     targets: Targets
     choice: MatchChoice
-    judge: Judge | None
+    scorer: Scorer | None
     check: FunctionCheck
 
     @property
@@ -101,10 +101,10 @@ class _Found:
     result: ManyResult
     distances: Mapping[tuple[int, int], tuple[float, float]]
     merged: State
-    worth: Worth
+    worth: MergeScores
 
 
-def merge(request: MergeRequest, listener: Listener) -> RunDocument:
+def merge(request: MergeRequest, progress: Progress) -> RunDocument:
     """Match all models to one another, write their mean, the permutations and the run document.
 
     Raises:
@@ -113,25 +113,25 @@ def merge(request: MergeRequest, listener: Listener) -> RunDocument:
     weights = _weights(request)
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
-        opened = tuple(files.enter_context(open_source(source, listener)) for source in request.models)
+        opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
         pairs = tuple(bind_models(opened, request.spec))
         models = Models(pairs[0].layout, (opened[0], *(pair.b for pair in pairs)), weights)
         targets = _checked_targets(request, pairs)
-        choice = with_data(request.choice, request.data, pairs[0], device, listener)
-        judge = _judge(request, pairs[0], device, listener)
-        _tell_models(pairs, listener)
-        document = _planned(request, models.layout, device, listener)
-        check = prepare_check(pairs[0], device, listener, judge=judge, fitting=choice.fitting)
+        choice = with_data(request.choice, request.data, pairs[0], device, progress)
+        scorer = _scorer(request, pairs[0], device, progress)
+        _tell_models(pairs, progress)
+        document = _planned(request, models.layout, device, progress)
+        check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting)
         if request.dry_run:
             return replace(document, plan=_plan(pairs, targets))
-        run = _Run(opened, pairs, models, targets, choice, judge, check)
+        run = _Run(opened, pairs, models, targets, choice, scorer, check)
         outputs = files.enter_context(Outputs(force=request.force))
         outputs.claim(*targets.paths().values())
-        inputs = _scan(request, run, listener)
-        found = _match(request, run, listener)
-        _write_merged(request, run, found, inputs, outputs, listener)
+        inputs = _scan(request, run, progress)
+        found = _match(request, run, progress)
+        _write_merged(request, run, found, inputs, outputs, progress)
         _write_permutations(run, found.result, inputs, outputs)
-        document = _finished(document, request, run, found, inputs, listener)
+        document = _finished(document, request, run, found, inputs, progress)
         if path := targets.path("report"):
             outputs.write(path, to_json(document).encode())
     return document
@@ -148,57 +148,57 @@ def _checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
     return targets
 
 
-def _judge(request: MergeRequest, pair: Pair, device: str, listener: Listener) -> Judge | None:
+def _scorer(request: MergeRequest, pair: Pair, device: str, progress: Progress) -> Scorer | None:
     """What the models and the merge are judged by, if there is data for it."""
     if request.data is None or not request.data.judges:
         return None
-    return prepare_judge(request.data, pair.layout, pair.a, device, listener)
+    return prepare_scorer(request.data, pair.layout, pair.a, device, progress)
 
 
-def _tell_models(pairs: Sequence[Pair], listener: Listener) -> None:
+def _tell_models(pairs: Sequence[Pair], progress: Progress) -> None:
     """Say what a reader must know of the layout, and of models that lack something."""
-    tell_layout(pairs[0].layout, listener)
+    tell_layout(pairs[0].layout, progress)
     for number, pair in enumerate(pairs, 2):
-        tell_lacking(pair, listener, "model 1", f"model {number}")
+        tell_lacking(pair, progress, "model 1", f"model {number}")
 
 
-def _scan(request: MergeRequest, run: _Run, listener: Listener) -> dict[str, InputRecord]:
+def _scan(request: MergeRequest, run: _Run, progress: Progress) -> dict[str, InputRecord]:
     """Read every model once, and refuse what would not stay the same network."""
     layout = run.models.layout
     named = {role_of(i): pair for i, pair in enumerate(zip(request.models, run.opened, strict=True))}
     heads: dict[str, Mapping[str, int]] = {}
-    inputs = scan_sources(named, listener, heads=heads)
+    inputs = scan_sources(named, progress, heads=heads)
     for i, own in enumerate((layout, *(pair.layout_b for pair in run.pairs))):
         check_ties(own, run.opened[i], heads[role_of(i)], any_permutation(layout))
     run.check.spec(layout, request.choice.seed, run.pairs[0].b, run.first)
     return inputs
 
 
-def _match(request: MergeRequest, run: _Run, listener: Listener) -> _Found:
+def _match(request: MergeRequest, run: _Run, progress: Progress) -> _Found:
     """Match the models, check what was found, and measure the merge."""
-    models, judge = run.models, run.judge
-    first = judge.measure(run.first) if judge else None  # fails before anything that takes time
-    result = match_models(models, request.algorithm, run.choice, listener)
+    models, scorer = run.models, run.scorer
+    first = scorer.measure(run.first) if scorer else None  # fails before anything that takes time
+    result = match_models(models, request.algorithm, run.choice, progress)
     for model, permutation in zip((run.first, *(pair.b for pair in run.pairs)), result.permutations, strict=True):
         run.check.found(models.layout, permutation, model, run.first)
     distances = pairwise_distances(models, result.permutations)
-    states = merged_states(judge, models, result.permutations, run.first)
-    worth = Worth()
-    if judge and first:
-        worth = judge_merge(judge, models, run.opened, result.permutations, states, first, request.steps, listener)
+    states = merged_states(scorer, models, result.permutations, run.first)
+    worth = MergeScores()
+    if scorer and first:
+        worth = score_merge(scorer, models, run.opened, result.permutations, states, first, request.steps, progress)
     return _Found(result, distances, list(states.values())[-1], worth)  # repaired as was asked for last
 
 
 def _write_merged(
     request: MergeRequest, run: _Run, found: _Found, inputs: Mapping[str, InputRecord], outputs: Outputs,
-    listener: Listener,
+    progress: Progress,
 ) -> None:  # fmt: skip
     """Write the merge, with the tensors of the first model where nothing is mixed."""
-    layout, first, repairs = run.models.layout, run.first, run.judge.repairs if run.judge else ()
+    layout, first, repairs = run.models.layout, run.first, run.scorer.repairs if run.scorer else ()
     if not repairs:
-        tell_buffers(layout, listener)
+        tell_buffers(layout, progress)
     for pair in run.pairs:
-        tell_kept(pair, listener)
+        tell_kept(pair, progress)
 
     def read(key: str) -> Tensor:
         return first.read_raw(key) if is_first(layout, first, key) else found.merged[key]
@@ -208,7 +208,7 @@ def _write_merged(
     if repairs:
         recipe["repair"] = repairs[-1]
     write_weights(
-        run.targets["merged"], first, read, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
+        run.targets["merged"], first, read, outputs=outputs, progress=progress, finite=not request.allow_non_finite,
         metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
     )  # fmt: skip
 
@@ -222,13 +222,13 @@ def _write_permutations(run: _Run, result: ManyResult, inputs: Mapping[str, Inpu
             outputs.write(path, permutation_bytes(permutation, run.models.layout, inputs=of))
 
 
-def _planned(request: MergeRequest, layout: Layout, device: str, listener: Listener) -> RunDocument:
+def _planned(request: MergeRequest, layout: Layout, device: str, progress: Progress) -> RunDocument:
     """What is known before anything is read."""
     return RunDocument(
         command="merge",
         inputs={role_of(i): input_record(source.shown, None) for i, source in enumerate(request.models)},
         architecture=architecture_record(layout, request.spec),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         versions=versions(),
         device=device,
     )
@@ -236,7 +236,7 @@ def _planned(request: MergeRequest, layout: Layout, device: str, listener: Liste
 
 def _finished(
     document: RunDocument, request: MergeRequest, run: _Run, found: _Found, inputs: Mapping[str, InputRecord],
-    listener: Listener,
+    progress: Progress,
 ) -> RunDocument:  # fmt: skip
     """The document with what was found and written."""
     return replace(
@@ -245,7 +245,7 @@ def _finished(
         architecture=architecture_record(run.models.layout, request.spec, checked=run.check.record()),
         merge=_record(request.choice.method, run, found),
         outputs=run.targets.written(),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         peak_memory_bytes=peak_memory(),
     )
 
@@ -289,7 +289,7 @@ def _targets(request: MergeRequest) -> Targets:
 
 def _record(method: str, run: _Run, found: _Found) -> MergeRecord:
     """The match and the figures of a merge, as the document keeps them."""
-    result, judge, worth = found.result, run.judge, found.worth
+    result, scorer, worth = found.result, run.scorer, found.worth
     pairs = []
     for (i, j), (before, after) in found.distances.items():
         naive, aligned = worth.barriers.get((i, j), (None, None))
@@ -311,8 +311,8 @@ def _record(method: str, run: _Run, found: _Found) -> MergeRecord:
         pairs=tuple(pairs),
         scores=dict(worth.scores),
         failures=dict(worth.failures),
-        data=judge.source if judge else "",
-        unit="" if judge is None or judge.unit == NATS else judge.unit,
+        data=scorer.source if scorer else "",
+        unit="" if scorer is None or scorer.unit == NATS else scorer.unit,
     )
 
 

@@ -14,8 +14,8 @@ from rebasin_cli.merging import interpolated, lambda_grid
 from rebasin_cli.merging.models import Mean, Models
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.points import is_first
-from rebasin_cli.pipeline.progress import Listener
-from rebasin_cli.pipeline.scoring import CommandJudge, Judge, measured
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.scoring import CommandScorer, Scorer, score_or_nan
 from rebasin_cli.report.document import ScoreRecord
 from rebasin_cli.spec import Layout
 
@@ -28,7 +28,7 @@ def role_of(i: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class MergeScores:
     """What was measured of a merge.
 
     Attributes:
@@ -42,7 +42,7 @@ class Worth:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Like(Mapping[str, Tensor]):
+class _WrittenLike(Mapping[str, Tensor]):
     """A state as it would be written like a checkpoint: with its keys and dtypes, and its tensors where there are none.
 
     Args:
@@ -68,14 +68,14 @@ class _Like(Mapping[str, Tensor]):
 
 
 def merged_states(
-    judge: Judge | None, models: Models, permutations: Sequence[Permutation], first: Checkpoint
+    scorer: Scorer | None, models: Models, permutations: Sequence[Permutation], first: Checkpoint
 ) -> dict[str, State]:
     """The mean in one order as it is written, and the same repaired as was asked for, by name."""
-    merged = _Like(first, Mean(models, permutations, range(len(models))), models.layout)
+    merged = _WrittenLike(first, Mean(models, permutations, range(len(models))), models.layout)
     found: dict[str, State] = {"merged": merged}
-    for kind in judge.repairs if judge else ():
-        assert judge is not None
-        repairer = judge.repairer
+    for kind in scorer.repairs if scorer else ():
+        assert scorer is not None
+        repairer = scorer.repairer
         assert repairer is not None
         if kind == "repair":
             ordered = (permuted(p, models.layout, s) for p, s in zip(permutations, models.states, strict=True))
@@ -84,16 +84,16 @@ def merged_states(
     return found
 
 
-def judge_merge(
-    judge: Judge,
+def score_merge(
+    scorer: Scorer,
     models: Models,
     files: Sequence[Checkpoint],
     permutations: Sequence[Permutation],
     merged: Mapping[str, State],
     first: Scores,
     steps: int,
-    listener: Listener,
-) -> Worth:
+    progress: Progress,
+) -> MergeScores:
     """Scores by name, and both barriers of every pair: as the two are, and in one order.
 
     Args:
@@ -103,23 +103,23 @@ def judge_merge(
     """
     identity = tuple(Permutation({}) for _ in permutations)
     everyone = range(len(models))
-    judges = [_judge_of(judge, file) for file in files]
+    scorers = [_scorer_of(scorer, file) for file in files]
     failures: dict[str, str] = {}
     inner = lambda_grid(steps)[1:-1]
     pairs = [(i, j) for i in everyone for j in everyone if i < j]
-    with listener.phase("judging", len(models) + 1 + len(merged) + 2 * len(pairs) * len(inner), "points") as advance:
+    with progress.phase("judging", len(models) + 1 + len(merged) + 2 * len(pairs) * len(inner), "points") as advance:
 
         def measure(state: State, name: str, like: int = 0) -> ScoreRecord:
-            found = measured(judges[like], state, failures, name)
+            found = score_or_nan(scorers[like], state, failures, name)
             advance(1)
             return ScoreRecord(found.loss, found.accuracy, found.metrics)
 
         scores = {role_of(0): ScoreRecord(first.loss, first.accuracy, first.metrics)}
         advance(1)
-        own = files if isinstance(judge, CommandJudge) else models.states
+        own = files if isinstance(scorer, CommandScorer) else models.states
         scores |= {role_of(i): measure(own[i], role_of(i), i) for i in everyone[1:]}
         scores["naive average"] = measure(
-            _Like(files[0], Mean(models, identity, everyone), models.layout), "naive average"
+            _WrittenLike(files[0], Mean(models, identity, everyone), models.layout), "naive average"
         )
         scores |= {name: measure(state, name) for name, state in merged.items()}
         barriers = {}
@@ -132,20 +132,20 @@ def judge_merge(
                 losses = []
                 for lam in inner:
                     state = interpolated(models.layout, one, two, lam)
-                    if isinstance(judge, CommandJudge):
-                        state = _Like(files[like], state)
+                    if isinstance(scorer, CommandScorer):
+                        state = _WrittenLike(files[like], state)
                     losses.append(measure(state, f"{role_of(i)} to {role_of(j)}, {order}, λ = {lam:g}", like).loss)
                 loss = (scores[role_of(i)].loss, *losses, scores[role_of(j)].loss)
                 found.append(barrier_above_line((0.0, *inner, 1.0), loss))
             barriers[i, j] = (found[0], found[1])
     bad = [name for name, score in scores.items() if not isfinite(score.loss) and name not in failures]
     if bad:
-        listener.warn(f"the loss of {', '.join(bad)} is not finite")
+        progress.warn(f"the loss of {', '.join(bad)} is not finite")
     for place, why in failures.items():
-        listener.warn(f"{place} could not be measured: {why}")
-    return Worth(scores, barriers, failures)
+        progress.warn(f"{place} could not be measured: {why}")
+    return MergeScores(scores, barriers, failures)
 
 
-def _judge_of(judge: Judge, file: Checkpoint) -> Judge:
-    """The judge of a model and of what is like it: a command is given files with its keys and dtypes."""
-    return replace(judge, like=file) if isinstance(judge, CommandJudge) else judge
+def _scorer_of(scorer: Scorer, file: Checkpoint) -> Scorer:
+    """The scorer of a model and of what is like it: a command is given files with its keys and dtypes."""
+    return replace(scorer, like=file) if isinstance(scorer, CommandScorer) else scorer

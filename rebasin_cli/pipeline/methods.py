@@ -35,7 +35,7 @@ from rebasin_cli.matching.problem import OnStep
 from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint_dims
 from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.match_data import Fitting
+from rebasin_cli.pipeline.match_data import MatchData
 
 DESCENTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}
 """Descents by `--quality`."""
@@ -101,7 +101,7 @@ class MatchChoice:
     on_interrupt: str = "abort"
     memory: int | None = None
     threads: int | None = None
-    fitting: Fitting | None = None
+    fitting: MatchData | None = None
 
     @property
     def looks_at_data(self) -> bool:
@@ -193,11 +193,11 @@ def _search(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
 
 
 def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
-    problem = activation_problem(_fitting(choice), Problem(pair.layout, pair.a, pair.b))
+    problem = activation_problem(_match_data(choice), Problem(pair.layout, pair.a, pair.b))
     return match_by_activations(problem, _resources(choice, running), _options(choice, ActivationOptions))
 
 
-def activation_problem(fitting: Fitting, problem: Problem) -> ActivationProblem:
+def activation_problem(fitting: MatchData, problem: Problem) -> ActivationProblem:
     """Both networks, and how they are run side by side."""
     run = fitting.pair_run(problem.a, problem.b)
     return ActivationProblem(problem.layout, problem.a, problem.b, run, fitting.prefix, fitting.taps)
@@ -214,7 +214,7 @@ def _sinkhorn_loss(pair: Pair, choice: MatchChoice, running: Running) -> MatchRe
 
 
 def _loss_problem(pair: Pair, choice: MatchChoice) -> LossProblem:
-    fitting = _fitting(choice)
+    fitting = _match_data(choice)
     return LossProblem(pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, fitting.steps)
 
 
@@ -332,7 +332,7 @@ def _options(choice: MatchChoice, kind: type[Options]) -> Options:
     return choice.options
 
 
-def _fitting(choice: MatchChoice) -> Fitting:
+def _match_data(choice: MatchChoice) -> MatchData:
     if choice.fitting is None:
         raise missing_data(choice)
     return choice.fitting

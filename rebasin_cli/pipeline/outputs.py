@@ -20,7 +20,7 @@ from rebasin_cli.checkpoints import (
 )
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation import Permutation, permute_tensor
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
 from rebasin_cli.spec import Layout
 
@@ -48,7 +48,7 @@ def write_weights(
     *,
     metadata: Mapping[str, str],
     outputs: Outputs,
-    listener: Listener,
+    progress: Progress,
     finite: bool | None = None,
 ) -> None:
     """Write a checkpoint like `source` to a path, where it appears with the other outputs, or into a pipe at once.
@@ -64,7 +64,7 @@ def write_weights(
     at_once = bool(finite) and not isinstance(target, Path)
     reader = FiniteReader(read, source.infos, at_once=at_once) if finite is not None else None
     read = reader or read
-    with listener.phase(f"writing {name}", source.nbytes, "bytes") as advance:
+    with progress.phase(f"writing {name}", source.nbytes, "bytes") as advance:
         if isinstance(target, Path):
             write_checkpoint(target, source, read, metadata=metadata, on_bytes=advance, outputs=outputs)
         else:
@@ -72,7 +72,7 @@ def write_weights(
     if reader and finite:
         reader.check()
     elif reader and reader.counts:
-        listener.warn(f"{name}: {reader.found()}")
+        progress.warn(f"{name}: {reader.found()}")
 
 
 class FiniteReader:

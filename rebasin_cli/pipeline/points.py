@@ -20,7 +20,7 @@ from rebasin_cli.pipeline.counterparts import listed
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.points_folder import PointsRun, begin_points, check_points
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairer import Kind, Repairer
 from rebasin_cli.pipeline.targets import Place
@@ -139,7 +139,7 @@ def write_path(
     permutation: Permutation | None,
     recipe: PathRecipe,
     outputs: Outputs,
-    listener: Listener,
+    progress: Progress,
 ) -> dict[str, str]:
     """Write the point `at` with the other outputs, or all of the grid as they come, repaired if that was asked for.
 
@@ -147,14 +147,14 @@ def write_path(
     """
     if points.output is None:
         return {}
-    tell_kept(pair, listener)
+    tell_kept(pair, progress)
     b = permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
     places: Mapping[float, Place] = points.files()
     if not isinstance(points.output, Path):
         assert points.at is not None
         places = {points.at: points.output}
     elif points.at is None:
-        places = _missing_points(points, pair, recipe.run, outputs, listener)
+        places = _missing_points(points, pair, recipe.run, outputs, progress)
     repairer, kind = recipe.repairer, recipe.kind
     if repairer and kind == "repair" and repairer.ends is None:
         repairer.measure_ends(pair.a, b)
@@ -173,13 +173,13 @@ def write_path(
                     pair.layout, lam, aligned=permutation is not None, alone=points.at is not None
                 ),
                 outputs=alone.enter_context(Outputs(force=outputs.force)) if points.at is None else outputs,
-                listener=listener, finite=recipe.finite,
+                progress=progress, finite=recipe.finite,
             )  # fmt: skip
     return {points.role: str(points.output.absolute())} if isinstance(points.output, Path) else {}
 
 
 def _missing_points(
-    points: PathPoints, pair: Pair, run: PointsRun, outputs: Outputs, listener: Listener
+    points: PathPoints, pair: Pair, run: PointsRun, outputs: Outputs, progress: Progress
 ) -> dict[float, Path]:
     """Begin the folder, and return λ → path of the points that are not in it yet."""
     assert isinstance(points.output, Path)
@@ -187,7 +187,7 @@ def _missing_points(
     companions = {path.name for path in pair.a.companions}
     there = begin_points(points.output.absolute(), run, companions, force=outputs.force)
     if there:
-        listener.remark(f"{len(there)} of {len(files)} points are there already, and stay as they are")
+        progress.remark(f"{len(there)} of {len(files)} points are there already, and stay as they are")
     return {lam: path for lam, path in files.items() if path.name not in there}
 
 
@@ -215,7 +215,7 @@ def check_dtypes(pair: Pair) -> None:
             )
 
 
-def tell_lacking(pair: Pair, listener: Listener, first: str = "A", second: str = "B") -> None:
+def tell_lacking(pair: Pair, progress: Progress, first: str = "A", second: str = "B") -> None:
     """Say where what is measured and mixed of the second network is not all of it."""
     alone = [key for key, t in pair.layout.tensors.items() if t.spoken and not _has_like(pair, key)]
     parts = []
@@ -224,19 +224,19 @@ def tell_lacking(pair: Pair, listener: Listener, first: str = "A", second: str =
     if pair.only_b:
         parts.append(f"{listed(list(pair.only_b), 'tensor')} are left out, as {first} has none")
     if parts:
-        listener.warn(f"{second} is not measured and mixed as it is: " + "; ".join(parts))
+        progress.warn(f"{second} is not measured and mixed as it is: " + "; ".join(parts))
 
 
-def tell_kept(pair: Pair, listener: Listener) -> None:
+def tell_kept(pair: Pair, progress: Progress) -> None:
     """Say which tensors and dtypes are A's."""
     kept = [key for key in pair.a if is_first(pair.layout, pair.a, key)]
     if kept:
         shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
-        listener.remark(f"not mixed, being integers or left out of the match: {len(kept)} tensors of A ({shown})")
+        progress.remark(f"not mixed, being integers or left out of the match: {len(kept)} tensors of A ({shown})")
     other = {
         (pair.a.infos[key].dtype, pair.b.infos[key].dtype)
         for key in pair.a
         if key in pair.b and pair.a.infos[key].dtype != pair.b.infos[key].dtype
     }
     for mine, theirs in sorted(other):
-        listener.remark(f"B's {theirs} tensors are mixed into A's {mine}: the result has A's dtypes")
+        progress.remark(f"B's {theirs} tensors are mixed into A's {mine}: the result has A's dtypes")

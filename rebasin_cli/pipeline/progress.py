@@ -8,7 +8,7 @@ from contextlib import contextmanager
 Advance = Callable[[int], None]
 
 
-class Listener:
+class Progress:
     """Keeps every warning for the document; the command line shows them by overriding the other methods."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ _LONGEST = 200  # characters of a name that is shown
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class RememberedProof:
     """A proof that held.
 
     Attributes:
@@ -38,20 +38,20 @@ class Remembered:
     error: float
 
     @staticmethod
-    def now(network: str, error: float) -> Remembered:
+    def now(network: str, error: float) -> RememberedProof:
         """One of today."""
-        return Remembered(network, datetime.date.today().isoformat(), rebasin_cli.__version__, error)
+        return RememberedProof(network, datetime.date.today().isoformat(), rebasin_cli.__version__, error)
 
     def __str__(self) -> str:
         return f"on {self.network} on {self.when}"
 
 
-def proof_of(spec: PermutationSpec) -> Remembered | None:
+def proof_of(spec: PermutationSpec) -> RememberedProof | None:
     """The proof of a spec with the same canonical form, if there is one."""
     return None if spec.shipped else _entry(_stored().get(spec.sha256))
 
 
-def remember(spec: PermutationSpec, proof: Remembered) -> None:
+def remember(spec: PermutationSpec, proof: RememberedProof) -> None:
     """Keep a proof; where that cannot be done, nothing happens."""
     from rebasin_cli.checkpoints import replacing_file  # which imports torch
 
@@ -79,7 +79,7 @@ def _stored() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _entry(value: object) -> Remembered | None:
+def _entry(value: object) -> RememberedProof | None:
     if not isinstance(value, dict) or set(value) != {"network", "when", "version", "error"}:
         return None
     words = (value["network"], value["when"], value["version"])
@@ -88,4 +88,4 @@ def _entry(value: object) -> Remembered | None:
     error = value["error"]
     if not isinstance(error, int | float) or isinstance(error, bool):
         return None
-    return Remembered(*words, float(error))
+    return RememberedProof(*words, float(error))

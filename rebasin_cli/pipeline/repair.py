@@ -18,7 +18,7 @@ from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, bind_pair, tell_layout
 from rebasin_cli.pipeline.match import resolve_device
 from rebasin_cli.pipeline.outputs import write_weights
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.repairer import Kind, Repairer
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
@@ -56,7 +56,7 @@ class RepairRequest:
         return "repair" if self.ends else "bn"
 
 
-def repair(request: RepairRequest, listener: Listener) -> RunDocument:
+def repair(request: RepairRequest, progress: Progress) -> RunDocument:
     """Repair a checkpoint; its keys, shapes and dtypes stay as they are.
 
     Raises:
@@ -70,21 +70,21 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
     check_lambda(request.lam)
     device = resolve_device(request.device)
     with ExitStack() as files:
-        checkpoint = files.enter_context(open_source(request.checkpoint, listener))
-        ends = [files.enter_context(open_source(end, listener)) for end in request.ends]
+        checkpoint = files.enter_context(open_source(request.checkpoint, progress))
+        ends = [files.enter_context(open_source(end, progress)) for end in request.ends]
         layout = bind_one(checkpoint, request.spec)
         named = [bind_pair(checkpoint, end, request.spec).b for end in ends]  # under the checkpoint's names
-        network, examples, loss = network_and_data(request.data, layout, checkpoint, listener)
-        repairer = Repairer(network, examples, device, listener)
+        network, examples, loss = network_and_data(request.data, layout, checkpoint, progress)
+        repairer = Repairer(network, examples, device, progress)
         repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
         targets = _targets(request, checkpoint)
         targets.check((checkpoint, *ends, layout.spec.path, *request.data.inputs()), checkpoint, force=request.force)
         outputs = files.enter_context(Outputs(force=request.force))
         outputs.claim(*targets.paths().values())
-        tell_layout(layout, listener)
+        tell_layout(layout, progress)
         sources = {"checkpoint": (request.checkpoint, checkpoint)}
         sources |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
-        inputs = scan_sources(sources, listener)
+        inputs = scan_sources(sources, progress)
         if ends:
             repairer.measure_ends(*named)
         repaired = repairer.between(checkpoint, (1 - request.lam, request.lam), request.kind)
@@ -92,14 +92,14 @@ def repair(request: RepairRequest, listener: Listener) -> RunDocument:
         for when, state in (("before", checkpoint), ("after", repaired)):
             scores = evaluate(network, state, examples, loss=loss, batch_size=size, device=device)
             right = f", accuracy {percent_text(scores.accuracy)}" if loss.classes else ""
-            listener.remark(f"{when}: loss {loss_text(scores.loss)} ({loss.unit}){right} on the examples fitted on")
+            progress.remark(f"{when}: loss {loss_text(scores.loss)} ({loss.unit}){right} on the examples fitted on")
         changed = set(repaired.changed)
         metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
         write_weights(
             targets["repaired"], checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
-            metadata=metadata, outputs=outputs, listener=listener, finite=not request.allow_non_finite,
+            metadata=metadata, outputs=outputs, progress=progress, finite=not request.allow_non_finite,
         )  # fmt: skip
-        document = _document(request, layout, inputs, targets, device, listener)
+        document = _document(request, layout, inputs, targets, device, progress)
         if path := targets.path("report"):
             outputs.write(path, to_json(document).encode())
     return document
@@ -118,7 +118,7 @@ def _targets(request: RepairRequest, checkpoint: Checkpoint) -> Targets:
 
 def _document(
     request: RepairRequest, layout: Layout, scanned: Mapping[str, InputRecord], targets: Targets, device: str,
-    listener: Listener,
+    progress: Progress,
 ) -> RunDocument:  # fmt: skip
     inputs = dict(scanned)
     if request.data.files():
@@ -128,7 +128,7 @@ def _document(
         inputs=inputs,
         architecture=architecture_record(layout, request.spec),
         outputs=targets.written(),
-        warnings=tuple(listener.warnings),
+        warnings=tuple(progress.warnings),
         versions=versions(),
         device=device,
         peak_memory_bytes=peak_memory(),

@@ -12,7 +12,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation import AnyNetwork, Dataset, runner
 from rebasin_cli.hooks import Run
 from rebasin_cli.merging import Channels, measure_channels, repair_channels, reset_statistics
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 
 Kind = Literal["bn", "repair"]
 
@@ -51,7 +51,7 @@ class Repairer:
     network: AnyNetwork
     examples: Dataset
     device: str
-    listener: Listener
+    progress: Progress
     ends: tuple[dict[str, Channels], ...] | None = None
 
     def check(self, kind: Kind, instead: str = "--repair repair") -> None:
@@ -71,7 +71,7 @@ class Repairer:
 
     def measure_ends(self, *states: Mapping[str, Tensor]) -> None:
         """Measure the channels of the networks that are mixed, all in one order."""
-        with self.listener.phase("measuring the ends' channels", len(states), "networks") as advance:
+        with self.progress.phase("measuring the ends' channels", len(states), "networks") as advance:
             found = []
             for state in states:
                 found.append(measure_channels(self._load(state), self._run))
@@ -95,9 +95,9 @@ class Repairer:
             goals = {name: Channels.mixed([end[name] for end in self.ends], weights) for name in names}
             repaired = repair_channels(params, self._run, goals)
             if shared:  # a correction would be folded into what another layer reads too
-                self.listener.warn(f"REPAIR, {', '.join(shared)}: tied to another layer, so nothing is corrected there")
+                self.progress.warn(f"REPAIR, {', '.join(shared)}: tied to another layer, so nothing is corrected there")
         for text in repaired.remarks:
-            self.listener.warn(f"REPAIR, {text}")
+            self.progress.warn(f"REPAIR, {text}")
         changed = {
             key: tensor.cpu().to(state[key])
             for name, tensor in repaired.changed.items()

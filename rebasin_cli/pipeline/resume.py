@@ -22,7 +22,7 @@ from rebasin_cli.permutation.files import LARGEST
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import read_document, to_json
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
 
@@ -36,7 +36,7 @@ _DIGITS = 12  # of λ: 12/24 and 24/48 are one point
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class EarlierSweep:
     """The document of a sweep, to go on from; without one nothing is known yet."""
 
     path: Path | None = None
@@ -107,29 +107,29 @@ class Kept:
         return [(name, curve, barrier.lam) for name, curve in barrier.curves.items()] if barrier else []
 
 
-NOTHING = Kept()
+NO_SWEEP = EarlierSweep()
 
 
-def read_kept(path: Path) -> Kept:
+def read_earlier_sweep(path: Path) -> EarlierSweep:
     """What a sweep left behind; a file that is not there yet is no failure: the same command starts and goes on.
 
     Raises:
         ContentError: the file is no document of a sweep.
     """
     if not path.exists():
-        return Kept(path)
+        return EarlierSweep(path)
     document = read_document(path)
     if document.command != "interpolate":
         raise ContentError(
             f"{path} is the document of `rebasin {document.command}`, and --resume goes on from a sweep's",
             remedy="name the file that `rebasin interpolate` was given with --resume or --report",
         )
-    return Kept(path, document)
+    return EarlierSweep(path, document)
 
 
 @contextmanager
 def keeping(
-    path: Path | None, document_of: Callable[[BarrierRecord], RunDocument], outputs: Outputs, listener: Listener
+    path: Path | None, document_of: Callable[[BarrierRecord], RunDocument], outputs: Outputs, progress: Progress
 ) -> Iterator[Callable[[Callable[[], BarrierRecord]], None]]:
     """Keeps a sweep's document in a file while it runs, so that whatever ends it, no point is lost.
 
@@ -157,7 +157,7 @@ def keeping(
             record = latest()
             write(record)
             goes_on = f"kept in {path}: --resume {path} goes on from them" if path else "lost: --resume FILE keeps them"
-            listener.remark(f"{record.missing} points are not measured yet; the others are {goes_on}")
+            progress.remark(f"{record.missing} points are not measured yet; the others are {goes_on}")
         raise
 
 

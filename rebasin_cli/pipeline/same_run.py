@@ -20,7 +20,7 @@ _ENDING = ".permutation.safetensors"
 _KEY = "rebasin.permutation"
 
 
-def check_set(saved: SavedPermutation) -> None:
+def check_same_run(saved: SavedPermutation) -> None:
     """Refuse a permutation beside a document, or beside aligned weights, that another run wrote.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a point of the path is judged by: a network on examples, or a command of the user's own."""
+"""What scores a point of the path: a network on examples, or a command of the user's own."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from rebasin_cli.evaluation.data import IGNORED
 from rebasin_cli.evaluation.losses import CROSS_ENTROPY, blind_loss
 from rebasin_cli.evaluation.metrics import check_metrics
 from rebasin_cli.pipeline.data import DataRequest, batch_size_of, fitting_data, network_and_data
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.repairer import FIT_EXAMPLES, Kind, Repairer
 from rebasin_cli.spec import Layout
 
 
 @dataclass(slots=True)
-class NetworkJudge:
+class NetworkScorer:
     """A network and the examples it is judged on, which fit each other.
 
     Attributes:
@@ -97,10 +97,10 @@ class NetworkJudge:
 
 
 @dataclass(slots=True)
-class CommandJudge:
+class CommandScorer:
     """A command that is given each point as a checkpoint like A, in a temporary place.
 
-    The attributes are those of `NetworkJudge`; how many examples the command looks at is not known (0).
+    The attributes are those of `NetworkScorer`; how many examples the command looks at is not known (0).
     """
 
     words: tuple[str, ...]
@@ -132,12 +132,12 @@ class CommandJudge:
             return run_command(self.words, target, self.timeout)
 
 
-Judge = NetworkJudge | CommandJudge
+Scorer = NetworkScorer | CommandScorer
 
 
-def prepare_judge(
-    request: DataRequest, layout: Layout, checkpoint: Checkpoint, device: str, listener: Listener
-) -> Judge:
+def prepare_scorer(
+    request: DataRequest, layout: Layout, checkpoint: Checkpoint, device: str, progress: Progress
+) -> Scorer:
     """Find the network, read the data, see that they fit.
 
     Args:
@@ -159,14 +159,14 @@ def prepare_judge(
                 "--metric is for --data; a command's metrics are the numbers in the JSON that it prints",
                 remedy="leave it away",
             )
-        return CommandJudge(words, checkpoint, request.timeout, request.command)
+        return CommandScorer(words, checkpoint, request.timeout, request.command)
     metrics = find_metrics(request.metrics)
-    network, dataset, loss = network_and_data(request, layout, checkpoint, listener)
+    network, dataset, loss = network_and_data(request, layout, checkpoint, progress)
     check_metrics(request.metrics, loss)
-    judge = NetworkJudge(network, dataset, loss, request.batch_size or batch_size_of(network), device, metrics)
+    scorer = NetworkScorer(network, dataset, loss, request.batch_size or batch_size_of(network), device, metrics)
     if network.answers != "example" and loss.name == CROSS_ENTROPY:
-        judge.metrics = find_metrics(("perplexity", *request.metrics))
-    judge.basis = {
+        scorer.metrics = find_metrics(("perplexity", *request.metrics))
+    scorer.basis = {
         "examples": dataset.sha256(),
         "loss": loss.name,
         "network": request.network or network.family,
@@ -175,17 +175,17 @@ def prepare_judge(
     }
     if request.repairs:
         limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
-        examples = fitting_data(limited, network, checkpoint, listener)
-        judge.repairer, judge.repairs = Repairer(network, examples, device, listener), request.repairs
+        examples = fitting_data(limited, network, checkpoint, progress)
+        scorer.repairer, scorer.repairs = Repairer(network, examples, device, progress), request.repairs
         for kind in request.repairs:
-            judge.repairer.check(kind)
-    return judge
+            scorer.repairer.check(kind)
+    return scorer
 
 
-def measured(judge: Judge, state: Mapping[str, Tensor], failures: dict[str, str], place: str) -> Scores:
+def score_or_nan(scorer: Scorer, state: Mapping[str, Tensor], failures: dict[str, str], place: str) -> Scores:
     """What a state is worth; a point that cannot be measured is NaN, and `failures` says why."""
     try:
-        return judge.measure(state)
+        return scorer.measure(state)
     except ContentError as error:
         failures[place] = error.what
         return Scores(math.nan)

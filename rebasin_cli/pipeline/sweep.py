@@ -17,9 +17,9 @@ from rebasin_cli.merging import LINE, Blend, interpolated
 from rebasin_cli.permutation import Permutation, permuted
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.progress import Listener
-from rebasin_cli.pipeline.resume import NOTHING, Basis, Kept, place_of
-from rebasin_cli.pipeline.scoring import Judge, measured
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.resume import NO_SWEEP, Basis, EarlierSweep, place_of
+from rebasin_cli.pipeline.scoring import Scorer, score_or_nan
 from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
@@ -50,17 +50,17 @@ class Sweep:
         kept: what an earlier run measured.
     """
 
-    judge: Judge
+    scorer: Scorer
     pair: Pair
     blend: Blend
     basis: Basis
     first: Scores
-    kept: Kept
+    kept: EarlierSweep
 
 
 def begin_sweep(
-    judge: Judge, pair: Pair, spec: SpecChoice, inputs: Mapping[str, InputRecord], grid: Sequence[float],
-    *, blend: Blend = LINE, kept: Kept = NOTHING, force: bool = False,
+    scorer: Scorer, pair: Pair, spec: SpecChoice, inputs: Mapping[str, InputRecord], grid: Sequence[float],
+    *, blend: Blend = LINE, kept: EarlierSweep = NO_SWEEP, force: bool = False,
 ) -> Sweep:  # fmt: skip
     """See that A can be judged and that `kept` is of this sweep, before anything that takes time.
 
@@ -74,23 +74,23 @@ def begin_sweep(
         "spec": pair.layout.spec.sha256,
         "spec options": json.dumps(options, sort_keys=True) if any(options.values()) else "",
         "path": blend.how,
-        **judge.basis,
+        **scorer.basis,
     }
     basis = {name: value for name, value in basis.items() if value}
     if not force:
-        kept.check(basis, grid, judge.repairs)
-    first = kept.points(basis).get(0.0) or judge.measure(pair.a)
-    return Sweep(judge, pair, blend, basis, first, kept)
+        kept.check(basis, grid, scorer.repairs)
+    first = kept.points(basis).get(0.0) or scorer.measure(pair.a)
+    return Sweep(scorer, pair, blend, basis, first, kept)
 
 
 def measure_barrier(
-    sweep: Sweep, permutation: Permutation | None, grid: Sequence[float], *, listener: Listener, keep: Keep
+    sweep: Sweep, permutation: Permutation | None, grid: Sequence[float], *, progress: Progress, keep: Keep
 ) -> BarrierRecord:
     """Measure from A to B as it is, to π(B) if there is a permutation, and repaired if that was asked for."""
-    judge, pair = sweep.judge, sweep.pair
+    scorer, pair = sweep.scorer, sweep.pair
     a, b = _held(pair.a, pair), _held(pair.b, pair)
-    number = 1 + (permutation is not None) + len(judge.repairs)
-    sweeper = _Sweeper(sweep, tuple(grid), listener, keep, number)
+    number = 1 + (permutation is not None) + len(scorer.repairs)
+    sweeper = _Sweeper(sweep, tuple(grid), progress, keep, number)
     naive = sweeper.curve(a, b, "naive", {})
     more: dict[str, str] = {}
     if permutation is not None:
@@ -101,9 +101,9 @@ def measure_barrier(
         sweeper.curve(a, moved, "aligned", more)
         b = moved
     _repair(sweeper, a, b, "naive" if permutation is None else "aligned", more)
-    _tell_ends(judge, naive, listener)
-    if not judge.repairs:
-        tell_buffers(pair.layout, listener)
+    _tell_ends(scorer, naive, progress)
+    if not scorer.repairs:
+        tell_buffers(pair.layout, progress)
     return sweeper.record()
 
 
@@ -111,9 +111,9 @@ def _repair(
     sweeper: _Sweeper, a: Mapping[str, Tensor], b: Mapping[str, Tensor], base: str, more: Mapping[str, str]
 ) -> None:
     """The last curve once more for every kind of repair."""
-    judge = sweeper.sweep.judge
-    for kind in judge.repairs:
-        repairer = judge.repairer
+    scorer = sweeper.sweep.scorer
+    for kind in scorer.repairs:
+        repairer = scorer.repairer
         assert repairer is not None
         whole = {**more, "repair": kind, "fitted on": repairer.examples.sha256()}
         if kind == "repair" and sweeper.lacks(whole):
@@ -182,7 +182,7 @@ class _Sweeper:
 
     sweep: Sweep
     grid: tuple[float, ...]
-    listener: Listener
+    progress: Progress
     keep: Keep
     number: int
     curves: dict[str, tuple[Basis, list[Scores]]] = field(default_factory=dict)
@@ -197,7 +197,7 @@ class _Sweeper:
         self.curves[name] = ({**self.sweep.basis, **more}, found)
         failed = 0
         self.keep(self.record)
-        with self.listener.phase(f"{name} path", len(self.grid), "points") as advance:
+        with self.progress.phase(f"{name} path", len(self.grid), "points") as advance:
             for lam in self.grid:
                 place = f"{name}, λ = {lam:g}"
                 scores = known.get(place_of(lam))
@@ -206,10 +206,12 @@ class _Sweeper:
                     scores = Scores(math.nan)
                 elif scores is None:
                     state = interpolated(self.sweep.pair.layout, a, b, lam, self.sweep.blend)
-                    scores = measured(self.sweep.judge, finish(state, lam) if finish else state, self.failures, place)
+                    scores = score_or_nan(
+                        self.sweep.scorer, finish(state, lam) if finish else state, self.failures, place
+                    )
                     failed = failed + 1 if place in self.failures else 0
                     if place in self.failures:
-                        self.listener.warn(f"{place} could not be measured: {self.failures[place]}")
+                        self.progress.warn(f"{place} could not be measured: {self.failures[place]}")
                 found.append(scores)
                 self.keep(self.record)
                 advance(1)
@@ -217,7 +219,7 @@ class _Sweeper:
         unknown = [x for x in curve.non_finite if f"{name}, λ = {x:g}" not in self.failures]
         if unknown:
             where = ", ".join(f"{x:g}" for x in unknown)
-            self.listener.warn(f"the loss of the {name} path is not finite at λ = {where}")
+            self.progress.warn(f"the loss of the {name} path is not finite at λ = {where}")
         return curve
 
     def lacks(self, more: Basis) -> bool:
@@ -231,17 +233,17 @@ class _Sweeper:
         for name, (basis, found) in self.curves.items():
             rest = [Scores(math.nan)] * (len(self.grid) - len(found))
             records[name] = _record(as_curve(self.grid, [*found, *rest]), basis)
-        judge = self.sweep.judge
+        scorer = self.sweep.scorer
         naive, aligned = (records.pop(name, None) for name in ("naive", "aligned"))
         done = sum(len(found) for _, found in self.curves.values())
         return BarrierRecord(
             lam=self.grid,
             naive=naive,
             aligned=aligned,
-            data=judge.source,
-            split=judge.split,
-            examples=judge.examples,
-            unit="" if judge.unit == NATS else judge.unit,
+            data=scorer.source,
+            split=scorer.split,
+            examples=scorer.examples,
+            unit="" if scorer.unit == NATS else scorer.unit,
             repaired=records,
             failures=dict(self.failures),
             missing=self.number * len(self.grid) - done,
@@ -255,30 +257,30 @@ def _record(curve: Curve, basis: Basis) -> CurveRecord:
     return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean, curve.metrics, basis)
 
 
-def _tell_ends(judge: Judge, curve: Curve, listener: Listener) -> None:
+def _tell_ends(scorer: Scorer, curve: Curve, progress: Progress) -> None:
     """Ends that know nothing make any barrier meaningless: usually the wrong data, or an option that is missing."""
     for name, loss in (("A", curve.loss[0]), ("B", curve.loss[-1])):
-        if loss >= judge.blind:
-            listener.warn(
-                f"{name}'s loss is {loss_text(loss)}, and one answer for every example has {loss_text(judge.blind)}: "
+        if loss >= scorer.blind:
+            progress.warn(
+                f"{name}'s loss is {loss_text(loss)}, and one answer for every example has {loss_text(scorer.blind)}: "
                 "its barrier says little; check --data and --network-option"
             )
-    chance = judge.chance
+    chance = scorer.chance
     if chance == 1.0:
         return
     for name, accuracy, loss in (("A", curve.accuracy[0], curve.loss[0]), ("B", curve.accuracy[-1], curve.loss[-1])):
         if accuracy <= chance * _NEAR_CHANCE < 1 or not math.isfinite(loss):
-            listener.warn(
+            progress.warn(
                 f"{name} is right on {percent_text(accuracy)} of the examples, near chance ({percent_text(chance)}): "
                 "its barrier says little; check --data and --network-option"
             )
 
 
-def tell_buffers(layout: Layout, listener: Listener) -> None:
+def tell_buffers(layout: Layout, progress: Progress) -> None:
     """Say that running statistics were mixed like weights, where there are any."""
     buffers = sum(bound.section == "buffers" for bound in layout.tensors.values())
     if buffers:
-        listener.warn(
+        progress.warn(
             f"{buffers} running statistics are interpolated, not recomputed: they do not fit the mixed weights, which "
             "makes losses and barriers higher than they need be: --repair bn recomputes them"
         )

@@ -13,7 +13,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.counterparts import dims_on_axis
 from rebasin_cli.pipeline.layouts import Pair, bind_models, bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.progress import Listener
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.document import ArchitectureRecord, SpecOptions
 from rebasin_cli.spec import bind, load_spec
 from tests.small import mlp_state, save
@@ -69,9 +69,9 @@ def test_other_head_counts_are_refused(tmp_path: Path) -> None:
 
 def test_heads_that_cannot_be_sized_are_said(tmp_path: Path) -> None:
     layout = bind_one(open_checkpoint(save(tmp_path / "a.safetensors", llama_state())), SpecChoice("llama"))
-    listener = Listener()
-    tell_layout(layout, listener)
-    assert any("head_dim" in warning and "stay at identity" in warning for warning in listener.warnings)
+    progress = Progress()
+    tell_layout(layout, progress)
+    assert any("head_dim" in warning and "stay at identity" in warning for warning in progress.warnings)
 
 
 def test_ignored_tensors_may_differ_in_shape(tmp_path: Path) -> None:

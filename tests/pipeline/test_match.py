@@ -11,7 +11,7 @@ import torch
 
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.methods import MatchChoice
-from rebasin_cli.pipeline.progress import Advance, Listener
+from rebasin_cli.pipeline.progress import Advance, Progress
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Result:
     notes: tuple[str, ...] = ("a note",)
 
 
-class Bars(Listener):
+class Bars(Progress):
     """Remembers which bars were opened and closed."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ def test_a_search_has_the_threads_that_were_asked_for(threads: int) -> None:
 
     before = torch.get_num_threads()
     try:
-        run_match(MatchChoice(threads=threads), Listener(), "matching", search)
+        run_match(MatchChoice(threads=threads), Progress(), "matching", search)
     finally:
         torch.set_num_threads(before)
     assert seen == [(threads, threads > 1, 1)]
