@@ -9,7 +9,7 @@ from math import prod
 from rebasin_cli.checkpoints import Checkpoint, RenamedCheckpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec import BoundTensor, Layout
-from rebasin_cli.spec.ignoring import options_for, patterns_for
+from rebasin_cli.spec.binding.ignore_patterns import options_for, patterns_for
 
 _LISTED = 5  # keys or tensors that a message names before it counts
 

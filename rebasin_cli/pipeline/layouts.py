@@ -17,7 +17,7 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout, bind, detect, find_spec
-from rebasin_cli.spec.ignoring import require_matches
+from rebasin_cli.spec.binding.ignore_patterns import require_matches
 
 
 @dataclass(frozen=True, slots=True)

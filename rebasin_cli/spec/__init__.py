@@ -3,11 +3,11 @@
 Knows shapes, never tensors: nothing here imports torch, so that refusals come from headers and at once.
 """
 
-from rebasin_cli.spec.binding import Mismatch, Request, attempt, bind, mismatch_error
+from rebasin_cli.spec.binding.bind import Mismatch, Request, attempt, bind, mismatch_error
+from rebasin_cli.spec.binding.layout import INDEX_SIDE, BoundTensor, Dim, Layout, Piece, Side
 from rebasin_cli.spec.detection import detect
-from rebasin_cli.spec.language import PermutationSpec
-from rebasin_cli.spec.layout import INDEX_SIDE, BoundTensor, Dim, Layout, Piece, Side
-from rebasin_cli.spec.loading import load_spec
+from rebasin_cli.spec.language.loading import load_spec
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.registry import find_spec, shipped_spec, shipped_specs
 
 __all__ = [

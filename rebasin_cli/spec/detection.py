@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.binding import Mismatch, Request, attempt, matcher_for
-from rebasin_cli.spec.claims import Shape
-from rebasin_cli.spec.ignoring import left_by, options_for, require_matches
-from rebasin_cli.spec.language import PermutationSpec
-from rebasin_cli.spec.layout import Layout
-from rebasin_cli.spec.prefixes import MOST, Prefix, prefix_candidates
+from rebasin_cli.spec.binding.bind import Mismatch, Request, attempt, matcher_for
+from rebasin_cli.spec.binding.claims import Shape
+from rebasin_cli.spec.binding.ignore_patterns import left_by, options_for, require_matches
+from rebasin_cli.spec.binding.layout import Layout
+from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.language.template import skeleton_of
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
-from rebasin_cli.spec.template import skeleton_of
 
 MOST_KINDS = 5000
 """Kinds of names in a checkpoint whose spec is looked for. The specs that ship have 300 at most."""

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.folder import architectures_folder
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language import PermutationSpec
-from rebasin_cli.spec.loading import load_spec
+from rebasin_cli.spec.language.loading import load_spec
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.shipped_folder import architectures_folder
 
 
 def shipped_specs() -> Mapping[str, Path]:

@@ -10,7 +10,7 @@ import pytest
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec import Layout, PermutationSpec, Piece, bind
-from rebasin_cli.spec.loading import parse_spec
+from rebasin_cli.spec.language.loading import parse_spec
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -6,7 +6,7 @@ import pytest
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.spec import Layout, PermutationSpec, detect
-from rebasin_cli.spec.loading import parse_spec
+from rebasin_cli.spec.language.loading import parse_spec
 
 
 def named(name: str, tensors: str, model_type: str = "nothing") -> PermutationSpec:

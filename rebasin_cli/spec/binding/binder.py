@@ -1,0 +1,330 @@
+"""One attempt to bind a spec to a checkpoint's shapes under one prefix: claims, sizes, dims, pieces.
+
+Tensors that are left out of the match (`--ignore`, or no counterpart in the other network) are claimed like all others,
+so that they move with their dims. But they may have other sizes than the rest, or fit their lines in no way. Then the
+dims that they stand for stay at identity: moving those would leave such a tensor behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rebasin_cli.spec.binding.claims import (
+    MOST_PROBLEMS,
+    Claim,
+    Matcher,
+    Problem,
+    Shape,
+    claim_tensors,
+    missing_tensors,
+)
+from rebasin_cli.spec.binding.equations import Equation, Sizes
+from rebasin_cli.spec.binding.fixed_dims import fixed_dims, frozen_dims, unknown_dims
+from rebasin_cli.spec.binding.ignore_patterns import left_by, patterns_for
+from rebasin_cli.spec.binding.indexing import Slab, find_slabs
+from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece
+from rebasin_cli.spec.binding.owners import build_dims, find_owners, point_at_owners
+from rebasin_cli.spec.binding.pieces import cut
+from rebasin_cli.spec.binding.prefixes import Prefix
+from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances
+from rebasin_cli.spec.binding.shorthands import spell_out
+from rebasin_cli.spec.binding.sizing import SizeSources
+from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
+
+_STILL_AXIS = Plus((Leaf("_:whole"),))
+"""An axis of which nothing is known but that it stays as it is."""
+
+_LISTED = 4  # tensors that a note names
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is said beside the checkpoint: config.json, `--set`, `--freeze`, `--ignore`.
+
+    Attributes:
+        apart: keys without a counterpart in the other network; they are left out of the match as ignored ones are.
+        still: dim → why it stays at identity, beside those that the spec and the user keep there.
+    """
+
+    config: Mapping[str, Any] | None = None
+    overrides: Mapping[str, int] | None = None
+    freeze: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    apart: Collection[str] = ()
+    still: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why a spec does not fit a checkpoint: all problems of the best prefix, and how far off it was.
+
+    Attributes:
+        odd: the tensors of which no line speaks, as they are called on disk, if all else fits.
+        patterns: what `--ignore` takes to leave them alone.
+    """
+
+    spec: PermutationSpec
+    prefix: str
+    problems: tuple[Problem, ...]
+    odd: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> str:
+        """`3 differences`."""
+        if len(self.problems) >= MOST_PROBLEMS:
+            return f"more than {MOST_PROBLEMS:,} differences"
+        return f"{len(self.problems)} difference{'s' if len(self.problems) != 1 else ''}"
+
+
+class Binder:
+    """One attempt: a spec, a checkpoint, a prefix, and the keys that are left out of the match."""
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        all_shapes: Mapping[str, Shape],
+        left: Collection[str],
+        prefix: Prefix,
+        request: Request,
+        loose: bool,
+    ) -> None:
+        self.matcher, self.spec = matcher, matcher.spec
+        self.all_shapes, self.prefix, self.request, self.loose = all_shapes, prefix, request, loose
+        kept = {prefix.strip(key) for key in all_shapes if key not in left}
+        self.on_disk: dict[str, str] = {}
+        self.left: set[str] = set()
+        for key in all_shapes:
+            name = prefix.strip(key)
+            if key not in left:
+                self.on_disk[name] = key
+            elif name not in kept and name not in self.on_disk:
+                self.on_disk[name] = key
+                self.left.add(name)
+        self.shapes = {key: tuple(all_shapes[disk]) for key, disk in self.on_disk.items()}
+        self.notes: list[str] = []
+        self.unheeded: set[str] = set()  # keys that may be ignored as well: scalars, and what the spec ignores
+
+    def run(self) -> Layout | Mismatch:
+        """Bind, or say why not."""
+        claims, problems = claim_tensors(self.matcher, self.shapes, forms=self.loose)
+        if sum(bool(self.shapes[problem.key]) for problem in problems) >= MOST_PROBLEMS:
+            return Mismatch(self.spec, str(self.prefix), tuple(problems))
+        self.unheeded = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
+        misfits = {p.key for p in problems if p.key in self.left and not p.unspoken}
+        held = self._families(
+            ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
+        )
+        problems = self._beyond_scalars([problem for problem in problems if problem.key not in self.left])
+        present = {*self.shapes, *map(self.prefix.strip, self.all_shapes)}
+        present |= {claim.form.base for claim in claims.values() if claim.form}
+        problems += self._beyond_folded(missing_tensors(self.spec, claims, present), claims)
+        stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}
+        spelled, unsaid = spell_out(self.spec.shorthands, stored)
+        problems += unsaid
+        if problems:
+            odd = all(problem.unspoken for problem in problems)
+            rest = self._bound(spelled, held) if odd else None  # whether all else fits
+            return self._mismatch([*problems, *(rest.problems if isinstance(rest, Mismatch) else ())])
+        self._note_forms(spelled)
+        result = self._bound(spelled, held)
+        if isinstance(result, Mismatch) and self.left & spelled.keys():
+            kept = {key: claim for key, claim in spelled.items() if key not in self.left}
+            held |= self._families(claim.line for key, claim in spelled.items() if key in self.left)
+            result = self._bound(kept, held)
+        return result
+
+    def _families(self, lines: Iterable[Line]) -> set[str]:
+        """The first words of the dims that stand on some lines, those that shorthands stand for included."""
+        found = {name.parts[0] for line in lines if line.pattern for name in line.pattern.dim_names()}
+        grown = True
+        while grown:
+            more = {n.parts[0] for s in self.spec.shorthands if s.name.parts[0] in found for n in s.pattern.dim_names()}
+            grown = not more <= found
+            found |= more
+        return {str(word) for word in found}
+
+    def _beyond_scalars(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems but for scalars of which no line speaks: counters, which have nothing to move."""
+        scalars = [p for p in problems if self.loose and p.unspoken and not self.shapes[p.key]]
+        self.unheeded |= {self.on_disk[problem.key] for problem in scalars}
+        if scalars:
+            self.notes.append(f"no line speaks of {_listed([self.on_disk[p.key] for p in scalars])}; scalars stay")
+        told = {problem.key for problem in scalars}
+        return [problem for problem in problems if problem.key not in told]
+
+    def _beyond_folded(self, missing: Sequence[Problem], claims: Mapping[str, Claim]) -> list[Problem]:
+        """What is missing but for BatchNorms that were folded into the layers before them, which have biases then."""
+        if not any(claim.form and claim.form.role == "bias" for claim in claims.values()):
+            return list(missing)
+        used = {_module(claim.line) for claim in claims.values() if claim.form is None}
+        norms = {_module(line) for line in self.spec.lines if "running_" in line.template.text} - used
+        rest = [problem for problem in missing if problem.absent is None or _module(problem.absent) not in norms]
+        if len(rest) < len(missing):
+            self.notes.append("there is no BatchNorm, and layers have biases instead: it was folded into them")
+        return rest
+
+    def _note_forms(self, claims: Mapping[str, Claim]) -> None:
+        mixed = [self.on_disk[k] for k, c in claims.items() if c.form and c.form.role in ("mask", "left", "right")]
+        if mixed:
+            self.notes.append(
+                f"{_listed(mixed)} belong to pruning or spectral norm: they move with their weights, but between two "
+                "networks they fit neither; make them permanent in both before you merge"
+            )
+
+    def _note_ignored(self, tensors: Mapping[str, BoundTensor]) -> None:
+        ignored = left_by(self.request.ignore, self.all_shapes)
+        moved = [key for key in self.all_shapes if key in ignored and tensors[key].pieces]
+        alone = [key for key in self.all_shapes if key in ignored and not tensors[key].spoken]
+        if moved:
+            self.notes.append(f"not matched, by --ignore, but moved as the spec says: {_listed(moved)}")
+        if alone:
+            self.notes.append(
+                f"left alone by --ignore, as no line speaks of them: {_listed(alone)}; right if they are no part of "
+                "the network"
+            )
+
+    def _mismatch(self, problems: Sequence[Problem]) -> Mismatch:
+        odd: tuple[str, ...] = ()
+        if all(problem.unspoken for problem in problems):
+            odd = tuple(self.on_disk[problem.key] for problem in problems)
+        patterns = patterns_for(odd, [key for key in self.all_shapes if key not in self.unheeded])
+        return Mismatch(self.spec, str(self.prefix), tuple(problems), odd, patterns)
+
+    def _bound(self, claims: Mapping[str, Claim], held: Collection[str]) -> Layout | Mismatch:
+        try:
+            return self._bind(claims, Resolver(self.spec, claims.values()), held)
+        except ResolutionError as error:
+            return self._mismatch([error.problem])
+
+    def _bind(self, claims: Mapping[str, Claim], resolver: Resolver, held: Collection[str]) -> Layout | Mismatch:
+        axes = {key: resolver.axes(claim) for key, claim in claims.items()}
+        instances = dim_instances(resolver)
+        rules = {name: found for name, i in instances.items() if (found := resolver.rule_for(i))}
+        owners = find_owners(resolver, rules)
+        slabs, problems = find_slabs(self.spec, resolver, claims, self.shapes)
+        sources = SizeSources(self.spec, resolver, instances, self.request.overrides or {}, self.request.config)
+        equations = {key: self._equations(key, axes[key], claims[key].line) for key in axes}
+        sizes, fits = sources.solve([e for found in equations.values() for e in found], slabs), True
+        if sizes.problems and self.left:  # what is left out may have other sizes than the rest
+            kept = [e for key, found in equations.items() if key not in self.left for e in found]
+            sizes, fits = sources.solve(kept, slabs), False
+        problems += sizes.problems
+        if problems:
+            return self._mismatch(problems)
+        if resolver.join({name: known.value for name in instances if (known := sizes.known.get(f"dim:{name}"))}):
+            return self._bind(claims, resolver, held)
+        reasons: dict[str, str] = {}
+        for key in (key for key in axes if key in self.left and not fits):
+            fitted, unfit = _fitted(axes[key], equations[key], sizes, owners)
+            axes[key] = fitted
+            reasons |= dict.fromkeys(unfit, f"{self.on_disk[key]} is left out of the match, and has another size there")
+        misfit = "a tensor that is left out of the match does not fit its line"
+        reasons |= dict.fromkeys((name for name in instances if name.split(".")[0] in held), misfit)
+        told = (axis for key, found in axes.items() if fits or key not in self.left for axis in found)
+        unknown, notes = unknown_dims(self.spec, told, sizes, owners)
+        frozen = frozen_dims(self.spec, resolver, list(instances), self.request.freeze)
+        still = {name: why for name, why in self.request.still.items() if name in instances}
+        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still)
+        tensors, problems = self._tensors(claims, axes, sizes, dims, slabs)
+        if problems:
+            return self._mismatch(problems)
+        return self._layout(dims, tensors, sizes, (*notes, *_held_notes(dims, reasons)))
+
+    def _equations(self, key: str, axes: Sequence[Plus], line: Line) -> list[Equation]:
+        return [Equation(axis, self.shapes[key][at], key, at, line.line) for at, axis in enumerate(axes)]
+
+    def _tensors(
+        self,
+        claims: Mapping[str, Claim],
+        axes: Mapping[str, tuple[Plus, ...]],
+        sizes: Sizes,
+        dims: Mapping[str, Dim],
+        slabs: Mapping[str, Slab],
+    ) -> tuple[dict[str, BoundTensor], list[Problem]]:
+        """Every claimed tensor cut into pieces, by key on disk."""
+        needed = {dim.owner for dim in dims.values() if dim.fixed is None}
+        problems: list[Problem] = []
+        tensors: dict[str, BoundTensor] = {}
+
+        def moves(name: str) -> bool:
+            return dims[name].size > 1 and (dims[name].fixed is None or name in needed)
+
+        for key, claim in claims.items():
+            line, disk, shape = claim.line, self.on_disk[key], self.shapes[key]
+            slab = slabs.get(key)
+            if slab is not None and not moves(slab.dim):
+                slab = None
+            pieces: list[Piece] = []
+            for cut_out in cut(axes[key], shape, sizes.of, moves) if line.section != "ignored" else ():
+                piece, found = point_at_owners(
+                    cut_out, dims, shape, slab.dim if slab else None, Problem(key, line.line)
+                )  # fmt: skip
+                pieces.append(piece)
+                problems += found
+            siblings = tuple(self.on_disk[k] for k in slab.siblings) if slab else ()
+            tensors[disk] = BoundTensor(
+                disk, "ignored" if key in self.left else line.section, tuple(pieces), str(line.pattern or ""),
+                line.line, slab.dim if slab else None, slab.place if slab else 0, siblings, claim.name,
+                spoken=line.section != "ignored",
+                optional=claim.form is None and line.template.optional,
+                at=frozenset(claim.bindings.items()), part=line.needed_with,
+            )  # fmt: skip
+        return tensors, problems
+
+    def _layout(
+        self, dims: Mapping[str, Dim], claimed: Mapping[str, BoundTensor], sizes: Sizes, notes: tuple[str, ...]
+    ) -> Layout:
+        tensors = {
+            key: claimed.get(key)
+            or BoundTensor(key, "ignored", (), "", 0, name=self.prefix.strip(key), spoken=False)
+            for key in self.all_shapes
+        }  # fmt: skip
+        self._note_ignored(tensors)
+        users: dict[str, list[str]] = {name: [] for name in dims}
+        for key, tensor in tensors.items():
+            for name in tensor.dims():
+                users[name].append(key)
+        return Layout(
+            spec=self.spec,
+            prefix=str(self.prefix),
+            dims=dims,
+            tensors=tensors,
+            sizes={s.removeprefix("size:"): k.value for s, k in sizes.known.items() if s.startswith("size:")},
+            notes=(*self.notes, *notes),
+            users={name: tuple(keys) for name, keys in users.items()},
+        )
+
+
+def _fitted(
+    axes: tuple[Plus, ...], equations: Sequence[Equation], sizes: Sizes, owners: Mapping[str, str]
+) -> tuple[tuple[Plus, ...], set[str]]:
+    """The axes of a tensor that is left out, whole sides where a size does not fit, and the dims that stay for it."""
+    fits = [sizes.admits(equation) and sizes.total(equation.axis) == equation.length for equation in equations]
+    if all(fits):
+        return axes, set()
+    unfit = {leaf.dim for axis, good in zip(axes, fits, strict=True) if not good for leaf in axis.leaves() if leaf.dim}
+    # A dim on an axis that does fit may be within one that cannot be followed.
+    unfit |= {leaf.dim for axis in axes for leaf in axis.leaves() if leaf.dim and leaf.dim in owners}
+    return tuple(axis if good else _STILL_AXIS for axis, good in zip(axes, fits, strict=True)), unfit
+
+
+def _held_notes(dims: Mapping[str, Dim], reasons: Mapping[str, str]) -> Iterable[str]:
+    """What to tell of the dims that stay for tensors which are left out."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        if dims[name].fixed == why and dims[name].size > 1:
+            by_reason.setdefault(why, []).append(name)
+    return [f"dim{'s' * (len(names) > 1)} {', '.join(names)} at identity: {why}" for why, names in by_reason.items()]
+
+
+def _module(line: Line) -> str:
+    """The template of the module that a line's tensor belongs to."""
+    return line.template.text.rstrip("?*").rpartition(".")[0]
+
+
+def _listed(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:_LISTED])
+    return shown + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")

@@ -1,0 +1,333 @@
+"""Which line of a spec claims which tensor, and what was left over on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from functools import lru_cache
+
+from rebasin_cli.spec.binding.reparametrised import Form, form_of, stored_weights, weight_shape
+from rebasin_cli.spec.language.pattern import DimName
+from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
+from rebasin_cli.spec.language.template import skeleton_of
+from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
+
+Shape = tuple[int, ...]
+Instance = tuple[Value, ...]
+
+MOST_PROBLEMS = 5000
+"""Tensors that no line speaks of, after which a spec is given up: a second network beside the first may have some."""
+
+_HINTS = 20  # problems that come with the nearest templates, which are slow to find: more than an error shows
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One way in which a spec and a checkpoint do not fit each other.
+
+    Attributes:
+        key: the tensor that no line could be given to, if that is the problem; unspoken: none even speaks of it.
+        absent: the line whose tensors are absent as a whole, if that is the problem.
+    """
+
+    what: str
+    line: int = 0
+    remedy: str = ""
+    key: str = ""
+    unspoken: bool = False
+    absent: Line | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A tensor (key without prefix), the line that speaks of it, and the values of the line's variables.
+
+    Attributes:
+        form: what the tensor is to the one that the line speaks of; None if it is that one.
+    """
+
+    key: str
+    line: Line
+    bindings: Bindings
+    form: Form | None = None
+
+    @property
+    def name(self) -> str:
+        """The spec's own key for the tensor: one for all spellings that the spec knows."""
+        base = self.line.template.name(self.bindings)
+        if self.form is None:
+            return base or self.key
+        return replace(self.form, base=base).name if base else self.key
+
+    def as_stored(self, shapes: Mapping[str, Shape]) -> Claim:
+        """The claim with a line that says what the axes of the tensor itself are."""
+        form, pattern = self.form, self.line.pattern
+        if form is None or pattern is None:
+            return self
+        own = form.pattern(pattern, shapes[self.key], weight_shape(form, shapes))
+        return replace(self, line=replace(self.line, pattern=own, section=form.section(self.line.section)))
+
+
+@dataclass(slots=True)
+class Matcher:
+    """The lines of one spec, arranged so that a key finds its few candidates quickly."""
+
+    spec: PermutationSpec
+    exact: dict[str, list[Line]] = field(default_factory=dict)
+    wild: list[Line] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for line in self.spec.lines:
+            skeletons = line.template.skeletons
+            if not skeletons:
+                self.wild.append(line)
+            for skeleton in skeletons:
+                self.exact.setdefault(skeleton, []).append(line)
+
+    def candidates(self, key: str, axes: int) -> list[Claim]:
+        """Every line that could speak of `key`, lowest rank only."""
+        claims: list[Claim] = []
+        for line in (*self.exact.get(skeleton_of(key), ()), *self.wild):
+            if line.pattern is not None and len(line.pattern.axes) != axes:
+                continue
+            bindings = line.template.match(key)
+            if bindings is not None:
+                claims.append(Claim(key, line, bindings))
+        best = min((c.line.template.rank for c in claims), default=(0, 0))
+        return [c for c in claims if c.line.template.rank == best]
+
+    def derived(self, key: str, shapes: Mapping[str, Shape], ends: _Ends | None = None) -> list[Claim]:
+        """The claims on the weight of which `key` is another form (see `reparametrised`)."""
+        form = form_of(key, shapes)
+        found = _narrow(self, form.base, form.axes, ends or {}) if form else []
+        return [Claim(key, claim.line, claim.bindings, form) for claim in found if claim.line.pattern is not None]
+
+    def covers(self, keys: Mapping[str, Shape]) -> bool:
+        """A quick screen: whether some line speaks of every key."""
+        return all(self.candidates(key, len(shape)) for key, shape in keys.items())
+
+    def coverage(self, keys: Mapping[str, Shape], *, forms: bool = False) -> float:
+        """A quick screen: the share of kinds of keys (numbers and lengths aside) of which some line speaks."""
+        kinds: dict[tuple[str, int], str] = {}
+        for key, shape in keys.items():
+            kinds.setdefault((skeleton_of(key), len(shape)), key)
+        covered = sum(
+            bool(self.candidates(key, axes) or (forms and self.derived(key, keys))) for (_, axes), key in kinds.items()
+        )
+        return covered / len(kinds) if kinds else 0.0
+
+
+def claim_tensors(
+    matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool = False
+) -> tuple[dict[str, Claim], list[Problem]]:
+    """Give every tensor to the one line that speaks of it; with `forms`, also other forms of what lines speak of.
+
+    Of several lines the one with the fewest variables wins. Where two are equal, the one whose dims are named
+    by some other, unambiguous tensor wins (in a VGG with BatchNorm `features.1.bias` can only be the
+    normalisation after convolution 0, because no weight makes 1 a convolution). Of those that are left, `{i}`
+    comes before `{i+1}`.
+    """
+    claims: dict[str, Claim] = {}
+    open_: dict[str, list[Claim]] = {}
+    problems: list[Problem] = []
+    odd = 0
+    ends = _ends(matcher, {**shapes, **stored_weights(shapes)} if forms else shapes)
+    for key, shape in shapes.items():
+        candidates = _narrow(matcher, key, len(shape), ends)
+        if not candidates and forms:
+            candidates = matcher.derived(key, shapes, ends)
+        if len(candidates) == 1:
+            claims[key] = candidates[0]
+        elif candidates:
+            open_[key] = candidates
+        else:
+            problems.append(_unclaimed(matcher, key, shape, hint=len(problems) < _HINTS))
+            odd += bool(shape)  # scalars may be counters
+            if odd >= MOST_PROBLEMS:
+                return claims, problems
+    known = {instance for claim in claims.values() for instance in defined_by(claim)}
+    for key, candidates in open_.items():
+        speaking = all(defined_by(c) for c in candidates)  # a line without dims is told by nothing
+        fitting = [c for c in candidates if speaking and known.issuperset(defined_by(c))]
+        plain = min((_offsets(c) for c in fitting), default=0)
+        fitting = [c for c in fitting if _offsets(c) == plain]
+        if len(fitting) == 1:
+            claims[key] = fitting[0]
+        else:
+            one, two = (fitting or candidates)[:2]
+            problems.append(
+                Problem(
+                    f"{key} is claimed by two lines alike: `{one.line.template.text}` (line {one.line.line}) "
+                    f"and `{two.line.template.text}` (line {two.line.line})",
+                    one.line.line,
+                    "make one of them more specific: the template with fewer variables wins",
+                    key,
+                )
+            )
+    return {key: claims[key] for key in shapes if key in claims}, problems
+
+
+def _offsets(claim: Claim) -> int:
+    return sum(isinstance(token, Ref) and token.offset != 0 for token in claim.line.template.tokens)
+
+
+def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Problem]:
+    """Lines that must match and did not, and single keys that their neighbours say should be there."""
+    problems: list[Problem] = []
+    used: dict[int, list[Claim]] = {}
+    for claim in claims.values():
+        used.setdefault(id(claim.line), []).append(claim)
+    parts = {line.needed_with for line in spec.lines if line.needed_with}
+    absent = {part for part in parts if not any(key.startswith(part) for key in present)}
+    required = [
+        line
+        for line in spec.lines
+        if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
+    ]
+    by_skeleton: dict[str, list[str]] = {}
+    for name in present:
+        by_skeleton.setdefault(skeleton_of(name), []).append(name)
+    families: dict[tuple[str, int], list[Line]] = {}
+    for line in required:
+        families.setdefault((line.template.family, line.line), []).append(line)
+    groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
+    for (text, number), lines in families.items():
+        if not any(id(line) in used or _matches_any(line, by_skeleton) for line in lines):
+            problems.append(Problem(f"no tensor fits `{text}`", number, absent=lines[0]))
+        for line in lines:
+            group = groups.setdefault((line.template.scope, line.template.variables), {})
+            for claim in used.get(id(line), ()):
+                group.setdefault(tuple(claim.bindings[v] for v in sorted(line.template.variables)), claim)
+    for line in (ln for ln in required if id(ln) in used):
+        names = sorted(line.template.variables)
+        for values, other in groups[line.template.scope, line.template.variables].items():
+            key = line.template.key(dict(zip(names, values, strict=True)))
+            if key is not None and key not in present:
+                problems.append(Problem(f"{key} is absent, although {other.key} is there", line.line))
+    return problems
+
+
+def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool:
+    skeletons = line.template.skeletons or tuple(by_skeleton)
+    return any(line.template.match(key) is not None for each in skeletons for key in by_skeleton.get(each, ()))
+
+
+def instance_of(name: DimName, bindings: Bindings) -> Instance | None:
+    """The instance that a name without choices stands for; None where it has `{prev i}`, `{*}` and the like."""
+    parts: list[Value] = []
+    for part in name.parts:
+        if isinstance(part, str):
+            parts.append(int(part) if part.isdigit() else part)
+        elif part.pick is not Pick.SAME or part.variable not in bindings:
+            return None
+        else:
+            parts.append(part.value(bindings))
+    return tuple(parts)
+
+
+def defined_by(claim: Claim) -> Collection[Instance]:
+    """The dims that a claim brings into being, in order: those it names plainly or looking forward."""
+    found: dict[Instance, None] = {}  # not a set, whose order would differ from run to run
+    for name in claim.line.pattern.dim_names() if claim.line.pattern else ():
+        if any(isinstance(part, Ref) and part.offset < 0 for part in name.parts):
+            continue
+        instance = instance_of(name, claim.bindings)
+        if instance is not None:
+            found[instance] = None
+    return found
+
+
+_Ends = dict[tuple[int, str], dict[tuple[Value, ...], tuple[Value, Value]]]
+
+
+def _ends(matcher: Matcher, shapes: Mapping[str, Shape]) -> _Ends:
+    """First and last value of every variable that a template picks by `{first i}` or `{last i}`."""
+    ends: _Ends = {}
+    for line in matcher.spec.lines:
+        for ref in line.template.picks():
+            ranges: dict[tuple[Value, ...], tuple[Value, Value]] = {}
+            for key, shape in shapes.items():
+                bindings = line.template.match(key)
+                if bindings is None or (line.pattern and len(line.pattern.axes) != len(shape)):
+                    continue
+                value, rest = bindings[ref.variable], _rest(bindings, ref.variable)
+                low, high = ranges.get(rest, (value, value))
+                ranges[rest] = (min(low, value), max(high, value))
+            ends[id(line), ref.variable] = ranges
+    return ends
+
+
+def _rest(bindings: Bindings, variable: str) -> tuple[Value, ...]:
+    return tuple(value for name, value in sorted(bindings.items()) if name != variable)
+
+
+def _narrow(matcher: Matcher, key: str, axes: int, ends: _Ends) -> list[Claim]:
+    def at_its_end(claim: Claim) -> bool:
+        for ref in claim.line.template.picks():
+            low, high = ends[id(claim.line), ref.variable][_rest(claim.bindings, ref.variable)]
+            if claim.bindings[ref.variable] != (low if ref.pick is Pick.FIRST else high):
+                return False
+        return True
+
+    if not ends:
+        return matcher.candidates(key, axes)
+    lines = (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild)
+    claims = [
+        Claim(key, line, bindings)
+        for line in lines
+        if (line.pattern is None or len(line.pattern.axes) == axes)
+        and (bindings := line.template.match(key)) is not None
+    ]
+    claims = [claim for claim in claims if at_its_end(claim)]
+    best = min((c.line.template.rank for c in claims), default=(0, 0))
+    return [c for c in claims if c.line.template.rank == best]
+
+
+def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Problem:
+    """Say why no line fits: a wrong number of axes, or the nearest templates (with `hint`)."""
+    for line in (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild):
+        if line.pattern is not None and line.template.match(key) is not None:
+            return Problem(
+                f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "
+                f"has {len(line.pattern.axes)}",
+                line.line,
+                key=key,
+            )
+    near = nearest_templates(matcher.spec, key) if hint else ()
+    nearest = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
+    for line in near:
+        met = line.template.met_word(key)
+        if met is not None:
+            return Problem(
+                f"no line speaks of {key} {list(shape)}: `{{{met[0]}}}` is one letter, so it binds a number, and "
+                f"`{met[1]}` is a word",
+                line.line,
+                f"give it a longer name, as in {{{met[0] * 2}}}, and use that in the dims",
+                key,
+                unspoken=True,
+            )
+    return Problem(
+        f"no line speaks of {key} {list(shape)}",
+        near[0].line if near else 0,
+        f"the nearest are {nearest}" if nearest else "",
+        key,
+        unspoken=True,
+    )
+
+
+def nearest_templates(spec: PermutationSpec, key: str) -> Sequence[Line]:
+    """The two lines whose templates look most like `key`."""
+    return _nearest(spec, skeleton_of(key))
+
+
+@lru_cache(maxsize=4096)
+def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
+    """By kind of key: comparing texts is slow, and a checkpoint has thousands of keys of a few kinds."""
+
+    def likeness(line: Line) -> float:
+        texts = line.template.skeletons or (line.template.text,)
+        return max(SequenceMatcher(None, text, skeleton, autojunk=False).ratio() for text in texts)
+
+    scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
+    return tuple(line for score, line in scored[:2] if score > 0.5)

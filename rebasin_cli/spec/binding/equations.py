@@ -1,0 +1,207 @@
+"""Sizes from shapes: every axis is an equation, all are solved together, and a contradiction names two tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rebasin_cli.spec.binding.claims import Problem
+from rebasin_cli.spec.binding.resolve import Leaf, Plus, Times
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """One axis: what it consists of, how long it is, and where it stands."""
+
+    axis: Plus
+    length: int
+    key: str
+    position: int
+    line: int
+
+    @property
+    def where(self) -> str:
+        """`conv1.weight axis 0`."""
+        return f"{self.key} axis {self.position}"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A size, and what said so."""
+
+    value: int
+    source: str
+    line: int = 0
+
+
+_Linear = tuple[int, dict[str, int]]
+
+
+class Sizes:
+    """What is known of every size symbol, and the equations that tell more."""
+
+    def __init__(self, equations: list[Equation]) -> None:
+        self.known: dict[str, Known] = {}
+        self.problems: list[Problem] = []
+        alike = {(equation.axis, equation.length): equation for equation in reversed(equations)}
+        self._open = list(reversed(alike.values()))  # a norm's weight and bias say nothing new
+
+    def set(self, symbol: str, value: int, source: str, line: int = 0) -> None:
+        """State a size; a second, different statement is a problem that names both sources."""
+        before = self.known.setdefault(symbol, Known(value, source, line))
+        if before.value != value:
+            self._contradiction(symbol, before, Known(value, source, line))
+
+    def propagate(self) -> None:
+        """Solve every equation with one unknown, again and again until nothing more follows."""
+        progress = True
+        while progress and not self.problems:
+            progress = False
+            remaining: list[Equation] = []
+            for equation in self._open:
+                linear = self._linear(equation.axis)
+                if linear is None or len(linear[1]) > 1:
+                    remaining.append(equation)
+                    continue
+                progress = True
+                self._solve(equation, *linear)
+            self._open = remaining
+        self._compare_open()
+
+    def admits(self, equation: Equation) -> bool:
+        """Add an equation if it contradicts nothing; otherwise all stays as it was."""
+        before = dict(self.known), list(self._open)
+        self._open.append(equation)
+        self.propagate()
+        if self.problems:
+            (self.known, self._open), self.problems = before, []
+            return False
+        return True
+
+    def _compare_open(self) -> None:
+        """Equal products of unknowns have equal lengths, whatever the factors are."""
+        first: dict[Plus, Equation] = {}
+        for equation in self._open if not self.problems else ():
+            other = first.setdefault(equation.axis, equation)
+            if other.length != equation.length:
+                self.problems.append(
+                    Problem(
+                        f"{equation.where} has {equation.length} units, but {other.where}, which consists of the same "
+                        f"dims, has {other.length}",
+                        equation.line,
+                    )
+                )
+
+    def unknown(self) -> Iterator[str]:
+        """Symbols of the equations that are still open."""
+        for equation in self._open:
+            for leaf in equation.axis.leaves():
+                if isinstance(leaf.size, str) and leaf.size not in self.known:
+                    yield leaf.size
+
+    def of(self, leaf: Leaf) -> int | None:
+        """The size of a leaf, or None."""
+        if isinstance(leaf.size, int):
+            return leaf.size
+        found = self.known.get(leaf.size)
+        return found.value if found else None
+
+    def total(self, part: Plus | Leaf | Times) -> int | None:
+        """The length of a part, or None where something in it is unknown."""
+        if isinstance(part, Leaf):
+            return self.of(part)
+        if isinstance(part, Times):
+            result = 1
+            for factor in part.factors:
+                length = self.total(factor)
+                if length is None:
+                    return None
+                result *= length
+            return result
+        lengths = [self.total(segment) for segment in part.segments]
+        return None if any(n is None for n in lengths) else sum(n for n in lengths if n is not None)
+
+    def _solve(self, equation: Equation, constant: int, coefficients: Mapping[str, int]) -> None:
+        if not coefficients:
+            if constant != equation.length:
+                self._does_not_add_up(equation, constant)
+            return
+        ((symbol, factor),) = coefficients.items()
+        rest = equation.length - constant
+        nothing_left = rest < 0 or (rest == 0 and constant == 0)  # a segment may be empty, an axis may not
+        if nothing_left or rest % factor:
+            self.problems.append(
+                Problem(
+                    f"{equation.where} has {equation.length} units, which is not {_term(constant, factor)}"
+                    f"{_plain(symbol)}{self._because(equation.axis)}",
+                    equation.line,
+                    "check the sizes that config.json or --set give, and the pattern of this line",
+                )
+            )
+            return
+        self.set(symbol, rest // factor, equation.where, equation.line)
+
+    def _does_not_add_up(self, equation: Equation, constant: int) -> None:
+        leaves = [leaf for leaf in equation.axis.leaves() if isinstance(leaf.size, str)]
+        if len(leaves) == 1 and len(equation.axis.segments) == 1 and isinstance(equation.axis.segments[0], Leaf):
+            symbol = str(leaves[0].size)
+            self._contradiction(symbol, self.known[symbol], Known(equation.length, equation.where, equation.line))
+            return
+        self.problems.append(
+            Problem(
+                f"{equation.where} has {equation.length} units, its pattern makes {constant}"
+                f"{self._because(equation.axis)}",
+                equation.line,
+            )
+        )
+
+    def _because(self, axis: Plus) -> str:
+        facts = []
+        for symbol in dict.fromkeys(leaf.size for leaf in axis.leaves() if isinstance(leaf.size, str)):
+            if symbol in self.known:
+                facts.append(f"{_plain(symbol)} is {self.known[symbol].value} by {self.known[symbol].source}")
+        return f" ({'; '.join(facts)})" if facts else ""
+
+    def _contradiction(self, symbol: str, first: Known, second: Known) -> None:
+        self.problems.append(
+            Problem(
+                f"{_plain(symbol)} is {first.value} by {first.source}, but {second.value} by {second.source}",
+                second.line or first.line,
+                "both must be the same number for the axes to move together",
+            )
+        )
+
+    def _linear(self, part: Plus | Leaf | Times) -> _Linear | None:
+        """`constant + Σ coefficient·unknown`, or None where unknowns multiply each other."""
+        if isinstance(part, Leaf):
+            value = self.of(part)
+            return (value, {}) if value is not None else (0, {str(part.size): 1})
+        if isinstance(part, Plus):
+            constant, coefficients = 0, dict[str, int]()
+            for segment in part.segments:
+                linear = self._linear(segment)
+                if linear is None:
+                    return None
+                constant += linear[0]
+                for symbol, factor in linear[1].items():
+                    coefficients[symbol] = coefficients.get(symbol, 0) + factor
+            return constant, coefficients
+        product: _Linear = (1, {})
+        for factor_ in part.factors:
+            linear = self._linear(factor_)
+            if linear is None or (linear[1] and product[1]):
+                return None
+            c, k = (product, linear) if product[1] else (linear, product)
+            # c may hold an unknown, k is a plain number
+            product = (c[0] * k[0], {symbol: factor * k[0] for symbol, factor in c[1].items() if k[0]})
+        return product
+
+
+def _plain(symbol: str) -> str:
+    kind, _, name = symbol.partition(":")
+    return {"dim": f"dim {name}", "size": f"size {name}", "_": "the rest"}[kind]
+
+
+def _term(constant: int, factor: int) -> str:
+    start = f"{constant} + " if constant else ""
+    return f"{start}{factor} × " if factor != 1 else f"{start}a whole number of "

@@ -1,0 +1,136 @@
+"""What a spec says of one particular checkpoint: dims with sizes, and every tensor cut into pieces.
+
+A *piece* is a strided box of a (contiguous) tensor whose sides are single dims or anonymous. Everything that
+moves or matches tensors sees pieces only, never the language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A named set of units that move together.
+
+    Attributes:
+        size: number of units; for a dim within an owner, the number for each unit of the owner.
+        owner: the dim whose every unit has a permutation of this dim of its own.
+        fixed: None if it may move, otherwise why it stays at identity.
+    """
+
+    name: str
+    size: int
+    owner: str | None = None
+    fixed: str | None = None
+
+
+INDEX_SIDE = -1
+"""`Side.owner` of a dim whose owner acts on the tensor's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a piece: `size` steps of `stride` elements.
+
+    Attributes:
+        dim: the dim it carries, None for a side that never moves.
+        owner: position in the piece of the side that carries the dim's owner (`INDEX_SIDE`: the key does).
+    """
+
+    dim: str | None
+    size: int
+    stride: int
+    owner: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The elements at `offset + Σ index·stride` of a tensor, row-major."""
+
+    offset: int
+    sides: tuple[Side, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many they are."""
+        return prod(side.size for side in self.sides)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTensor:
+    """One tensor of the checkpoint under a spec.
+
+    Attributes:
+        section: `tensors` are matched and moved, `buffers` only moved; `ignored` are neither matched nor mixed, and
+            move only where the spec says how (those that the user ignores, or that the other network lacks).
+        pieces: disjoint boxes that together are the whole tensor; none where nothing is said of it.
+        pattern: as the spec writes it; line: where.
+        name: the spec's own key for it, one for all spellings that the spec knows.
+        spoken: whether a line of `tensors` or `buffers` speaks of it; optional: whether a network may lack it.
+        at: the values of its line's variables; part: the optional part that it belongs to, if it does to one.
+        index_dim: the dim that permutes this tensor's *key* among `siblings` (keys by place), or None.
+    """
+
+    key: str
+    section: Section
+    pieces: tuple[Piece, ...]
+    pattern: str
+    line: int
+    index_dim: str | None = None
+    place: int = 0
+    siblings: tuple[str, ...] = ()
+    name: str = ""
+    spoken: bool = True
+    optional: bool = False
+    at: frozenset[tuple[str, int | str]] = frozenset()
+    part: str = ""
+
+    def dims(self) -> tuple[str, ...]:
+        """The dims that stand in it, each once, in order."""
+        found = [self.index_dim] if self.index_dim else []
+        found += [side.dim for piece in self.pieces for side in piece.sides if side.dim]
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A spec bound to the shapes of one checkpoint.
+
+    Attributes:
+        prefix: the wrapper in front of the keys (`module.`), which every key on disk keeps.
+        dims: every dim instance, in order of first appearance, owners before what is within them.
+        tensors: every key of the checkpoint.
+        sizes: the named sizes that were found, and where from.
+        notes: what a user must be told: heads that could not be sized, tensors left out.
+    """
+
+    spec: PermutationSpec
+    prefix: str
+    dims: Mapping[str, Dim]
+    tensors: Mapping[str, BoundTensor]
+    sizes: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def moving(self) -> tuple[str, ...]:
+        """Dims with something to permute: not fixed and of more than one unit."""
+        return tuple(name for name, dim in self.dims.items() if dim.fixed is None and dim.size > 1)
+
+    def children(self, name: str) -> tuple[str, ...]:
+        """The dims within `name`."""
+        return tuple(child for child, dim in self.dims.items() if dim.owner == name)
+
+    def root(self, name: str) -> str:
+        """The outermost owner of `name`."""
+        owner = self.dims[name].owner
+        return name if owner is None else self.root(owner)
+
+    def owner_sizes(self, name: str) -> tuple[int, ...]:
+        """Sizes of the owners of `name`, outermost first: the leading shape of its permutation."""
+        owner = self.dims[name].owner
+        return () if owner is None else (*self.owner_sizes(owner), self.dims[owner].size)

@@ -1,0 +1,121 @@
+"""Dims within dims: which dim owns which, and where in a piece an owner stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from rebasin_cli.spec.binding.claims import Problem, Shape
+from rebasin_cli.spec.binding.equations import Sizes
+from rebasin_cli.spec.binding.layout import INDEX_SIDE, Dim, Piece, Side
+from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver
+from rebasin_cli.spec.language.permutation_spec import Rule
+from rebasin_cli.spec.language.variables import Bindings
+
+
+def find_owners(resolver: Resolver, rules: Mapping[str, tuple[Rule, Bindings]]) -> dict[str, str]:
+    """The owner of every dim that has one.
+
+    Raises:
+        ResolutionError: an owner is absent, or dims are within one another in a ring.
+    """
+    owners: dict[str, str] = {}
+    for name, (rule, bindings) in rules.items():
+        if rule.owner is None:
+            continue
+        found = resolver.instances(rule.owner, bindings, rule.line)
+        if not found:
+            raise ResolutionError(Problem(f"dim `{name}` is within `{rule.owner}`, which is absent", rule.line))
+        owners[name] = resolver.name_of(found[0])
+    for name, (rule, _) in rules.items():
+        chain = [name]
+        while (owner := owners.get(chain[-1])) is not None:
+            if owner in chain:
+                ring = " within ".join([*chain, owner])
+                raise ResolutionError(Problem(f"dims are within one another: {ring}", rule.line))
+            chain.append(owner)
+    return owners
+
+
+def build_dims(
+    names: Iterable[str], owners: Mapping[str, str], sizes: Sizes, reasons: Mapping[str, str]
+) -> dict[str, Dim]:
+    """The dims, owners before what is within them.
+
+    An owner of one unit has nothing to choose, so what is within it is a dim like any other (or is within the
+    owner's own owner).
+    """
+    dims: dict[str, Dim] = {}
+
+    def size(name: str) -> int:
+        known = sizes.known.get(f"dim:{name}")
+        return known.value if known else 0
+
+    def add(name: str) -> None:
+        if name in dims:
+            return
+        owner = owners.get(name)
+        if owner is not None:
+            add(owner)
+        while owner is not None and size(owner) == 1:
+            owner = owners.get(owner)
+        dims[name] = Dim(name, size(name), owner, reasons.get(name))
+
+    for name in names:
+        add(name)
+    return dims
+
+
+def point_at_owners(
+    piece: Piece, dims: Mapping[str, Dim], shape: Shape, index_dim: str | None, where: Problem
+) -> tuple[Piece, list[Problem]]:
+    """Point every side whose dim is within an owner at the side that carries the owner.
+
+    On the same axis if the owner is there, else on the only other side that carries it, else in the key.
+
+    Args:
+        index_dim: the dim that permutes the tensor's key, if one does.
+        where: tensor and line, for a problem.
+    """
+    problems: list[Problem] = []
+    sides: list[Side] = []
+    for position, side in enumerate(piece.sides):
+        owner = dims[side.dim].owner if side.dim else None
+        if owner is None:
+            sides.append(side)
+            continue
+        found = _owner_sides(piece, position, owner, shape)
+        if not found and index_dim == owner:
+            found = [INDEX_SIDE]
+        if len(found) != 1:
+            problems.append(
+                Problem(
+                    f"{where.what}: dim {side.dim} is within {owner}, which "
+                    + (f"stands on {len(found)} other axes" if found else "does not stand in this tensor"),
+                    where.line,
+                    f"put `{owner.split('.')[0]}` beside it, on the same axis: `(owner dim)`",
+                )
+            )
+        sides.append(replace(side, owner=found[0] if found else None))
+    return Piece(piece.offset, tuple(sides)), problems
+
+
+def _owner_sides(piece: Piece, position: int, owner: str, shape: Shape) -> list[int]:
+    """The sides that may be meant: the nearest on the same axis (outwards first), else all on other axes."""
+    carrying = [i for i, side in enumerate(piece.sides) if side.dim == owner]
+    axis = _axis_of(piece.sides[position], shape)
+    here = [i for i in carrying if _axis_of(piece.sides[i], shape) == axis]
+    outwards = [i for i in here if i < position]
+    if here:
+        return [outwards[-1] if outwards else here[0]]
+    return carrying
+
+
+def _axis_of(side: Side, shape: Shape) -> int:
+    """The axis on which a side of more than one unit lies, told by its stride."""
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        stride *= shape[axis]
+        if side.stride < stride:
+            return axis
+    raise AssertionError("a side lies outside its tensor")

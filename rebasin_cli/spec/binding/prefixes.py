@@ -1,0 +1,95 @@
+"""What stands in front of a checkpoint's keys: wrappers of training frameworks, and prefixes that a spec lists."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+
+WRAPPERS = (
+    "module.", "_orig_mod.", "model.", "base_model.model.", "base_model.", "network.", "net.", "student.", "teacher.",
+    "ema.", "model_ema.", "backbone.", "encoder_q.", "state_dict.",
+)  # fmt: skip
+"""Prefixes that training frameworks put in front of every key (DDP, torch.compile, Lightning, PEFT, …)."""
+
+
+_INSIDE = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""The same around a part of the network: `features.module.0.weight`."""
+
+MOST = 0.3
+"""Share of the keys that a wrapper is in front of where it is not in front of all: the rest are counters, a loss's
+weights, or a second network (a momentum encoder has as many keys as the first, and a queue comes on top)."""
+
+_TRIED = 12  # wrappers that only some keys have
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A wrapper in front of the keys, then perhaps a prefix of the spec's in front of some of them.
+
+    Attributes:
+        inside: whether wrappers within the keys are taken away as well.
+    """
+
+    wrapper: str = ""
+    own: str = ""
+    inside: bool = False
+
+    def __str__(self) -> str:
+        return self.wrapper + self.own
+
+    def strip(self, key: str) -> str:
+        """The key as the spec's templates know it."""
+        key = key.removeprefix(self.wrapper)
+        return (without_wrappers(key) if self.inside else key).removeprefix(self.own)
+
+
+def without_wrappers(key: str) -> str:
+    """A key without the wrappers in it: `features.module.0.weight` as `features.0.weight`."""
+    return _INSIDE.sub("", key)
+
+
+def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float = 1.0) -> list[Prefix]:
+    """Prefixes worth trying, likeliest first; none under which two keys would become one.
+
+    Args:
+        share: of the keys that carry the wrapper, at least.
+    """
+    found: list[Prefix] = []
+    wrapped = any(_INSIDE.search(key) for key in keys)
+    for inside in (False, True) if wrapped else (False,):  # what keeps more of the keys comes first
+        for wrapper in _wrappers(tuple(keys), share):
+            found.append(Prefix(wrapper, "", inside))
+            bare = [found[-1].strip(key) for key in keys] if spec.prefixes else []
+            found += [Prefix(wrapper, own, inside) for own in spec.prefixes if any(k.startswith(own) for k in bare)]
+    return [p for p in found if p == Prefix() or len({p.strip(key) for key in keys}) == len(keys)]
+
+
+@lru_cache(maxsize=4)  # the same for every spec
+def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
+    """None, the known ones (nested in any order), and whatever else so many of the keys share."""
+    if not keys:
+        return ("",)
+    counts = Counter(prefix for key in keys for prefix in _beginnings(key))
+    shared = [prefix for prefix, count in counts.items() if count >= share * len(keys)]
+    seen = {"": None}
+    stack = [""]
+    while stack:
+        base = stack.pop(0)
+        for wrapper in WRAPPERS:
+            prefix = base + wrapper
+            if prefix not in seen and prefix in shared:
+                seen[prefix] = None
+                stack.append(prefix)
+    rest = sorted((p for p in shared if p not in seen), key=lambda p: -counts[p])
+    return (*seen, *(rest if share == 1.0 else rest[:_TRIED]))
+
+
+def _beginnings(key: str) -> Iterator[str]:
+    """`a.b.c` as `a.` and `a.b.`."""
+    return accumulate(f"{word}." for word in key.split(".")[:-1])

@@ -1,0 +1,305 @@
+"""From names with `{prev c}` and `{*}` to the dims of one checkpoint: each axis as a tree of concrete parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rebasin_cli.spec.binding.claims import Claim, Instance, Problem, defined_by, instance_of
+from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Part
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule
+from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
+from rebasin_cli.spec.limits import MOST_COMPARED, MOST_LEAVES
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A single side: the symbol of its size, and the dim it carries if it is one.
+
+    Sizes are numbers, or the symbols `dim:conv.3`, `size:head_dim`, or one of the leaf's own (`_`).
+    """
+
+    size: int | str
+    dim: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A row-major product of sums."""
+
+    factors: tuple[Plus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plus:
+    """Segments one after the other."""
+
+    segments: tuple[Leaf | Times, ...]
+
+    def leaves(self) -> Iterable[Leaf]:
+        """Every leaf, in order."""
+        for segment in self.segments:
+            if isinstance(segment, Leaf):
+                yield segment
+            else:
+                for factor in segment.factors:
+                    yield from factor.leaves()
+
+
+class ResolutionError(Exception):
+    """A dim that is used but that no tensor brings into being."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.what)
+        self.problem = problem
+
+
+def dim_text(instance: Instance) -> str:
+    """`("conv", 3)` as `conv.3`."""
+    return ".".join(map(str, instance))
+
+
+class Resolver:
+    """Knows the dims that the claimed tensors bring into being, and what a name means among them."""
+
+    def __init__(self, spec: PermutationSpec, claims: Iterable[Claim]) -> None:
+        self.spec = spec
+        self.families: dict[tuple[Value, int], set[Instance]] = {}
+        claims = list(claims)
+        self.rules = [rule for rule in spec.rules if not _lifted(rule, claims)]
+        for claim in claims:
+            for instance in defined_by(claim):
+                self.families.setdefault((instance[0], len(instance)), set()).add(instance)
+        self._fresh = 0
+        self._leaves = self._compared = 0
+        self._found: dict[Instance, tuple[Rule, Bindings] | None] = {}
+        self._joined: set[Instance] | None = None
+
+    def axes(self, claim: Claim) -> tuple[Plus, ...]:
+        """The axes of a claimed tensor with every name resolved.
+
+        Raises:
+            ResolutionError: a name stands for nothing.
+        """
+        if claim.line.pattern is None:
+            return ()
+        return tuple(self._axis(axis, claim) for axis in claim.line.pattern.axes)
+
+    def rule_for(self, instance: Instance) -> tuple[Rule, Bindings] | None:
+        """What the `dims` section says of one dim: the rule with the fewest variables that fits.
+
+        Raises:
+            ResolutionError: two rules with equally few variables say different things.
+        """
+        if instance not in self._found:
+            self._found[instance] = self._rule_for(instance)
+        return self._found[instance]
+
+    def _rule_for(self, instance: Instance) -> tuple[Rule, Bindings] | None:
+        fitting: list[tuple[int, Rule, Bindings]] = []
+        for rule in self.rules:
+            bindings = self.unify(rule.name, instance)
+            if bindings is not None:
+                plain = sum(isinstance(p, Ref) and p.pick is Pick.SAME for p in rule.name.parts)
+                fitting.append((plain, rule, bindings))
+        if not fitting:
+            return None
+        fitting.sort(key=lambda item: item[0])
+        (rank, rule, bindings), *others = fitting
+        if others and others[0][0] == rank and not (rule.fixed and others[0][1].fixed):
+            raise ResolutionError(
+                Problem(
+                    f"dim {dim_text(instance)} falls under two rules alike: `{rule.name}` (line {rule.line}) "
+                    f"and `{others[0][1].name}` (line {others[0][1].line})",
+                    rule.line,
+                    "make one of them more specific: the rule with fewer variables wins",
+                )
+            )
+        return rule, bindings
+
+    def unify(self, name: DimName, instance: Instance) -> Bindings | None:
+        """The bindings under which `name` is `instance`, or None."""
+        if len(name.parts) != len(instance):
+            return None
+        bindings: dict[str, Value] = {}
+        for part, value in zip(name.parts, instance, strict=True):
+            if isinstance(part, str):
+                if part != str(value):
+                    return None
+            elif part.pick is Pick.SAME:
+                bound = value - part.offset if isinstance(value, int) else value
+                if isinstance(bound, int) and bound < 0:
+                    return None
+                if part.is_number != isinstance(value, int) or bindings.setdefault(part.variable, bound) != bound:
+                    return None
+        for position, part in enumerate(name.parts):
+            if isinstance(part, Ref) and part.pick in (Pick.FIRST, Pick.LAST):
+                family = self._siblings(instance, position)
+                if instance[position] != (family[0] if part.pick is Pick.FIRST else family[-1]):
+                    return None
+                bindings[part.variable] = instance[position]
+        return bindings
+
+    def instances(self, name: DimName, bindings: Bindings, line: int) -> list[Instance] | None:
+        """What `name` stands for: one instance, a list for `{<l}` and `{*}`, None for “before the first one”."""
+        family = self.families.get((name.parts[0] if isinstance(name.parts[0], str) else "", len(name.parts)), set())
+        plain = instance_of(name, bindings)
+        if plain in family:  # nothing to choose: most names of a checkpoint with thousands of tensors
+            return [plain]
+        self._compared += len(family)
+        if self._compared > MOST_COMPARED:
+            what = f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims"
+            raise ResolutionError(Problem(what, line))
+        matching = [i for i in family if self._fits_plainly(name, i, bindings)]
+        for position, part in enumerate(name.parts):
+            if not isinstance(part, Ref) or (part.pick is Pick.SAME and part.offset >= 0):
+                continue
+            values = sorted({i[position] for i in matching}, key=_order)
+            chosen = self._choose(part, values, bindings)
+            if chosen is None:
+                return None
+            matching = [i for i in matching if i[position] in chosen]
+            if not matching and not part.is_range:
+                raise ResolutionError(self._undefined(name, bindings, line))
+        is_list = any(isinstance(part, Ref) and part.is_range for part in name.parts)
+        if not matching and not is_list:
+            raise ResolutionError(self._undefined(name, bindings, line))
+        return sorted(matching, key=lambda i: [_order(v) for v in i])
+
+    def _choose(self, part: Ref, values: list[Value], bindings: Bindings) -> set[Value] | None:
+        """The values that a choice among `values` means; None for before the first or after the last."""
+        if part.pick is Pick.ALL:
+            return set(values)
+        if part.pick in (Pick.FIRST, Pick.LAST):
+            return {values[0 if part.pick is Pick.FIRST else -1]} if values else set()
+        here = bindings[part.variable]
+        below = [v for v in values if _order(v) < _order(here)]
+        if part.pick is Pick.BELOW:
+            return set(below)
+        if part.pick is Pick.PREV:
+            return {below[-1]} if below else None
+        if part.pick is Pick.NEXT:
+            above = [v for v in values if _order(v) > _order(here)]
+            return {above[0]} if above else None
+        target = part.value(bindings)  # {i-1}
+        if not isinstance(target, int) or target < 0 or (values and _order(target) < _order(values[0])):
+            return None
+        return {target}
+
+    def _fits_plainly(self, name: DimName, instance: Instance, bindings: Bindings) -> bool:
+        for part, value in zip(name.parts, instance, strict=True):
+            if isinstance(part, str):
+                if part != str(value):
+                    return False
+            elif part.pick is Pick.SAME and part.offset >= 0 and part.value(bindings) != value:
+                return False
+        return True
+
+    def _siblings(self, instance: Instance, position: int) -> list[Value]:
+        family = self.families.get((instance[0], len(instance)), set())
+        rest = (instance[:position], instance[position + 1 :])
+        return sorted({i[position] for i in family if (i[:position], i[position + 1 :]) == rest}, key=_order)
+
+    def _undefined(self, name: DimName, bindings: Bindings, line: int) -> Problem:
+        values = ", ".join(f"{k} = {v}" for k, v in bindings.items())
+        return Problem(
+            f"dim `{name}`{f' with {values}' if values else ''} is used, but no tensor brings it into being",
+            line,
+            "a tensor must name it plainly, or with `{i+1}`, for `{i-1}`, `{prev i}` and the like to find it",
+        )
+
+    def _axis(self, axis: Axis, claim: Claim) -> Plus:
+        segments: list[Leaf | Times] = []
+        for part in axis.segments:
+            for leaf in self._part(part, claim):
+                before = segments[-1] if segments else None
+                both_open = _is_open(leaf) and isinstance(before, Leaf) and _is_open(before)
+                if not both_open:
+                    segments.append(leaf)
+        return Plus(tuple(segments or [self._open()]))  # a list of nothing (`{*}`) is a side that never moves
+
+    def _part(self, part: Part, claim: Claim) -> list[Leaf | Times]:
+        if isinstance(part, Anonymous):
+            if isinstance(part.size, int):
+                return [Leaf(part.size)]
+            return [Leaf(f"size:{part.size}") if part.size else self._open()]
+        if isinstance(part, DimName):
+            instances = self.instances(part, claim.bindings, claim.line.line)
+            if instances is None:
+                return [self._open()]
+            self._leaves += len(instances)
+            if self._leaves > MOST_LEAVES:
+                what = f"{claim.key}: `{part}` and the like stand for more than {MOST_LEAVES:,} dims"
+                raise ResolutionError(Problem(what, claim.line.line))
+            return [Leaf(f"dim:{name}", name) for name in map(self.name_of, instances)]
+        factors: list[Plus] = []
+        for factor in (self._axis(factor, claim) for factor in part.factors):
+            if not (factors and _is_one_open(factor) and _is_one_open(factors[-1])):  # (c _ _) is (c _)
+                factors.append(factor)
+        return [Times(tuple(factors))]
+
+    def join(self, sizes: Mapping[str, int]) -> bool:
+        """Let `same as … if equal` hold for dims of equal `sizes`; whether that changes what names mean.
+
+        A block adds its input to its output only if both are as wide, and keys do not tell which blocks do.
+        """
+        if self._joined is not None:
+            return False
+        found: set[Instance] = set()
+        for instance in (i for family in self.families.values() for i in family):
+            rule, bindings = self.rule_for(instance) or (None, {})
+            if rule is None or rule.same_as is None or not rule.if_equal:
+                continue
+            for target in self.instances(rule.same_as, bindings, rule.line) or ():
+                if sizes.get(self.name_of(instance)) == sizes.get(self.name_of(target)):
+                    found.add(instance)
+        self._joined = found
+        return bool(found)
+
+    def name_of(self, instance: Instance) -> str:
+        """The dim's name, after `same as` (which may be followed several times; before the first one it ends)."""
+        followed = [instance]
+        while (found := self.rule_for(followed[-1])) is not None and found[0].same_as is not None:
+            if found[0].if_equal and followed[-1] not in (self._joined or ()):
+                break
+            rule, bindings = found
+            assert rule.same_as is not None
+            target = self.instances(rule.same_as, bindings, rule.line)
+            if target is None:
+                break
+            if target[0] in followed:
+                ring = " same as ".join(map(dim_text, [*followed, target[0]]))
+                raise ResolutionError(Problem(f"dims are the same as one another: {ring}", rule.line))
+            followed.append(target[0])
+        return dim_text(followed[-1])
+
+    def _open(self) -> Leaf:
+        self._fresh += 1
+        return Leaf(f"_:{self._fresh}")
+
+
+def _lifted(rule: Rule, claims: Iterable[Claim]) -> bool:
+    """Whether a key is there without which alone the rule holds."""
+    return any(template.match(claim.key) is not None for template in rule.without for claim in claims)
+
+
+def _is_open(part: Leaf | Times) -> bool:
+    return isinstance(part, Leaf) and isinstance(part.size, str) and part.size.startswith("_:")
+
+
+def _is_one_open(axis: Plus) -> bool:
+    return len(axis.segments) == 1 and _is_open(axis.segments[0])
+
+
+def _order(value: Value) -> tuple[int, int, str]:
+    return (0, value, "") if isinstance(value, int) else (1, 0, value)
+
+
+def dim_instances(resolver: Resolver) -> Mapping[str, Instance]:
+    """Every dim that exists, by name (aliases left out)."""
+    return {
+        dim_text(i): i
+        for family in resolver.families.values()
+        for i in sorted(family, key=lambda i: [_order(v) for v in i])
+        if resolver.name_of(i) == dim_text(i)
+    }

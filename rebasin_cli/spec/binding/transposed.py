@@ -1,0 +1,41 @@
+"""Linear layers that lie the other way round: [out, in] where a spec has [in, out], as in nanoGPT, or the reverse.
+
+A layer's bias tells which axis of its weight is the output. Where all of a spec's linear layers are turned together and
+its sizes then agree, that is how they are stored; square weights follow the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from rebasin_cli.spec.language.pattern import Axis, Pattern
+from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
+
+_WEIGHT = ".weight"
+
+
+@lru_cache(maxsize=128)
+def turned(spec: PermutationSpec) -> PermutationSpec | None:
+    """The spec with the weights of its linear layers turned round; None where no line has a bias to tell them by."""
+    biases = {
+        line.template.text.removesuffix("?").removesuffix(".bias"): line.pattern.axes[0]
+        for line in spec.lines
+        if line.pattern is not None and len(line.pattern.axes) == 1 and line.template.text.rstrip("?").endswith(".bias")
+    }
+    lines = tuple(_turned(line, biases.get(_layer(line))) for line in spec.lines)
+    return replace(spec, lines=lines) if lines != spec.lines else None
+
+
+def _layer(line: Line) -> str:
+    text = line.template.text.rstrip("?")
+    return text.removesuffix(_WEIGHT) if text.endswith(_WEIGHT) else ""
+
+
+def _turned(line: Line, bias: Axis | None) -> Line:
+    if bias is None or line.pattern is None or len(line.pattern.axes) != 2 or line.section == "ignored":
+        return line
+    first, second = line.pattern.axes
+    if (str(first) == str(bias)) == (str(second) == str(bias)):
+        return line
+    return replace(line, pattern=Pattern((second, first)))

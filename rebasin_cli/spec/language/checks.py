@@ -1,0 +1,219 @@
+"""What can be wrong with a spec as a whole: names that nothing defines, variables that nothing binds, lines twice.
+
+A misspelt dim would otherwise be a side that silently never moves, and a misspelt rule one that never applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.spec.language.pattern import DimName
+from rebasin_cli.spec.language.permutation_spec import Line, Rule, Shorthand, SizeRule
+from rebasin_cli.spec.language.variables import Pick, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a spec, where, and what to do about it."""
+
+    what: str
+    line: int
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The dims and sizes that a line, or what a shorthand stands for, names."""
+
+    line: int
+    names: tuple[DimName, ...]
+    sizes: tuple[str, ...]
+
+
+def faults(
+    lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
+) -> Iterator[Fault]:
+    """Everything wrong with a spec, in the order in which it is best mended."""
+    yield from lines_twice(lines)
+    for line in lines:
+        yield from _unbound_in_line(line)
+    yield from _wrong_shorthands(shorthands, lines)
+    short = {shorthand.name.parts[0] for shorthand in shorthands}
+    spoken = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
+    said = [
+        _Said(
+            number,
+            tuple(name for name in pattern.dim_names() if name.parts[0] not in short),
+            tuple(pattern.size_names()),
+        )
+        for pattern, number in spoken
+        if pattern is not None
+    ]
+    yield from _never_defined(said)
+    for rule in rules:
+        yield from _wrong_rule(rule, said)
+        yield from _wrong_condition(rule, lines)
+    yield from _wrong_sizes(said, sizes)
+
+
+def lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
+    """Templates that stand on two lines, of which none could be chosen."""
+    seen: dict[tuple[str, int | None], Line] = {}
+    for line in lines:
+        axes = len(line.pattern.axes) if line.pattern else None
+        first = seen.setdefault((line.template.text.rstrip("?"), axes), line)
+        if first is not line:
+            lines_ = f"lines {first.line} and {line.line}" if first.line != line.line else f"line {line.line} twice"
+            yield Fault(f"the template `{line.template.text}` stands on {lines_}", line.line, "keep one of the two")
+
+
+def _unbound_in_line(line: Line) -> Iterator[Fault]:
+    for name in line.pattern.dim_names() if line.pattern else ():
+        for variable in _unbound(name, line.template.variables):
+            yield Fault(
+                f"dim `{name}` uses `{{{variable}}}`, which the key `{line.template.text}` does not have",
+                line.line,
+                did_you_mean(variable, sorted(line.template.variables))
+                or "put the variable into the key template, or name the dim without it",
+            )
+
+
+def _wrong_shorthands(shorthands: Sequence[Shorthand], lines: Sequence[Line]) -> Iterator[Fault]:
+    """Names of axes that are given twice, need a variable that they lack, or stand for themselves."""
+    seen: dict[str, Shorthand] = {}
+    leads: dict[str | Ref, set[str | Ref]] = {shorthand.name.parts[0]: set() for shorthand in shorthands}
+    for shorthand in shorthands:
+        name, line = shorthand.name, shorthand.line
+        first = seen.setdefault(str(name), shorthand)
+        if first is not shorthand:
+            yield Fault(f"`{name}` stands on lines {first.line} and {line}", line, "keep one of the two")
+        if any(isinstance(part, Ref) and (part.pick is not Pick.SAME or part.offset) for part in name.parts):
+            yield Fault(f"`{name}`: a name in `axes` has words, numbers and plain {{i}} only", line)
+        for used in shorthand.pattern.dim_names():
+            leads[name.parts[0]].add(used.parts[0])
+            for variable in _unbound(used, name.variables):
+                yield Fault(f"`{used}` uses `{{{variable}}}`, which `{name}` does not have", line)
+    for shorthand in shorthands:
+        if shorthand.name.parts[0] in _reached(leads, shorthand.name.parts[0]):
+            yield Fault(f"`{shorthand.name}` stands for itself in the end", shorthand.line, "name a dim instead")
+    spoken = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
+    for pattern, number in spoken:
+        for used in pattern.dim_names() if pattern else ():
+            if used.parts[0] in leads and any(isinstance(p, Ref) and p.pick is not Pick.SAME for p in used.parts):
+                yield Fault(f"`{used}` is a name of `axes`, which stands plainly or with an offset", number)
+
+
+def _reached(leads: Mapping[str | Ref, Collection[str | Ref]], start: str | Ref) -> set[str | Ref]:
+    """The words that what `start` stands for leads to."""
+    found: set[str | Ref] = set()
+    todo = [*leads[start]]
+    while todo:
+        word = todo.pop()
+        if word not in found:
+            found.add(word)
+            todo += leads.get(word, ())
+    return found
+
+
+def _never_defined(said: Sequence[_Said]) -> Iterator[Fault]:
+    """Dims that are only ever looked back at (`{prev c}`, `{i-1}`, `{*}`): nothing brings them into being."""
+    names = [(line, name) for line in said for name in line.names]
+    defined = {_family(name): name for _, name in names if not any(_looks_elsewhere(part) for part in name.parts)}
+    for line, name in names:
+        if _family(name) not in defined:
+            yield Fault(
+                f"dim `{name}` is used, but no line names it plainly, so no tensor brings it into being",
+                line.line,
+                did_you_mean(str(name), map(str, defined.values())) or "name it plainly where it is made: `conv.{c}`",
+            )
+
+
+def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
+    standing = {_family(name): name for line in said for name in line.names}
+    for name in (rule.name, rule.owner, rule.same_as):
+        if name is not None and _family(name) not in standing:
+            near = did_you_mean(str(name), sorted({str(found) for found in standing.values()}))
+            yield Fault(f"dim `{name}` stands in no pattern", rule.line, near)
+    bound = rule.name.variables
+    for name in (rule.owner, rule.same_as):
+        for variable in _unbound(name, bound) if name is not None else ():
+            yield Fault(
+                f"dim `{rule.name}`: `{name}` uses `{{{variable}}}`, which `{rule.name}` does not have",
+                rule.line,
+                did_you_mean(variable, sorted(bound)) or "use the variables of the dim itself",
+            )
+        if name is not None and any(isinstance(part, Ref) and part.is_range for part in name.parts):
+            yield Fault(f"dim `{rule.name}`: `{name}` stands for several dims, and one is needed", rule.line)
+    if not _plain_enough(rule.name):
+        yield Fault(f"dim `{rule.name}`: a rule's name has {{i}}, {{first i}} or {{last i}} only", rule.line)
+    if rule.index is not None:
+        variable, template = rule.index
+        for missing in _unbound(rule.name, template.variables - {variable}):
+            yield Fault(
+                f"dim `{rule.name}` uses `{{{missing}}}`, which the keys `{template.text}` do not have", rule.line
+            )
+
+
+def _wrong_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
+    """Keys of `without KEYS` that no line speaks of: the rule would always hold."""
+    known = [line.template.text.rstrip("?") for line in lines]
+    for template in rule.without:
+        if not any(template.text == text or template.regex.fullmatch(text) for text in known):
+            yield Fault(
+                f"dim `{rule.name}` has a rule without `{template.text}`, and no line has that key",
+                rule.line,
+                did_you_mean(template.text, known) or "write it as a line of the spec does",
+            )
+
+
+def _wrong_sizes(said: Sequence[_Said], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
+    declared = {str(rule.name): rule for rule in sizes}
+    used = {size for line in said for size in line.sizes}
+    used |= {name for rule in sizes for choice in rule.choices for name in choice.names}
+    families = {_family(name) for line in said for name in line.names}
+    for line in said:
+        for size in line.sizes:
+            if size not in declared:
+                yield Fault(
+                    f"`_:{size}` names a size that `sizes` does not have",
+                    line.line,
+                    did_you_mean(size, sorted(declared)) or f"add `{size}:` to `sizes` (nothing after it will do)",
+                )
+    words = {str(word) for word, parts in families if parts == 1}
+    for rule in sizes:
+        if not _plain_enough(rule.name):
+            yield Fault(f"size `{rule.name}`: its name has {{i}}, {{first i}} or {{last i}} only", rule.line)
+        if _family(rule.name) not in families and str(rule.name) not in used:
+            near = did_you_mean(str(rule.name), sorted(used | {str(n) for line in said for n in line.names}))
+            yield Fault(f"size `{rule.name}` is used nowhere", rule.line, near)
+        for choice in rule.choices:
+            known = sorted({*declared, *words, *rule.name.variables} - {str(rule.name)})
+            for name in sorted(choice.names.difference(known)):
+                yield Fault(
+                    f"`{choice.text}` uses `{name}`, which is no size, dim or variable here",
+                    rule.line,
+                    did_you_mean(name, ["config", *known]) or f"it can use {', '.join(['config', *known])}",
+                )
+
+
+def _family(name: DimName) -> tuple[str | Ref, int]:
+    """Dims of one family share their first word and their number of parts."""
+    return name.parts[0], len(name.parts)
+
+
+def _looks_elsewhere(part: str | Ref) -> bool:
+    return isinstance(part, Ref) and (part.pick is not Pick.SAME or part.offset < 0)
+
+
+def _unbound(name: DimName, bound: Collection[str]) -> Iterator[str]:
+    """Variables of `name` whose value it needs and that `bound` does not have."""
+    for part in name.parts:
+        if isinstance(part, Ref) and part.pick not in (Pick.ALL, Pick.FIRST, Pick.LAST) and part.variable not in bound:
+            yield part.variable
+
+
+def _plain_enough(name: DimName) -> bool:
+    plain = (Pick.SAME, Pick.FIRST, Pick.LAST)
+    return all(isinstance(part, str) or part.pick in plain for part in name.parts)

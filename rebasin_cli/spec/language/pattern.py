@@ -1,0 +1,210 @@
+"""Patterns: what the axes of a tensor are made of, parsed once into an immutable tree.
+
+    pattern := axis (space axis)*             one per axis of the tensor, in order
+    axis    := part ('+' part)*               segments one after the other along the axis
+    part    := '_' [':' size] | INT | dim | '(' axis (space axis)* ')'     '( )': row-major product, outermost first
+
+After einops (Rogozhnikov, ICLR 2022): an axis says what it consists of, and the sizes follow from the shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rebasin_cli.spec.language.variables import Pick, Ref, parse_ref
+from rebasin_cli.spec.limits import LARGEST_SIZE
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"
+    r"|(?P<anonymous>_(?![\w.{])(?::(?P<size>\d+(?!\w)|[A-Za-z]\w*))?)"
+    r"|(?P<number>\d+)(?![\w.{])"
+    r"|(?P<dim>[A-Za-z](?:[\w.]|\{[^{}]*\})*))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """A side that never moves; `size` is a number, a name from `sizes`, or None for whatever is left."""
+
+    size: int | str | None = None
+
+    def __str__(self) -> str:
+        if isinstance(self.size, int):
+            return str(self.size)
+        return "_" if self.size is None else f"_:{self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class DimName:
+    """A dim's name as a spec writes it: `kv.{i}`, `g.{b}.{<l}`, `embed`."""
+
+    parts: tuple[str | Ref, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.parts))
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables of its references (`{*}` has none)."""
+        return frozenset(p.variable for p in self.parts if isinstance(p, Ref) and p.pick is not Pick.ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`(a b c)`: the row-major product of its factors."""
+
+    factors: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        return f"({' '.join(map(str, self.factors))})"
+
+
+Part = Anonymous | DimName | Product
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Segments one after the other."""
+
+    segments: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.segments))
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One axis expression for every axis of a tensor."""
+
+    axes: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.axes))
+
+    def dim_names(self) -> Iterator[DimName]:
+        """Every dim in it, in order, as often as it stands there."""
+        for axis in self.axes:
+            yield from _names(axis)
+
+    def size_names(self) -> Iterator[str]:
+        """Every named size in it."""
+        for axis in self.axes:
+            yield from _size_names(axis)
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Parse a pattern.
+
+    Raises:
+        ValueError: with the text and the character where it stops making sense.
+    """
+    reader = _Reader(text)
+    axes = reader.axes()
+    if reader.kind is not None:
+        raise reader.error("unexpected `)`" if reader.kind == "close" else f"unexpected `{reader.token}`")
+    return Pattern(axes)
+
+
+def parse_dim_name(text: str) -> DimName:
+    """Parse a dim's name on its own, as the `dims` section has it."""
+    match = _TOKEN.fullmatch(text.strip())
+    if match is None or not match["dim"]:
+        raise ValueError(f"`{text}` is not a dim's name: a letter, then letters, digits, dots and {{…}}")
+    return _dim_name(match["dim"])
+
+
+def _names(axis: Axis) -> Iterator[DimName]:
+    for part in axis.segments:
+        if isinstance(part, DimName):
+            yield part
+        elif isinstance(part, Product):
+            for factor in part.factors:
+                yield from _names(factor)
+
+
+def _size_names(axis: Axis) -> Iterator[str]:
+    for part in axis.segments:
+        if isinstance(part, Anonymous) and isinstance(part.size, str):
+            yield part.size
+        elif isinstance(part, Product):
+            for factor in part.factors:
+                yield from _size_names(factor)
+
+
+def _dim_name(text: str) -> DimName:
+    parts: list[str | Ref] = []
+    for piece in re.findall(r"(?:\{[^{}]*\}|[^.{}])+|\.(?=\.|$)", text):
+        if piece.startswith("{") and piece.endswith("}"):
+            parts.append(parse_ref(piece[1:-1]))
+        elif "{" in piece or piece == ".":
+            raise ValueError(f"`{text}`: a dim's name is words and {{…}} with dots between them")
+        else:
+            parts.append(piece)
+    return DimName(tuple(parts))
+
+
+class _Reader:
+    """A recursive-descent reader over the tokens of one pattern."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.kind: str | None = None
+        self.token = ""
+        self.size: str | None = None
+        self.advance()
+
+    def error(self, problem: str) -> ValueError:
+        return ValueError(f"`{self.text}`: {problem} at character {self.position - len(self.token) + 1}")
+
+    def advance(self) -> None:
+        if not self.text[self.position :].strip():
+            self.kind, self.token = None, ""
+            return
+        match = _TOKEN.match(self.text, self.position)
+        if match is None:
+            at = len(self.text) - len(self.text[self.position :].lstrip())
+            raise ValueError(f"`{self.text}`: cannot read `{self.text[at:]}` at character {at + 1}")
+        self.position = match.end()
+        self.kind = next(k for k in ("open", "close", "plus", "anonymous", "number", "dim") if match[k])
+        self.token = match[self.kind]
+        self.size = match["size"]
+
+    def axes(self) -> tuple[Axis, ...]:
+        axes: list[Axis] = []
+        while self.kind not in (None, "close"):
+            axes.append(self.axis())
+        return tuple(axes)
+
+    def axis(self) -> Axis:
+        segments = [self.part()]
+        while self.kind == "plus":
+            self.advance()
+            segments.append(self.part())
+        return Axis(tuple(segments))
+
+    def part(self) -> Part:
+        kind, token, size = self.kind, self.token, self.size
+        if kind == "open":
+            opened = self.position
+            self.advance()
+            factors = self.axes()
+            if self.kind != "close":
+                raise ValueError(f"`{self.text}`: the `(` at character {opened} is not closed")
+            if not factors:
+                raise self.error("an empty `()`")
+            self.advance()
+            return Product(factors)
+        if kind in (None, "plus", "close"):
+            raise self.error(f"a part is missing before `{token}`" if token else "a part is missing")
+        number = token if kind == "number" else size if size is not None and size.isdigit() else None
+        if number is not None and not (len(number) <= 10 and 1 <= int(number) <= LARGEST_SIZE):
+            raise self.error(f"a side of size {number[:20]}")
+        try:
+            part = Anonymous(size if number is None else int(number)) if kind != "dim" else _dim_name(token)
+        except ValueError as error:
+            raise self.error(f"{error}, which stands") from error
+        self.advance()
+        return part

@@ -1,0 +1,135 @@
+"""A permutation spec as values: what its lines, dims and sizes say, parsed, and the hash of it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rebasin_cli.spec.language.expressions import Expression
+from rebasin_cli.spec.language.pattern import DimName, Pattern
+from rebasin_cli.spec.language.template import Template
+
+Section = Literal["tensors", "buffers", "ignored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a section: a key template, and what the tensor's axes are.
+
+    Attributes:
+        needed_with: it may be absent where no key begins with this (an optional part of a checkpoint).
+    """
+
+    template: Template
+    pattern: Pattern | None
+    section: Section
+    line: int
+    needed_with: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the `dims` section says of a dim.
+
+    Attributes:
+        owner: the dim it is within.
+        index: (variable, template): it acts on that variable of the keys.
+        same_as: the dim it is another name of.
+        if_equal: it is so only in checkpoints in which both have as many units.
+        fixed: why it never moves; empty where it may.
+        without: the rule holds only in checkpoints in which no key fits one of these.
+    """
+
+    name: DimName
+    line: int
+    owner: DimName | None = None
+    index: tuple[str, Template] | None = None
+    same_as: DimName | None = None
+    if_equal: bool = False
+    fixed: str = ""
+    without: tuple[Template, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRule:
+    """What the `sizes` section says of a named size or of a dim: the first expression that has a value counts.
+
+    Attributes:
+        part: the part of the checkpoint whose names, and whose section of config.json, the expressions mean.
+    """
+
+    name: DimName
+    choices: tuple[Expression, ...]
+    line: int
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shorthand:
+    """What the `axes` section says of a name: the one axis that it stands for."""
+
+    name: DimName
+    pattern: Pattern
+    line: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PermutationSpec:
+    """A permutation spec, parsed: which axes of which tensors of an architecture move together.
+
+    Attributes:
+        sha256: over the canonical parsed form, so that comments, order of sections and spacing do not change it.
+        stays: what never moves in this family and why, for people.
+        shipped: whether it is one of the specs that come with the program (and are proved by its tests).
+        parts: the names of the specs that it puts together.
+    """
+
+    name: str
+    title: str
+    path: Path
+    shipped: bool
+    sha256: str
+    lines: tuple[Line, ...]
+    rules: tuple[Rule, ...]
+    sizes: tuple[SizeRule, ...]
+    prefixes: tuple[str, ...]
+    model_types: tuple[str, ...]
+    stays: tuple[tuple[str, str], ...]
+    shorthands: tuple[Shorthand, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    def at(self, line: int) -> str:
+        """`file.yaml:12`, for messages."""
+        return f"{self.path.name}:{line}"
+
+
+def canonical_hash(
+    lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
+) -> str:
+    """The SHA-256 of what a spec says: comments, spacing, order and wording for people do not change it."""
+    form: dict[str, Any] = {
+        "lines": sorted(
+            [ln.section, ln.template.text, ln.template.family, "" if ln.pattern is None else str(ln.pattern)]
+            + ([ln.needed_with] if ln.needed_with else [])
+            for ln in lines
+        ),
+        "rules": sorted(
+            [
+                str(r.name),
+                str(r.owner),
+                f"{r.same_as}{' if equal' if r.if_equal else ''}",
+                bool(r.fixed),
+                str(r.index and (r.index[0], r.index[1].text)),
+                *sorted(t.text for t in r.without),
+            ]
+            for r in rules
+        ),
+        "sizes": sorted([str(s.name), [str(e) for e in s.choices]] for s in sizes),
+    }
+    if shorthands:
+        form["axes"] = sorted([str(s.name), str(s.pattern)] for s in shorthands)
+    return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
