@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.binding.bind import Mismatch, Request, attempt, matcher_for
-from rebasin_cli.spec.binding.claims import Shape
+from rebasin_cli.spec.binding.bind import attempt, matcher_for
+from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
 from rebasin_cli.spec.binding.ignore_patterns import left_by, options_for, require_matches
 from rebasin_cli.spec.binding.layout import Layout
+from rebasin_cli.spec.binding.mismatch import Mismatch
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
+from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
-from rebasin_cli.spec.language.template import skeleton_of
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
 
 MOST_KINDS = 5000
@@ -52,7 +53,7 @@ def detect(
     specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
     model_type = str((config or {}).get("model_type", ""))
     left = left_by(ignore, shapes)
-    kinds = _one_of_a_kind({key: shape for key, shape in shapes.items() if key not in left})
+    kinds = one_of_each_kind({key: shape for key, shape in shapes.items() if key not in left})
     request = Request(config, None, (), ignore)
     if len(kinds) > MOST_KINDS:
         raise _too_many_kinds(kinds)
@@ -86,14 +87,6 @@ def detect(
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
     strict = [r for spec in near[:3] if isinstance(r := attempt(spec, shapes, request), Mismatch)]
     raise _nothing_fits(strict)
-
-
-def _one_of_a_kind(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """One key of every kind (numbers and lengths aside): a mixture of experts has thousands of a few kinds."""
-    kinds: dict[tuple[str, int], str] = {}
-    for key, shape in shapes.items():
-        kinds.setdefault((skeleton_of(key), len(shape)), key)
-    return {key: shapes[key] for key in kinds.values()}
 
 
 def _covers(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> bool:
@@ -164,9 +157,9 @@ def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
             remedy=remedy,
         )
     rows = []
-    for mismatch in sorted(mismatches, key=lambda m: len(m.problems)):
+    for mismatch in sorted(mismatches, key=lambda m: len(m.faults)):
         rows.append(f"  - {mismatch.spec.name}: {mismatch.counted}, first of them")
-        rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.problems[:3]]
+        rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.faults[:3]]
     return ContentError(
         "no architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
         remedy=f"name one with --arch, leave odd tensors alone with --ignore PATTERN, or {remedy}",

@@ -7,16 +7,15 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.binding.binder import Binder, Mismatch, Request
+from rebasin_cli.spec.binding.binder import Binder
 from rebasin_cli.spec.binding.claims import Matcher, Shape
-from rebasin_cli.spec.binding.ignore_patterns import left_by, options_for, require_matches
+from rebasin_cli.spec.binding.ignore_patterns import left_by, require_matches
 from rebasin_cli.spec.binding.layout import Layout
+from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
+from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.binding.transposed import turned
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
-
-__all__ = ["Mismatch", "Request", "attempt", "bind", "matcher_for", "mismatch_error"]
 
 
 @lru_cache(maxsize=512)
@@ -53,25 +52,6 @@ def bind(
     raise mismatch_error(loose if loose.odd else result)
 
 
-def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
-    """The error for a spec that does not fit, with its first differences."""
-    spec, problems = mismatch.spec, mismatch.problems
-    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({mismatch.counted})"]
-    for problem in problems[:shown]:
-        lines.append(f"  - {problem.what}{f'; {problem.remedy}' if problem.remedy else ''}")
-    if len(problems) > shown:
-        lines.append(f"  - and {len(problems) - shown} more")
-    line = next((p.line for p in problems if p.line), 0)
-    return ContentError(
-        "\n".join(lines),
-        where=(spec.at(line) if line else str(spec.path.name))
-        + (f"; keys are shown without `{mismatch.prefix}`" if mismatch.prefix else ""),
-        remedy=f"all else fits: leave them alone with {options_for(mismatch.patterns)}, or extend the spec"
-        if mismatch.odd
-        else "name the right spec with --arch, leave tensors alone with --ignore PATTERN, or extend the spec",
-    )
-
-
 def attempt(
     spec: PermutationSpec, shapes: Mapping[str, Shape], request: Request, *, loose: bool = False
 ) -> Layout | Mismatch:
@@ -102,7 +82,7 @@ def _attempt(spec: PermutationSpec, shapes: Mapping[str, Shape], request: Reques
         result = Binder(matcher, shapes, left, prefix, request, loose).run()
         if isinstance(result, Layout):
             return result
-        if best is None or len(result.problems) < len(best.problems):
+        if best is None or len(result.faults) < len(best.faults):
             best = result
     assert best is not None  # there is always the empty prefix
     return best

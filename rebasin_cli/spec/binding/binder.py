@@ -8,75 +8,28 @@ dims that they stand for stay at identity: moving those would leave such a tenso
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from rebasin_cli.spec.binding.claims import (
-    MOST_PROBLEMS,
-    Claim,
-    Matcher,
-    Problem,
-    Shape,
-    claim_tensors,
-    missing_tensors,
-)
+from rebasin_cli.spec.binding.claims import MOST_FAULTS, Claim, Matcher, Shape, claim_tensors, missing_tensors
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.fixed_dims import fixed_dims, frozen_dims, unknown_dims
 from rebasin_cli.spec.binding.ignore_patterns import left_by, patterns_for
 from rebasin_cli.spec.binding.indexing import Slab, find_slabs
 from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece
+from rebasin_cli.spec.binding.mismatch import Mismatch
 from rebasin_cli.spec.binding.owners import build_dims, find_owners, point_at_owners
 from rebasin_cli.spec.binding.pieces import cut
 from rebasin_cli.spec.binding.prefixes import Prefix
+from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances
 from rebasin_cli.spec.binding.shorthands import spell_out
 from rebasin_cli.spec.binding.sizing import SizeSources
-from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
+from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.permutation_spec import Line
 
 _STILL_AXIS = Plus((Leaf("_:whole"),))
 """An axis of which nothing is known but that it stays as it is."""
 
 _LISTED = 4  # tensors that a note names
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is said beside the checkpoint: config.json, `--set`, `--freeze`, `--ignore`.
-
-    Attributes:
-        apart: keys without a counterpart in the other network; they are left out of the match as ignored ones are.
-        still: dim → why it stays at identity, beside those that the spec and the user keep there.
-    """
-
-    config: Mapping[str, Any] | None = None
-    overrides: Mapping[str, int] | None = None
-    freeze: Sequence[str] = ()
-    ignore: Sequence[str] = ()
-    apart: Collection[str] = ()
-    still: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Why a spec does not fit a checkpoint: all problems of the best prefix, and how far off it was.
-
-    Attributes:
-        odd: the tensors of which no line speaks, as they are called on disk, if all else fits.
-        patterns: what `--ignore` takes to leave them alone.
-    """
-
-    spec: PermutationSpec
-    prefix: str
-    problems: tuple[Problem, ...]
-    odd: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
-
-    @property
-    def counted(self) -> str:
-        """`3 differences`."""
-        if len(self.problems) >= MOST_PROBLEMS:
-            return f"more than {MOST_PROBLEMS:,} differences"
-        return f"{len(self.problems)} difference{'s' if len(self.problems) != 1 else ''}"
 
 
 class Binder:
@@ -109,25 +62,25 @@ class Binder:
 
     def run(self) -> Layout | Mismatch:
         """Bind, or say why not."""
-        claims, problems = claim_tensors(self.matcher, self.shapes, forms=self.loose)
-        if sum(bool(self.shapes[problem.key]) for problem in problems) >= MOST_PROBLEMS:
-            return Mismatch(self.spec, str(self.prefix), tuple(problems))
+        claims, faults = claim_tensors(self.matcher, self.shapes, forms=self.loose)
+        if sum(bool(self.shapes[fault.key]) for fault in faults) >= MOST_FAULTS:
+            return Mismatch(self.spec, str(self.prefix), tuple(faults))
         self.unheeded = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
-        misfits = {p.key for p in problems if p.key in self.left and not p.unspoken}
+        misfits = {p.key for p in faults if p.key in self.left and not p.unlisted}
         held = self._families(
             ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
         )
-        problems = self._beyond_scalars([problem for problem in problems if problem.key not in self.left])
+        faults = self._beyond_scalars([fault for fault in faults if fault.key not in self.left])
         present = {*self.shapes, *map(self.prefix.strip, self.all_shapes)}
         present |= {claim.form.base for claim in claims.values() if claim.form}
-        problems += self._beyond_folded(missing_tensors(self.spec, claims, present), claims)
+        faults += self._beyond_folded(missing_tensors(self.spec, claims, present), claims)
         stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}
         spelled, unsaid = spell_out(self.spec.shorthands, stored)
-        problems += unsaid
-        if problems:
-            odd = all(problem.unspoken for problem in problems)
+        faults += unsaid
+        if faults:
+            odd = all(fault.unlisted for fault in faults)
             rest = self._bound(spelled, held) if odd else None  # whether all else fits
-            return self._mismatch([*problems, *(rest.problems if isinstance(rest, Mismatch) else ())])
+            return self._mismatch([*faults, *(rest.faults if isinstance(rest, Mismatch) else ())])
         self._note_forms(spelled)
         result = self._bound(spelled, held)
         if isinstance(result, Mismatch) and self.left & spelled.keys():
@@ -146,22 +99,22 @@ class Binder:
             found |= more
         return {str(word) for word in found}
 
-    def _beyond_scalars(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems but for scalars of which no line speaks: counters, which have nothing to move."""
-        scalars = [p for p in problems if self.loose and p.unspoken and not self.shapes[p.key]]
-        self.unheeded |= {self.on_disk[problem.key] for problem in scalars}
+    def _beyond_scalars(self, faults: Sequence[Fault]) -> list[Fault]:
+        """The faults but for scalars of which no line speaks: counters, which have nothing to move."""
+        scalars = [p for p in faults if self.loose and p.unlisted and not self.shapes[p.key]]
+        self.unheeded |= {self.on_disk[fault.key] for fault in scalars}
         if scalars:
             self.notes.append(f"no line speaks of {_listed([self.on_disk[p.key] for p in scalars])}; scalars stay")
-        told = {problem.key for problem in scalars}
-        return [problem for problem in problems if problem.key not in told]
+        told = {fault.key for fault in scalars}
+        return [fault for fault in faults if fault.key not in told]
 
-    def _beyond_folded(self, missing: Sequence[Problem], claims: Mapping[str, Claim]) -> list[Problem]:
+    def _beyond_folded(self, missing: Sequence[Fault], claims: Mapping[str, Claim]) -> list[Fault]:
         """What is missing but for BatchNorms that were folded into the layers before them, which have biases then."""
         if not any(claim.form and claim.form.role == "bias" for claim in claims.values()):
             return list(missing)
         used = {_module(claim.line) for claim in claims.values() if claim.form is None}
         norms = {_module(line) for line in self.spec.lines if "running_" in line.template.text} - used
-        rest = [problem for problem in missing if problem.absent is None or _module(problem.absent) not in norms]
+        rest = [fault for fault in missing if fault.absent is None or _module(fault.absent) not in norms]
         if len(rest) < len(missing):
             self.notes.append("there is no BatchNorm, and layers have biases instead: it was folded into them")
         return rest
@@ -186,34 +139,34 @@ class Binder:
                 "the network"
             )
 
-    def _mismatch(self, problems: Sequence[Problem]) -> Mismatch:
+    def _mismatch(self, faults: Sequence[Fault]) -> Mismatch:
         odd: tuple[str, ...] = ()
-        if all(problem.unspoken for problem in problems):
-            odd = tuple(self.on_disk[problem.key] for problem in problems)
+        if all(fault.unlisted for fault in faults):
+            odd = tuple(self.on_disk[fault.key] for fault in faults)
         patterns = patterns_for(odd, [key for key in self.all_shapes if key not in self.unheeded])
-        return Mismatch(self.spec, str(self.prefix), tuple(problems), odd, patterns)
+        return Mismatch(self.spec, str(self.prefix), tuple(faults), odd, patterns)
 
     def _bound(self, claims: Mapping[str, Claim], held: Collection[str]) -> Layout | Mismatch:
         try:
             return self._bind(claims, Resolver(self.spec, claims.values()), held)
         except ResolutionError as error:
-            return self._mismatch([error.problem])
+            return self._mismatch([error.fault])
 
     def _bind(self, claims: Mapping[str, Claim], resolver: Resolver, held: Collection[str]) -> Layout | Mismatch:
         axes = {key: resolver.axes(claim) for key, claim in claims.items()}
         instances = dim_instances(resolver)
         rules = {name: found for name, i in instances.items() if (found := resolver.rule_for(i))}
         owners = find_owners(resolver, rules)
-        slabs, problems = find_slabs(self.spec, resolver, claims, self.shapes)
+        slabs, faults = find_slabs(self.spec, resolver, claims, self.shapes)
         sources = SizeSources(self.spec, resolver, instances, self.request.overrides or {}, self.request.config)
         equations = {key: self._equations(key, axes[key], claims[key].line) for key in axes}
         sizes, fits = sources.solve([e for found in equations.values() for e in found], slabs), True
-        if sizes.problems and self.left:  # what is left out may have other sizes than the rest
+        if sizes.faults and self.left:  # what is left out may have other sizes than the rest
             kept = [e for key, found in equations.items() if key not in self.left for e in found]
             sizes, fits = sources.solve(kept, slabs), False
-        problems += sizes.problems
-        if problems:
-            return self._mismatch(problems)
+        faults += sizes.faults
+        if faults:
+            return self._mismatch(faults)
         if resolver.join({name: known.value for name in instances if (known := sizes.known.get(f"dim:{name}"))}):
             return self._bind(claims, resolver, held)
         reasons: dict[str, str] = {}
@@ -228,9 +181,9 @@ class Binder:
         frozen = frozen_dims(self.spec, resolver, list(instances), self.request.freeze)
         still = {name: why for name, why in self.request.still.items() if name in instances}
         dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still)
-        tensors, problems = self._tensors(claims, axes, sizes, dims, slabs)
-        if problems:
-            return self._mismatch(problems)
+        tensors, faults = self._tensors(claims, axes, sizes, dims, slabs)
+        if faults:
+            return self._mismatch(faults)
         return self._layout(dims, tensors, sizes, (*notes, *_held_notes(dims, reasons)))
 
     def _equations(self, key: str, axes: Sequence[Plus], line: Line) -> list[Equation]:
@@ -243,10 +196,10 @@ class Binder:
         sizes: Sizes,
         dims: Mapping[str, Dim],
         slabs: Mapping[str, Slab],
-    ) -> tuple[dict[str, BoundTensor], list[Problem]]:
+    ) -> tuple[dict[str, BoundTensor], list[Fault]]:
         """Every claimed tensor cut into pieces, by key on disk."""
         needed = {dim.owner for dim in dims.values() if dim.fixed is None}
-        problems: list[Problem] = []
+        faults: list[Fault] = []
         tensors: dict[str, BoundTensor] = {}
 
         def moves(name: str) -> bool:
@@ -260,10 +213,10 @@ class Binder:
             pieces: list[Piece] = []
             for cut_out in cut(axes[key], shape, sizes.of, moves) if line.section != "ignored" else ():
                 piece, found = point_at_owners(
-                    cut_out, dims, shape, slab.dim if slab else None, Problem(key, line.line)
+                    cut_out, dims, shape, slab.dim if slab else None, Fault(key, line.line)
                 )  # fmt: skip
                 pieces.append(piece)
-                problems += found
+                faults += found
             siblings = tuple(self.on_disk[k] for k in slab.siblings) if slab else ()
             tensors[disk] = BoundTensor(
                 disk, "ignored" if key in self.left else line.section, tuple(pieces), str(line.pattern or ""),
@@ -272,7 +225,7 @@ class Binder:
                 optional=claim.form is None and line.template.optional,
                 at=frozenset(claim.bindings.items()), part=line.needed_with,
             )  # fmt: skip
-        return tensors, problems
+        return tensors, faults
 
     def _layout(
         self, dims: Mapping[str, Dim], claimed: Mapping[str, BoundTensor], sizes: Sizes, notes: tuple[str, ...]

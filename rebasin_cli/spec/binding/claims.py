@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 
+from rebasin_cli.spec.binding.instances import Instance, instance_of
 from rebasin_cli.spec.binding.reparametrised import Form, form_of, stored_weights, weight_shape
-from rebasin_cli.spec.language.pattern import DimName
+from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 
 Shape = tuple[int, ...]
-Instance = tuple[Value, ...]
 
-MOST_PROBLEMS = 5000
+MOST_FAULTS = 5000
 """Tensors that no line speaks of, after which a spec is given up: a second network beside the first may have some."""
 
-_HINTS = 20  # problems that come with the nearest templates, which are slow to find: more than an error shows
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One way in which a spec and a checkpoint do not fit each other.
-
-    Attributes:
-        key: the tensor that no line could be given to, if that is the problem; unspoken: none even speaks of it.
-        absent: the line whose tensors are absent as a whole, if that is the problem.
-    """
-
-    what: str
-    line: int = 0
-    remedy: str = ""
-    key: str = ""
-    unspoken: bool = False
-    absent: Line | None = None
+_HINTS = 20  # faults that come with the nearest templates, which are slow to find: more than an error shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +48,7 @@ class Claim:
         form, pattern = self.form, self.line.pattern
         if form is None or pattern is None:
             return self
-        own = form.pattern(pattern, shapes[self.key], weight_shape(form, shapes))
+        own = form.pattern(pattern, shapes[self.key], weight_shape(form.base, shapes))
         return replace(self, line=replace(self.line, pattern=own, section=form.section(self.line.section)))
 
 
@@ -85,22 +68,28 @@ class Matcher:
             for skeleton in skeletons:
                 self.exact.setdefault(skeleton, []).append(line)
 
-    def candidates(self, key: str, axes: int) -> list[Claim]:
-        """Every line that could speak of `key`, lowest rank only."""
-        claims: list[Claim] = []
-        for line in (*self.exact.get(skeleton_of(key), ()), *self.wild):
-            if line.pattern is not None and len(line.pattern.axes) != axes:
-                continue
-            bindings = line.template.match(key)
-            if bindings is not None:
-                claims.append(Claim(key, line, bindings))
+    def lines_for(self, key: str) -> Iterator[Line]:
+        """The few lines whose template may match `key`."""
+        yield from self.exact.get(skeleton_of(key), ())
+        yield from self.wild
+
+    def candidates(self, key: str, axes: int, ends: _Ends | None = None) -> list[Claim]:
+        """Every line that could speak of `key`, lowest rank only; without `ends`, `{first i}` is any i."""
+        claims = [
+            Claim(key, line, bindings)
+            for line in self.lines_for(key)
+            if (line.pattern is None or len(line.pattern.axes) == axes)
+            and (bindings := line.template.match(key)) is not None
+        ]
+        if ends:
+            claims = [claim for claim in claims if _is_at_its_ends(claim, ends)]
         best = min((c.line.template.rank for c in claims), default=(0, 0))
         return [c for c in claims if c.line.template.rank == best]
 
     def derived(self, key: str, shapes: Mapping[str, Shape], ends: _Ends | None = None) -> list[Claim]:
         """The claims on the weight of which `key` is another form (see `reparametrised`)."""
         form = form_of(key, shapes)
-        found = _narrow(self, form.base, form.axes, ends or {}) if form else []
+        found = self.candidates(form.base, form.axes, ends) if form else []
         return [Claim(key, claim.line, claim.bindings, form) for claim in found if claim.line.pattern is not None]
 
     def covers(self, keys: Mapping[str, Shape]) -> bool:
@@ -108,19 +97,26 @@ class Matcher:
         return all(self.candidates(key, len(shape)) for key, shape in keys.items())
 
     def coverage(self, keys: Mapping[str, Shape], *, forms: bool = False) -> float:
-        """A quick screen: the share of kinds of keys (numbers and lengths aside) of which some line speaks."""
-        kinds: dict[tuple[str, int], str] = {}
-        for key, shape in keys.items():
-            kinds.setdefault((skeleton_of(key), len(shape)), key)
+        """A quick screen: the share of kinds of keys (see `one_of_each_kind`) of which some line speaks."""
+        kinds = one_of_each_kind(keys)
         covered = sum(
-            bool(self.candidates(key, axes) or (forms and self.derived(key, keys))) for (_, axes), key in kinds.items()
+            bool(self.candidates(key, len(shape)) or (forms and self.derived(key, keys)))
+            for key, shape in kinds.items()
         )
         return covered / len(kinds) if kinds else 0.0
 
 
+def one_of_each_kind(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """One key of every kind (numbers and lengths aside): a mixture of experts has thousands of a few kinds."""
+    kinds: dict[tuple[str, int], str] = {}
+    for key, shape in shapes.items():
+        kinds.setdefault((skeleton_of(key), len(shape)), key)
+    return {key: shapes[key] for key in kinds.values()}
+
+
 def claim_tensors(
     matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool = False
-) -> tuple[dict[str, Claim], list[Problem]]:
+) -> tuple[dict[str, Claim], list[Fault]]:
     """Give every tensor to the one line that speaks of it; with `forms`, also other forms of what lines speak of.
 
     Of several lines the one with the fewest variables wins. Where two are equal, the one whose dims are named
@@ -130,11 +126,11 @@ def claim_tensors(
     """
     claims: dict[str, Claim] = {}
     open_: dict[str, list[Claim]] = {}
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     odd = 0
     ends = _ends(matcher, {**shapes, **stored_weights(shapes)} if forms else shapes)
     for key, shape in shapes.items():
-        candidates = _narrow(matcher, key, len(shape), ends)
+        candidates = matcher.candidates(key, len(shape), ends)
         if not candidates and forms:
             candidates = matcher.derived(key, shapes, ends)
         if len(candidates) == 1:
@@ -142,10 +138,10 @@ def claim_tensors(
         elif candidates:
             open_[key] = candidates
         else:
-            problems.append(_unclaimed(matcher, key, shape, hint=len(problems) < _HINTS))
+            faults.append(_unclaimed(matcher, key, shape, hint=len(faults) < _HINTS))
             odd += bool(shape)  # scalars may be counters
-            if odd >= MOST_PROBLEMS:
-                return claims, problems
+            if odd >= MOST_FAULTS:
+                return claims, faults
     known = {instance for claim in claims.values() for instance in defined_by(claim)}
     for key, candidates in open_.items():
         speaking = all(defined_by(c) for c in candidates)  # a line without dims is told by nothing
@@ -156,8 +152,8 @@ def claim_tensors(
             claims[key] = fitting[0]
         else:
             one, two = (fitting or candidates)[:2]
-            problems.append(
-                Problem(
+            faults.append(
+                Fault(
                     f"{key} is claimed by two lines alike: `{one.line.template.text}` (line {one.line.line}) "
                     f"and `{two.line.template.text}` (line {two.line.line})",
                     one.line.line,
@@ -165,16 +161,16 @@ def claim_tensors(
                     key,
                 )
             )
-    return {key: claims[key] for key in shapes if key in claims}, problems
+    return {key: claims[key] for key in shapes if key in claims}, faults
 
 
 def _offsets(claim: Claim) -> int:
     return sum(isinstance(token, Ref) and token.offset != 0 for token in claim.line.template.tokens)
 
 
-def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Problem]:
+def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Fault]:
     """Lines that must match and did not, and single keys that their neighbours say should be there."""
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     used: dict[int, list[Claim]] = {}
     for claim in claims.values():
         used.setdefault(id(claim.line), []).append(claim)
@@ -194,7 +190,7 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
     groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
     for (text, number), lines in families.items():
         if not any(id(line) in used or _matches_any(line, by_skeleton) for line in lines):
-            problems.append(Problem(f"no tensor fits `{text}`", number, absent=lines[0]))
+            faults.append(Fault(f"no tensor fits `{text}`", number, absent=lines[0]))
         for line in lines:
             group = groups.setdefault((line.template.scope, line.template.variables), {})
             for claim in used.get(id(line), ()):
@@ -204,26 +200,13 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
         for values, other in groups[line.template.scope, line.template.variables].items():
             key = line.template.key(dict(zip(names, values, strict=True)))
             if key is not None and key not in present:
-                problems.append(Problem(f"{key} is absent, although {other.key} is there", line.line))
-    return problems
+                faults.append(Fault(f"{key} is absent, although {other.key} is there", line.line))
+    return faults
 
 
 def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool:
     skeletons = line.template.skeletons or tuple(by_skeleton)
     return any(line.template.match(key) is not None for each in skeletons for key in by_skeleton.get(each, ()))
-
-
-def instance_of(name: DimName, bindings: Bindings) -> Instance | None:
-    """The instance that a name without choices stands for; None where it has `{prev i}`, `{*}` and the like."""
-    parts: list[Value] = []
-    for part in name.parts:
-        if isinstance(part, str):
-            parts.append(int(part) if part.isdigit() else part)
-        elif part.pick is not Pick.SAME or part.variable not in bindings:
-            return None
-        else:
-            parts.append(part.value(bindings))
-    return tuple(parts)
 
 
 def defined_by(claim: Claim) -> Collection[Instance]:
@@ -262,33 +245,20 @@ def _rest(bindings: Bindings, variable: str) -> tuple[Value, ...]:
     return tuple(value for name, value in sorted(bindings.items()) if name != variable)
 
 
-def _narrow(matcher: Matcher, key: str, axes: int, ends: _Ends) -> list[Claim]:
-    def at_its_end(claim: Claim) -> bool:
-        for ref in claim.line.template.picks():
-            low, high = ends[id(claim.line), ref.variable][_rest(claim.bindings, ref.variable)]
-            if claim.bindings[ref.variable] != (low if ref.pick is Pick.FIRST else high):
-                return False
-        return True
-
-    if not ends:
-        return matcher.candidates(key, axes)
-    lines = (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild)
-    claims = [
-        Claim(key, line, bindings)
-        for line in lines
-        if (line.pattern is None or len(line.pattern.axes) == axes)
-        and (bindings := line.template.match(key)) is not None
-    ]
-    claims = [claim for claim in claims if at_its_end(claim)]
-    best = min((c.line.template.rank for c in claims), default=(0, 0))
-    return [c for c in claims if c.line.template.rank == best]
+def _is_at_its_ends(claim: Claim, ends: _Ends) -> bool:
+    """Whether every variable that the claim's template picks has the first or last value, as the template says."""
+    for ref in claim.line.template.picks():
+        low, high = ends[id(claim.line), ref.variable][_rest(claim.bindings, ref.variable)]
+        if claim.bindings[ref.variable] != (low if ref.pick is Pick.FIRST else high):
+            return False
+    return True
 
 
-def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Problem:
+def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Fault:
     """Say why no line fits: a wrong number of axes, or the nearest templates (with `hint`)."""
-    for line in (*matcher.exact.get(skeleton_of(key), ()), *matcher.wild):
+    for line in matcher.lines_for(key):
         if line.pattern is not None and line.template.match(key) is not None:
-            return Problem(
+            return Fault(
                 f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "
                 f"has {len(line.pattern.axes)}",
                 line.line,
@@ -299,20 +269,20 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Probl
     for line in near:
         met = line.template.met_word(key)
         if met is not None:
-            return Problem(
+            return Fault(
                 f"no line speaks of {key} {list(shape)}: `{{{met[0]}}}` is one letter, so it binds a number, and "
                 f"`{met[1]}` is a word",
                 line.line,
                 f"give it a longer name, as in {{{met[0] * 2}}}, and use that in the dims",
                 key,
-                unspoken=True,
+                unlisted=True,
             )
-    return Problem(
+    return Fault(
         f"no line speaks of {key} {list(shape)}",
         near[0].line if near else 0,
         f"the nearest are {nearest}" if nearest else "",
         key,
-        unspoken=True,
+        unlisted=True,
     )
 
 

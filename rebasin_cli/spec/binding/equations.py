@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.spec.binding.claims import Problem
 from rebasin_cli.spec.binding.resolve import Leaf, Plus, Times
+from rebasin_cli.spec.language.fault import Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Sizes:
 
     def __init__(self, equations: list[Equation]) -> None:
         self.known: dict[str, Known] = {}
-        self.problems: list[Problem] = []
+        self.faults: list[Fault] = []
         alike = {(equation.axis, equation.length): equation for equation in reversed(equations)}
         self._open = list(reversed(alike.values()))  # a norm's weight and bias say nothing new
 
     def set(self, symbol: str, value: int, source: str, line: int = 0) -> None:
-        """State a size; a second, different statement is a problem that names both sources."""
+        """State a size; a second, different statement is a fault that names both sources."""
         before = self.known.setdefault(symbol, Known(value, source, line))
         if before.value != value:
             self._contradiction(symbol, before, Known(value, source, line))
@@ -55,7 +55,7 @@ class Sizes:
     def propagate(self) -> None:
         """Solve every equation with one unknown, again and again until nothing more follows."""
         progress = True
-        while progress and not self.problems:
+        while progress and not self.faults:
             progress = False
             remaining: list[Equation] = []
             for equation in self._open:
@@ -73,19 +73,19 @@ class Sizes:
         before = dict(self.known), list(self._open)
         self._open.append(equation)
         self.propagate()
-        if self.problems:
-            (self.known, self._open), self.problems = before, []
+        if self.faults:
+            (self.known, self._open), self.faults = before, []
             return False
         return True
 
     def _compare_open(self) -> None:
         """Equal products of unknowns have equal lengths, whatever the factors are."""
         first: dict[Plus, Equation] = {}
-        for equation in self._open if not self.problems else ():
+        for equation in self._open if not self.faults else ():
             other = first.setdefault(equation.axis, equation)
             if other.length != equation.length:
-                self.problems.append(
-                    Problem(
+                self.faults.append(
+                    Fault(
                         f"{equation.where} has {equation.length} units, but {other.where}, which consists of the same "
                         f"dims, has {other.length}",
                         equation.line,
@@ -130,8 +130,8 @@ class Sizes:
         rest = equation.length - constant
         nothing_left = rest < 0 or (rest == 0 and constant == 0)  # a segment may be empty, an axis may not
         if nothing_left or rest % factor:
-            self.problems.append(
-                Problem(
+            self.faults.append(
+                Fault(
                     f"{equation.where} has {equation.length} units, which is not {_term(constant, factor)}"
                     f"{_plain(symbol)}{self._because(equation.axis)}",
                     equation.line,
@@ -147,8 +147,8 @@ class Sizes:
             symbol = str(leaves[0].size)
             self._contradiction(symbol, self.known[symbol], Known(equation.length, equation.where, equation.line))
             return
-        self.problems.append(
-            Problem(
+        self.faults.append(
+            Fault(
                 f"{equation.where} has {equation.length} units, its pattern makes {constant}"
                 f"{self._because(equation.axis)}",
                 equation.line,
@@ -163,8 +163,8 @@ class Sizes:
         return f" ({'; '.join(facts)})" if facts else ""
 
     def _contradiction(self, symbol: str, first: Known, second: Known) -> None:
-        self.problems.append(
-            Problem(
+        self.faults.append(
+            Fault(
                 f"{_plain(symbol)} is {first.value} by {first.source}, but {second.value} by {second.source}",
                 second.line or first.line,
                 "both must be the same number for the axes to move together",

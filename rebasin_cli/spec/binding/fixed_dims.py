@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.spec.binding.equations import Sizes
-from rebasin_cli.spec.binding.resolve import Plus, Resolver, dim_text
+from rebasin_cli.spec.binding.instances import dim_text
+from rebasin_cli.spec.binding.resolve import Plus, Resolver
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule
 from rebasin_cli.spec.language.variables import Bindings

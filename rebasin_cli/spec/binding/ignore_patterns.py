@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
-from itertools import accumulate
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.safe_text import printable, shell_word
+from rebasin_cli.spec.binding.prefixes import beginnings
 
 _LONGEST = 2000  # characters of options that a message can take
 
@@ -35,7 +35,7 @@ def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:
 def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...]:
     """Few patterns that match `keys` and none of the others of `all_keys`: `encoder_k.*` for all that begins so."""
     wanted = set(keys)
-    taken = {beginning for key in all_keys if key not in wanted for beginning in _beginnings(key)}
+    taken = {beginning for key in all_keys if key not in wanted for beginning in beginnings(key)}
     patterns = (_pattern(key, taken) for key in keys)
     return tuple(dict.fromkeys(patterns))
 
@@ -47,10 +47,5 @@ def options_for(patterns: Sequence[str]) -> str:
 
 
 def _pattern(key: str, taken: Collection[str]) -> str:
-    free = next((beginning for beginning in _beginnings(key) if beginning not in taken), None)
+    free = next((beginning for beginning in beginnings(key) if beginning not in taken), None)
     return glob.escape(key) if free is None else f"{glob.escape(free)}*"
-
-
-def _beginnings(key: str) -> Iterable[str]:
-    """`a.b.c` as `a.` and `a.b.`."""
-    return accumulate(f"{word}." for word in key.split(".")[:-1])

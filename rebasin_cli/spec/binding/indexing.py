@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.spec.binding.claims import Claim, Problem, Shape
+from rebasin_cli.spec.binding.claims import Claim, Shape
 from rebasin_cli.spec.binding.resolve import Resolver
+from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule
 
 
@@ -21,40 +22,40 @@ class Slab:
 
 def find_slabs(
     spec: PermutationSpec, resolver: Resolver, claims: Mapping[str, Claim], shapes: Mapping[str, Shape]
-) -> tuple[dict[str, Slab], list[Problem]]:
+) -> tuple[dict[str, Slab], list[Fault]]:
     """The tensors that some `index` rule of the spec moves as wholes, by key."""
     slabs: dict[str, Slab] = {}
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     for rule in (rule for rule in spec.rules if rule.index is not None):
         groups, found = _groups(rule, resolver, claims)
-        problems += found
+        faults += found
         for (dim, _), places in groups.items():
             siblings = tuple(places[p] for p in sorted(places))
             if sorted(places) != list(range(len(places))):
                 gap = next(p for p in range(len(places)) if p not in places)
-                problems.append(Problem(f"{siblings[0]}: number {gap} of {dim} is absent", rule.line))
+                faults.append(Fault(f"{siblings[0]}: number {gap} of {dim} is absent", rule.line))
             odd = next((key for key in siblings if shapes[key] != shapes[siblings[0]]), None)
             if odd is not None:
-                problems.append(
-                    Problem(
+                faults.append(
+                    Fault(
                         f"{siblings[0]} is {list(shapes[siblings[0]])} and {odd} is {list(shapes[odd])}, "
                         f"but dim {dim} puts one in the other's place",
                         rule.line,
                     )
                 )
             slabs |= {key: Slab(dim, place, siblings) for place, key in places.items()}
-    return slabs, problems
+    return slabs, faults
 
 
 _Groups = dict[tuple[str, str], dict[int, str]]
 
 
-def _groups(rule: Rule, resolver: Resolver, claims: Mapping[str, Claim]) -> tuple[_Groups, list[Problem]]:
+def _groups(rule: Rule, resolver: Resolver, claims: Mapping[str, Claim]) -> tuple[_Groups, list[Fault]]:
     """The keys that one rule moves, in groups of siblings: (dim, what they have in common) -> place -> key."""
     assert rule.index is not None
     variable, template = rule.index
     groups: _Groups = {}
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     for key, claim in claims.items():
         bindings = template.match(key)
         if bindings is None or claim.line.section == "ignored":
@@ -62,12 +63,12 @@ def _groups(rule: Rule, resolver: Resolver, claims: Mapping[str, Claim]) -> tupl
         place = bindings.pop(variable)
         dims = resolver.instances(rule.name, bindings, rule.line)
         if not dims or not isinstance(place, int) or variable not in claim.bindings:
-            problems.append(Problem(f"{key}: the line that claims it has no `{{{variable}}}`", rule.line))
+            faults.append(Fault(f"{key}: the line that claims it has no `{{{variable}}}`", rule.line))
             continue
         names = claim.line.pattern.dim_names() if claim.line.pattern else ()
         for name in (name for name in names if variable in name.variables):
-            problems.append(
-                Problem(
+            faults.append(
+                Fault(
                     f"{key}: dim `{name}` has `{{{variable}}}` in its name, and `{rule.name}` moves `{{{variable}}}`",
                     claim.line.line,
                     f"name it without, and say in `dims` that it is `within {rule.name}`",
@@ -76,4 +77,4 @@ def _groups(rule: Rule, resolver: Resolver, claims: Mapping[str, Claim]) -> tupl
         own = {**claim.bindings, variable: -1}
         group = f"{claim.line.template.text} {sorted((k, str(v)) for k, v in own.items())}"
         groups.setdefault((resolver.name_of(dims[0]), group), {})[place] = key
-    return groups, problems
+    return groups, faults

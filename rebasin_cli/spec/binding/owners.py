@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from rebasin_cli.spec.binding.claims import Problem, Shape
+from rebasin_cli.spec.binding.claims import Shape
 from rebasin_cli.spec.binding.equations import Sizes
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, Dim, Piece, Side
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver
+from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.permutation_spec import Rule
 from rebasin_cli.spec.language.variables import Bindings
 
@@ -25,14 +26,14 @@ def find_owners(resolver: Resolver, rules: Mapping[str, tuple[Rule, Bindings]]) 
             continue
         found = resolver.instances(rule.owner, bindings, rule.line)
         if not found:
-            raise ResolutionError(Problem(f"dim `{name}` is within `{rule.owner}`, which is absent", rule.line))
+            raise ResolutionError(Fault(f"dim `{name}` is within `{rule.owner}`, which is absent", rule.line))
         owners[name] = resolver.name_of(found[0])
     for name, (rule, _) in rules.items():
         chain = [name]
         while (owner := owners.get(chain[-1])) is not None:
             if owner in chain:
                 ring = " within ".join([*chain, owner])
-                raise ResolutionError(Problem(f"dims are within one another: {ring}", rule.line))
+                raise ResolutionError(Fault(f"dims are within one another: {ring}", rule.line))
             chain.append(owner)
     return owners
 
@@ -67,17 +68,17 @@ def build_dims(
 
 
 def point_at_owners(
-    piece: Piece, dims: Mapping[str, Dim], shape: Shape, index_dim: str | None, where: Problem
-) -> tuple[Piece, list[Problem]]:
+    piece: Piece, dims: Mapping[str, Dim], shape: Shape, index_dim: str | None, where: Fault
+) -> tuple[Piece, list[Fault]]:
     """Point every side whose dim is within an owner at the side that carries the owner.
 
     On the same axis if the owner is there, else on the only other side that carries it, else in the key.
 
     Args:
         index_dim: the dim that permutes the tensor's key, if one does.
-        where: tensor and line, for a problem.
+        where: tensor and line, for a fault.
     """
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     sides: list[Side] = []
     for position, side in enumerate(piece.sides):
         owner = dims[side.dim].owner if side.dim else None
@@ -88,8 +89,8 @@ def point_at_owners(
         if not found and index_dim == owner:
             found = [INDEX_SIDE]
         if len(found) != 1:
-            problems.append(
-                Problem(
+            faults.append(
+                Fault(
                     f"{where.what}: dim {side.dim} is within {owner}, which "
                     + (f"stands on {len(found)} other axes" if found else "does not stand in this tensor"),
                     where.line,
@@ -97,7 +98,7 @@ def point_at_owners(
                 )
             )
         sides.append(replace(side, owner=found[0] if found else None))
-    return Piece(piece.offset, tuple(sides)), problems
+    return Piece(piece.offset, tuple(sides)), faults
 
 
 def _owner_sides(piece: Piece, position: int, owner: str, shape: Shape) -> list[int]:

@@ -75,7 +75,7 @@ def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
     """None, the known ones (nested in any order), and whatever else so many of the keys share."""
     if not keys:
         return ("",)
-    counts = Counter(prefix for key in keys for prefix in _beginnings(key))
+    counts = Counter(prefix for key in keys for prefix in beginnings(key))
     shared = [prefix for prefix, count in counts.items() if count >= share * len(keys)]
     seen = {"": None}
     stack = [""]
@@ -90,6 +90,6 @@ def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
     return (*seen, *(rest if share == 1.0 else rest[:_TRIED]))
 
 
-def _beginnings(key: str) -> Iterator[str]:
+def beginnings(key: str) -> Iterator[str]:
     """`a.b.c` as `a.` and `a.b.`."""
     return accumulate(f"{word}." for word in key.split(".")[:-1])

@@ -83,7 +83,7 @@ def form_of(key: str, shapes: Mapping[str, Shape]) -> Form | None:
     if name == "bias" and len(shapes[key]) == 1:
         form = _form(f"{module}.weight" if module else "weight", "bias", shapes)
         length = shapes[key][0]
-        if form is not None and form.axes >= 2 and length in (_weight_shape(form.base, shapes) or ())[:2]:
+        if form is not None and form.axes >= 2 and length in (weight_shape(form.base, shapes) or ())[:2]:
             return form
     return None
 
@@ -91,21 +91,17 @@ def form_of(key: str, shapes: Mapping[str, Shape]) -> Form | None:
 def stored_weights(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The weights that are stored in another form: the key and shape that each would have by itself."""
     forms = [form_of(key, shapes) for key in shapes]
-    found = {form.base: _weight_shape(form.base, shapes) for form in forms if form is not None and form.role == "whole"}
+    found = {form.base: weight_shape(form.base, shapes) for form in forms if form is not None and form.role == "whole"}
     return {base: shape for base, shape in found.items() if shape is not None}
 
 
-def weight_shape(form: Form, shapes: Mapping[str, Shape]) -> Shape | None:
-    """The shape of the weight that `form` belongs to, however it is stored."""
-    return _weight_shape(form.base, shapes)
-
-
 def _form(base: str, role: Role, shapes: Mapping[str, Shape]) -> Form | None:
-    shape = _weight_shape(base, shapes)
+    shape = weight_shape(base, shapes)
     return None if shape is None else Form(base, len(shape), role)
 
 
-def _weight_shape(base: str, shapes: Mapping[str, Shape]) -> Shape | None:
+def weight_shape(base: str, shapes: Mapping[str, Shape]) -> Shape | None:
+    """The shape of the weight with the key `base`, in whatever form it is stored."""
     module, _, name = base.rpartition(".")
     hidden = f"{module}.parametrizations.{name}" if module else f"parametrizations.{name}"
     for key in (base, f"{base}_orig", f"{base}_v", f"{hidden}.original", f"{hidden}.original1"):

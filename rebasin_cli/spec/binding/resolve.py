@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.spec.binding.claims import Claim, Instance, Problem, defined_by, instance_of
-from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Part
+from rebasin_cli.spec.binding.claims import Claim, defined_by
+from rebasin_cli.spec.binding.instances import Instance, dim_text, in_order, instance_of, rank
+from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Segment
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_COMPARED, MOST_LEAVES
@@ -49,14 +51,9 @@ class Plus:
 class ResolutionError(Exception):
     """A dim that is used but that no tensor brings into being."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.what)
-        self.problem = problem
-
-
-def dim_text(instance: Instance) -> str:
-    """`("conv", 3)` as `conv.3`."""
-    return ".".join(map(str, instance))
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.what)
+        self.fault = fault
 
 
 class Resolver:
@@ -108,7 +105,7 @@ class Resolver:
         (rank, rule, bindings), *others = fitting
         if others and others[0][0] == rank and not (rule.fixed and others[0][1].fixed):
             raise ResolutionError(
-                Problem(
+                Fault(
                     f"dim {dim_text(instance)} falls under two rules alike: `{rule.name}` (line {rule.line}) "
                     f"and `{others[0][1].name}` (line {others[0][1].line})",
                     rule.line,
@@ -149,12 +146,12 @@ class Resolver:
         self._compared += len(family)
         if self._compared > MOST_COMPARED:
             what = f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims"
-            raise ResolutionError(Problem(what, line))
+            raise ResolutionError(Fault(what, line))
         matching = [i for i in family if self._fits_plainly(name, i, bindings)]
         for position, part in enumerate(name.parts):
             if not isinstance(part, Ref) or (part.pick is Pick.SAME and part.offset >= 0):
                 continue
-            values = sorted({i[position] for i in matching}, key=_order)
+            values = sorted({i[position] for i in matching}, key=rank)
             chosen = self._choose(part, values, bindings)
             if chosen is None:
                 return None
@@ -164,7 +161,7 @@ class Resolver:
         is_list = any(isinstance(part, Ref) and part.is_range for part in name.parts)
         if not matching and not is_list:
             raise ResolutionError(self._undefined(name, bindings, line))
-        return sorted(matching, key=lambda i: [_order(v) for v in i])
+        return in_order(matching)
 
     def _choose(self, part: Ref, values: list[Value], bindings: Bindings) -> set[Value] | None:
         """The values that a choice among `values` means; None for before the first or after the last."""
@@ -173,16 +170,16 @@ class Resolver:
         if part.pick in (Pick.FIRST, Pick.LAST):
             return {values[0 if part.pick is Pick.FIRST else -1]} if values else set()
         here = bindings[part.variable]
-        below = [v for v in values if _order(v) < _order(here)]
+        below = [v for v in values if rank(v) < rank(here)]
         if part.pick is Pick.BELOW:
             return set(below)
         if part.pick is Pick.PREV:
             return {below[-1]} if below else None
         if part.pick is Pick.NEXT:
-            above = [v for v in values if _order(v) > _order(here)]
+            above = [v for v in values if rank(v) > rank(here)]
             return {above[0]} if above else None
         target = part.value(bindings)  # {i-1}
-        if not isinstance(target, int) or target < 0 or (values and _order(target) < _order(values[0])):
+        if not isinstance(target, int) or target < 0 or (values and rank(target) < rank(values[0])):
             return None
         return {target}
 
@@ -198,11 +195,11 @@ class Resolver:
     def _siblings(self, instance: Instance, position: int) -> list[Value]:
         family = self.families.get((instance[0], len(instance)), set())
         rest = (instance[:position], instance[position + 1 :])
-        return sorted({i[position] for i in family if (i[:position], i[position + 1 :]) == rest}, key=_order)
+        return sorted({i[position] for i in family if (i[:position], i[position + 1 :]) == rest}, key=rank)
 
-    def _undefined(self, name: DimName, bindings: Bindings, line: int) -> Problem:
+    def _undefined(self, name: DimName, bindings: Bindings, line: int) -> Fault:
         values = ", ".join(f"{k} = {v}" for k, v in bindings.items())
-        return Problem(
+        return Fault(
             f"dim `{name}`{f' with {values}' if values else ''} is used, but no tensor brings it into being",
             line,
             "a tensor must name it plainly, or with `{i+1}`, for `{i-1}`, `{prev i}` and the like to find it",
@@ -211,14 +208,14 @@ class Resolver:
     def _axis(self, axis: Axis, claim: Claim) -> Plus:
         segments: list[Leaf | Times] = []
         for part in axis.segments:
-            for leaf in self._part(part, claim):
+            for leaf in self._segment(part, claim):
                 before = segments[-1] if segments else None
                 both_open = _is_open(leaf) and isinstance(before, Leaf) and _is_open(before)
                 if not both_open:
                     segments.append(leaf)
         return Plus(tuple(segments or [self._open()]))  # a list of nothing (`{*}`) is a side that never moves
 
-    def _part(self, part: Part, claim: Claim) -> list[Leaf | Times]:
+    def _segment(self, part: Segment, claim: Claim) -> list[Leaf | Times]:
         if isinstance(part, Anonymous):
             if isinstance(part.size, int):
                 return [Leaf(part.size)]
@@ -230,7 +227,7 @@ class Resolver:
             self._leaves += len(instances)
             if self._leaves > MOST_LEAVES:
                 what = f"{claim.key}: `{part}` and the like stand for more than {MOST_LEAVES:,} dims"
-                raise ResolutionError(Problem(what, claim.line.line))
+                raise ResolutionError(Fault(what, claim.line.line))
             return [Leaf(f"dim:{name}", name) for name in map(self.name_of, instances)]
         factors: list[Plus] = []
         for factor in (self._axis(factor, claim) for factor in part.factors):
@@ -269,7 +266,7 @@ class Resolver:
                 break
             if target[0] in followed:
                 ring = " same as ".join(map(dim_text, [*followed, target[0]]))
-                raise ResolutionError(Problem(f"dims are the same as one another: {ring}", rule.line))
+                raise ResolutionError(Fault(f"dims are the same as one another: {ring}", rule.line))
             followed.append(target[0])
         return dim_text(followed[-1])
 
@@ -291,15 +288,11 @@ def _is_one_open(axis: Plus) -> bool:
     return len(axis.segments) == 1 and _is_open(axis.segments[0])
 
 
-def _order(value: Value) -> tuple[int, int, str]:
-    return (0, value, "") if isinstance(value, int) else (1, 0, value)
-
-
 def dim_instances(resolver: Resolver) -> Mapping[str, Instance]:
     """Every dim that exists, by name (aliases left out)."""
     return {
         dim_text(i): i
         for family in resolver.families.values()
-        for i in sorted(family, key=lambda i: [_order(v) for v in i])
+        for i in in_order(family)
         if resolver.name_of(i) == dim_text(i)
     }

@@ -6,12 +6,13 @@ table of its parts, whose lines say `in.{b}`, and one of its wiring: `in.4: up.3
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from rebasin_cli.spec.binding.claims import Claim, Instance, Problem, instance_of
-from rebasin_cli.spec.binding.resolve import dim_text
-from rebasin_cli.spec.language.pattern import Axis, DimName, Part, Pattern, Product
+from rebasin_cli.spec.binding.claims import Claim
+from rebasin_cli.spec.binding.instances import Instance, dim_text, instance_of
+from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.pattern import Atom, Axis, DimName, Pattern, Segment
 from rebasin_cli.spec.language.permutation_spec import Shorthand
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_LEAVES
@@ -21,27 +22,19 @@ class _UnsaidError(Exception):
     """A name that looks like a shorthand, but the `axes` section does not have it."""
 
 
-def spell_out(
-    shorthands: Sequence[Shorthand], claims: Mapping[str, Claim]
-) -> tuple[Mapping[str, Claim], list[Problem]]:
+def spell_out(shorthands: Sequence[Shorthand], claims: Mapping[str, Claim]) -> tuple[Mapping[str, Claim], list[Fault]]:
     """The claims with every shorthand in their patterns replaced by what it stands for."""
     if not shorthands:
         return claims, []
     speller = _Speller(shorthands)
     spelled: dict[str, Claim] = {}
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     for key, claim in claims.items():
         try:
             spelled[key] = speller.claim(claim)
         except _UnsaidError as unsaid:
-            problems.append(Problem(f"{key}: {unsaid}", claim.line.line, "add a line for it to `axes`"))
-    return spelled, problems
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    shorthand: Shorthand
-    bindings: Bindings
+            faults.append(Fault(f"{key}: {unsaid}", claim.line.line, "add a line for it to `axes`"))
+    return spelled, faults
 
 
 class _Speller:
@@ -49,48 +42,47 @@ class _Speller:
         self.shorthands: dict[str | Ref, list[Shorthand]] = {}
         for shorthand in shorthands:
             self.shorthands.setdefault(shorthand.name.parts[0], []).append(shorthand)
-        self._known: dict[Instance, _Found] = {}
+        self._known: dict[Instance, Axis] = {}
         self._left = MOST_LEAVES
 
     def claim(self, claim: Claim) -> Claim:
         pattern = claim.line.pattern
         if pattern is None or not any(name.parts[0] in self.shorthands for name in pattern.dim_names()):
             return claim
-        spelled = Pattern(tuple(self._axis(axis, claim.bindings) for axis in pattern.axes))
+        spelled = Pattern(tuple(self._spelled(axis, claim.bindings) for axis in pattern.axes))
         return replace(claim, line=replace(claim.line, pattern=spelled))
 
-    def _axis(self, axis: Axis, bindings: Bindings) -> Axis:
-        segments: list[Part] = []
-        self._left -= len(axis.segments)
+    def _spelled(self, axis: Axis, bindings: Bindings) -> Axis:
+        self._left -= sum(1 for _ in axis.walk())
         if self._left < 0:
             raise _UnsaidError(f"the names of `axes` stand for more than {MOST_LEAVES:,} parts")
-        for part in axis.segments:
-            if isinstance(part, Product):
-                segments.append(Product(tuple(self._axis(factor, bindings) for factor in part.factors)))
-            elif isinstance(part, DimName) and part.parts[0] in self.shorthands:
-                found = self._find(part, bindings)
-                segments += self._axis(_bound(found.shorthand.pattern.axes[0], found.bindings), {}).segments
-            else:
-                segments.append(part)
-        return Axis(tuple(segments))
 
-    def _find(self, name: DimName, bindings: Bindings) -> _Found:
+        def segments(atom: Atom) -> Iterable[Segment]:
+            if not isinstance(atom, DimName) or atom.parts[0] not in self.shorthands:
+                return (atom,)
+            return self._spelled(self._axis_of(atom, bindings), {}).segments
+
+        return axis.replaced(segments)
+
+    def _axis_of(self, name: DimName, bindings: Bindings) -> Axis:
+        """What a shorthand stands for, with its variables replaced by their values; shorthands in it stay."""
         instance = instance_of(name, bindings)
         if instance is None:
             raise _UnsaidError(f"`{name}` is a shorthand of `axes`, which is named plainly or with an offset")
         if instance not in self._known:
             fitting = [
-                _Found(shorthand, found)
+                (shorthand, found)
                 for shorthand in self.shorthands[name.parts[0]]
-                if (found := _unify(shorthand.name, instance)) is not None
+                if (found := _match(shorthand.name, instance)) is not None
             ]
             if not fitting:
                 raise _UnsaidError(f"`axes` does not say what `{dim_text(instance)}` is")
-            self._known[instance] = min(fitting, key=lambda f: len(f.bindings))
+            shorthand, found = min(fitting, key=lambda pair: len(pair[1]))
+            self._known[instance] = _with_values(shorthand.pattern.axes[0], found)
         return self._known[instance]
 
 
-def _unify(name: DimName, instance: Instance) -> Bindings | None:
+def _match(name: DimName, instance: Instance) -> Bindings | None:
     """The bindings under which `name` is `instance`; a word with dots counts as several parts."""
     values: list[Value] = []
     for value in instance:
@@ -108,17 +100,13 @@ def _unify(name: DimName, instance: Instance) -> Bindings | None:
     return bindings
 
 
-def _bound(axis: Axis, bindings: Bindings) -> Axis:
+def _with_values(axis: Axis, bindings: Bindings) -> Axis:
     """`axis` with the variables of a shorthand's name replaced by their values."""
-    segments: list[Part] = []
-    for part in axis.segments:
-        if isinstance(part, Product):
-            segments.append(Product(tuple(_bound(factor, bindings) for factor in part.factors)))
-        elif isinstance(part, DimName):
-            segments.append(DimName(tuple(_value(word, bindings) for word in part.parts)))
-        else:
-            segments.append(part)
-    return Axis(tuple(segments))
+
+    def segments(atom: Atom) -> Iterable[Segment]:
+        return (DimName(tuple(_value(part, bindings) for part in atom.parts)) if isinstance(atom, DimName) else atom,)
+
+    return axis.replaced(segments)
 
 
 def _value(part: str | Ref, bindings: Bindings) -> str | Ref:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.spec.binding.claims import Instance
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.indexing import Slab
+from rebasin_cli.spec.binding.instances import Instance
 from rebasin_cli.spec.binding.resolve import Resolver
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language.expressions import Expression

@@ -9,18 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.pattern import DimName
 from rebasin_cli.spec.language.permutation_spec import Line, Rule, Shorthand, SizeRule
 from rebasin_cli.spec.language.variables import Pick, Ref
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing wrong with a spec, where, and what to do about it."""
-
-    what: str
-    line: int
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +24,7 @@ class _Said:
     sizes: tuple[str, ...]
 
 
-def faults(
+def find_faults(
     lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
 ) -> Iterator[Fault]:
     """Everything wrong with a spec, in the order in which it is best mended."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language.checks import faults, lines_twice
+from rebasin_cli.spec.language.checks import find_faults, lines_twice
 from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.parts import Part
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
@@ -79,7 +79,7 @@ class _Parser:
         rules = tuple(self._rule(key, value) for key, value in self._table(sections.get("dims")))
         sizes = tuple(self._size(key, value) for key, value in self._table(sections.get("sizes")))
         shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
-        for fault in faults(lines, rules, sizes, shorthands):
+        for fault in find_faults(lines, rules, sizes, shorthands):
             raise self.error(fault.what, fault.line, fault.remedy)
         parts = []
         for key, value in self._table(sections.get("parts")):

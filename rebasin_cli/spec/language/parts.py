@@ -5,11 +5,10 @@ A part's dims and sizes get its name in front (`unet/head.0`), so that nothing o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Pattern, Product
-from rebasin_cli.spec.language.pattern import Part as PatternPart
+from rebasin_cli.spec.language.pattern import Anonymous, Atom, DimName, Pattern
 from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec, Rule, Shorthand, SizeRule
 
 
@@ -73,14 +72,9 @@ class Part:
         return DimName((f"{self.name}/{name.parts[0]}", *name.parts[1:]))
 
     def _pattern(self, pattern: Pattern) -> Pattern:
-        return Pattern(tuple(self._axis(axis) for axis in pattern.axes))
+        return pattern.replaced(self._atom)
 
-    def _axis(self, axis: Axis) -> Axis:
-        return Axis(tuple(self._segment(part) for part in axis.segments))
-
-    def _segment(self, part: PatternPart) -> PatternPart:
-        if isinstance(part, Product):
-            return Product(tuple(self._axis(factor) for factor in part.factors))
-        if isinstance(part, DimName):
-            return self._name(part)
-        return Anonymous(f"{self.name}/{part.size}") if isinstance(part.size, str) else part
+    def _atom(self, atom: Atom) -> Sequence[Atom]:
+        if isinstance(atom, DimName):
+            return (self._name(atom),)
+        return (Anonymous(f"{self.name}/{atom.size}") if isinstance(atom.size, str) else atom,)

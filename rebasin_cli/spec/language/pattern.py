@@ -1,8 +1,8 @@
 """Patterns: what the axes of a tensor are made of, parsed once into an immutable tree.
 
     pattern := axis (space axis)*             one per axis of the tensor, in order
-    axis    := part ('+' part)*               segments one after the other along the axis
-    part    := '_' [':' size] | INT | dim | '(' axis (space axis)* ')'     '( )': row-major product, outermost first
+    axis    := segment ('+' segment)*         one after the other along the axis
+    segment := '_' [':' size] | INT | dim | '(' axis (space axis)* ')'     '( )': row-major product, outermost first
 
 After einops (Rogozhnikov, ICLR 2022): an axis says what it consists of, and the sizes follow from the shapes.
 """
@@ -10,7 +10,7 @@ After einops (Rogozhnikov, ICLR 2022): an axis says what it consists of, and the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from rebasin_cli.spec.language.variables import Pick, Ref, parse_ref
@@ -61,17 +61,36 @@ class Product:
         return f"({' '.join(map(str, self.factors))})"
 
 
-Part = Anonymous | DimName | Product
+Atom = Anonymous | DimName
+Segment = Atom | Product
+Replace = Callable[[Atom], Iterable[Segment]]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """Segments one after the other."""
 
-    segments: tuple[Part, ...]
+    segments: tuple[Segment, ...]
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.segments))
+
+    def walk(self) -> Iterator[Segment]:
+        """Every segment, those inside products included, in order."""
+        for segment in self.segments:
+            yield segment
+            for factor in segment.factors if isinstance(segment, Product) else ():
+                yield from factor.walk()
+
+    def replaced(self, replace: Replace) -> Axis:
+        """The axis with every atom, those inside products included, replaced by segments."""
+        segments: list[Segment] = []
+        for segment in self.segments:
+            if isinstance(segment, Product):
+                segments.append(Product(tuple(factor.replaced(replace) for factor in segment.factors)))
+            else:
+                segments += replace(segment)
+        return Axis(tuple(segments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +103,17 @@ class Pattern:
         return " ".join(map(str, self.axes))
 
     def dim_names(self) -> Iterator[DimName]:
-        """Every dim in it, in order, as often as it stands there."""
-        for axis in self.axes:
-            yield from _names(axis)
+        """Every dim in it, in order, repeats included."""
+        return (segment for axis in self.axes for segment in axis.walk() if isinstance(segment, DimName))
 
     def size_names(self) -> Iterator[str]:
         """Every named size in it."""
-        for axis in self.axes:
-            yield from _size_names(axis)
+        atoms = (segment for axis in self.axes for segment in axis.walk() if isinstance(segment, Anonymous))
+        return (atom.size for atom in atoms if isinstance(atom.size, str))
+
+    def replaced(self, replace: Replace) -> Pattern:
+        """The pattern with every atom replaced by segments."""
+        return Pattern(tuple(axis.replaced(replace) for axis in self.axes))
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -113,24 +135,6 @@ def parse_dim_name(text: str) -> DimName:
     if match is None or not match["dim"]:
         raise ValueError(f"`{text}` is not a dim's name: a letter, then letters, digits, dots and {{…}}")
     return _dim_name(match["dim"])
-
-
-def _names(axis: Axis) -> Iterator[DimName]:
-    for part in axis.segments:
-        if isinstance(part, DimName):
-            yield part
-        elif isinstance(part, Product):
-            for factor in part.factors:
-                yield from _names(factor)
-
-
-def _size_names(axis: Axis) -> Iterator[str]:
-    for part in axis.segments:
-        if isinstance(part, Anonymous) and isinstance(part.size, str):
-            yield part.size
-        elif isinstance(part, Product):
-            for factor in part.factors:
-                yield from _size_names(factor)
 
 
 def _dim_name(text: str) -> DimName:
@@ -179,13 +183,13 @@ class _Reader:
         return tuple(axes)
 
     def axis(self) -> Axis:
-        segments = [self.part()]
+        segments = [self.segment()]
         while self.kind == "plus":
             self.advance()
-            segments.append(self.part())
+            segments.append(self.segment())
         return Axis(tuple(segments))
 
-    def part(self) -> Part:
+    def segment(self) -> Segment:
         kind, token, size = self.kind, self.token, self.size
         if kind == "open":
             opened = self.position
@@ -203,8 +207,8 @@ class _Reader:
         if number is not None and not (len(number) <= 10 and 1 <= int(number) <= LARGEST_SIZE):
             raise self.error(f"a side of size {number[:20]}")
         try:
-            part = Anonymous(size if number is None else int(number)) if kind != "dim" else _dim_name(token)
+            atom = Anonymous(size if number is None else int(number)) if kind != "dim" else _dim_name(token)
         except ValueError as error:
             raise self.error(f"{error}, which stands") from error
         self.advance()
-        return part
+        return atom

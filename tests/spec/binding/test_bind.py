@@ -145,7 +145,7 @@ def test_an_attempt_gives_the_reasons_as_values() -> None:
     result = attempt(spec, {"odd": (1,)}, Request())
     assert isinstance(result, Mismatch)
     assert result.spec is spec
-    assert [p.what for p in result.problems] == [
+    assert [p.what for p in result.faults] == [
         "no line speaks of odd [1]",
         "no tensor fits `fc{i}.weight`",
         "no tensor fits `fc{i}.bias`",

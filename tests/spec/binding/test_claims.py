@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from rebasin_cli.spec.binding.claims import Matcher, Problem, Shape, claim_tensors, missing_tensors
+from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors, missing_tensors
+from rebasin_cli.spec.language.fault import Fault
 from tests.spec.building import spec_of
 
 
-def claimed(text: str, shapes: dict[str, Shape]) -> tuple[dict[str, str], list[Problem]]:
-    """The template that claims each key, and the problems."""
-    claims, problems = claim_tensors(Matcher(spec_of(text)), shapes)
-    return {key: claim.line.template.text for key, claim in claims.items()}, problems
+def claimed(text: str, shapes: dict[str, Shape]) -> tuple[dict[str, str], list[Fault]]:
+    """The template that claims each key, and the faults."""
+    claims, faults = claim_tensors(Matcher(spec_of(text)), shapes)
+    return {key: claim.line.template.text for key, claim in claims.items()}, faults
 
 
-def missing(text: str, shapes: dict[str, Shape]) -> list[Problem]:
+def missing(text: str, shapes: dict[str, Shape]) -> list[Fault]:
     spec = spec_of(text)
-    claims, problems = claim_tensors(Matcher(spec), shapes)
-    assert problems == []
+    claims, faults = claim_tensors(Matcher(spec), shapes)
+    assert faults == []
     return missing_tensors(spec, claims, shapes)
 
 
 def test_the_fewest_variables_win_across_sections() -> None:
-    found, problems = claimed(
+    found, faults = claimed(
         """
         tensors:
           layer{s}.{b}.w: a
@@ -33,7 +34,7 @@ def test_the_fewest_variables_win_across_sections() -> None:
         """,
         {"layer3.1.w": (1,), "layer3.0.w": (1,), "layer1.0.w": (1,), "layer2.4.w": (1,), "other.w": (1,)},
     )
-    assert problems == []
+    assert faults == []
     assert found == {
         "layer3.1.w": "layer{s}.{b}.w",
         "layer3.0.w": "layer{s}.0.w",
@@ -44,7 +45,7 @@ def test_the_fewest_variables_win_across_sections() -> None:
 
 
 def test_two_lines_of_equal_rank_are_an_error_that_names_both() -> None:
-    found, (problem,) = claimed(
+    found, (fault,) = claimed(
         """
         tensors:
           layer{s}.0.w: a
@@ -53,18 +54,18 @@ def test_two_lines_of_equal_rank_are_an_error_that_names_both() -> None:
         {"layer1.0.w": (1,), "layer2.0.w": (1,)},
     )
     assert found == {"layer2.0.w": "layer{s}.0.w"}
-    assert "layer1.0.w is claimed by two lines alike" in problem.what
-    assert "`layer{s}.0.w` (line 2)" in problem.what
-    assert "`layer1.{b}.w` (line 3)" in problem.what
-    assert "more specific" in problem.remedy
+    assert "layer1.0.w is claimed by two lines alike" in fault.what
+    assert "`layer{s}.0.w` (line 2)" in fault.what
+    assert "`layer1.{b}.w` (line 3)" in fault.what
+    assert "more specific" in fault.remedy
 
 
 def test_a_line_of_equal_rank_in_another_section_is_no_better() -> None:
-    _, (problem,) = claimed(
+    _, (fault,) = claimed(
         "tensors:\n  '{side:a,b}.w': x\nignored:\n  - '{part}.w'\n",
         {"a.w": (3,)},
     )
-    assert "`{side:a,b}.w` (line 2) and `{part}.w` (line 4)" in problem.what
+    assert "`{side:a,b}.w` (line 2) and `{part}.w` (line 4)" in fault.what
 
 
 def test_a_line_matches_only_tensors_with_as_many_axes_as_its_pattern() -> None:
@@ -73,17 +74,17 @@ def test_a_line_matches_only_tensors_with_as_many_axes_as_its_pattern() -> None:
           f.{c}.w: conv.{c} _ _ _
           f.{c}.w?: norm.{c}
         """
-    found, problems = claimed(text, {"f.0.w": (2, 3, 3, 3), "f.1.w": (2,)})
-    assert problems == []
+    found, faults = claimed(text, {"f.0.w": (2, 3, 3, 3), "f.1.w": (2,)})
+    assert faults == []
     assert found == {"f.0.w": "f.{c}.w", "f.1.w": "f.{c}.w?"}
-    _, (problem,) = claimed(text, {"f.0.w": (2, 3)})
-    assert problem.what == "f.0.w has 2 axes [2, 3], its line `f.{c}.w: conv.{c} _ _ _` has 4"
-    assert problem.line == 2
+    _, (fault,) = claimed(text, {"f.0.w": (2, 3)})
+    assert fault.what == "f.0.w has 2 axes [2, 3], its line `f.{c}.w: conv.{c} _ _ _` has 4"
+    assert fault.line == 2
 
 
 def test_a_tensor_without_axes_has_the_empty_pattern() -> None:
-    found, problems = claimed("tensors:\n  scale:\n  a: h\n", {"scale": (), "a": (2,)})
-    assert (found, problems) == ({"scale": "scale", "a": "a"}, [])
+    found, faults = claimed("tensors:\n  scale:\n  a: h\n", {"scale": (), "a": (2,)})
+    assert (found, faults) == ({"scale": "scale", "a": "a"}, [])
 
 
 VGG = """
@@ -95,7 +96,7 @@ VGG = """
 
 
 def test_a_vgg_tells_convolutions_from_normalisations_by_what_the_weights_make() -> None:
-    found, problems = claimed(
+    found, faults = claimed(
         VGG,
         {
             "features.0.weight": (4, 3, 3, 3),
@@ -108,7 +109,7 @@ def test_a_vgg_tells_convolutions_from_normalisations_by_what_the_weights_make()
             "features.4.bias": (4,),
         },
     )
-    assert problems == []
+    assert faults == []
     assert found["features.0.bias"] == found["features.3.bias"] == "features.{c}.bias?"
     assert found["features.1.bias"] == found["features.4.bias"] == "features.{c+1}.bias?"
     assert found["features.4.weight"] == "features.{c+1}.weight?"
@@ -116,7 +117,7 @@ def test_a_vgg_tells_convolutions_from_normalisations_by_what_the_weights_make()
 
 def test_a_vgg_whose_convolutions_touch_each_other() -> None:
     """`features.1.bias` could be a normalisation after 0 or convolution 1's own: `{c}` comes before `{c+1}`."""
-    found, problems = claimed(
+    found, faults = claimed(
         VGG,
         {
             "features.0.weight": (4, 3, 3, 3),
@@ -125,12 +126,12 @@ def test_a_vgg_whose_convolutions_touch_each_other() -> None:
             "features.1.bias": (4,),
         },
     )
-    assert problems == []
+    assert faults == []
     assert found["features.1.bias"] == "features.{c}.bias?"
 
 
 def test_the_first_and_the_last_are_found_among_the_tensors_of_the_same_kind() -> None:
-    found, problems = claimed(
+    found, faults = claimed(
         """
         tensors:
           c.{first d}.w: fc.{d} _
@@ -144,7 +145,7 @@ def test_the_first_and_the_last_are_found_among_the_tensors_of_the_same_kind() -
             "b.0.7.w": (1,), "b.0.9.w": (1,), "b.1.8.w": (1,),
         },
     )  # fmt: skip
-    assert problems == []
+    assert faults == []
     assert found == {
         "c.0.w": "c.{first d}.w",
         "c.2.w": "c.{d}.w",
@@ -157,10 +158,10 @@ def test_the_first_and_the_last_are_found_among_the_tensors_of_the_same_kind() -
 
 
 def test_an_unclaimed_tensor_names_the_nearest_lines() -> None:
-    _, (problem,) = claimed("tensors:\n  layer{s}.conv1.weight: a\n  fc.bias: b\n", {"layer2.conf1.weight": (3, 4)})
-    assert problem.what == "no line speaks of layer2.conf1.weight [3, 4]"
-    assert problem.remedy == "the nearest are `layer{s}.conv1.weight` (line 2)"
-    assert problem.line == 2
+    _, (fault,) = claimed("tensors:\n  layer{s}.conv1.weight: a\n  fc.bias: b\n", {"layer2.conf1.weight": (3, 4)})
+    assert fault.what == "no line speaks of layer2.conf1.weight [3, 4]"
+    assert fault.remedy == "the nearest are `layer{s}.conv1.weight` (line 2)"
+    assert fault.line == 2
     _, (far,) = claimed("tensors:\n  layer{s}.conv1.weight: a\n", {"zzz": (3,)})
     assert (far.line, far.remedy) == (0, "")
 
@@ -188,23 +189,23 @@ def test_nothing_is_missing_from_a_complete_checkpoint() -> None:
 
 
 def test_a_line_that_fits_nothing_is_named() -> None:
-    (problem,) = missing(BLOCKS, block(1, 0))
-    assert (problem.what, problem.line) == ("no tensor fits `stem.w`", 2)
+    (fault,) = missing(BLOCKS, block(1, 0))
+    assert (fault.what, fault.line) == ("no tensor fits `stem.w`", 2)
 
 
 def test_a_family_needs_one_of_its_words() -> None:
     shapes = {"stem.w": (2,)} | block(1, 0)
     del shapes["layer1.0.bn.b"]
-    (problem,) = missing(BLOCKS, shapes)
-    assert (problem.what, problem.line) == ("no tensor fits `layer{s}.{b}.{bn|norm}.b`", 4)
+    (fault,) = missing(BLOCKS, shapes)
+    assert (fault.what, fault.line) == ("no tensor fits `layer{s}.{b}.{bn|norm}.b`", 4)
 
 
 def test_single_missing_keys_are_named_with_a_neighbour() -> None:
     shapes = {"stem.w": (2,)} | block(1, 0) | block(1, 1) | block(2, 0)
     del shapes["layer1.1.bn.b"]
-    (problem,) = missing(BLOCKS, shapes)
-    assert problem.what == "layer1.1.bn.b is absent, although layer1.1.bn.w is there"
-    assert problem.line == 4
+    (fault,) = missing(BLOCKS, shapes)
+    assert fault.what == "layer1.1.bn.b is absent, although layer1.1.bn.w is there"
+    assert fault.line == 4
 
 
 def test_a_key_missing_in_the_first_block_only_is_named_too() -> None:

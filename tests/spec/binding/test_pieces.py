@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rebasin_cli.spec import Piece, bind
 from rebasin_cli.spec.language.loading import parse_spec
-from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Part, Pattern, Product, parse_pattern
+from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Pattern, Product, Segment, parse_pattern
 from tests.spec.building import bound, shown
 
 Label = tuple[tuple[str, int], ...]
@@ -23,10 +23,10 @@ FROZEN = "d"
 
 def label_axis(axis: Axis) -> list[Label]:
     """The label of every step along an axis."""
-    return [label for part in axis.segments for label in label_part(part)]
+    return [label for part in axis.segments for label in label_segment(part)]
 
 
-def label_part(part: Part) -> list[Label]:
+def label_segment(part: Segment) -> list[Label]:
     if isinstance(part, Anonymous):
         assert isinstance(part.size, int)
         return [()] * part.size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors
-from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances, dim_text
+from rebasin_cli.spec.binding.instances import dim_text
+from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances
 from rebasin_cli.spec.language.pattern import parse_dim_name
 from rebasin_cli.spec.language.variables import Value
 from tests.spec.building import bound, refusal, shown, sizes, spec_of
@@ -14,8 +15,8 @@ from tests.spec.building import bound, refusal, shown, sizes, spec_of
 def resolver(text: str, keys: list[str]) -> Resolver:
     spec = spec_of(text)
     shapes: dict[str, Shape] = dict.fromkeys(keys, (1,))
-    claims, problems = claim_tensors(Matcher(spec), shapes)
-    assert problems == []
+    claims, faults = claim_tensors(Matcher(spec), shapes)
+    assert faults == []
     return Resolver(spec, claims.values())
 
 
@@ -53,8 +54,8 @@ def test_every_choice_among_the_values_observed(name: str, c: int, meant: list[s
 def test_a_dim_that_nothing_brings_into_being(name: str, c: int) -> None:
     with pytest.raises(ResolutionError) as caught:
         CHAIN.instances(parse_dim_name(name), {"c": c}, 12)
-    assert f"dim `{name}` with c = {c} is used, but no tensor brings it into being" in caught.value.problem.what
-    assert caught.value.problem.line == 12
+    assert f"dim `{name}` with c = {c} is used, but no tensor brings it into being" in caught.value.fault.what
+    assert caught.value.fault.line == 12
 
 
 BLOCKS = resolver(

@@ -1,0 +1,53 @@
+"""Why a spec does not fit a checkpoint, and the error that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.binding.claims import MOST_FAULTS
+from rebasin_cli.spec.binding.ignore_patterns import options_for
+from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why a spec does not fit a checkpoint: all faults of the best prefix, and how far off it was.
+
+    Attributes:
+        odd: the tensors of which no line speaks, as they are called on disk, if all else fits.
+        patterns: what `--ignore` takes to leave them alone.
+    """
+
+    spec: PermutationSpec
+    prefix: str
+    faults: tuple[Fault, ...]
+    odd: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> str:
+        """`3 differences`."""
+        if len(self.faults) >= MOST_FAULTS:
+            return f"more than {MOST_FAULTS:,} differences"
+        return f"{len(self.faults)} difference{'s' if len(self.faults) != 1 else ''}"
+
+
+def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
+    """The error for a spec that does not fit, with its first differences."""
+    spec, faults = mismatch.spec, mismatch.faults
+    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({mismatch.counted})"]
+    for fault in faults[:shown]:
+        lines.append(f"  - {fault.what}{f'; {fault.remedy}' if fault.remedy else ''}")
+    if len(faults) > shown:
+        lines.append(f"  - and {len(faults) - shown} more")
+    line = next((p.line for p in faults if p.line), 0)
+    return ContentError(
+        "\n".join(lines),
+        where=(spec.at(line) if line else str(spec.path.name))
+        + (f"; keys are shown without `{mismatch.prefix}`" if mismatch.prefix else ""),
+        remedy=f"all else fits: leave them alone with {options_for(mismatch.patterns)}, or extend the spec"
+        if mismatch.odd
+        else "name the right spec with --arch, leave tensors alone with --ignore PATTERN, or extend the spec",
+    )
