@@ -253,14 +253,15 @@ class Binder:
 
 def _fitted(
     axes: tuple[Plus, ...], equations: Sequence[Equation], sizes: Sizes, owners: Mapping[str, str]
-) -> tuple[tuple[Plus, ...], set[str]]:
-    """The axes of a tensor that is left out, whole sides where a size does not fit, and the dims that stay for it."""
+) -> tuple[tuple[Plus, ...], Collection[str]]:
+    """The axes of an unmatched tensor, each left as it is where its size does not fit, and the dims to fix for that."""
     fits = [sizes.admits(equation) and sizes.total(equation.axis) == equation.length for equation in equations]
     if all(fits):
-        return axes, set()
-    unfit = {leaf.dim for axis, good in zip(axes, fits, strict=True) if not good for leaf in axis.leaves() if leaf.dim}
-    # A dim on an axis that does fit may be within one that cannot be followed.
-    unfit |= {leaf.dim for axis in axes for leaf in axis.leaves() if leaf.dim and leaf.dim in owners}
+        return axes, ()
+    dims = [[leaf.dim for leaf in axis.leaves() if leaf.dim] for axis in axes]
+    unfit = [dim for found, good in zip(dims, fits, strict=True) if not good for dim in found]
+    # A dim on an axis that does fit may be within a dim that is fixed here.
+    unfit += [dim for found in dims for dim in found if dim in owners]
     return tuple(axis if good else _STILL_AXIS for axis, good in zip(axes, fits, strict=True)), unfit
 
 

@@ -67,3 +67,10 @@ def test_dims_that_stay_for_the_other_network() -> None:
     layout = bound(CHAIN, SHAPES, still={"h.0": "it stays in A", "nothing": "not here"})
     assert still(layout)["h.0"] == "it stays in A"
     assert layout.moving() == ("h.1",)
+
+
+def test_a_note_lists_dims_in_the_order_of_the_spec() -> None:
+    names = [f"part{i}" for i in range(8)]
+    text = "tensors:\n" + "".join(f"  {name}: {name}\n" for name in names) + f"  all: {' + '.join(names)}\n"
+    layout = bound(text, {**dict.fromkeys(names, (2,)), "all": (17,)}, ignore=["all"])
+    assert any(note.startswith(f"dims {', '.join(names)} at identity") for note in layout.notes)
