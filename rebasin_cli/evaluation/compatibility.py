@@ -13,8 +13,8 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.inputs import leaves
 from rebasin_cli.evaluation.losses import TRIED, Loss, check_loss, find_loss
-from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
+from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.sweep import AnyNetwork, targets_for
 
 

@@ -14,8 +14,8 @@ from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import IGNORED, Dataset
 from rebasin_cli.evaluation.losses import Loss, find_loss
 from rebasin_cli.evaluation.metrics import Maker, collect
-from rebasin_cli.evaluation.networks import Network
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
+from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.hooks import Run, Taps
 

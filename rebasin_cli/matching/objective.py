@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.parallel import in_order
-from rebasin_cli.permutation import Permutation, is_identity, permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import Layout
 
 AT_ONCE = 4

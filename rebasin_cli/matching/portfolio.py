@@ -21,7 +21,7 @@ from rebasin_cli.matching.descent.weights import Order, Start, WeightsOptions, m
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching, Trial, rising
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 N = TypeVar("N", int, float)

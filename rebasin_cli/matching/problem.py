@@ -17,7 +17,7 @@ from torch import Tensor
 from rebasin_cli.hooks import Taps
 from rebasin_cli.matching.cache import budgets, keep_read
 from rebasin_cli.matching.objective import inner_product
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]

@@ -18,7 +18,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from rebasin_cli.permutation import Permutation, piece_view
+from rebasin_cli.permutation.gather import piece_view
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, Piece
 
 PROGRESS = 1e-7

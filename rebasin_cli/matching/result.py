@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 
 Stop = Literal["converged", "max-sweeps", "nothing-to-move", "time", "interrupted"]
 

@@ -23,7 +23,7 @@ from rebasin_cli.matching.descent.weights import similarity_dtype
 from rebasin_cli.matching.relaxation.mixing import Mixer
 from rebasin_cli.matching.relaxation.rounding import RelaxedStart, joint_dims
 from rebasin_cli.merging.models import Models
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 
 Matrices = Mapping[str, Tensor]
 MAX_ITERATIONS = 60

@@ -28,7 +28,8 @@ from rebasin_cli.matching.relaxation.rounding import STARTS
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.merging.frank_wolfe_many import check_joint, frank_wolfe_many
 from rebasin_cli.merging.models import Mean, Models, total_similarity
-from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 Algorithm = Literal["merge-many", "cycle-consistent", "frank-wolfe", "to-first", "hierarchical"]

@@ -21,7 +21,7 @@ from rebasin_cli.matching.result import Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, OnRound, in_order_of_first
 from rebasin_cli.merging.models import Models, total_similarity
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 BY_ACTIVATIONS: tuple[Algorithm, ...] = ("cycle-consistent", "merge-many", "to-first")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rebasin_cli.matching.objective import dot, squared_distance
 from rebasin_cli.matching.problem import State
-from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.checkpoints import Outputs, check_file_target, open_checkpoint, tensors_bytes
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.checkpoints.writer import tensors_bytes
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_bytes
 from rebasin_cli.permutation.values import Permutation

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints import hash_tensors
+from rebasin_cli.checkpoints.scan import hash_tensors
 from rebasin_cli.spec import Layout
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import measure_distance
-from rebasin_cli.permutation import permutation_bytes
+from rebasin_cli.matching.objective import measure_distance
+from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.function_check import prepare_check

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation import SavedPermutation, load_permutation
+from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from rebasin_cli.checkpoints import Checkpoint, RenamedCheckpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec import BoundTensor, Layout
 from rebasin_cli.spec.binding.ignore_patterns import options_for, patterns_for

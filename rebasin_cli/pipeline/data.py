@@ -8,29 +8,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation import (
-    FAMILIES,
-    AnyNetwork,
-    Dataset,
-    Loss,
-    Network,
-    Split,
-    build_network,
-    check_examples,
-    check_name,
-    fitting_loss,
-    is_named,
-    load_data,
-    load_masked_text,
-    load_named,
-    load_text,
-    module_files,
-    pretrained_network,
-    user_network,
-)
+from rebasin_cli.evaluation.compatibility import check_examples, fitting_loss
+from rebasin_cli.evaluation.data import Dataset, Split, load_data
 from rebasin_cli.evaluation.images import Moments, Preparation, image_root, load_images
+from rebasin_cli.evaluation.loaders import load_named
+from rebasin_cli.evaluation.losses import Loss, check_name
+from rebasin_cli.evaluation.networks.module_network import user_network
+from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.networks.pretrained import pretrained_network
+from rebasin_cli.evaluation.networks.registry import FAMILIES, build_network
+from rebasin_cli.evaluation.sweep import AnyNetwork
+from rebasin_cli.evaluation.text import load_masked_text, load_text
+from rebasin_cli.evaluation.user_code import is_named, module_files
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.repairer import Kind
 from rebasin_cli.spec import Layout

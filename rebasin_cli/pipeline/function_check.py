@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint, human_bytes
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure
-from rebasin_cli.evaluation import AnyNetwork
 from rebasin_cli.evaluation.comparing import Run, change, first_difference, rounding
 from rebasin_cli.evaluation.probes import EXAMPLES, Probe, network_probe, own_probe, pretrained_probe
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.evaluation.sweep import AnyNetwork
+from rebasin_cli.failures import human_bytes
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.data import DataRequest, find_network, read_data
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match_data import MatchData

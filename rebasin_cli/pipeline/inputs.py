@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, require_finite, scan
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.memory import give_freed_memory_back
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.scan import require_finite, scan
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source

@@ -10,11 +10,14 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching import MatchResult, measure_distance
-from rebasin_cli.merging import Blend
-from rebasin_cli.permutation import Permutation, SavedPermutation, load_permutation, permutation_bytes
+from rebasin_cli.matching.objective import measure_distance
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.merging.interpolation import Blend
+from rebasin_cli.permutation.files import SavedPermutation, load_permutation, permutation_bytes
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import open_source, scan_sources
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum, check_weights, checked_grid

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.merging import LINE, Blend, check_lambda, lambda_grid
+from rebasin_cli.merging.interpolation import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.inputs import Source

@@ -9,7 +9,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.counterparts import Counterparts, Side, listed

@@ -12,9 +12,9 @@ from typing import Protocol, TypeVar
 import torch
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import MatchResult, Trial
+from rebasin_cli.matching.result import MatchResult, Trial
 from rebasin_cli.matching.similarity.contributions import sweep_work
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match_data import prepare_match_data

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation import AnyNetwork, Dataset, Loss, evaluate, pair_runner, targets_for
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
+from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate, pair_runner, targets_for
 from rebasin_cli.hooks import Layer, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.matching.problem import PairRun

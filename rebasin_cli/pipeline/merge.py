@@ -10,12 +10,13 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.many import Algorithm, ManyResult
 from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS
 from rebasin_cli.merging.models import Models, pairwise_distances
-from rebasin_cli.permutation import permutation_bytes
+from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check

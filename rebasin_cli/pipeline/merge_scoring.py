@@ -8,11 +8,14 @@ from math import isfinite
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint, torch_dtype
-from rebasin_cli.evaluation import Scores, barrier_above_line
-from rebasin_cli.merging import interpolated, lambda_grid
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.dtypes import torch_dtype
+from rebasin_cli.evaluation.barrier import barrier_above_line
+from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.merging.interpolation import interpolated, lambda_grid
 from rebasin_cli.merging.models import Mean, Models
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.points import is_first
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import CommandScorer, Scorer, score_or_nan

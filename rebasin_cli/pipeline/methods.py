@@ -9,30 +9,20 @@ from itertools import chain, islice
 from typing import Any, Literal, TypeVar
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching import (
-    ActivationOptions,
-    ActivationProblem,
-    LossProblem,
-    MatchResult,
-    Problem,
-    Resources,
+from rebasin_cli.matching.data.activations import ActivationOptions, match_by_activations
+from rebasin_cli.matching.data.straight_through import SteOptions, match_by_straight_through
+from rebasin_cli.matching.descent.weights import Order, Start, WeightsOptions
+from rebasin_cli.matching.portfolio import Attempt, best_of, descents, simplest, starts_at_once
+from rebasin_cli.matching.problem import ActivationProblem, LossProblem, OnStep, Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
+from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint_dims
+from rebasin_cli.matching.relaxation.sinkhorn import (
     SinkhornLossOptions,
     SinkhornOptions,
-    SteOptions,
-    Trial,
-    WeightsOptions,
-    best_of,
-    descents,
-    frank_wolfe_attempts,
-    match_by_activations,
     match_by_sinkhorn_loss,
-    match_by_straight_through,
     sinkhorn_attempts,
 )
-from rebasin_cli.matching.descent.weights import Order, Start
-from rebasin_cli.matching.portfolio import Attempt, simplest, starts_at_once
-from rebasin_cli.matching.problem import OnStep
-from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint_dims
+from rebasin_cli.matching.result import MatchResult, Trial
 from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match_data import MatchData

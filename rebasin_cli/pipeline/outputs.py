@@ -7,19 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import (
-    Checkpoint,
-    Outputs,
-    TensorInfo,
-    as_bytes,
-    as_elements,
-    count_non_finite,
-    stream_checkpoint,
-    tensor_bytes,
-    write_checkpoint,
-)
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.dtypes import TensorInfo, as_bytes, as_elements, tensor_bytes
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.scan import count_non_finite
+from rebasin_cli.checkpoints.writer import stream_checkpoint, write_checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
 from rebasin_cli.spec import Layout

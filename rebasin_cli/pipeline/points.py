@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs, check_file_target, check_target, torch_dtype
-from rebasin_cli.checkpoints.replacing import check_space
-from rebasin_cli.checkpoints.writer import needed_bytes
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.dtypes import torch_dtype
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.replacing import check_file_target, check_space
+from rebasin_cli.checkpoints.writer import check_target, needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.merging import LINE, Blend, interpolated
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.merging.interpolation import LINE, Blend, interpolated
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.counterparts import listed
 from rebasin_cli.pipeline.layouts import Pair

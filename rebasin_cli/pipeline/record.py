@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rebasin_cli
-from rebasin_cli.checkpoints import split_address
-from rebasin_cli.matching import Distance, MatchResult
+from rebasin_cli.checkpoints.addresses import split_address
+from rebasin_cli.matching.objective import Distance
+from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.report.document import (

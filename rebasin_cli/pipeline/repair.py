@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, Outputs
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation import evaluate
-from rebasin_cli.merging import check_lambda
+from rebasin_cli.evaluation.sweep import evaluate
+from rebasin_cli.merging.interpolation import check_lambda
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import DataRequest, batch_size_of, network_and_data
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources

@@ -9,9 +9,10 @@ from typing import Literal
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation import AnyNetwork, Dataset, runner
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.sweep import AnyNetwork, runner
 from rebasin_cli.hooks import Run
-from rebasin_cli.merging import Channels, measure_channels, repair_channels, reset_statistics
+from rebasin_cli.merging.channel_statistics import Channels, measure_channels, repair_channels, reset_statistics
 from rebasin_cli.pipeline.progress import Progress
 
 Kind = Literal["bn", "repair"]

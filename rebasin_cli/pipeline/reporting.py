@@ -39,7 +39,7 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
         if role not in files and isinstance(content, str):
             printed = content
     if files:
-        from rebasin_cli.checkpoints import Outputs
+        from rebasin_cli.checkpoints.outputs import Outputs
 
         with Outputs(force=request.force) as outputs:
             outputs.claim(*files.values())
@@ -50,7 +50,7 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
 
 
 def _check(request: ReportRequest, files: dict[str, Path], document: RunDocument) -> None:
-    from rebasin_cli.checkpoints import check_file_target
+    from rebasin_cli.checkpoints.replacing import check_file_target
     from rebasin_cli.pipeline.targets import check_apart
 
     if "png" in files:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-from rebasin_cli.checkpoints import Outputs
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
-from rebasin_cli.evaluation import Scores
+from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.files import read_bytes
 from rebasin_cli.permutation.files import LARGEST
 from rebasin_cli.pipeline.choices import SpecChoice

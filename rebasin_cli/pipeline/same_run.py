@@ -9,9 +9,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError, RebasinError
-from rebasin_cli.permutation import SavedPermutation
+from rebasin_cli.permutation.files import SavedPermutation
 from rebasin_cli.pipeline.targets import beside
 from rebasin_cli.report.codec import read_document
 from rebasin_cli.report.document import RunDocument

@@ -10,7 +10,7 @@ from time import monotonic
 from types import FrameType
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import StopMatching
+from rebasin_cli.matching.result import StopMatching
 
 _LONGEST = 1e9  # seconds
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}

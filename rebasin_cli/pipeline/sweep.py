@@ -10,11 +10,14 @@ from functools import partial
 
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, GateError, UsageError
-from rebasin_cli.evaluation import Curve, Scores, as_curve
-from rebasin_cli.merging import LINE, Blend, interpolated
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.evaluation.barrier import Curve
+from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.sweep import as_curve
+from rebasin_cli.merging.interpolation import LINE, Blend, interpolated
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress

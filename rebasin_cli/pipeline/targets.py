@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from rebasin_cli.checkpoints import Checkpoint, check_file_target, check_target, file_name_of, split_address
+from rebasin_cli.checkpoints.addresses import file_name_of, split_address
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.checkpoints.writer import check_target
 from rebasin_cli.errors import UsageError
 
 # What is read beside a checkpoint: sizes, preparation of images, a tokenizer.

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint, as_elements, hash_tensors
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.dtypes import as_elements
+from rebasin_cli.checkpoints.scan import hash_tensors
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import BoundTensor, Layout
 
 _LEAST = 8

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
-from rebasin_cli.permutation import Permutation, gather_piece, permute_tensor, permuted, piece_view, source_key
+from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, PermutationSpec, bind
 
 ELEMENTS = 20

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from rebasin_cli.matching import Problem, Resources, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.spec import bind, find_spec
 

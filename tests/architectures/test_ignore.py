@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.proofs.subjects import SUBJECTS
 from rebasin_cli.spec import Layout, bind, find_spec

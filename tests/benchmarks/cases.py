@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, bind, find_spec, load_spec
 
 Shapes = dict[str, tuple[int, ...]]

@@ -19,11 +19,15 @@ from collections.abc import Sequence
 
 import torch
 
-from rebasin_cli.evaluation import build_network, evaluate
-from rebasin_cli.matching import MatchResult, Problem, Resources, best_of, descents, frank_wolfe_attempts
+from rebasin_cli.evaluation.networks.registry import build_network
+from rebasin_cli.evaluation.sweep import evaluate
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
+from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging.many import ALGORITHMS, ManyOptions, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, State
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, detect
 from tests.benchmarks.trained import RECIPES, trained
 

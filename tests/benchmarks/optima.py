@@ -24,19 +24,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.evaluation import Dataset, Network, barrier_above_line, build_network, runner, sweep
-from rebasin_cli.matching import (
-    MatchResult,
-    Problem,
-    Resources,
-    WeightsOptions,
-    best_of,
-    descents,
-    frank_wolfe_attempts,
-    sinkhorn_attempts,
-)
-from rebasin_cli.merging import interpolated, lambda_grid, reset_statistics
-from rebasin_cli.permutation import permuted
+from rebasin_cli.evaluation.barrier import barrier_above_line
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.networks.registry import build_network
+from rebasin_cli.evaluation.sweep import runner, sweep
+from rebasin_cli.matching.descent.weights import WeightsOptions
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
+from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.merging.channel_statistics import reset_statistics
+from rebasin_cli.merging.interpolation import interpolated, lambda_grid
+from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.spec import Layout, detect
 from tests.benchmarks.trained import RECIPES, trained
 

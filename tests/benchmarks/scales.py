@@ -20,11 +20,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rebasin_cli.evaluation import Dataset, Scores, build_network, evaluate, load_data, runner
-from rebasin_cli.evaluation.networks import Network
-from rebasin_cli.matching import Problem, match_by_weights
-from rebasin_cli.merging import interpolated, reset_statistics
-from rebasin_cli.permutation import permuted
+from rebasin_cli.evaluation.data import Dataset, load_data
+from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.networks.registry import build_network
+from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.sweep import evaluate, runner
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.problem import Problem
+from rebasin_cli.merging.channel_statistics import reset_statistics
+from rebasin_cli.merging.interpolation import interpolated
+from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.spec import Layout, bind, find_spec
 
 State = dict[str, Tensor]

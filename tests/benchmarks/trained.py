@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation import Dataset, load_data
+from rebasin_cli.evaluation.data import Dataset, load_data
 from tests.data.train_digits import load_split
 
 FOLDER = Path(__file__).parents[2] / "bench" / "trained"

@@ -20,10 +20,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints import Checkpoint, give_freed_memory_back, open_checkpoint, write_tensors
-from rebasin_cli.matching import Problem, inner_product, match_by_weights, solve_assignment
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.memory import give_freed_memory_back
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.writer import write_tensors
+from rebasin_cli.matching.assignment.solve import solve_assignment
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import block_terms, blocks
-from rebasin_cli.permutation import Permutation, permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 from tests.benchmarks.cases import CASES, Case, Weights, make_weights
 from tests.benchmarks.paper import weight_matching

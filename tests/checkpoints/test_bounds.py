@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.unpickling import MAX_STEPS, MAX_THINGS
 from rebasin_cli.errors import ContentError, SystemFailure
 from rebasin_cli.files import MAX_VALUES, parse_json, read_bytes, read_json, read_text

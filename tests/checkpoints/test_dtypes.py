@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.checkpoints import (
+from rebasin_cli.checkpoints.dtypes import (
     BITS,
     TORCH_DTYPES,
     TensorInfo,

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from rebasin_cli.checkpoints import TensorInfo, open_checkpoint
+from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import MAX_HEADER, build_header, parse_header
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from tests.checkpoints.building import entry, safetensors_bytes
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from tests.checkpoints.building import run_python
 

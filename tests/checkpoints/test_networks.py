@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
 
 

@@ -16,10 +16,12 @@ from types import FrameType
 import pytest
 import torch
 
-from rebasin_cli.checkpoints import Outputs, open_checkpoint, renaming, write_checkpoint
+from rebasin_cli.checkpoints import renaming
 from rebasin_cli.checkpoints.locking import Lock, clean_leftovers, lock_path, partial_path
-from rebasin_cli.checkpoints.outputs import new_file
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs, new_file
 from rebasin_cli.checkpoints.renaming import ASIDE, exchange, rename_new
+from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import SystemFailure, UsageError
 from tests.checkpoints.building import run_python, two_shards, write_sharded
 from tests.small import ROOT, environment

@@ -24,7 +24,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rebasin_cli.checkpoints import open_checkpoint, scan, write_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.scan import scan
+from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import ContentError, SystemFailure
 from tests.checkpoints.building import run_python
 

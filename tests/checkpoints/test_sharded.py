@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.checkpoints import open_checkpoint, write_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import ContentError
 from tests.checkpoints.building import two_shards, write_sharded
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoints import open_checkpoint, write_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import SystemFailure
 from tests.checkpoints.building import run_python, write_sharded
 

@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 from safetensors import deserialize, safe_open
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.checkpoints import (
-    BITS,
-    TensorInfo,
-    check_target,
-    human_bytes,
-    open_checkpoint,
-    stream_checkpoint,
-    write_checkpoint,
-    write_tensors,
-)
+from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
 from rebasin_cli.checkpoints.header import build_header
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.replacing import check_space
+from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, write_checkpoint, write_tensors
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.failures import human_bytes
 from tests.checkpoints.building import every_dtype_file, two_shards, write_sharded
 
 

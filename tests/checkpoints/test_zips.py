@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation import load_data
+from rebasin_cli.evaluation.data import load_data
 
 DIRECTORY = 17 << 20
 

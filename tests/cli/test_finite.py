@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rebasin_cli.merging import interpolate_tensor
+from rebasin_cli.merging.interpolation import interpolate_tensor
 from tests.benchmarks.train_resnet import ResNet
 from tests.cli.conftest import Rebasin
 from tests.small import mlp_state, run, save

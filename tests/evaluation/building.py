@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation import Network, build_network
+from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.networks.registry import build_network
 from rebasin_cli.spec import Layout, bind, find_spec
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rebasin_cli.evaluation import BarrierReport, Curve, barrier_above_line, barrier_above_mean
+from rebasin_cli.evaluation.barrier import BarrierReport, Curve, barrier_above_line, barrier_above_mean
 
 LAM = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation import Dataset, Network, check_fits, fitting_loss
+from rebasin_cli.evaluation.compatibility import check_fits, fitting_loss
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.networks.network import Network
 from tests.evaluation.building import network_for
 
 LABELS = torch.tensor([0, 3, 1])

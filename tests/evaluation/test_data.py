@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
-from rebasin_cli.evaluation import load_data
+from rebasin_cli.evaluation.data import load_data
 from rebasin_cli.evaluation.inputs import leaves
 
 PIXELS = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3) * 10

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure
-from rebasin_cli.evaluation import load_data
+from rebasin_cli.evaluation.data import load_data
 from rebasin_cli.evaluation.images import MOST_PIXELS, Preparation, load_images
 from rebasin_cli.evaluation.text import load_text
 from rebasin_cli.evaluation.user_code import module_files

@@ -13,8 +13,10 @@ from sklearn.metrics import f1_score, top_k_accuracy_score
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation import Dataset, Scores, evaluate, find_metrics
-from rebasin_cli.evaluation.metrics import METRICS
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.metrics import METRICS, find_metrics
+from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.sweep import evaluate
 from tests.evaluation.building import network_for, randomise
 from tests.small import run
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation import FAMILIES, build_network
+from rebasin_cli.evaluation.networks.registry import FAMILIES, build_network
 from tests.evaluation.building import Info, assert_same_function, infos_of, layout_of, network_for, randomise
 
 ACTIVATIONS = {

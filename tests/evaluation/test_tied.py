@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation import Dataset, evaluate
+from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
+from rebasin_cli.evaluation.sweep import evaluate
 
 TOKENS = torch.randint(7, (20, 5), generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(7, (20,), generator=torch.Generator().manual_seed(2))

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import Problem, Resources, match_by_weights
 from rebasin_cli.matching.cache import MATRICES, TENSORS, Budget, CachedTensors, budgets, keep_read
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.problem import Problem, Resources
 from tests.networks import TINY, tiny_layout, tiny_state
 
 

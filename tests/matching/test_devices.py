@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import Problem, Resources, match_by_frank_wolfe, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.pipeline.match import GPU_WORK, matching_device
 from rebasin_cli.pipeline.methods import MatchChoice, match_choice

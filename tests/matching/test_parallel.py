@@ -12,25 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import (
-    MatchResult,
-    Problem,
-    Resources,
-    StopMatching,
-    WeightsOptions,
-    best_of,
-    descents,
-    frank_wolfe_attempts,
-    inner_product,
-    match_by_weights,
-)
-from rebasin_cli.matching.descent.weights import Order
+from rebasin_cli.matching.descent.weights import Order, WeightsOptions, match_by_weights
+from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.parallel import STRIPE, add_product, in_order
-from rebasin_cli.matching.portfolio import Attempt, starts_at_once
-from rebasin_cli.matching.result import Stop
+from rebasin_cli.matching.portfolio import Attempt, best_of, descents, starts_at_once
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
+from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.merging.many import ALGORITHMS, Algorithm, ManyOptions, match_many
 from rebasin_cli.merging.models import Models
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, load_spec
 from tests.merging.test_many import matcher, states
 from tests.networks import TINY, tiny_layout, tiny_state

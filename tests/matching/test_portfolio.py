@@ -6,18 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.matching import (
-    Problem,
-    Resources,
-    StopMatching,
-    WeightsOptions,
-    best_of,
-    descents,
-    inner_product,
-    match_by_weights,
-)
-from rebasin_cli.matching.result import Stop
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.result import Stop, StopMatching
+from rebasin_cli.permutation.values import Permutation
 from tests.networks import TINY, tiny_layout, tiny_state
 
 

@@ -15,28 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rebasin_cli.matching import (
-    FrankWolfeOptions,
-    LossProblem,
-    MatchResult,
-    Problem,
-    Resources,
+from rebasin_cli.matching.data.held_out import midpoint
+from rebasin_cli.matching.data.straight_through import SteOptions, match_by_straight_through
+from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.objective import inner_product, measure_distance
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import LossProblem, Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import FrankWolfeOptions, match_by_frank_wolfe
+from rebasin_cli.matching.relaxation.sinkhorn import (
     SinkhornLossOptions,
-    SteOptions,
-    WeightsOptions,
-    best_of,
-    descents,
-    inner_product,
-    match_by_frank_wolfe,
+    fits,
     match_by_sinkhorn,
     match_by_sinkhorn_loss,
-    match_by_straight_through,
-    match_by_weights,
-    measure_distance,
 )
-from rebasin_cli.matching.data.held_out import midpoint
-from rebasin_cli.matching.relaxation.sinkhorn import fits
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 from tests.networks import TINY, tiny_forward, tiny_inputs, tiny_layout, tiny_state
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.evaluation import Network
+from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.hooks import Layer, Run, Taps, per_channel
 from rebasin_cli.merging.channel_statistics import Channels, measure_channels, repair_channels, reset_statistics
 from tests.benchmarks.train_resnet import ResNet

@@ -14,7 +14,7 @@ from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint
 from rebasin_cli.merging.frank_wolfe_many import _Joint, best_step, frank_wolfe_many
 from rebasin_cli.merging.many import ManyOptions, match_many
 from rebasin_cli.merging.models import Models, total_similarity
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from tests.merging.test_many import matcher, states
 from tests.networks import TINY, tiny_layout
 

@@ -9,10 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import MatchResult, Problem, Resources, StopMatching, best_of, descents, inner_product
+from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.result import MatchResult, StopMatching
 from rebasin_cli.merging.many import ALGORITHMS, Algorithm, ManyOptions, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, pairwise_distances, total_similarity
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 from tests.networks import TINY, tiny_layout, tiny_state
 

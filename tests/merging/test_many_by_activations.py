@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import ActivationProblem
+from rebasin_cli.matching.problem import ActivationProblem
 from rebasin_cli.merging import many_by_activations
 from rebasin_cli.merging.many import Algorithm, ManyOptions
 from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
 from rebasin_cli.merging.models import Models
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 from tests.evaluation.building import network_for
 from tests.matching.data.test_activations import both, images, states

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation import Permutation, load_permutation, permute_tensor, permuted, save_permutation
+from rebasin_cli.permutation.files import load_permutation, save_permutation
+from rebasin_cli.permutation.gather import permute_tensor, permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import INDEX_SIDE, Layout
 from tests.networks import TINY, tiny_layout, tiny_state
 

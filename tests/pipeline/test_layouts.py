@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.counterparts import dims_on_axis

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching import ActivationOptions, Problem
+from rebasin_cli.matching.data.activations import ActivationOptions
+from rebasin_cli.matching.problem import Problem
 from rebasin_cli.pipeline import methods
 from rebasin_cli.pipeline.methods import METHODS, NOT_OPTIONS, Running, match_by_search, match_choice
 from rebasin_cli.spec import bind, load_spec

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.checkpoints import open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.matching.assignment.solve import has_fast_solver
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.layouts import bind_pair

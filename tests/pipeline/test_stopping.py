@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import StopMatching
+from rebasin_cli.matching.result import StopMatching
 from rebasin_cli.pipeline.stopping import parse_duration, stopping
 
 

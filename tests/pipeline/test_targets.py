@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.checkpoints import Outputs, open_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.targets import (
     Targets,

@@ -20,7 +20,7 @@ from rebasin_cli.cli.values import file_path, number, pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rebasin_cli.merging import Blend
+    from rebasin_cli.merging.interpolation import Blend
 
 _OUTPUT, _PATH = "Output", "Path"
 _USAGE = "rebasin interpolate A B, or rebasin align A B | rebasin interpolate"
@@ -176,7 +176,7 @@ def _point(text: str | None) -> float | None:
 
 
 def _blend(combine: Combine, weight: list[str] | None) -> Blend:
-    from rebasin_cli.merging import Blend
+    from rebasin_cli.merging.interpolation import Blend
 
     weights = [
         (pattern, number(n.LAMBDA, text, option=f"--weight {pattern}", example=f"--weight '{pattern}=0.3'"))

@@ -28,7 +28,7 @@ from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 Similarity = Literal["covariance", "correlation"]

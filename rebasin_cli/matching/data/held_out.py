@@ -16,7 +16,8 @@ from torch import Tensor
 from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
 from rebasin_cli.matching.problem import LossProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 
 
 class Search(Protocol):

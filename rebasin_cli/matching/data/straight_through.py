@@ -18,7 +18,7 @@ from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
 from rebasin_cli.matching.problem import LossProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 
 RATE = 1e-2
 """The paper's learning rate for its MNIST network."""

@@ -27,15 +27,8 @@ from rebasin_cli.matching.descent.unit_products import (
 )
 from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.permutation import (
-    Permutation,
-    gather_piece,
-    is_identity,
-    owner_sides,
-    permute_tensor,
-    piece_view,
-    source_key,
-)
+from rebasin_cli.permutation.gather import gather_piece, owner_sides, permute_tensor, piece_view, source_key
+from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor
 
 TIE = 1e-11

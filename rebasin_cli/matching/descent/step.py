@@ -25,7 +25,7 @@ from rebasin_cli.matching.similarity.blocks import Block, Term, block_keys, bloc
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Dims, Similarities
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form, forms_of
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 

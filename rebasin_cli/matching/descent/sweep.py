@@ -16,7 +16,7 @@ from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.result import Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.permutation import Permutation, is_identity
+from rebasin_cli.permutation.values import Permutation, is_identity
 
 RELATIVE_GAIN = 1e-7
 """A step counts as progress if it raises a block's value by more than this share of it: in float32 the sums of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation import owner_sides
+from rebasin_cli.permutation.gather import owner_sides
 from rebasin_cli.spec import Layout, Piece
 
 FEW = 64

@@ -19,7 +19,7 @@ from rebasin_cli.matching.descent.settling import gains_nothing, is_tie, settled
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.problem import Problem, Resources, State
 from rebasin_cli.matching.result import MatchResult, Stop, rising
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 SMALL = 1 << 18

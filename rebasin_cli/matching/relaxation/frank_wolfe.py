@@ -34,7 +34,8 @@ from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.permutation import Permutation, gather_piece, piece_view, source_key
+from rebasin_cli.permutation.gather import gather_piece, piece_view, source_key
+from rebasin_cli.permutation.values import Permutation
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-4

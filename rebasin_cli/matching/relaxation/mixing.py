@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation import Permutation, gather_piece, permute_tensor, piece_view, source_key
+from rebasin_cli.permutation.gather import gather_piece, permute_tensor, piece_view, source_key
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import BoundTensor, Layout, Piece
 
 

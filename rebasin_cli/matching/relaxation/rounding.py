@@ -11,7 +11,7 @@ from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weight
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, rising
 from rebasin_cli.matching.similarity.blocks import blocks
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 RelaxedStart = Literal["barycentre", "identity"]

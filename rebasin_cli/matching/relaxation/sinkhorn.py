@@ -33,7 +33,7 @@ from rebasin_cli.matching.relaxation.mixing import Mixer, between
 from rebasin_cli.matching.relaxation.rounding import Polishing, joint_dims
 from rebasin_cli.matching.relaxation.sinkhorn_operator import doubly_stochastic
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 RATE = 0.2

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.permutation import gather_piece, owner_sides, piece_view, source_key
+from rebasin_cli.permutation.gather import gather_piece, owner_sides, piece_view, source_key
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
 

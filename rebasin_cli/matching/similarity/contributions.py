@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.similarity.blocks import Block, block_keys, selections
-from rebasin_cli.permutation import gather_piece, owner_sides, piece_view
+from rebasin_cli.permutation.gather import gather_piece, owner_sides, piece_view
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
 
 

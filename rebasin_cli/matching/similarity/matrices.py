@@ -22,7 +22,7 @@ from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.matching.similarity.chunks import chunks, flat
 from rebasin_cli.matching.similarity.contributions import Plan, permutes_keys, plans_of
-from rebasin_cli.permutation import source_key
+from rebasin_cli.permutation.gather import source_key
 
 MENDED_SHARE = 0.3
 """Above this share of moved units a fresh product is cheaper than two gathers and a mend."""

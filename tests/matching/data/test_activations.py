@@ -10,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from rebasin_cli.hooks import Taps
-from rebasin_cli.matching import ActivationOptions, ActivationProblem, match_by_activations
-from rebasin_cli.matching.data.activations import Similarity
+from rebasin_cli.matching.data.activations import ActivationOptions, Similarity, match_by_activations
 from rebasin_cli.matching.data.channels import channel_axis, segment_of, segments_of
-from rebasin_cli.matching.problem import PairRun
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.matching.problem import ActivationProblem, PairRun
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from tests.benchmarks.train_resnet import ResNet
 from tests.evaluation.building import layout_of, network_for, randomise
 from tests.spec.building import bound

@@ -8,16 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rebasin_cli.matching import (
-    LossProblem,
-    MatchResult,
-    Problem,
-    Resources,
-    SteOptions,
-    match_by_straight_through,
-    match_by_weights,
-)
-from rebasin_cli.permutation import permuted
+from rebasin_cli.matching.data.straight_through import SteOptions, match_by_straight_through
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.problem import LossProblem, Problem, Resources
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.spec import Layout
 from tests.evaluation.building import layout_of, network_for
 

@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import (
+from rebasin_cli.matching.cache import Budget
+from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import Problem
+from rebasin_cli.matching.relaxation.frank_wolfe import (
     FrankWolfeOptions,
-    Problem,
-    best_of,
-    descents,
+    _Mixture,
     frank_wolfe_attempts,
-    inner_product,
     match_by_frank_wolfe,
 )
-from rebasin_cli.matching.cache import Budget
-from rebasin_cli.matching.relaxation.frank_wolfe import _Mixture
 from rebasin_cli.matching.relaxation.rounding import RelaxedStart, joint_dims
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import TINY, tiny_layout, tiny_state
 

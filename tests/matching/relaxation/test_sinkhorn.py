@@ -9,24 +9,22 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching import (
-    LossProblem,
-    Problem,
-    Resources,
-    SinkhornLossOptions,
-    StopMatching,
-    best_of,
-    descents,
-    inner_product,
-    match_by_sinkhorn,
-    match_by_sinkhorn_loss,
-    match_by_weights,
-    sinkhorn_attempts,
-)
 from rebasin_cli.matching.data.held_out import midpoint
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import LossProblem, Problem, Resources
 from rebasin_cli.matching.relaxation.mixing import Mixer, between
 from rebasin_cli.matching.relaxation.rounding import joint_dims
-from rebasin_cli.permutation import Permutation, permuted
+from rebasin_cli.matching.relaxation.sinkhorn import (
+    SinkhornLossOptions,
+    match_by_sinkhorn,
+    match_by_sinkhorn_loss,
+    sinkhorn_attempts,
+)
+from rebasin_cli.matching.result import StopMatching
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, load_spec
 from tests.matching.data.test_straight_through import problem
 from tests.networks import TINY, tiny_layout, tiny_state

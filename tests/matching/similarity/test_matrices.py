@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching import Problem, Resources, WeightsOptions, match_by_weights
 from rebasin_cli.matching.cache import Budget
+from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.similarity.blocks import Block, block_terms, blocks
 from rebasin_cli.matching.similarity.chunks import chunks
 from rebasin_cli.matching.similarity.matrices import MENDS, Similarities
 from rebasin_cli.matching.similarity.pair_forms import forms_of
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, bind, load_spec
 from tests.networks import TINY, tiny_layout, tiny_state
 
