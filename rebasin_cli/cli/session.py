@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from rebasin_cli.cli.messages import print_note, print_warning
 from rebasin_cli.cli.streams import need_stdout, print_payload
-from rebasin_cli.pipeline.listener import Advance, Listener
+from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 
-class Session(Listener):
-    """The listener of the command line."""
+class Session(Progress):
+    """Progress on the command line."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False, shows: bool = False) -> None:
         """`shows`: what the command prints is all that it does.
@@ -50,19 +50,19 @@ class Session(Listener):
             BarColumn,
             DownloadColumn,
             MofNCompleteColumn,
-            Progress,
             ProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.progress import Progress as Bars
 
         columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)]
         if total is not None:
             columns += [DownloadColumn() if unit == "bytes" else MofNCompleteColumn(), TimeRemainingColumn()]
         else:
             columns += [TextColumn("{task.completed:.0f} " + unit), TimeElapsedColumn()]
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Bars(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(one_line(title, LONGEST_NAME), total=total)
             yield lambda amount: progress.advance(task, amount)
 

@@ -14,7 +14,7 @@ from rebasin_cli import signals
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 
 if TYPE_CHECKING:
-    from rebasin_cli.pipeline.work import Source
+    from rebasin_cli.pipeline.inputs import Source
     from rebasin_cli.report.document import RunDocument
 
 PIPE = Path("-")
@@ -130,7 +130,7 @@ def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
     Raises:
         UsageError: two inputs are stdin, or nothing comes through it.
     """
-    from rebasin_cli.pipeline.work import Source
+    from rebasin_cli.pipeline.inputs import Source
 
     if sum(path == PIPE for path in paths) > 1:
         raise UsageError("only one input can be `-`", remedy="name a file for the other")

@@ -20,7 +20,7 @@ from rebasin_cli.permutation.files import SavedPermutation, load_permutation, pe
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import open_source, scan_sources
-from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum, check_weights, checked_grid
+from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_weights, checked_grid
 from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, tell_identity, with_data
 from rebasin_cli.pipeline.methods import MatchChoice, search_record
@@ -53,8 +53,6 @@ from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
-
-__all__ = ["InterpolateRequest", "better_optimum", "interpolate"]
 
 
 @dataclass(frozen=True, slots=True)

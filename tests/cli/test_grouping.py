@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.matching import MatchOptions
-from rebasin_cli.pipeline.examples import DataRequest
+from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.methods import METHODS
 
 

@@ -133,9 +133,10 @@ def command(
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     if results.resume is not None and results.report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
-    from rebasin_cli.pipeline.continuing import from_document
-    from rebasin_cli.pipeline.curves import check_gate, check_measured
-    from rebasin_cli.pipeline.interpolate import InterpolateRequest, better_optimum, interpolate
+    from rebasin_cli.pipeline.interpolate import interpolate
+    from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum
+    from rebasin_cli.pipeline.resume import from_document
+    from rebasin_cli.pipeline.sweep import check_gate, check_measured
 
     session = talk.session(shows=dry_run or not (results.any() or max_barrier is not None))
     spec_choice, choice = spec.choice(), match.choice()

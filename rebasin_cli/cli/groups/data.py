@@ -16,7 +16,7 @@ from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rebasin_cli.pipeline.examples import DataRequest
+    from rebasin_cli.pipeline.data import DataRequest
     from rebasin_cli.pipeline.methods import MatchChoice
 
 PANEL = "Data"
@@ -96,7 +96,7 @@ class NetworkOptions:
             UsageError: a network option that is not NAME=VALUE, or moments that are none.
         """
         from rebasin_cli.evaluation.images import parse_moments
-        from rebasin_cli.pipeline.examples import DataRequest
+        from rebasin_cli.pipeline.data import DataRequest
 
         return DataRequest(
             options=pairs("--network-option", self.network_option), network=self.network,

@@ -125,7 +125,7 @@ class MergeMatchOptions:
             UsageError: an option that the method does not read, or a size or time that is none.
         """
         from rebasin_cli.pipeline import methods
-        from rebasin_cli.pipeline.amounts import parse_bytes
+        from rebasin_cli.pipeline.quantities import parse_bytes
         from rebasin_cli.pipeline.stopping import parse_duration
 
         return methods.match_choice(
