@@ -103,3 +103,25 @@ def test_the_folders_of_the_layout_exist() -> None:
     assert block
     for name in re.findall(r"^  (\w[\w.]*/?) ", block[1], re.MULTILINE):
         assert (Path(rebasin_cli.__file__).parent / name).exists(), name
+
+
+def test_architecture_names_what_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    package = ROOT / "rebasin_cli"
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*)`", text))
+    assert len(named) > 20
+    for name in named:
+        assert any((base / name).exists() for base in (package, ROOT)), name
+    rows = re.findall(r"^\| (`[A-Z_`, ]+`) \| [^|]* \| `([\w/.]+)` \|", text, re.MULTILINE)
+    assert len(rows) > 12
+    for constants, place in rows:
+        files = [package / place] if place.endswith(".py") else (package / place).rglob("*.py")
+        source = "".join(file.read_text() for file in files)
+        for constant in re.findall(r"\w+", constants):
+            assert re.search(rf"^(?:\w+, )*{constant}\b.* = ", source, re.MULTILINE), f"{constant} in {place}"
+
+
+def test_the_walk_of_align_names_at_most_ten_files() -> None:
+    walk = (ROOT / "ARCHITECTURE.md").read_text().partition("## The walk of")[2].partition("\n## ")[0]
+    files = set(re.findall(r"`([\w/]+\.py)`", walk)) - {"matching/reference.py"}
+    assert 6 < len(files) <= 10
