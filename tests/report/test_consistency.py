@@ -41,14 +41,19 @@ def test_figures_that_do_not_go_together(name: str) -> None:
     assert says in caught.value.what
 
 
-def test_a_merge_without_pairs_or_models() -> None:
+def test_a_merge_without_pairs_models_or_mean() -> None:
     merge = {
         "algorithm": "x", "method": "weights", "weights": [1.0], "seed": 0, "objective": [], "stop": "", "seconds": 0.0,
         "matches": 0, "pairs": [], "moved": [], "data": "",
     }  # fmt: skip
     pair = {"first": "a", "second": "b", "before": 1.0, "after": 1.0, "naive": None, "aligned": None}
     score = {"loss": 1.0, "accuracy": 1.0, "metrics": {}}
-    for given, says in (({}, "pairs"), ({"pairs": [pair], "scores": {"merged": score}}, "scores")):
+    without_mean = {"merged": score, "model.a": score, "model.b": score}
+    for given, says in (
+        ({}, "pairs"),
+        ({"pairs": [pair], "scores": {"merged": score}}, "scores"),
+        ({"pairs": [pair], "scores": without_mean}, "scores"),
+    ):
         document = {**json.loads(to_json(INTERPOLATE)), "barrier": None, "merge": {**merge, **given}}
         with pytest.raises(ContentError, match=says):
             from_json(json.dumps(document), "run.json")

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from rebasin_cli.cli import main
+from rebasin_cli.start import main
 from tests.torture.watching import watch
 
 DEADLINE = 20.0  # seconds, after which an attempt counts as a hang
-UNFLUSHED = 120  # the interpreter's own exit code where stdout could not be written at its end
 _ROOM = 4 << 30  # bytes of address space beyond the warm process's: the machine is shared
 _KEPT = 4 << 20  # bytes of each stream that are looked at
 _OUTPUT = 1  # the place of the output flags among the attributes of a terminal
@@ -213,11 +212,7 @@ def _idle(memory: int) -> float:
 
 def _run(arguments: Sequence[str]) -> int:
     """The program's exit code, as its process would give it."""
-    code = main(list(arguments))
+    sys.argv = ["rebasin", *arguments]
+    code = main()
     gc.collect()  # as at the end of an interpreter, which os._exit leaves out
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except (OSError, ValueError):
-        return code or UNFLUSHED
     return code

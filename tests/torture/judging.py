@@ -29,7 +29,6 @@ class Finding:
     name: str
     command: str
     what: str
-    hard: bool = False
 
 
 @dataclass
@@ -106,8 +105,7 @@ class Row:
     def count(self, counter: str, name: str, command: str, what: str) -> None:
         """One more of a counter, with what was found."""
         setattr(self, counter, getattr(self, counter) + 1)
-        hard = counter in ("executed", "sockets", "outside", "torn")
-        self.findings.append(Finding(name, command, what, hard))
+        self.findings.append(Finding(name, command, what))
 
 
 @dataclass(frozen=True, slots=True)
