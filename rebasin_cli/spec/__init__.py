@@ -1,6 +1,6 @@
 """The spec language: which axes of which tensors move together, declared in YAML and bound to a checkpoint's shapes.
 
-Knows shapes, never tensors: nothing here imports torch, so that refusals come from headers and at once.
+Knows shapes, never tensors: nothing here imports torch, so that a spec that does not fit is refused from headers alone.
 """
 
 from rebasin_cli.spec.binding.bind import attempt, bind

@@ -1,4 +1,4 @@
-"""Which architecture a checkpoint is, told from its headers alone."""
+"""Detect the architecture of a checkpoint from its headers alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.binding.bind import attempt, matcher_for
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
-from rebasin_cli.spec.binding.ignore_patterns import left_by, options_for, require_matches
+from rebasin_cli.spec.binding.ignore_patterns import keys_matching, options_for, require_matches
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
@@ -17,12 +17,12 @@ from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
 
 MOST_KINDS = 5000
-"""Kinds of names in a checkpoint whose spec is looked for. The specs that ship have 300 at most."""
+"""Kinds of names in a checkpoint whose spec is detected. The shipped specs have 300 at most."""
 
-_SAMPLE = 500  # kinds by which specs are compared where none fits
+_SAMPLE = 500  # kinds of tensors by which specs are compared if none fits
 _LARGE, _TRIED_IF_LARGE = 10_000, 2  # tensors beyond which only the nearest specs are tried
 _TRIED = 8
-"""Specs of which the whole is tried where none covers every kind of tensor: those that cover most."""
+"""Specs that are bound if none covers every kind of tensor: those that cover most."""
 
 
 def detect(
@@ -37,8 +37,7 @@ def detect(
     """Find the one spec that covers every tensor, and bind it.
 
     `config.json`'s `model_type` decides between specs that fit equally; it never overrules the shapes. A spec comes
-    before one of which it is a part. Only where no spec fits to the letter, other forms of its layers are tried (see
-    `attempt`).
+    before one of which it is a part. Only if no spec fits exactly, other forms of its layers are tried (see `attempt`).
 
     Args:
         specs: those to choose from; the shipped ones if not given.
@@ -52,7 +51,7 @@ def detect(
     require_matches(ignore, shapes)
     specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
     model_type = str((config or {}).get("model_type", ""))
-    left = left_by(ignore, shapes)
+    left = keys_matching(ignore, shapes)
     kinds = one_of_each_kind({key: shape for key, shape in shapes.items() if key not in left})
     request = Request(config, None, (), ignore)
     if len(kinds) > MOST_KINDS:
@@ -81,7 +80,7 @@ def detect(
     if len(chosen) > 1:
         raise _tie(chosen)
     mismatches = [r for r in results if isinstance(r, Mismatch)]
-    # Not where another spec covers more, or is named: what is odd to this one may be a part of the network to that.
+    # Not if another spec covers more or is named: a tensor without a line here may have one there.
     odd = [m for m in mismatches if m.odd and screens[m.spec.name] == max(screens.values())]
     if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
@@ -122,7 +121,7 @@ def _fits_but_for(mismatch: Mismatch, shapes: Mapping[str, Shape]) -> ContentErr
     odd = [key for key in mismatch.odd if shapes[key]]
     shown = ", ".join(f"{key} {list(shapes[key])}" for key in odd[:4])
     more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
-    # A matrix among the network's own keys is most likely a layer of it, which moved units pass through.
+    # A matrix under the network's prefix is most likely a layer of it, which moved units pass through.
     inside = [key for key in odd if len(shapes[key]) > 1 and key.startswith(mismatch.prefix)]
     options = options_for(mismatch.patterns)
     remedy = f"if they are no part of the network (of a loss, a metric, a copy of it): {options}"

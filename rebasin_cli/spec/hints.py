@@ -1,18 +1,17 @@
-"""“Did you mean”: the one place that guesses what a user wanted to write."""
+"""“Did you mean …?”: known words that are similar to an unknown one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_NAMED = 3  # names that a question has at most
+_NAMED = 3  # names in a question, at most
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A question naming the nearest known words, or an empty string.
 
-    A word that is the beginning of others, or a part of them, most likely stands for those: `resnet` for
-    `resnet-basic`, and not for `regnet`.
+    A prefix or a part of known words most likely means those: `resnet` means `resnet-basic`, not `regnet`.
     """
     names = list(dict.fromkeys(known))
     low = word.lower()

@@ -1,4 +1,4 @@
-"""What a spec may ask for at most. Each is far above every spec that ships, and keeps a hostile one below a second."""
+"""Limits of a spec. Each is far above every shipped spec, and keeps a hostile spec below a second."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ LONGEST_FILE = 1 << 18
 """Bytes of a spec file: the longest that ships has 8,000. A parsed byte of YAML takes up to 500 bytes of memory."""
 
 LONGEST_TEXT = 1000
-"""Characters of a key, pattern or expression: the longest line that ships has 237. Nesting is bounded by it, too."""
+"""Characters of a key, pattern or expression: the longest line that ships has 237. It also limits nesting."""
 
-MOST_SPELLINGS = 1000
-"""What the alternatives `{a,b}` of one key may multiply to."""
+MOST_ALTERNATIVES = 1000
+"""Keys that the alternatives `{a,b}` of one template expand to."""
 
 MOST_LINES = 5000
-"""Key templates of a spec, alternatives and parts spelled out: 242 at most in those that ship."""
+"""Key templates of a spec, alternatives and parts expanded: 242 at most in the shipped specs."""
 
 MOST_LEAVES = 200_000
 """Parts of all axes of a checkpoint: `{<l}` makes them quadratic in the layers. A DenseNet-264 has 20,000."""
@@ -27,15 +27,15 @@ MOST_OPEN = 3
 """Wildcards and words of one template whose end is open (see `template`): matching takes (length of the key)^this."""
 
 LARGEST_SIZE = (1 << 31) - 1
-"""A size that something beside the shapes states."""
+"""A size that config.json, `--set` or the spec gives."""
 
 
-def check_spellings(text: str, *choices: Sized) -> None:
-    """Refuse alternatives that multiply beyond `MOST_SPELLINGS`, before they are spelled out.
+def check_alternatives(text: str, *choices: Sized) -> None:
+    """Refuse alternatives that expand beyond `MOST_SPELLINGS`, before they are expanded.
 
     Raises:
         ValueError: they do.
     """
     count = prod(map(len, choices))
-    if count > MOST_SPELLINGS:
-        raise ValueError(f"`{text[:40]}…` stands for {count:,} names, and {MOST_SPELLINGS:,} are allowed")
+    if count > MOST_ALTERNATIVES:
+        raise ValueError(f"`{text[:40]}…` stands for {count:,} names, and {MOST_ALTERNATIVES:,} are allowed")

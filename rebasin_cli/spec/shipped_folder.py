@@ -1,4 +1,4 @@
-"""Where the shipped specs lie."""
+"""The folder of the shipped specs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rebasin_cli.errors import ContentError
 
 @lru_cache(maxsize=1)
 def architectures_folder() -> Path:
-    """The folder of the shipped specs: inside the package when installed, beside it in a source checkout."""
+    """The folder of the shipped specs: inside the package if installed, next to it in a source checkout."""
     package = Path(rebasin_cli.__file__).parent
     candidates = (package / "architectures", package.parent / "architectures")
     for folder in candidates:

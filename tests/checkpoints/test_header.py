@@ -115,7 +115,7 @@ def test_the_library_refuses_it_too(name: str, tmp_path: Path) -> None:
         pass
 
 
-def test_a_name_that_the_library_takes_twice_is_why_we_look_ourselves(tmp_path: Path) -> None:
+def test_the_library_accepts_duplicate_names(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(MALFORMED["duplicate name"][0])
     with safe_open(path, "pt") as file:
@@ -142,7 +142,7 @@ def test_a_header_is_laid_out_in_the_given_order_and_aligned() -> None:
     assert header.metadata == {"k": "v"}
 
 
-def test_larger_elements_come_first_where_the_order_would_misalign_them(tmp_path: Path) -> None:
+def test_larger_elements_come_first_if_order_misaligns_them(tmp_path: Path) -> None:
     infos = {"flag": TensorInfo("BOOL", ()), "w": TensorInfo("F32", (1,)), "v": TensorInfo("F32", (1,))}
     text, order = build_header(infos, {})
     assert order == ("w", "v", "flag")

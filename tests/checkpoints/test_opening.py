@@ -72,7 +72,7 @@ def test_a_header_that_begins_like_a_pickle_is_not_one(tmp_path: Path) -> None:
     assert list(open_checkpoint(path)) == ["a"]
 
 
-def test_a_checkpoint_is_a_mapping_that_reads_only_what_is_asked_for(tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_lazy_mapping(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"b": torch.ones(2), "a": torch.zeros(3)}, path)
     checkpoint = open_checkpoint(path)

@@ -64,7 +64,7 @@ def test_every_template_takes_a_long_name(key: str) -> None:
     for text in ("*a*a*b", "{word}{other}b", "{i}{j}{k}b", "{i}_{j}_{k}_{l}_{m}_{n}_b"):
         (template,) = parse_templates(text)
         assert template.match(key) is None
-        template.met_word(key)
+        template.word_for_number(key)
 
 
 HUGE = 10**4000

@@ -1,4 +1,4 @@
-"""A spec and a checkpoint's shapes, brought together under the prefix that fits best, or why they do not fit."""
+"""A spec and a checkpoint's shapes, bound under the prefix that fits best."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from rebasin_cli.spec.binding.binder import Binder
 from rebasin_cli.spec.binding.claims import Matcher, Shape
-from rebasin_cli.spec.binding.ignore_patterns import left_by, require_matches
+from rebasin_cli.spec.binding.ignore_patterns import keys_matching, require_matches
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
 from rebasin_cli.spec.binding.request import Request
-from rebasin_cli.spec.binding.transposed import turned
+from rebasin_cli.spec.binding.transposed import transposed
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 
@@ -55,14 +55,14 @@ def bind(
 def attempt(
     spec: PermutationSpec, shapes: Mapping[str, Shape], request: Request, *, loose: bool = False
 ) -> Layout | Mismatch:
-    """Bind `spec` under the prefix that fits best; a `Mismatch` says what stands in the way.
+    """Bind `spec` under the prefix that fits best; a `Mismatch` says why it does not fit.
 
     Args:
         loose: also take wrappers that only most keys have, other forms of known layers (see `reparametrised` and
-            `transposed`), a BatchNorm that was folded away, and scalars of which no line speaks.
+            `transposed`), a BatchNorm that was folded away, and scalars that no line matches.
     """
     result = _attempt(spec, shapes, request, loose)
-    other = turned(spec) if loose and isinstance(result, Mismatch) else None
+    other = transposed(spec) if loose and isinstance(result, Mismatch) else None
     if other is None:
         return result
     again = _attempt(other, shapes, request, loose)
@@ -73,7 +73,7 @@ def attempt(
 
 
 def _attempt(spec: PermutationSpec, shapes: Mapping[str, Shape], request: Request, loose: bool) -> Layout | Mismatch:
-    left = left_by(request.ignore, shapes) | (set(request.apart) & shapes.keys())
+    left = keys_matching(request.ignore, shapes) | (set(request.apart) & shapes.keys())
     kept = {key: shape for key, shape in shapes.items() if key not in left}
     matcher = matcher_for(spec)
     prefixes = prefix_candidates(spec, list(kept), MOST if loose else 1.0)

@@ -1,8 +1,8 @@
 """One attempt to bind a spec to a checkpoint's shapes under one prefix: claims, sizes, dims, pieces.
 
-Tensors that are left out of the match (`--ignore`, or no counterpart in the other network) are claimed like all others,
-so that they move with their dims. But they may have other sizes than the rest, or fit their lines in no way. Then the
-dims that they stand for stay at identity: moving those would leave such a tensor behind.
+Unmatched tensors (`--ignore`, or no counterpart in the other network) are claimed like all others, so that they move
+with their dims. If one has another size than the rest, or does not fit its line, its dims stay at identity:
+moving them would leave the tensor behind.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from rebasin_cli.spec.binding.claims import MOST_FAULTS, Claim, Matcher, Shape, claim_tensors, missing_tensors
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.fixed_dims import fixed_dims, frozen_dims, unknown_dims
-from rebasin_cli.spec.binding.ignore_patterns import left_by, patterns_for
-from rebasin_cli.spec.binding.indexing import Slab, find_slabs
+from rebasin_cli.spec.binding.ignore_patterns import keys_matching, patterns_for
+from rebasin_cli.spec.binding.indexing import IndexedTensor, find_indexed
 from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece
 from rebasin_cli.spec.binding.mismatch import Mismatch
 from rebasin_cli.spec.binding.owners import build_dims, find_owners, point_at_owners
@@ -21,19 +21,19 @@ from rebasin_cli.spec.binding.pieces import cut
 from rebasin_cli.spec.binding.prefixes import Prefix
 from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances
-from rebasin_cli.spec.binding.shorthands import spell_out
+from rebasin_cli.spec.binding.shorthands import expand_shorthands
 from rebasin_cli.spec.binding.sizing import SizeSources
 from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.permutation_spec import Line
 
-_STILL_AXIS = Plus((Leaf("_:whole"),))
-"""An axis of which nothing is known but that it stays as it is."""
+_FIXED_AXIS = Plus((Leaf("_:whole"),))
+"""An axis without dims."""
 
 _LISTED = 4  # tensors that a note names
 
 
 class Binder:
-    """One attempt: a spec, a checkpoint, a prefix, and the keys that are left out of the match."""
+    """One attempt: a spec, a checkpoint, a prefix, and the keys that are not matched (`left`)."""
 
     def __init__(
         self,
@@ -58,39 +58,39 @@ class Binder:
                 self.left.add(name)
         self.shapes = {key: tuple(all_shapes[disk]) for key, disk in self.on_disk.items()}
         self.notes: list[str] = []
-        self.unheeded: set[str] = set()  # keys that may be ignored as well: scalars, and what the spec ignores
+        self.ignorable: set[str] = set()  # scalars, and what the spec ignores: a pattern may match them too
 
     def run(self) -> Layout | Mismatch:
-        """Bind, or say why not."""
+        """The layout, or why the spec does not fit."""
         claims, faults = claim_tensors(self.matcher, self.shapes, forms=self.loose)
         if sum(bool(self.shapes[fault.key]) for fault in faults) >= MOST_FAULTS:
             return Mismatch(self.spec, str(self.prefix), tuple(faults))
-        self.unheeded = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
+        self.ignorable = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
         misfits = {p.key for p in faults if p.key in self.left and not p.unlisted}
-        held = self._families(
+        fixed_families = self._families(
             ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
         )
-        faults = self._beyond_scalars([fault for fault in faults if fault.key not in self.left])
+        faults = self._without_scalars([fault for fault in faults if fault.key not in self.left])
         present = {*self.shapes, *map(self.prefix.strip, self.all_shapes)}
         present |= {claim.form.base for claim in claims.values() if claim.form}
-        faults += self._beyond_folded(missing_tensors(self.spec, claims, present), claims)
+        faults += self._without_folded_norms(missing_tensors(self.spec, claims, present), claims)
         stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}
-        spelled, unsaid = spell_out(self.spec.shorthands, stored)
-        faults += unsaid
+        expanded, more = expand_shorthands(self.spec.shorthands, stored)
+        faults += more
         if faults:
             odd = all(fault.unlisted for fault in faults)
-            rest = self._bound(spelled, held) if odd else None  # whether all else fits
+            rest = self._try_to_bind(expanded, fixed_families) if odd else None  # whether all else fits
             return self._mismatch([*faults, *(rest.faults if isinstance(rest, Mismatch) else ())])
-        self._note_forms(spelled)
-        result = self._bound(spelled, held)
-        if isinstance(result, Mismatch) and self.left & spelled.keys():
-            kept = {key: claim for key, claim in spelled.items() if key not in self.left}
-            held |= self._families(claim.line for key, claim in spelled.items() if key in self.left)
-            result = self._bound(kept, held)
+        self._note_forms(expanded)
+        result = self._try_to_bind(expanded, fixed_families)
+        if isinstance(result, Mismatch) and self.left & expanded.keys():
+            kept = {key: claim for key, claim in expanded.items() if key not in self.left}
+            fixed_families |= self._families(claim.line for key, claim in expanded.items() if key in self.left)
+            result = self._try_to_bind(kept, fixed_families)
         return result
 
     def _families(self, lines: Iterable[Line]) -> set[str]:
-        """The first words of the dims that stand on some lines, those that shorthands stand for included."""
+        """The first words of the dims in the patterns of lines, shorthands expanded."""
         found = {name.parts[0] for line in lines if line.pattern for name in line.pattern.dim_names()}
         grown = True
         while grown:
@@ -99,17 +99,17 @@ class Binder:
             found |= more
         return {str(word) for word in found}
 
-    def _beyond_scalars(self, faults: Sequence[Fault]) -> list[Fault]:
-        """The faults but for scalars of which no line speaks: counters, which have nothing to move."""
+    def _without_scalars(self, faults: Sequence[Fault]) -> list[Fault]:
+        """The faults without those about scalars that no line matches: counters, in which nothing moves."""
         scalars = [p for p in faults if self.loose and p.unlisted and not self.shapes[p.key]]
-        self.unheeded |= {self.on_disk[fault.key] for fault in scalars}
+        self.ignorable |= {self.on_disk[fault.key] for fault in scalars}
         if scalars:
             self.notes.append(f"no line speaks of {_listed([self.on_disk[p.key] for p in scalars])}; scalars stay")
-        told = {fault.key for fault in scalars}
-        return [fault for fault in faults if fault.key not in told]
+        keys = {fault.key for fault in scalars}
+        return [fault for fault in faults if fault.key not in keys]
 
-    def _beyond_folded(self, missing: Sequence[Fault], claims: Mapping[str, Claim]) -> list[Fault]:
-        """What is missing but for BatchNorms that were folded into the layers before them, which have biases then."""
+    def _without_folded_norms(self, missing: Sequence[Fault], claims: Mapping[str, Claim]) -> list[Fault]:
+        """The missing tensors without those of BatchNorms that were folded into the layers before them."""
         if not any(claim.form and claim.form.role == "bias" for claim in claims.values()):
             return list(missing)
         used = {_module(claim.line) for claim in claims.values() if claim.form is None}
@@ -128,7 +128,7 @@ class Binder:
             )
 
     def _note_ignored(self, tensors: Mapping[str, BoundTensor]) -> None:
-        ignored = left_by(self.request.ignore, self.all_shapes)
+        ignored = keys_matching(self.request.ignore, self.all_shapes)
         moved = [key for key in self.all_shapes if key in ignored and tensors[key].pieces]
         alone = [key for key in self.all_shapes if key in ignored and not tensors[key].spoken]
         if moved:
@@ -143,48 +143,50 @@ class Binder:
         odd: tuple[str, ...] = ()
         if all(fault.unlisted for fault in faults):
             odd = tuple(self.on_disk[fault.key] for fault in faults)
-        patterns = patterns_for(odd, [key for key in self.all_shapes if key not in self.unheeded])
+        patterns = patterns_for(odd, [key for key in self.all_shapes if key not in self.ignorable])
         return Mismatch(self.spec, str(self.prefix), tuple(faults), odd, patterns)
 
-    def _bound(self, claims: Mapping[str, Claim], held: Collection[str]) -> Layout | Mismatch:
+    def _try_to_bind(self, claims: Mapping[str, Claim], fixed_families: Collection[str]) -> Layout | Mismatch:
         try:
-            return self._bind(claims, Resolver(self.spec, claims.values()), held)
+            return self._bind(claims, Resolver(self.spec, claims.values()), fixed_families)
         except ResolutionError as error:
             return self._mismatch([error.fault])
 
-    def _bind(self, claims: Mapping[str, Claim], resolver: Resolver, held: Collection[str]) -> Layout | Mismatch:
+    def _bind(
+        self, claims: Mapping[str, Claim], resolver: Resolver, fixed_families: Collection[str]
+    ) -> Layout | Mismatch:
         axes = {key: resolver.axes(claim) for key, claim in claims.items()}
         instances = dim_instances(resolver)
         rules = {name: found for name, i in instances.items() if (found := resolver.rule_for(i))}
         owners = find_owners(resolver, rules)
-        slabs, faults = find_slabs(self.spec, resolver, claims, self.shapes)
+        indexed, faults = find_indexed(self.spec, resolver, claims, self.shapes)
         sources = SizeSources(self.spec, resolver, instances, self.request.overrides or {}, self.request.config)
         equations = {key: self._equations(key, axes[key], claims[key].line) for key in axes}
-        sizes, fits = sources.solve([e for found in equations.values() for e in found], slabs), True
-        if sizes.faults and self.left:  # what is left out may have other sizes than the rest
+        sizes, fits = sources.solve([e for found in equations.values() for e in found], indexed), True
+        if sizes.faults and self.left:  # unmatched tensors may have other sizes
             kept = [e for key, found in equations.items() if key not in self.left for e in found]
-            sizes, fits = sources.solve(kept, slabs), False
+            sizes, fits = sources.solve(kept, indexed), False
         faults += sizes.faults
         if faults:
             return self._mismatch(faults)
-        if resolver.join({name: known.value for name in instances if (known := sizes.known.get(f"dim:{name}"))}):
-            return self._bind(claims, resolver, held)
+        if resolver.join_equal({name: known.value for name in instances if (known := sizes.known.get(f"dim:{name}"))}):
+            return self._bind(claims, resolver, fixed_families)
         reasons: dict[str, str] = {}
         for key in (key for key in axes if key in self.left and not fits):
-            fitted, unfit = _fitted(axes[key], equations[key], sizes, owners)
+            fitted, unfit = _fit_axes(axes[key], equations[key], sizes, owners)
             axes[key] = fitted
             reasons |= dict.fromkeys(unfit, f"{self.on_disk[key]} is left out of the match, and has another size there")
         misfit = "a tensor that is left out of the match does not fit its line"
-        reasons |= dict.fromkeys((name for name in instances if name.split(".")[0] in held), misfit)
-        told = (axis for key, found in axes.items() if fits or key not in self.left for axis in found)
-        unknown, notes = unknown_dims(self.spec, told, sizes, owners)
+        reasons |= dict.fromkeys((name for name in instances if name.split(".")[0] in fixed_families), misfit)
+        sized = (axis for key, found in axes.items() if fits or key not in self.left for axis in found)
+        unknown, notes = unknown_dims(self.spec, sized, sizes, owners)
         frozen = frozen_dims(self.spec, resolver, list(instances), self.request.freeze)
         still = {name: why for name, why in self.request.still.items() if name in instances}
         dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still)
-        tensors, faults = self._tensors(claims, axes, sizes, dims, slabs)
+        tensors, faults = self._tensors(claims, axes, sizes, dims, indexed)
         if faults:
             return self._mismatch(faults)
-        return self._layout(dims, tensors, sizes, (*notes, *_held_notes(dims, reasons)))
+        return self._layout(dims, tensors, sizes, (*notes, *_notes_on_fixed(dims, reasons)))
 
     def _equations(self, key: str, axes: Sequence[Plus], line: Line) -> list[Equation]:
         return [Equation(axis, self.shapes[key][at], key, at, line.line) for at, axis in enumerate(axes)]
@@ -195,7 +197,7 @@ class Binder:
         axes: Mapping[str, tuple[Plus, ...]],
         sizes: Sizes,
         dims: Mapping[str, Dim],
-        slabs: Mapping[str, Slab],
+        indexed: Mapping[str, IndexedTensor],
     ) -> tuple[dict[str, BoundTensor], list[Fault]]:
         """Every claimed tensor cut into pieces, by key on disk."""
         needed = {dim.owner for dim in dims.values() if dim.fixed is None}
@@ -207,20 +209,20 @@ class Binder:
 
         for key, claim in claims.items():
             line, disk, shape = claim.line, self.on_disk[key], self.shapes[key]
-            slab = slabs.get(key)
-            if slab is not None and not moves(slab.dim):
-                slab = None
+            index = indexed.get(key)
+            if index is not None and not moves(index.dim):
+                index = None
             pieces: list[Piece] = []
             for cut_out in cut(axes[key], shape, sizes.of, moves) if line.section != "ignored" else ():
                 piece, found = point_at_owners(
-                    cut_out, dims, shape, slab.dim if slab else None, Fault(key, line.line)
+                    cut_out, dims, shape, index.dim if index else None, Fault(key, line.line)
                 )  # fmt: skip
                 pieces.append(piece)
                 faults += found
-            siblings = tuple(self.on_disk[k] for k in slab.siblings) if slab else ()
+            siblings = tuple(self.on_disk[k] for k in index.siblings) if index else ()
             tensors[disk] = BoundTensor(
                 disk, "ignored" if key in self.left else line.section, tuple(pieces), str(line.pattern or ""),
-                line.line, slab.dim if slab else None, slab.place if slab else 0, siblings, claim.name,
+                line.line, index.dim if index else None, index.place if index else 0, siblings, claim.name,
                 spoken=line.section != "ignored",
                 optional=claim.form is None and line.template.optional,
                 at=frozenset(claim.bindings.items()), part=line.needed_with,
@@ -251,7 +253,7 @@ class Binder:
         )
 
 
-def _fitted(
+def _fit_axes(
     axes: tuple[Plus, ...], equations: Sequence[Equation], sizes: Sizes, owners: Mapping[str, str]
 ) -> tuple[tuple[Plus, ...], Collection[str]]:
     """The axes of an unmatched tensor, each left as it is where its size does not fit, and the dims to fix for that."""
@@ -262,11 +264,11 @@ def _fitted(
     unfit = [dim for found, good in zip(dims, fits, strict=True) if not good for dim in found]
     # A dim on an axis that does fit may be within a dim that is fixed here.
     unfit += [dim for found in dims for dim in found if dim in owners]
-    return tuple(axis if good else _STILL_AXIS for axis, good in zip(axes, fits, strict=True)), unfit
+    return tuple(axis if good else _FIXED_AXIS for axis, good in zip(axes, fits, strict=True)), unfit
 
 
-def _held_notes(dims: Mapping[str, Dim], reasons: Mapping[str, str]) -> Iterable[str]:
-    """What to tell of the dims that stay for tensors which are left out."""
+def _notes_on_fixed(dims: Mapping[str, Dim], reasons: Mapping[str, str]) -> Iterable[str]:
+    """Notes about the dims that stay at identity because of unmatched tensors."""
     by_reason: dict[str, list[str]] = {}
     for name, why in reasons.items():
         if dims[name].fixed == why and dims[name].size > 1:

@@ -1,4 +1,4 @@
-"""Which line of a spec claims which tensor, and what was left over on either side."""
+"""Which line of a spec matches which tensor, and the tensors and lines that are left over."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 Shape = tuple[int, ...]
 
 MOST_FAULTS = 5000
-"""Tensors that no line speaks of, after which a spec is given up: a second network beside the first may have some."""
+"""Tensors without a line, after which a spec is given up. A second network in the file may add many."""
 
-_HINTS = 20  # faults that come with the nearest templates, which are slow to find: more than an error shows
+_HINTS = 20  # faults that come with the nearest templates, which are slow to find; an error shows fewer
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A tensor (key without prefix), the line that speaks of it, and the values of the line's variables.
+    """A tensor (key without prefix), the line that matches it, and the values of the line's variables.
 
     Attributes:
-        form: what the tensor is to the one that the line speaks of; None if it is that one.
+        form: how the tensor is derived from the weight that the line describes; None if it is that weight.
     """
 
     key: str
@@ -37,14 +37,14 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """The spec's own key for the tensor: one for all spellings that the spec knows."""
+        """The spec's own key for the tensor: the same for every spelling in the spec."""
         base = self.line.template.name(self.bindings)
         if self.form is None:
             return base or self.key
         return replace(self.form, base=base).name if base else self.key
 
     def as_stored(self, shapes: Mapping[str, Shape]) -> Claim:
-        """The claim with a line that says what the axes of the tensor itself are."""
+        """The claim with a line whose pattern describes the tensor as it is stored."""
         form, pattern = self.form, self.line.pattern
         if form is None or pattern is None:
             return self
@@ -54,7 +54,7 @@ class Claim:
 
 @dataclass(slots=True)
 class Matcher:
-    """The lines of one spec, arranged so that a key finds its few candidates quickly."""
+    """The lines of one spec, indexed by skeleton, so that a key finds its candidates quickly."""
 
     spec: PermutationSpec
     exact: dict[str, list[Line]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Matcher:
         yield from self.wild
 
     def candidates(self, key: str, axes: int, ends: _Ends | None = None) -> list[Claim]:
-        """Every line that could speak of `key`, lowest rank only; without `ends`, `{first i}` is any i."""
+        """Every line of the lowest rank that matches `key`; without `ends`, `{first i}` matches any i."""
         claims = [
             Claim(key, line, bindings)
             for line in self.lines_for(key)
@@ -87,17 +87,17 @@ class Matcher:
         return [c for c in claims if c.line.template.rank == best]
 
     def derived(self, key: str, shapes: Mapping[str, Shape], ends: _Ends | None = None) -> list[Claim]:
-        """The claims on the weight of which `key` is another form (see `reparametrised`)."""
+        """The claims on the weight from which `key` is derived (see `reparametrised`)."""
         form = form_of(key, shapes)
         found = self.candidates(form.base, form.axes, ends) if form else []
         return [Claim(key, claim.line, claim.bindings, form) for claim in found if claim.line.pattern is not None]
 
     def covers(self, keys: Mapping[str, Shape]) -> bool:
-        """A quick screen: whether some line speaks of every key."""
+        """A quick screen: whether every key has a candidate line."""
         return all(self.candidates(key, len(shape)) for key, shape in keys.items())
 
     def coverage(self, keys: Mapping[str, Shape], *, forms: bool = False) -> float:
-        """A quick screen: the share of kinds of keys (see `one_of_each_kind`) of which some line speaks."""
+        """A quick screen: the share of kinds of keys (see `one_of_each_kind`) with a candidate line."""
         kinds = one_of_each_kind(keys)
         covered = sum(
             bool(self.candidates(key, len(shape)) or (forms and self.derived(key, keys)))
@@ -117,17 +117,17 @@ def one_of_each_kind(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 def claim_tensors(
     matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool = False
 ) -> tuple[dict[str, Claim], list[Fault]]:
-    """Give every tensor to the one line that speaks of it; with `forms`, also other forms of what lines speak of.
+    """Assign every tensor to one line; with `forms`, also tensors derived from a weight that has a line.
 
-    Of several lines the one with the fewest variables wins. Where two are equal, the one whose dims are named
-    by some other, unambiguous tensor wins (in a VGG with BatchNorm `features.1.bias` can only be the
-    normalisation after convolution 0, because no weight makes 1 a convolution). Of those that are left, `{i}`
-    comes before `{i+1}`.
+    Of several lines the one with the fewest variables wins. Of two with equally many, the one whose dims an
+    unambiguous tensor names wins (in a VGG with BatchNorm `features.1.bias` can only be the
+    normalisation after convolution 0, because no weight makes 1 a convolution). Of the rest, `{i}` comes before
+    `{i+1}`.
     """
     claims: dict[str, Claim] = {}
-    open_: dict[str, list[Claim]] = {}
+    ambiguous: dict[str, list[Claim]] = {}
     faults: list[Fault] = []
-    odd = 0
+    unclaimed = 0
     ends = _ends(matcher, {**shapes, **stored_weights(shapes)} if forms else shapes)
     for key, shape in shapes.items():
         candidates = matcher.candidates(key, len(shape), ends)
@@ -136,18 +136,18 @@ def claim_tensors(
         if len(candidates) == 1:
             claims[key] = candidates[0]
         elif candidates:
-            open_[key] = candidates
+            ambiguous[key] = candidates
         else:
             faults.append(_unclaimed(matcher, key, shape, hint=len(faults) < _HINTS))
-            odd += bool(shape)  # scalars may be counters
-            if odd >= MOST_FAULTS:
+            unclaimed += bool(shape)  # scalars may be counters
+            if unclaimed >= MOST_FAULTS:
                 return claims, faults
     known = {instance for claim in claims.values() for instance in defined_by(claim)}
-    for key, candidates in open_.items():
-        speaking = all(defined_by(c) for c in candidates)  # a line without dims is told by nothing
-        fitting = [c for c in candidates if speaking and known.issuperset(defined_by(c))]
-        plain = min((_offsets(c) for c in fitting), default=0)
-        fitting = [c for c in fitting if _offsets(c) == plain]
+    for key, candidates in ambiguous.items():
+        named = all(defined_by(c) for c in candidates)  # nothing decides for a line without dims
+        fitting = [c for c in candidates if named and known.issuperset(defined_by(c))]
+        fewest = min((_offsets(c) for c in fitting), default=0)
+        fitting = [c for c in fitting if _offsets(c) == fewest]
         if len(fitting) == 1:
             claims[key] = fitting[0]
         else:
@@ -169,7 +169,7 @@ def _offsets(claim: Claim) -> int:
 
 
 def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Fault]:
-    """Lines that must match and did not, and single keys that their neighbours say should be there."""
+    """Required lines that match no tensor, and single keys that are absent although their siblings exist."""
     faults: list[Fault] = []
     used: dict[int, list[Claim]] = {}
     for claim in claims.values():
@@ -210,7 +210,7 @@ def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool
 
 
 def defined_by(claim: Claim) -> Collection[Instance]:
-    """The dims that a claim brings into being, in order: those it names plainly or looking forward."""
+    """The dims that a claim defines, in order: those named plainly or with a positive offset."""
     found: dict[Instance, None] = {}  # not a set, whose order would differ from run to run
     for name in claim.line.pattern.dim_names() if claim.line.pattern else ():
         if any(isinstance(part, Ref) and part.offset < 0 for part in name.parts):
@@ -234,21 +234,21 @@ def _ends(matcher: Matcher, shapes: Mapping[str, Shape]) -> _Ends:
                 bindings = line.template.match(key)
                 if bindings is None or (line.pattern and len(line.pattern.axes) != len(shape)):
                     continue
-                value, rest = bindings[ref.variable], _rest(bindings, ref.variable)
+                value, rest = bindings[ref.variable], _other_values(bindings, ref.variable)
                 low, high = ranges.get(rest, (value, value))
                 ranges[rest] = (min(low, value), max(high, value))
             ends[id(line), ref.variable] = ranges
     return ends
 
 
-def _rest(bindings: Bindings, variable: str) -> tuple[Value, ...]:
+def _other_values(bindings: Bindings, variable: str) -> tuple[Value, ...]:
     return tuple(value for name, value in sorted(bindings.items()) if name != variable)
 
 
 def _is_at_its_ends(claim: Claim, ends: _Ends) -> bool:
     """Whether every variable that the claim's template picks has the first or last value, as the template says."""
     for ref in claim.line.template.picks():
-        low, high = ends[id(claim.line), ref.variable][_rest(claim.bindings, ref.variable)]
+        low, high = ends[id(claim.line), ref.variable][_other_values(claim.bindings, ref.variable)]
         if claim.bindings[ref.variable] != (low if ref.pick is Pick.FIRST else high):
             return False
     return True
@@ -267,7 +267,7 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Fault
     near = nearest_templates(matcher.spec, key) if hint else ()
     nearest = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
     for line in near:
-        met = line.template.met_word(key)
+        met = line.template.word_for_number(key)
         if met is not None:
             return Fault(
                 f"no line speaks of {key} {list(shape)}: `{{{met[0]}}}` is one letter, so it binds a number, and "
@@ -287,13 +287,13 @@ def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Fault
 
 
 def nearest_templates(spec: PermutationSpec, key: str) -> Sequence[Line]:
-    """The two lines whose templates look most like `key`."""
+    """The two lines whose templates are most similar to `key`."""
     return _nearest(spec, skeleton_of(key))
 
 
 @lru_cache(maxsize=4096)
 def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
-    """By kind of key: comparing texts is slow, and a checkpoint has thousands of keys of a few kinds."""
+    """Cached by kind of key: comparing texts is slow, and thousands of keys are of a few kinds."""
 
     def likeness(line: Line) -> float:
         texts = line.template.skeletons or (line.template.text,)

@@ -1,4 +1,4 @@
-"""Sizes from shapes: every axis is an equation, all are solved together, and a contradiction names two tensors."""
+"""Sizes from shapes: every axis is an equation; all are solved together; a contradiction names two tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rebasin_cli.spec.language.fault import Fault
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """One axis: what it consists of, how long it is, and where it stands."""
+    """One axis: what it consists of, its length, and its tensor."""
 
     axis: Plus
     length: int
@@ -27,7 +27,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A size, and what said so."""
+    """A size, and its source."""
 
     value: int
     source: str
@@ -38,13 +38,13 @@ _Linear = tuple[int, dict[str, int]]
 
 
 class Sizes:
-    """What is known of every size symbol, and the equations that tell more."""
+    """The known sizes by symbol, and the equations that are not solved yet."""
 
     def __init__(self, equations: list[Equation]) -> None:
         self.known: dict[str, Known] = {}
         self.faults: list[Fault] = []
-        alike = {(equation.axis, equation.length): equation for equation in reversed(equations)}
-        self._open = list(reversed(alike.values()))  # a norm's weight and bias say nothing new
+        distinct = {(equation.axis, equation.length): equation for equation in reversed(equations)}
+        self._open = list(reversed(distinct.values()))  # the weight and the bias of a norm give one equation
 
     def set(self, symbol: str, value: int, source: str, line: int = 0) -> None:
         """State a size; a second, different statement is a fault that names both sources."""
@@ -53,7 +53,7 @@ class Sizes:
             self._contradiction(symbol, before, Known(value, source, line))
 
     def propagate(self) -> None:
-        """Solve every equation with one unknown, again and again until nothing more follows."""
+        """Solve equations with one unknown until none is left."""
         progress = True
         while progress and not self.faults:
             progress = False
@@ -69,7 +69,7 @@ class Sizes:
         self._compare_open()
 
     def admits(self, equation: Equation) -> bool:
-        """Add an equation if it contradicts nothing; otherwise all stays as it was."""
+        """Add an equation if it contradicts nothing; otherwise change nothing."""
         before = dict(self.known), list(self._open)
         self._open.append(equation)
         self.propagate()
@@ -93,7 +93,7 @@ class Sizes:
                 )
 
     def unknown(self) -> Iterator[str]:
-        """Symbols of the equations that are still open."""
+        """Unknown symbols of the unsolved equations."""
         for equation in self._open:
             for leaf in equation.axis.leaves():
                 if isinstance(leaf.size, str) and leaf.size not in self.known:
@@ -133,7 +133,7 @@ class Sizes:
             self.faults.append(
                 Fault(
                     f"{equation.where} has {equation.length} units, which is not {_term(constant, factor)}"
-                    f"{_plain(symbol)}{self._because(equation.axis)}",
+                    f"{_described(symbol)}{self._because(equation.axis)}",
                     equation.line,
                     "check the sizes that config.json or --set give, and the pattern of this line",
                 )
@@ -159,13 +159,13 @@ class Sizes:
         facts = []
         for symbol in dict.fromkeys(leaf.size for leaf in axis.leaves() if isinstance(leaf.size, str)):
             if symbol in self.known:
-                facts.append(f"{_plain(symbol)} is {self.known[symbol].value} by {self.known[symbol].source}")
+                facts.append(f"{_described(symbol)} is {self.known[symbol].value} by {self.known[symbol].source}")
         return f" ({'; '.join(facts)})" if facts else ""
 
     def _contradiction(self, symbol: str, first: Known, second: Known) -> None:
         self.faults.append(
             Fault(
-                f"{_plain(symbol)} is {first.value} by {first.source}, but {second.value} by {second.source}",
+                f"{_described(symbol)} is {first.value} by {first.source}, but {second.value} by {second.source}",
                 second.line or first.line,
                 "both must be the same number for the axes to move together",
             )
@@ -197,7 +197,7 @@ class Sizes:
         return product
 
 
-def _plain(symbol: str) -> str:
+def _described(symbol: str) -> str:
     kind, _, name = symbol.partition(":")
     return {"dim": f"dim {name}", "size": f"size {name}", "_": "the rest"}[kind]
 

@@ -1,4 +1,4 @@
-"""Why some dims stay at identity: the spec fixes them, the user froze them, or nobody could tell their size."""
+"""Why some dims stay at identity: the spec fixes them, the user froze them, or their size is unknown."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rebasin_cli.spec.language.variables import Bindings
 def unknown_dims(
     spec: PermutationSpec, axes: Iterable[Plus], sizes: Sizes, owners: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Dims that no size could be found for, with all that share an axis with them or are within them.
+    """Dims of unknown size, with all dims that share an axis with them or are within them.
 
     Returns:
-        The reason for each dim, and what to tell the user.
+        The reason for each dim, and notes for the user.
     """
     reasons: dict[str, str] = {}
     missing: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""`--ignore`: which tensors are left out of the match, and the patterns that name given ones and no others."""
+"""`--ignore`: which tensors its patterns match, and patterns that match given tensors and no others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rebasin_cli.spec.binding.prefixes import beginnings
 _LONGEST = 2000  # characters of options that a message can take
 
 
-def left_by(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
+def keys_matching(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
     """The keys that some pattern matches."""
     return {key for key in keys if any(fnmatchcase(key, pattern) for pattern in patterns)}
 
 
 def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:
-    """See that every pattern is for some tensor of one of the checkpoints, and that each keeps some.
+    """Check that every pattern matches a tensor, and that each checkpoint keeps some tensors.
 
     Raises:
         UsageError: a pattern that fits nothing, or patterns that leave nothing.
@@ -28,12 +28,12 @@ def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:
         if not any(fnmatchcase(key, pattern) for keys in sides for key in keys):
             raise UsageError(f"--ignore {pattern} matches no tensor", remedy="`rebasin inspect` lists the tensors")
     for keys in sides:
-        if keys and len(left_by(patterns, keys)) == len(keys):
+        if keys and len(keys_matching(patterns, keys)) == len(keys):
             raise UsageError("--ignore leaves no tensor of the checkpoint", remedy="ignore fewer of them")
 
 
 def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...]:
-    """Few patterns that match `keys` and none of the others of `all_keys`: `encoder_k.*` for all that begins so."""
+    """Few patterns that match `keys` and no other key of `all_keys`, such as `encoder_k.*`."""
     wanted = set(keys)
     taken = {beginning for key in all_keys if key not in wanted for beginning in beginnings(key)}
     patterns = (_pattern(key, taken) for key in keys)
@@ -41,7 +41,7 @@ def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...
 
 
 def options_for(patterns: Sequence[str]) -> str:
-    """The patterns as a shell takes them: `--ignore 'encoder_k.*' --ignore queue`; no options that would be cut."""
+    """The patterns as options for a shell, or a placeholder if they are too long to show."""
     options = " ".join(f"--ignore {shell_word(pattern)}" for pattern in patterns)
     return options if options == printable(options, _LONGEST) else "--ignore PATTERN for each of them"
 

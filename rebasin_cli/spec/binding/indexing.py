@@ -12,7 +12,7 @@ from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule
 
 
 @dataclass(frozen=True, slots=True)
-class Slab:
+class IndexedTensor:
     """A tensor whose key a dim permutes: the dim, the tensor's place in it, and the keys of all places."""
 
     dim: str
@@ -20,11 +20,11 @@ class Slab:
     siblings: tuple[str, ...]
 
 
-def find_slabs(
+def find_indexed(
     spec: PermutationSpec, resolver: Resolver, claims: Mapping[str, Claim], shapes: Mapping[str, Shape]
-) -> tuple[dict[str, Slab], list[Fault]]:
-    """The tensors that some `index` rule of the spec moves as wholes, by key."""
-    slabs: dict[str, Slab] = {}
+) -> tuple[dict[str, IndexedTensor], list[Fault]]:
+    """The tensors that an `index` rule of the spec moves as a whole, by key."""
+    indexed: dict[str, IndexedTensor] = {}
     faults: list[Fault] = []
     for rule in (rule for rule in spec.rules if rule.index is not None):
         groups, found = _groups(rule, resolver, claims)
@@ -43,8 +43,8 @@ def find_slabs(
                         rule.line,
                     )
                 )
-            slabs |= {key: Slab(dim, place, siblings) for place, key in places.items()}
-    return slabs, faults
+            indexed |= {key: IndexedTensor(dim, place, siblings) for place, key in places.items()}
+    return indexed, faults
 
 
 _Groups = dict[tuple[str, str], dict[int, str]]

@@ -1,6 +1,6 @@
-"""What a spec says of one particular checkpoint: dims with sizes, and every tensor cut into pieces.
+"""A spec bound to one checkpoint: dims with sizes, and every tensor cut into pieces.
 
-A *piece* is a strided box of a (contiguous) tensor whose sides are single dims or anonymous. Everything that
+A *piece* is a strided box of a (contiguous) tensor whose sides are single dims or anonymous. Code that
 moves or matches tensors sees pieces only, never the language.
 """
 
@@ -57,7 +57,7 @@ class Piece:
 
     @property
     def elements(self) -> int:
-        """How many they are."""
+        """The number of elements."""
         return prod(side.size for side in self.sides)
 
 
@@ -68,10 +68,10 @@ class BoundTensor:
     Attributes:
         section: `tensors` are matched and moved, `buffers` only moved; `ignored` are neither matched nor mixed, and
             move only where the spec says how (those that the user ignores, or that the other network lacks).
-        pieces: disjoint boxes that together are the whole tensor; none where nothing is said of it.
+        pieces: disjoint boxes that together are the whole tensor; none if the spec does not describe it.
         pattern: as the spec writes it; line: where.
-        name: the spec's own key for it, one for all spellings that the spec knows.
-        spoken: whether a line of `tensors` or `buffers` speaks of it; optional: whether a network may lack it.
+        name: the spec's own key for it, the same for every spelling in the spec.
+        spoken: whether a line of `tensors` or `buffers` describes it; optional: whether a network may lack it.
         at: the values of its line's variables; part: the optional part that it belongs to, if it does to one.
         index_dim: the dim that permutes this tensor's *key* among `siblings` (keys by place), or None.
     """
@@ -91,7 +91,7 @@ class BoundTensor:
     part: str = ""
 
     def dims(self) -> tuple[str, ...]:
-        """The dims that stand in it, each once, in order."""
+        """The dims in it, each once, in order."""
         found = [self.index_dim] if self.index_dim else []
         found += [side.dim for piece in self.pieces for side in piece.sides if side.dim]
         return tuple(dict.fromkeys(found))
@@ -106,7 +106,7 @@ class Layout:
         dims: every dim instance, in order of first appearance, owners before what is within them.
         tensors: every key of the checkpoint.
         sizes: the named sizes that were found, and where from.
-        notes: what a user must be told: heads that could not be sized, tensors left out.
+        notes: messages for the user, such as heads of unknown size and unmatched tensors.
     """
 
     spec: PermutationSpec

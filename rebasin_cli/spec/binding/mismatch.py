@@ -13,11 +13,11 @@ from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Why a spec does not fit a checkpoint: all faults of the best prefix, and how far off it was.
+    """Why a spec does not fit a checkpoint: the faults under the best prefix.
 
     Attributes:
-        odd: the tensors of which no line speaks, as they are called on disk, if all else fits.
-        patterns: what `--ignore` takes to leave them alone.
+        odd: the keys on disk that no line matches, if all else fits.
+        patterns: the `--ignore` patterns that match these keys alone.
     """
 
     spec: PermutationSpec

@@ -1,4 +1,4 @@
-"""Dims within dims: which dim owns which, and where in a piece an owner stands."""
+"""Dims within dims: which dim owns which, and which side of a piece carries the owner."""
 
 from __future__ import annotations
 

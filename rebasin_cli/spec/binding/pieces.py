@@ -17,7 +17,7 @@ def cut(axes: tuple[Plus, ...], shape: tuple[int, ...], size_of: _SizeOf, moves:
 
     Args:
         axes: one sum for each axis; shape: the tensor's.
-        size_of: the size of a leaf, None if it could not be found out (its whole axis is then one still side).
+        size_of: the size of a leaf, None if unknown (its whole axis is then one anonymous side).
         moves: whether a dim takes part; the others become anonymous.
     """
     strips: list[list[_Strip]] = []
@@ -89,7 +89,7 @@ def _scaled(strip: _Strip, stride: int) -> _Strip:
 
 
 def _merge(sides: list[Side]) -> tuple[Side, ...]:
-    """Drop still sides of one step, and join still neighbours that are contiguous with each other."""
+    """Drop anonymous sides of one step, and join anonymous neighbours that are contiguous."""
     merged: list[Side] = []
     for side in sides:
         if side.dim is None and side.size == 1:

@@ -1,4 +1,4 @@
-"""What stands in front of a checkpoint's keys: wrappers of training frameworks, and prefixes that a spec lists."""
+"""Prefixes of a checkpoint's keys: wrappers of training frameworks, and prefixes that a spec lists."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ WRAPPERS = (
     "module.", "_orig_mod.", "model.", "base_model.model.", "base_model.", "network.", "net.", "student.", "teacher.",
     "ema.", "model_ema.", "backbone.", "encoder_q.", "state_dict.",
 )  # fmt: skip
-"""Prefixes that training frameworks put in front of every key (DDP, torch.compile, Lightning, PEFT, …)."""
+"""Prefixes that training frameworks add to every key (DDP, torch.compile, Lightning, PEFT, …)."""
 
 
 _INSIDE = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""The same around a part of the network: `features.module.0.weight`."""
+"""Wrappers around a submodule: `features.module.0.weight`."""
 
 MOST = 0.3
-"""Share of the keys that a wrapper is in front of where it is not in front of all: the rest are counters, a loss's
-weights, or a second network (a momentum encoder has as many keys as the first, and a queue comes on top)."""
+"""Least share of the keys that have the wrapper, if not all do. The rest are counters, weights of a loss, or a second
+network (a momentum encoder has as many keys as the first, and its queue is one more)."""
 
 _TRIED = 12  # wrappers that only some keys have
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A wrapper in front of the keys, then perhaps a prefix of the spec's in front of some of them.
+    """A wrapper of the keys, then perhaps a prefix from the spec on some of them.
 
     Attributes:
-        inside: whether wrappers within the keys are taken away as well.
+        inside: whether wrappers within the keys are removed as well.
     """
 
     wrapper: str = ""
@@ -70,9 +70,9 @@ def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float =
     return [p for p in found if p == Prefix() or len({p.strip(key) for key in keys}) == len(keys)]
 
 
-@lru_cache(maxsize=4)  # the same for every spec
+@lru_cache(maxsize=4)  # the result is the same for every spec
 def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
-    """None, the known ones (nested in any order), and whatever else so many of the keys share."""
+    """None, the known wrappers (nested in any order), and other prefixes that this share of the keys has."""
     if not keys:
         return ("",)
     counts = Counter(prefix for key in keys for prefix in beginnings(key))

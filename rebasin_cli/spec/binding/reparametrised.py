@@ -1,9 +1,9 @@
-"""Other forms in which layers are stored: what a spec says of a weight tells how these tensors move, too.
+"""Reparametrised layers: how tensors move that are stored in place of a weight that the spec describes.
 
 A spec has a line for `fc.weight`. A checkpoint may hold that weight as weight norm, spectral norm or pruning leave it
 (`fc.weight_v`, `fc.parametrizations.weight.original1`, `fc.weight_orig`, `fc.weight_mask`), or with a bias that the
-spec's network does not have, as layers get one when the BatchNorm behind them is folded into them. The rules here hold
-for every spec. They are asked only where no line speaks of a tensor.
+spec's network does not have, as when a BatchNorm is folded into the layer before it. The rules here hold for
+every spec. They apply only to tensors that no line matches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Role = Literal["whole", "mask", "length", "left", "right", "bias"]
 
 _NEW = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.(?P<role>original[01]?|\d+\._[uv])")
 _OLD = re.compile(r"(?P<base>.*\w)_(?P<role>orig|mask|g|v|u)")
-_STILL = Axis((Anonymous(),))
+_ANONYMOUS = Axis((Anonymous(),))
 
 # Names of torch.nn.utils.parametrizations, and of the older functions: what the tensor is to the weight.
 _NEW_ROLES: Mapping[str, Role] = {"original": "whole", "original1": "whole", "original0": "length"}
@@ -30,7 +30,7 @@ _OLD_ROLES: Mapping[str, Role] = {"orig": "whole", "mask": "mask", "u": "left", 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a tensor is to the weight that a line speaks of.
+    """How a tensor is derived from the weight that a line describes.
 
     Attributes:
         base: the weight's key; axes: how many it has.
@@ -45,7 +45,7 @@ class Form:
 
     @property
     def name(self) -> str:
-        """The tensor's name whatever way it is spelled: old and new weight norm have the same two."""
+        """The tensor's name, the same for the old and the new form of weight norm."""
         return self.base if self.role == "whole" else f"{self.base}: {self.role}"
 
     def section(self, of_weight: Section) -> Section:
@@ -57,7 +57,7 @@ class Form:
         if self.role in ("whole", "mask"):
             return weight
         if self.role == "length":  # one number for all, or one for each unit of some axes
-            return Pattern(tuple(axis if n > 1 else _STILL for axis, n in zip(weight.axes, shape, strict=False)))
+            return Pattern(tuple(axis if n > 1 else _ANONYMOUS for axis, n in zip(weight.axes, shape, strict=False)))
         out = _output_axis(shape, weight_shape) if self.role != "right" else _right_of(shape, weight_shape)
         if self.role != "right":
             return Pattern((weight.axes[out],))
@@ -66,7 +66,7 @@ class Form:
 
 
 def form_of(key: str, shapes: Mapping[str, Shape]) -> Form | None:
-    """What `key` is to a weight, or None; `shapes` are those of all tensors."""
+    """How `key` is derived from a weight, or None; `shapes` are those of all tensors."""
     new = _NEW.fullmatch(key)
     if new:
         role = _NEW_ROLES.get(new["role"]) or ("left" if new["role"].endswith("u") else "right")

@@ -1,4 +1,4 @@
-"""What a user says about a spec, and what the other network says: the input of a binding besides spec and shapes."""
+"""The input of a binding besides spec and shapes: the user's options, and what the other network needs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is said beside the checkpoint: config.json, `--set`, `--freeze`, `--ignore`.
+    """The options of a binding: config.json, `--set`, `--freeze`, `--ignore`.
 
     Attributes:
-        apart: keys without a counterpart in the other network; they are left out of the match as ignored ones are.
-        still: dim → why it stays at identity, beside those that the spec and the user keep there.
+        apart: keys without a counterpart in the other network; they are not matched, as ignored ones are not.
+        still: further dims that stay at identity, and why.
     """
 
     config: Mapping[str, Any] | None = None

@@ -49,7 +49,7 @@ class Plus:
 
 
 class ResolutionError(Exception):
-    """A dim that is used but that no tensor brings into being."""
+    """A dim that is used but that no tensor defines."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.what)
@@ -57,17 +57,17 @@ class ResolutionError(Exception):
 
 
 class Resolver:
-    """Knows the dims that the claimed tensors bring into being, and what a name means among them."""
+    """The dims that the claimed tensors define, and what a name means among them."""
 
     def __init__(self, spec: PermutationSpec, claims: Iterable[Claim]) -> None:
         self.spec = spec
         self.families: dict[tuple[Value, int], set[Instance]] = {}
         claims = list(claims)
-        self.rules = [rule for rule in spec.rules if not _lifted(rule, claims)]
+        self.rules = [rule for rule in spec.rules if not _is_lifted(rule, claims)]
         for claim in claims:
             for instance in defined_by(claim):
                 self.families.setdefault((instance[0], len(instance)), set()).add(instance)
-        self._fresh = 0
+        self._anonymous = 0
         self._leaves = self._compared = 0
         self._found: dict[Instance, tuple[Rule, Bindings] | None] = {}
         self._joined: set[Instance] | None = None
@@ -95,7 +95,7 @@ class Resolver:
     def _rule_for(self, instance: Instance) -> tuple[Rule, Bindings] | None:
         fitting: list[tuple[int, Rule, Bindings]] = []
         for rule in self.rules:
-            bindings = self.unify(rule.name, instance)
+            bindings = self.match_name(rule.name, instance)
             if bindings is not None:
                 plain = sum(isinstance(p, Ref) and p.pick is Pick.SAME for p in rule.name.parts)
                 fitting.append((plain, rule, bindings))
@@ -114,7 +114,7 @@ class Resolver:
             )
         return rule, bindings
 
-    def unify(self, name: DimName, instance: Instance) -> Bindings | None:
+    def match_name(self, name: DimName, instance: Instance) -> Bindings | None:
         """The bindings under which `name` is `instance`, or None."""
         if len(name.parts) != len(instance):
             return None
@@ -138,7 +138,7 @@ class Resolver:
         return bindings
 
     def instances(self, name: DimName, bindings: Bindings, line: int) -> list[Instance] | None:
-        """What `name` stands for: one instance, a list for `{<l}` and `{*}`, None for “before the first one”."""
+        """The instances of `name`: one, a list for `{<l}` and `{*}`, or None for “before the first one”."""
         family = self.families.get((name.parts[0] if isinstance(name.parts[0], str) else "", len(name.parts)), set())
         plain = instance_of(name, bindings)
         if plain in family:  # nothing to choose: most names of a checkpoint with thousands of tensors
@@ -235,8 +235,8 @@ class Resolver:
                 factors.append(factor)
         return [Times(tuple(factors))]
 
-    def join(self, sizes: Mapping[str, int]) -> bool:
-        """Let `same as … if equal` hold for dims of equal `sizes`; whether that changes what names mean.
+    def join_equal(self, sizes: Mapping[str, int]) -> bool:
+        """Apply `same as … if equal` to dims of equal `sizes`; return whether that changes what names mean.
 
         A block adds its input to its output only if both are as wide, and keys do not tell which blocks do.
         """
@@ -271,12 +271,12 @@ class Resolver:
         return dim_text(followed[-1])
 
     def _open(self) -> Leaf:
-        self._fresh += 1
-        return Leaf(f"_:{self._fresh}")
+        self._anonymous += 1
+        return Leaf(f"_:{self._anonymous}")
 
 
-def _lifted(rule: Rule, claims: Iterable[Claim]) -> bool:
-    """Whether a key is there without which alone the rule holds."""
+def _is_lifted(rule: Rule, claims: Iterable[Claim]) -> bool:
+    """Whether a key exists that the rule excludes by `without`."""
     return any(template.match(claim.key) is not None for template in rule.without for claim in claims)
 
 

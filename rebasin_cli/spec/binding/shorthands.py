@@ -1,4 +1,4 @@
-"""The `axes` section: names for what an axis consists of, spelled out before anything else is asked.
+"""The `axes` section: names for what an axis consists of, replaced by what they stand for before anything else.
 
 A network whose parts repeat but are wired differently (a UNet's blocks read different streams) is written as one
 table of its parts, whose lines say `in.{b}`, and one of its wiring: `in.4: up.3 + skip.7`.
@@ -18,26 +18,28 @@ from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_LEAVES
 
 
-class _UnsaidError(Exception):
-    """A name that looks like a shorthand, but the `axes` section does not have it."""
+class _ShorthandError(Exception):
+    """A shorthand that cannot be replaced."""
 
 
-def spell_out(shorthands: Sequence[Shorthand], claims: Mapping[str, Claim]) -> tuple[Mapping[str, Claim], list[Fault]]:
+def expand_shorthands(
+    shorthands: Sequence[Shorthand], claims: Mapping[str, Claim]
+) -> tuple[Mapping[str, Claim], list[Fault]]:
     """The claims with every shorthand in their patterns replaced by what it stands for."""
     if not shorthands:
         return claims, []
-    speller = _Speller(shorthands)
-    spelled: dict[str, Claim] = {}
+    expander = _Expander(shorthands)
+    expanded: dict[str, Claim] = {}
     faults: list[Fault] = []
     for key, claim in claims.items():
         try:
-            spelled[key] = speller.claim(claim)
-        except _UnsaidError as unsaid:
-            faults.append(Fault(f"{key}: {unsaid}", claim.line.line, "add a line for it to `axes`"))
-    return spelled, faults
+            expanded[key] = expander.claim(claim)
+        except _ShorthandError as error:
+            faults.append(Fault(f"{key}: {error}", claim.line.line, "add a line for it to `axes`"))
+    return expanded, faults
 
 
-class _Speller:
+class _Expander:
     def __init__(self, shorthands: Sequence[Shorthand]) -> None:
         self.shorthands: dict[str | Ref, list[Shorthand]] = {}
         for shorthand in shorthands:
@@ -49,26 +51,26 @@ class _Speller:
         pattern = claim.line.pattern
         if pattern is None or not any(name.parts[0] in self.shorthands for name in pattern.dim_names()):
             return claim
-        spelled = Pattern(tuple(self._spelled(axis, claim.bindings) for axis in pattern.axes))
-        return replace(claim, line=replace(claim.line, pattern=spelled))
+        expanded = Pattern(tuple(self._expanded(axis, claim.bindings) for axis in pattern.axes))
+        return replace(claim, line=replace(claim.line, pattern=expanded))
 
-    def _spelled(self, axis: Axis, bindings: Bindings) -> Axis:
+    def _expanded(self, axis: Axis, bindings: Bindings) -> Axis:
         self._left -= sum(1 for _ in axis.walk())
         if self._left < 0:
-            raise _UnsaidError(f"the names of `axes` stand for more than {MOST_LEAVES:,} parts")
+            raise _ShorthandError(f"the names of `axes` stand for more than {MOST_LEAVES:,} parts")
 
         def segments(atom: Atom) -> Iterable[Segment]:
             if not isinstance(atom, DimName) or atom.parts[0] not in self.shorthands:
                 return (atom,)
-            return self._spelled(self._axis_of(atom, bindings), {}).segments
+            return self._expanded(self._axis_of(atom, bindings), {}).segments
 
         return axis.replaced(segments)
 
     def _axis_of(self, name: DimName, bindings: Bindings) -> Axis:
-        """What a shorthand stands for, with its variables replaced by their values; shorthands in it stay."""
+        """The axis of a shorthand with its variables replaced by values; shorthands inside it stay."""
         instance = instance_of(name, bindings)
         if instance is None:
-            raise _UnsaidError(f"`{name}` is a shorthand of `axes`, which is named plainly or with an offset")
+            raise _ShorthandError(f"`{name}` is a shorthand of `axes`, which is named plainly or with an offset")
         if instance not in self._known:
             fitting = [
                 (shorthand, found)
@@ -76,7 +78,7 @@ class _Speller:
                 if (found := _match(shorthand.name, instance)) is not None
             ]
             if not fitting:
-                raise _UnsaidError(f"`axes` does not say what `{dim_text(instance)}` is")
+                raise _ShorthandError(f"`axes` does not say what `{dim_text(instance)}` is")
             shorthand, found = min(fitting, key=lambda pair: len(pair[1]))
             self._known[instance] = _with_values(shorthand.pattern.axes[0], found)
         return self._known[instance]

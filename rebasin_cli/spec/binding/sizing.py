@@ -8,7 +8,7 @@ from typing import Any
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.spec.binding.equations import Equation, Sizes
-from rebasin_cli.spec.binding.indexing import Slab
+from rebasin_cli.spec.binding.indexing import IndexedTensor
 from rebasin_cli.spec.binding.instances import Instance
 from rebasin_cli.spec.binding.resolve import Resolver
 from rebasin_cli.spec.hints import did_you_mean
@@ -22,7 +22,7 @@ _Targets = Sequence[tuple[str, Bindings]]
 
 @dataclass(frozen=True, slots=True)
 class SizeSources:
-    """Everything beside the shapes that may tell a size, strongest first: `--set`, config.json, the spec."""
+    """The sources of sizes besides the shapes, strongest first: `--set`, config.json, the spec."""
 
     spec: PermutationSpec
     resolver: Resolver
@@ -30,14 +30,14 @@ class SizeSources:
     overrides: Mapping[str, int]
     config: Mapping[str, Any] | None
 
-    def solve(self, equations: Sequence[Equation], slabs: Mapping[str, Slab]) -> Sizes:
+    def solve(self, equations: Sequence[Equation], indexed: Mapping[str, IndexedTensor]) -> Sizes:
         """Solve the equations of all axes together.
 
-        `--set` and config.json are stated first, and so are verified against the shapes. Constants and
-        expressions of other sizes only fill what the shapes then leave open, one rule after the other.
+        `--set` and config.json come first, so the shapes verify them. Constants and expressions of other sizes
+        only give sizes that the shapes leave unknown, one rule after the other.
         """
         sizes = Sizes(list(equations))
-        for slab in slabs.values():
+        for slab in indexed.values():
             sizes.set(f"dim:{slab.dim}", len(slab.siblings), f"the number of keys like {slab.siblings[0]}")
         self._apply_overrides(sizes)
         rules = [(rule, self._targets(rule)) for rule in self.spec.sizes]
@@ -72,7 +72,7 @@ class SizeSources:
                 sizes.set(target, value, f"--set {name}={value}")
 
     def _apply(self, rule: SizeRule, targets: _Targets, choices: Sequence[Expression], sizes: Sizes) -> bool:
-        """State what the first choice with a value says of every size of the rule that is still open."""
+        """Set every unknown size of the rule to its first choice that has a value."""
         progress = False
         for symbol, bindings in targets:
             if symbol in sizes.known:
@@ -86,10 +86,10 @@ class SizeSources:
         return progress
 
     def _targets(self, rule: SizeRule) -> _Targets:
-        """The sizes that a rule speaks of, each with the values of the rule's variables."""
+        """The sizes that a rule is about, each with the values of the rule's variables."""
         found: list[tuple[str, Bindings]] = []
         for name, instance in self.instances.items():
-            bindings = self.resolver.unify(rule.name, instance)
+            bindings = self.resolver.match_name(rule.name, instance)
             if bindings is not None:
                 found.append((f"dim:{name}", bindings))
         if len(rule.name.parts) == 1 and not found:

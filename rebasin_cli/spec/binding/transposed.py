@@ -1,7 +1,7 @@
-"""Linear layers that lie the other way round: [out, in] where a spec has [in, out], as in nanoGPT, or the reverse.
+"""Linear layers stored transposed: [out, in] where a spec has [in, out], as in nanoGPT, or the reverse.
 
-A layer's bias tells which axis of its weight is the output. Where all of a spec's linear layers are turned together and
-its sizes then agree, that is how they are stored; square weights follow the others.
+A layer's bias tells which axis of its weight is the output. If the sizes agree once all linear layers of the
+spec are transposed, that is how they are stored; square weights follow the others.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _WEIGHT = ".weight"
 
 
 @lru_cache(maxsize=128)
-def turned(spec: PermutationSpec) -> PermutationSpec | None:
-    """The spec with the weights of its linear layers turned round; None where no line has a bias to tell them by."""
+def transposed(spec: PermutationSpec) -> PermutationSpec | None:
+    """The spec with the weights of its linear layers transposed; None if no linear layer has a bias."""
     biases = {
         line.template.text.removesuffix("?").removesuffix(".bias"): line.pattern.axes[0]
         for line in spec.lines
         if line.pattern is not None and len(line.pattern.axes) == 1 and line.template.text.rstrip("?").endswith(".bias")
     }
-    lines = tuple(_turned(line, biases.get(_layer(line))) for line in spec.lines)
+    lines = tuple(_transposed_line(line, biases.get(_layer(line))) for line in spec.lines)
     return replace(spec, lines=lines) if lines != spec.lines else None
 
 
@@ -32,7 +32,7 @@ def _layer(line: Line) -> str:
     return text.removesuffix(_WEIGHT) if text.endswith(_WEIGHT) else ""
 
 
-def _turned(line: Line, bias: Axis | None) -> Line:
+def _transposed_line(line: Line, bias: Axis | None) -> Line:
     if bias is None or line.pattern is None or len(line.pattern.axes) != 2 or line.section == "ignored":
         return line
     first, second = line.pattern.axes

@@ -1,6 +1,6 @@
-"""What can be wrong with a spec as a whole: names that nothing defines, variables that nothing binds, lines twice.
+"""Faults of a spec as a whole: undefined names, unbound variables, repeated lines.
 
-A misspelt dim would otherwise be a side that silently never moves, and a misspelt rule one that never applies.
+Without these checks a misspelt dim would silently never move, and a misspelt rule would never apply.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rebasin_cli.spec.language.variables import Pick, Ref
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """The dims and sizes that a line, or what a shorthand stands for, names."""
+class _Mention:
+    """The dims and sizes in the pattern of a line or a shorthand."""
 
     line: int
     names: tuple[DimName, ...]
@@ -27,31 +27,31 @@ class _Said:
 def find_faults(
     lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
 ) -> Iterator[Fault]:
-    """Everything wrong with a spec, in the order in which it is best mended."""
-    yield from lines_twice(lines)
+    """Every fault of a spec, in the order in which it is best corrected."""
+    yield from repeated_templates(lines)
     for line in lines:
-        yield from _unbound_in_line(line)
-    yield from _wrong_shorthands(shorthands, lines)
+        yield from _faults_of_line(line)
+    yield from _faults_of_shorthands(shorthands, lines)
     short = {shorthand.name.parts[0] for shorthand in shorthands}
-    spoken = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
-    said = [
-        _Said(
+    patterns = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
+    mentions = [
+        _Mention(
             number,
             tuple(name for name in pattern.dim_names() if name.parts[0] not in short),
             tuple(pattern.size_names()),
         )
-        for pattern, number in spoken
+        for pattern, number in patterns
         if pattern is not None
     ]
-    yield from _never_defined(said)
+    yield from _undefined_dims(mentions)
     for rule in rules:
-        yield from _wrong_rule(rule, said)
-        yield from _wrong_condition(rule, lines)
-    yield from _wrong_sizes(said, sizes)
+        yield from _faults_of_rule(rule, mentions)
+        yield from _faults_of_condition(rule, lines)
+    yield from _faults_of_sizes(mentions, sizes)
 
 
-def lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
-    """Templates that stand on two lines, of which none could be chosen."""
+def repeated_templates(lines: Sequence[Line]) -> Iterator[Fault]:
+    """Templates that two lines have, so that neither can be preferred."""
     seen: dict[tuple[str, int | None], Line] = {}
     for line in lines:
         axes = len(line.pattern.axes) if line.pattern else None
@@ -61,7 +61,7 @@ def lines_twice(lines: Sequence[Line]) -> Iterator[Fault]:
             yield Fault(f"the template `{line.template.text}` stands on {lines_}", line.line, "keep one of the two")
 
 
-def _unbound_in_line(line: Line) -> Iterator[Fault]:
+def _faults_of_line(line: Line) -> Iterator[Fault]:
     for name in line.pattern.dim_names() if line.pattern else ():
         for variable in _unbound(name, line.template.variables):
             yield Fault(
@@ -72,8 +72,8 @@ def _unbound_in_line(line: Line) -> Iterator[Fault]:
             )
 
 
-def _wrong_shorthands(shorthands: Sequence[Shorthand], lines: Sequence[Line]) -> Iterator[Fault]:
-    """Names of axes that are given twice, need a variable that they lack, or stand for themselves."""
+def _faults_of_shorthands(shorthands: Sequence[Shorthand], lines: Sequence[Line]) -> Iterator[Fault]:
+    """Names of `axes` that are repeated, lack a variable, or contain themselves."""
     seen: dict[str, Shorthand] = {}
     leads: dict[str | Ref, set[str | Ref]] = {shorthand.name.parts[0]: set() for shorthand in shorthands}
     for shorthand in shorthands:
@@ -90,15 +90,15 @@ def _wrong_shorthands(shorthands: Sequence[Shorthand], lines: Sequence[Line]) ->
     for shorthand in shorthands:
         if shorthand.name.parts[0] in _reached(leads, shorthand.name.parts[0]):
             yield Fault(f"`{shorthand.name}` stands for itself in the end", shorthand.line, "name a dim instead")
-    spoken = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
-    for pattern, number in spoken:
+    patterns = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
+    for pattern, number in patterns:
         for used in pattern.dim_names() if pattern else ():
             if used.parts[0] in leads and any(isinstance(p, Ref) and p.pick is not Pick.SAME for p in used.parts):
                 yield Fault(f"`{used}` is a name of `axes`, which stands plainly or with an offset", number)
 
 
 def _reached(leads: Mapping[str | Ref, Collection[str | Ref]], start: str | Ref) -> set[str | Ref]:
-    """The words that what `start` stands for leads to."""
+    """The names that `start` contains, directly or through other names."""
     found: set[str | Ref] = set()
     todo = [*leads[start]]
     while todo:
@@ -109,10 +109,10 @@ def _reached(leads: Mapping[str | Ref, Collection[str | Ref]], start: str | Ref)
     return found
 
 
-def _never_defined(said: Sequence[_Said]) -> Iterator[Fault]:
-    """Dims that are only ever looked back at (`{prev c}`, `{i-1}`, `{*}`): nothing brings them into being."""
-    names = [(line, name) for line in said for name in line.names]
-    defined = {_family(name): name for _, name in names if not any(_looks_elsewhere(part) for part in name.parts)}
+def _undefined_dims(mentions: Sequence[_Mention]) -> Iterator[Fault]:
+    """Dims that are only used through `{prev c}`, `{i-1}` or `{*}`, so that no tensor defines them."""
+    names = [(line, name) for line in mentions for name in line.names]
+    defined = {_family(name): name for _, name in names if not any(_refers_elsewhere(part) for part in name.parts)}
     for line, name in names:
         if _family(name) not in defined:
             yield Fault(
@@ -122,11 +122,11 @@ def _never_defined(said: Sequence[_Said]) -> Iterator[Fault]:
             )
 
 
-def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
-    standing = {_family(name): name for line in said for name in line.names}
+def _faults_of_rule(rule: Rule, mentions: Sequence[_Mention]) -> Iterator[Fault]:
+    used = {_family(name): name for line in mentions for name in line.names}
     for name in (rule.name, rule.owner, rule.same_as):
-        if name is not None and _family(name) not in standing:
-            near = did_you_mean(str(name), sorted({str(found) for found in standing.values()}))
+        if name is not None and _family(name) not in used:
+            near = did_you_mean(str(name), sorted({str(found) for found in used.values()}))
             yield Fault(f"dim `{name}` stands in no pattern", rule.line, near)
     bound = rule.name.variables
     for name in (rule.owner, rule.same_as):
@@ -138,7 +138,7 @@ def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
             )
         if name is not None and any(isinstance(part, Ref) and part.is_range for part in name.parts):
             yield Fault(f"dim `{rule.name}`: `{name}` stands for several dims, and one is needed", rule.line)
-    if not _plain_enough(rule.name):
+    if not _is_plain(rule.name):
         yield Fault(f"dim `{rule.name}`: a rule's name has {{i}}, {{first i}} or {{last i}} only", rule.line)
     if rule.index is not None:
         variable, template = rule.index
@@ -148,8 +148,8 @@ def _wrong_rule(rule: Rule, said: Sequence[_Said]) -> Iterator[Fault]:
             )
 
 
-def _wrong_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
-    """Keys of `without KEYS` that no line speaks of: the rule would always hold."""
+def _faults_of_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
+    """Keys of `without KEYS` that no line has: the rule would always hold."""
     known = [line.template.text.rstrip("?") for line in lines]
     for template in rule.without:
         if not any(template.text == text or template.regex.fullmatch(text) for text in known):
@@ -160,12 +160,12 @@ def _wrong_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
             )
 
 
-def _wrong_sizes(said: Sequence[_Said], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
+def _faults_of_sizes(mentions: Sequence[_Mention], sizes: Sequence[SizeRule]) -> Iterator[Fault]:
     declared = {str(rule.name): rule for rule in sizes}
-    used = {size for line in said for size in line.sizes}
+    used = {size for line in mentions for size in line.sizes}
     used |= {name for rule in sizes for choice in rule.choices for name in choice.names}
-    families = {_family(name) for line in said for name in line.names}
-    for line in said:
+    families = {_family(name) for line in mentions for name in line.names}
+    for line in mentions:
         for size in line.sizes:
             if size not in declared:
                 yield Fault(
@@ -175,10 +175,10 @@ def _wrong_sizes(said: Sequence[_Said], sizes: Sequence[SizeRule]) -> Iterator[F
                 )
     words = {str(word) for word, parts in families if parts == 1}
     for rule in sizes:
-        if not _plain_enough(rule.name):
+        if not _is_plain(rule.name):
             yield Fault(f"size `{rule.name}`: its name has {{i}}, {{first i}} or {{last i}} only", rule.line)
         if _family(rule.name) not in families and str(rule.name) not in used:
-            near = did_you_mean(str(rule.name), sorted(used | {str(n) for line in said for n in line.names}))
+            near = did_you_mean(str(rule.name), sorted(used | {str(n) for line in mentions for n in line.names}))
             yield Fault(f"size `{rule.name}` is used nowhere", rule.line, near)
         for choice in rule.choices:
             known = sorted({*declared, *words, *rule.name.variables} - {str(rule.name)})
@@ -195,17 +195,17 @@ def _family(name: DimName) -> tuple[str | Ref, int]:
     return name.parts[0], len(name.parts)
 
 
-def _looks_elsewhere(part: str | Ref) -> bool:
+def _refers_elsewhere(part: str | Ref) -> bool:
     return isinstance(part, Ref) and (part.pick is not Pick.SAME or part.offset < 0)
 
 
 def _unbound(name: DimName, bound: Collection[str]) -> Iterator[str]:
-    """Variables of `name` whose value it needs and that `bound` does not have."""
+    """Variables that `name` needs and `bound` lacks."""
     for part in name.parts:
         if isinstance(part, Ref) and part.pick not in (Pick.ALL, Pick.FIRST, Pick.LAST) and part.variable not in bound:
             yield part.variable
 
 
-def _plain_enough(name: DimName) -> bool:
+def _is_plain(name: DimName) -> bool:
     plain = (Pick.SAME, Pick.FIRST, Pick.LAST)
     return all(isinstance(part, str) or part.pick in plain for part in name.parts)

@@ -1,4 +1,4 @@
-"""Sizes that shapes cannot tell, as small exact expressions: `config.hidden_size / config.num_attention_heads`.
+"""Sizes that do not follow from shapes, as small exact expressions: `config.hidden_size / config.num_attention_heads`.
 
 Integers, `config.…` (with `[index]`), names of other sizes, variables of the dim, `+ - * /`, brackets and `min`.
 Read with Python's own parser and walked node by node: nothing is ever evaluated as code.
@@ -35,11 +35,11 @@ class Expression:
 
     @property
     def uses_config(self) -> bool:
-        """Whether it looks anything up in config.json."""
+        """Whether it reads config.json."""
         return any(_is_config(node) for node in ast.walk(self.tree))
 
     def evaluate(self, config: Mapping[str, Any] | None, lookup: _Lookup) -> int | None:
-        """Its value, or None where something it needs is absent, null or not a whole number that a size can be."""
+        """Its value, or None if a name in it is absent or null, or the result is not a valid size."""
         value = _number(_evaluate(self.tree, config, lookup))
         whole = value is not None and value.denominator == 1 and 0 <= value <= LARGEST_SIZE
         return int(value) if whole and value is not None else None
@@ -49,7 +49,7 @@ def parse_expression(text: str) -> Expression:
     """Parse a size expression.
 
     Raises:
-        ValueError: not an expression, or one that uses more than the language has.
+        ValueError: not an expression of the language.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -109,7 +109,7 @@ def _evaluate(node: ast.expr, config: Any, lookup: _Lookup) -> Any:
 
 
 def _is_large(value: Any) -> bool:
-    """Whether it is a number, as JSON may hold it, with which no size is computed."""
+    """Whether it is a whole number beyond every size."""
     return isinstance(value, int) and abs(value) > LARGEST_SIZE
 
 

@@ -13,8 +13,8 @@ class Fault:
 
     Attributes:
         line: 0 if no line of the spec is to blame.
-        key: the tensor that no line could be given to, if that is the fault; unlisted: whether no line even fits it.
-        absent: the line that no tensor fits, if that is the fault.
+        key: the tensor without a line, if that is the fault; unlisted: no line matches its key.
+        absent: the line that matches no tensor, if that is the fault.
     """
 
     what: str

@@ -1,4 +1,4 @@
-"""From a YAML file to a `PermutationSpec`: everything that can be wrong with a spec by itself is refused here."""
+"""From a YAML file to a `PermutationSpec`: every fault of a spec by itself is refused here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language.checks import find_faults, lines_twice
+from rebasin_cli.spec.language.checks import find_faults, repeated_templates
 from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.parts import Part
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
@@ -40,13 +40,13 @@ def load_spec(path: Path, *, shipped: bool = False) -> PermutationSpec:
     """Read and check one spec file.
 
     Raises:
-        ContentError: with file and line, for anything the language does not have.
+        ContentError: with file and line, for anything outside the language.
     """
     return _Parser(path, shipped).parse(read_yaml(path))
 
 
 def parse_spec(text: str, file: str = "spec.yaml") -> PermutationSpec:
-    """Check a spec that is at hand as text; `file` names it in messages and, without its ending, by default.
+    """Parse and check the text of a spec; `file` names it in messages and, without its ending, by default.
 
     Raises:
         ContentError: as `load_spec` does.
@@ -88,7 +88,7 @@ class _Parser:
         rules += tuple(rule for part in parts for rule in part.rules())
         sizes += tuple(size for part in parts for size in part.sizes())
         shorthands += tuple(shorthand for part in parts for shorthand in part.shorthands())
-        for fault in lines_twice(lines):
+        for fault in repeated_templates(lines):
             raise self.error(fault.what, fault.line, fault.remedy)
         stays = [(k.text, self._text(v)) for k, v in self._table(sections.get("stays"))]
         return PermutationSpec(
@@ -122,7 +122,7 @@ class _Parser:
         return sections
 
     def _lines(self, lines: list[Line], node: Node | None, section: Section, prefix: str = "") -> None:
-        """Add the lines of a section; a key that holds a table is what all the table's keys begin with."""
+        """Add the lines of a section; a key that holds a table is a prefix of the table's keys."""
         self._tables += 1
         if self._tables > MOST_LINES:
             raise self.error(f"the spec's tables stand for more than {MOST_LINES:,} tables", node.line if node else 1)

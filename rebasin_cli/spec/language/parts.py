@@ -1,6 +1,6 @@
 """The `parts` section: a checkpoint that holds several networks, each under a prefix and with a spec of its own.
 
-A part's dims and sizes get its name in front (`unet/head.0`), so that nothing of one part ever means another's.
+A part's dims and sizes get its name in front (`unet/head.0`), so that parts cannot refer to each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Part:
     Attributes:
         name: what its dims begin with; prefix: what its keys begin with.
         optional: whether a checkpoint may lack it as a whole.
-        line: where it stands; what is said of the part's own lines is said there.
+        line: its line in the outer spec; faults of the part's own lines point there.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Part:
             )
 
     def rules(self) -> Iterator[Rule]:
-        """What it says of its dims."""
+        """Its rules of dims."""
         for rule in self.spec.rules:
             yield replace(
                 rule,
@@ -53,12 +53,12 @@ class Part:
             )
 
     def sizes(self) -> Iterator[SizeRule]:
-        """What it says of its sizes."""
+        """Its rules of sizes."""
         for size in self.spec.sizes:
             yield replace(size, name=self._name(size.name), line=self.line, part=self.name)
 
     def shorthands(self) -> Iterator[Shorthand]:
-        """What it calls its axes."""
+        """Its shorthands."""
         for shorthand in self.spec.shorthands:
             pattern = self._pattern(shorthand.pattern)
             yield replace(shorthand, name=self._name(shorthand.name), pattern=pattern, line=self.line)

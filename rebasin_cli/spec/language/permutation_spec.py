@@ -1,4 +1,4 @@
-"""A permutation spec as values: what its lines, dims and sizes say, parsed, and the hash of it all."""
+"""A parsed permutation spec: its lines, rules and sizes, and the hash of them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the `dims` section says of a dim.
+    """A rule of the `dims` section.
 
     Attributes:
         owner: the dim it is within.
         index: (variable, template): it acts on that variable of the keys.
         same_as: the dim it is another name of.
-        if_equal: it is so only in checkpoints in which both have as many units.
+        if_equal: only in checkpoints in which both have equally many units.
         fixed: why it never moves; empty where it may.
         without: the rule holds only in checkpoints in which no key fits one of these.
     """
@@ -56,10 +56,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """What the `sizes` section says of a named size or of a dim: the first expression that has a value counts.
+    """A rule of the `sizes` section about a named size or a dim: the first expression that has a value counts.
 
     Attributes:
-        part: the part of the checkpoint whose names, and whose section of config.json, the expressions mean.
+        part: the part of the checkpoint whose sizes and section of config.json the expressions refer to.
     """
 
     name: DimName
@@ -70,7 +70,7 @@ class SizeRule:
 
 @dataclass(frozen=True, slots=True)
 class Shorthand:
-    """What the `axes` section says of a name: the one axis that it stands for."""
+    """A name in the `axes` section, and the axis that it stands for."""
 
     name: DimName
     pattern: Pattern
@@ -83,8 +83,8 @@ class PermutationSpec:
 
     Attributes:
         sha256: over the canonical parsed form, so that comments, order of sections and spacing do not change it.
-        stays: what never moves in this family and why, for people.
-        shipped: whether it is one of the specs that come with the program (and are proved by its tests).
+        stays: what never moves in this family and why, as text for users.
+        shipped: whether it is one of the specs that come with the program (its tests prove them).
         parts: the names of the specs that it puts together.
     """
 
@@ -110,7 +110,7 @@ class PermutationSpec:
 def canonical_hash(
     lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
 ) -> str:
-    """The SHA-256 of what a spec says: comments, spacing, order and wording for people do not change it."""
+    """The SHA-256 of a parsed spec: comments, spacing, order and texts for users do not change it."""
     form: dict[str, Any] = {
         "lines": sorted(
             [ln.section, ln.template.text, ln.template.family, "" if ln.pattern is None else str(ln.pattern)]

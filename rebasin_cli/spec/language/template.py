@@ -1,4 +1,4 @@
-"""Key templates: which tensors of a checkpoint a line of a spec speaks of.
+"""Key templates: which tensors of a checkpoint a line of a spec matches.
 
 `model.layers.{i}.{input,post_attention}_layernorm.weight?` is expanded into two templates without alternation
 (`{bn|norm}` likewise, but a checkpoint then needs only one of them). Each becomes a regular expression once, and
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
-from rebasin_cli.spec.limits import MOST_OPEN, check_spellings
+from rebasin_cli.spec.limits import MOST_OPEN, check_alternatives
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
 _NUMBER = re.compile(r"\d+")
@@ -43,9 +43,9 @@ class Template:
     Attributes:
         text: as written, after alternation was expanded.
         optional: whether it may match nothing (`?`).
-        family: the text with `{a|b}` left in: a required family is there if one of its templates matches.
+        family: the text before `{a|b}` is expanded; a required family needs one template that matches.
         rank: (wildcards, variables); of several templates for one key the lowest rank wins.
-        first: the tokens with the first word of every `{a|b}`: all spellings of a key have one name by it.
+        first: the tokens with the first word of every `{a|b}`: it gives all spellings of a key one name.
     """
 
     text: str
@@ -77,8 +77,8 @@ class Template:
                 return None
         return bindings
 
-    def met_word(self, key: str) -> tuple[str, str] | None:
-        """The variable that binds a number, and the word that stands in its place, if `key` fits but for that."""
+    def word_for_number(self, key: str) -> tuple[str, str] | None:
+        """The variable that binds a number and the word in its place, if `key` matches except for that word."""
         regex, numbers = "", list[str]()
         words = [Ref("word") if isinstance(t, Ref) and t.is_number and t.variable != "*" else t for t in self.tokens]
         if _open_ends(words) > MOST_OPEN:
@@ -169,7 +169,7 @@ def parse_templates(text: str) -> tuple[Template, ...]:
                 pieces.append(_brace(match["brace"]))
             except ValueError as error:
                 raise ValueError(f"`{text}`: {error}, at character {match.start() + 1}") from error
-    check_spellings(text, *pieces)
+    check_alternatives(text, *pieces)
     return tuple(
         _build(
             tuple(token for token, _, _ in choice),
@@ -185,12 +185,12 @@ def alternatives(text: str) -> tuple[str, ...]:
     """`in.{1,2}` as `in.1` and `in.2`; other braces stay as they are."""
     pieces = re.split(r"(\{[^{}]*\})", text)
     choices = [p[1:-1].split(",") if p.startswith("{") and "," in p else [p] for p in pieces]
-    check_spellings(text, *choices)
+    check_alternatives(text, *choices)
     return tuple("".join(choice) for choice in product(*choices))
 
 
 def _brace(body: str) -> tuple[tuple[Token, str, Token], ...]:
-    """The tokens that a brace may stand for, each with how the family's name shows it and its first spelling."""
+    """The tokens that a brace may mean, each with its text in the family's name and its first spelling."""
     name, colon, words = body.partition(":")
     if colon:
         if not re.fullmatch(r"[A-Za-z]\w*", name) or not all(words.split(",")):
@@ -210,7 +210,7 @@ def _brace(body: str) -> tuple[tuple[Token, str, Token], ...]:
 
 
 def _open_ends(tokens: Sequence[Token]) -> int:
-    """How many tokens may end in several places, all of which matching has to try."""
+    """The number of tokens whose match may end in several places, all of which are tried."""
     after: Token = ""
     count = 0
     for token in reversed(tokens):
@@ -220,7 +220,7 @@ def _open_ends(tokens: Sequence[Token]) -> int:
 
 
 def _is_open(token: Token, after: Token) -> bool:
-    """Whether the next character does not tell the end of what stands for `token`."""
+    """Whether the next character does not mark the end of the text that matches `token`."""
     if isinstance(token, str):
         return False
     if isinstance(token, Choice):
@@ -256,7 +256,7 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         names.add(token.variable)
         variables += 1 if not isinstance(token, Ref) or token.pick is Pick.SAME else 0
         scope_end = len(text)
-    check_spellings(family, *(token.words for token in tokens if isinstance(token, Choice)))
+    check_alternatives(family, *(token.words for token in tokens if isinstance(token, Choice)))
     if _open_ends(tokens) > MOST_OPEN:
         raise ValueError(
             f"`{family}` has more than {MOST_OPEN} wildcards or words whose end the next character does not tell"

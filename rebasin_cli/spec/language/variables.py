@@ -1,4 +1,4 @@
-"""The small words in braces that key templates and dim names share: `{i}`, `{i+1}`, `{prev c}`, `{<l}`, `{*}`.
+"""The references in braces that key templates and dim names share: `{i}`, `{i+1}`, `{prev c}`, `{<l}`, `{*}`.
 
 A variable of one letter binds a number; a longer one binds a word (letters, digits, `_`, `-`; no dot).
 """
@@ -15,7 +15,7 @@ Bindings = Mapping[str, Value]
 
 
 class Pick(Enum):
-    """Which of the values observed a reference means."""
+    """Which of the observed values a reference means."""
 
     SAME = ""
     PREV = "prev"
@@ -45,7 +45,7 @@ class Ref:
 
     @property
     def is_range(self) -> bool:
-        """Whether it stands for a list of values (`{<l}`, `{*}`)."""
+        """Whether it means a list of values (`{<l}`, `{*}`)."""
         return self.pick in (Pick.BELOW, Pick.ALL)
 
     @property
@@ -71,10 +71,10 @@ _REF = re.compile(
 
 
 def parse_ref(body: str) -> Ref:
-    """Parse what stands between the braces.
+    """Parse the text between the braces.
 
     Raises:
-        ValueError: not one of the forms, with a text that says which there are.
+        ValueError: not one of the forms; the text lists them.
     """
     match = _REF.fullmatch(body.strip())
     if match is None or match["name"] in ("prev", "next", "first", "last"):

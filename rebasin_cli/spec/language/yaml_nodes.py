@@ -1,7 +1,7 @@
-"""YAML read at node level: every scalar a string, every value with its line, nothing overwritten.
+"""YAML read as nodes: every scalar is a string, every value has its line, no key is overwritten.
 
 PyYAML's own constructors would turn `no` into False and `1_0` into 10, and let the second of two equal
-keys win silently. A permutation spec is a table of names, so none of that may happen.
+keys win silently. A permutation spec is a table of names, which must stay as they are written.
 """
 
 from __future__ import annotations

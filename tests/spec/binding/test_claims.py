@@ -68,7 +68,7 @@ def test_a_line_of_equal_rank_in_another_section_is_no_better() -> None:
     assert "`{side:a,b}.w` (line 2) and `{part}.w` (line 4)" in fault.what
 
 
-def test_a_line_matches_only_tensors_with_as_many_axes_as_its_pattern() -> None:
+def test_a_line_matches_only_its_number_of_axes() -> None:
     text = """
         tensors:
           f.{c}.w: conv.{c} _ _ _
@@ -95,7 +95,7 @@ VGG = """
     """
 
 
-def test_a_vgg_tells_convolutions_from_normalisations_by_what_the_weights_make() -> None:
+def test_dims_of_weights_decide_between_two_lines() -> None:
     found, faults = claimed(
         VGG,
         {
@@ -130,7 +130,7 @@ def test_a_vgg_whose_convolutions_touch_each_other() -> None:
     assert found["features.1.bias"] == "features.{c}.bias?"
 
 
-def test_the_first_and_the_last_are_found_among_the_tensors_of_the_same_kind() -> None:
+def test_first_and_last_are_those_of_one_kind_of_tensor() -> None:
     found, faults = claimed(
         """
         tensors:

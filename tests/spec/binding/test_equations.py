@@ -137,7 +137,7 @@ def test_set_refuses_what_is_not_there() -> None:
         bound(HEADS, {"q": (24, 5), "o": (12,)}, overrides={"h": -3})
 
 
-def test_what_nobody_knows_stays_with_everything_on_its_axis_and_within_it() -> None:
+def test_dims_of_unknown_size_fix_their_axis_and_inner_dims() -> None:
     layout = bound(
         """
         sizes:

@@ -45,7 +45,7 @@ def test_an_owner_of_one_unit_leaves_its_own_owner() -> None:
     assert shown(layout, "x") == ["0: a 2*4, c<0 4*1"]
 
 
-def test_a_dim_twice_on_one_axis_is_owned_by_the_nearest_outside_it() -> None:
+def test_the_nearest_outer_side_owns_a_repeated_dim() -> None:
     layout = bound("dims:\n  v: within h\ntensors:\n  x: (h v) + (h v) (h v)\n  y: h\n", {"x": (12, 6), "y": (2,)})
     assert shown(layout, "x") == [
         "0: h 2*18, v<0 3*6, h 2*3, v<2 3*1",

@@ -55,7 +55,7 @@ _PATTERNS = st.lists(_AXIS, min_size=0, max_size=3).map(" ".join).map(parse_patt
 
 
 @given(_PATTERNS)
-def test_pieces_are_disjoint_cover_the_tensor_and_carry_the_right_dims(pattern: Pattern) -> None:
+def test_pieces_partition_the_tensor_and_carry_its_dims(pattern: Pattern) -> None:
     labels = [label_axis(axis) for axis in pattern.axes]
     shape = tuple(map(len, labels))
     layout = bind(

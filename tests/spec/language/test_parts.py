@@ -80,7 +80,7 @@ def test_a_condition_of_a_part_is_about_the_part(tmp_path: Path) -> None:
     assert layout.dims["two/embed"].fixed is None
 
 
-def test_a_part_has_its_own_section_of_the_config_and_its_own_sizes(tmp_path: Path) -> None:
+def test_a_part_has_its_own_config_and_sizes(tmp_path: Path) -> None:
     shapes = {**ONE, **TWO, **REST, "one.0.bias": (9,)}
     layout = bind(outer(tmp_path), shapes, config={"n": 5, "one": {"n": 3}})
     assert layout.sizes == {"one/n": 3, "two/n": 2}

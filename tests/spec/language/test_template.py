@@ -70,7 +70,7 @@ def test_fewer_variables_are_more_specific_and_wildcards_least() -> None:
     assert len(set(ranks)) == len(ranks)
 
 
-def test_choosing_the_first_or_the_last_is_as_specific_as_a_number() -> None:
+def test_first_and_last_are_as_specific_as_a_number() -> None:
     assert one("fc.{first d}.w").rank == one("fc.0.w").rank < one("fc.{d}.w").rank
 
 
