@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import islice
 from unicodedata import category
 
 LONGEST = 4000
@@ -34,6 +35,12 @@ def printable(text: str, longest: int = LONGEST) -> str:
     """
     text = _escaped(shortened(text, longest).replace("\n\t", "\n    "), _visible)
     return shortened(_RUN.sub(lambda run: shortened(run[0], LONGEST_NAME), text), longest)
+
+
+def first_names(names: Collection[str], most: int, rest: str = ", …") -> str:
+    """The first names, with commas; `rest` follows if there are more, with their number for `{}`."""
+    left = len(names) - most
+    return ", ".join(islice(names, most)) + (rest.format(left) if left > 0 else "")
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.safe_text import LONGEST, LONGEST_NAME, block, escaped_json, one_line, printable, shell_word, shortened
+from rebasin_cli.safe_text import (
+    LONGEST,
+    LONGEST_NAME,
+    block,
+    escaped_json,
+    first_names,
+    one_line,
+    printable,
+    shell_word,
+    shortened,
+)
 from tests.hostile import BENIGN, HOSTILE, SURROGATES, assert_harmless
 
 _ANY = st.text(st.characters(exclude_categories=()))
@@ -92,3 +102,10 @@ def test_a_shell_reads_the_same_word() -> None:
     command = "printf '%s\\0' " + " ".join(map(shell_word, words))
     done = subprocess.run(["bash", "-s"], input=os.fsencode(command), stdout=subprocess.PIPE, check=True)
     assert [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]] == words
+
+
+def test_the_first_names_of_many_are_told() -> None:
+    assert first_names([], 2) == ""
+    assert first_names(["a", "b"], 2) == "a, b"
+    assert first_names(["a", "b", "c"], 2) == "a, b, …"
+    assert first_names({"a": 1, "b": 2, "c": 3, "d": 4}, 2, " and {} more") == "a, b and 2 more"

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.hooks import Layer, Run, Taps, beside_channels, per_channel
+from rebasin_cli.safe_text import first_names
+
+_NAMED, _REST = 4, " and {} more layers"  # layers that a remark names, and how it ends
 
 DEAD = 1e-6
 """Share of the wanted variance that is added to what is there: a channel that died on the way is not blown up by
@@ -181,9 +184,9 @@ class _Repair(_Reset):
         unscaled = [name for name in self.goals if f"{name}.weight" not in like]
         unmoved = [name for name in self.found if self.layers[name].bias not in like]
         if unscaled:
-            yield f"{_listed(unscaled)}: no weight for each channel, so nothing is corrected there"
+            yield f"{first_names(unscaled, _NAMED, _REST)}: no weight for each channel, so nothing is corrected there"
         if unmoved:
-            yield f"{_listed(unmoved)}: no bias, so deviations are corrected there and means are not"
+            yield f"{first_names(unmoved, _NAMED, _REST)}: no bias, so deviations are corrected there and means are not"
 
 
 class _Sums:
@@ -224,7 +227,3 @@ class _Average:
 
 def _copied(params: Params) -> dict[str, Tensor]:
     return {key: tensor.clone() for key, tensor in params.items()}
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more layers" if len(names) > most else "")

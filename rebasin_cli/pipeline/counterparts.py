@@ -8,6 +8,7 @@ from math import prod
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
 from rebasin_cli.errors import ContentError
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import BoundTensor, Layout
 from rebasin_cli.spec.binding.ignore_patterns import options_for, patterns_for
 
@@ -184,8 +185,7 @@ def dims_on_axis(bound: BoundTensor, shape: tuple[int, ...], axis: int) -> tuple
 
 def listed(names: Sequence[str], noun: str) -> str:
     """`3 tensors (a, b, c)`."""
-    shown = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown})"
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({first_names(names, _LISTED)})"
 
 
 def _module_pattern(key: str) -> str:

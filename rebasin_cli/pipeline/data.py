@@ -24,6 +24,7 @@ from rebasin_cli.evaluation.text import load_masked_text, load_text
 from rebasin_cli.evaluation.user_code import is_named, module_files
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.repairer import Kind
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
 
 
@@ -168,8 +169,8 @@ def _images(
     channels = network.width if isinstance(network, Network) and network.reads == "images" else None
     prepare = Preparation(request.image_size, request.moments, channels, folder if own else None)
     dataset, numbers = load_images(path, split, limit, prepare, config.get("label2id"))
-    first = ", ".join(f"{number}: {name}" for name, number in list(numbers.items())[:4])
-    progress.remark(f"{len(numbers)} classes, by the names of their folders: {first}{', …' * (len(numbers) > 4)}")
+    first = first_names([f"{number}: {name}" for name, number in numbers.items()], 4)
+    progress.remark(f"{len(numbers)} classes, by the names of their folders: {first}")
     return dataset
 
 

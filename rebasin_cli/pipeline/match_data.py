@@ -20,6 +20,7 @@ from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.matching.problem import PairRun
 from rebasin_cli.pipeline.data import DataRequest, batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
 from rebasin_cli.spec.hints import did_you_mean
 
@@ -151,8 +152,7 @@ def _taps(
     for dim, module in wanted.items():
         for word, known, what in ((dim, layout.moving(), "dim that moves"), (module, modules, "module")):
             if word not in known:
-                listed = ", ".join(list(known)[:6]) + ", …" * (len(known) > 6)
-                hint = did_you_mean(word, known) or f"there are {listed}"
+                hint = did_you_mean(word, known) or f"there are {first_names(known, 6)}"
                 raise UsageError(
                     f"--tap {dim}={module}: there is no {what} `{word}`; {hint}",
                     remedy="`rebasin inspect` shows the dims; modules are called as in the keys of the checkpoint",

@@ -17,6 +17,7 @@ from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
 
 _LISTED = 5  # tensors that an error names
@@ -107,12 +108,12 @@ class FiniteReader:
 
     def found(self) -> str:
         """What was counted: tensors, counts and types."""
-        listed = ", ".join(
+        counted = [
             f"{key} ({count} of {self._infos[key].numel}, {self._infos[key].dtype})"
-            for key, count in list(self.counts.items())[:_LISTED]
-        )
-        more = f" and {len(self.counts) - _LISTED} more" if len(self.counts) > _LISTED else ""
+            for key, count in self.counts.items()
+        ]
+        listed = first_names(counted, _LISTED, " and {} more")
         tensors = (
             "1 tensor of the result has" if len(self.counts) == 1 else f"{len(self.counts)} tensors of the result have"
         )
-        return f"{tensors} values that are not finite: {listed}{more}"
+        return f"{tensors} values that are not finite: {listed}"

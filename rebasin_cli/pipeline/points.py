@@ -28,6 +28,7 @@ from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairer import Kind, Repairer
 from rebasin_cli.pipeline.targets import Place
 from rebasin_cli.report.document import InputRecord
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
 
 
@@ -234,7 +235,7 @@ def tell_kept(pair: Pair, progress: Progress) -> None:
     """Say which tensors and dtypes are A's."""
     kept = [key for key in pair.a if is_first(pair.layout, pair.a, key)]
     if kept:
-        shown = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
+        shown = first_names(kept, 3)
         progress.remark(f"not mixed, being integers or left out of the match: {len(kept)} tensors of A ({shown})")
     other = {
         (pair.a.infos[key].dtype, pair.b.infos[key].dtype)

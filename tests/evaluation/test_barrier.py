@@ -21,7 +21,7 @@ def test_a_bump_between_equal_ends_is_the_same_under_both() -> None:
     assert bump.barrier_to_mean == pytest.approx(3.0)
 
 
-def test_a_straight_slope_has_no_barrier_above_the_line_but_one_above_the_mean() -> None:
+def test_a_straight_slope_has_a_barrier_above_the_mean_only() -> None:
     slope = curve(1.0, 1.5, 2.0, 2.5, 3.0)
     assert slope.barrier == pytest.approx(0.0)
     assert slope.barrier_to_mean == pytest.approx(1.0)
@@ -50,7 +50,7 @@ def test_a_nan_is_never_passed_over(place: int) -> None:
     assert broken.non_finite == (LAM[place],)
 
 
-def test_an_infinite_loss_is_an_infinite_barrier_and_at_an_end_none_at_all() -> None:
+def test_an_infinite_loss_counts_between_the_ends_only() -> None:
     assert curve(1.0, 2.0, math.inf, 2.0, 1.0).barrier == math.inf
     assert barrier_above_mean((1.0, math.inf, 1.0)) == math.inf
     assert math.isnan(curve(1.0, 2.0, 3.0, 2.0, math.inf).barrier)

@@ -77,7 +77,7 @@ def test_idx_files_make_it_no_folder_of_images(folder: Path) -> None:
     assert image_root(folder / "cat" / "0.png", "test") is None
 
 
-def test_grey_images_have_one_channel_unless_the_network_takes_three(tmp_path: Path) -> None:
+def test_grey_images_get_the_channels_of_the_network(tmp_path: Path) -> None:
     save_image(tmp_path / "a" / "x.png", 51)
     grey, _ = load_images(tmp_path, "test", None, PLAIN)
     assert grey.inputs.shape == (1, 1, 6, 6)

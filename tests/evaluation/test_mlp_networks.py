@@ -77,7 +77,7 @@ def test_named_layers(template: str, norm: str) -> None:
     assert_same_function(network_for("mlp", module.state_dict()), module, vectors())
 
 
-def test_layers_go_by_their_numbers_and_not_by_their_place_in_the_file() -> None:
+def test_layers_are_ordered_by_number_not_by_file() -> None:
     module = nn.Sequential(OrderedDict((f"fc{i}", nn.Linear(6, 6)) for i in range(12)))
     module.fc11 = nn.Linear(6, 3)
     randomise(module)

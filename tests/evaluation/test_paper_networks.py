@@ -103,7 +103,7 @@ def test_resnet20_with_layernorm(width: int, kernel: int) -> None:
     assert_same_function(network, module, images(32))
 
 
-def test_resnet20_with_groupnorm1_is_another_function_of_the_same_shapes() -> None:
+def test_groupnorm1_and_layernorm_differ_at_equal_shapes() -> None:
     module = randomise(ResNet20(1, WholeNorm))
     state = module.state_dict()
     assert_same_function(network_for("resnet-basic", state, norm="groupnorm1"), module, images(16))
@@ -136,7 +136,7 @@ def test_epsilon_is_an_option() -> None:
         network_for("vgg", state, norm_eps="big")
 
 
-def test_options_for_a_normalisation_that_is_not_there_are_refused() -> None:
+def test_options_for_a_missing_normalisation_are_refused() -> None:
     state = vgg16(None).state_dict()
     with pytest.raises(UsageError, match="no normalisation"):
         network_for("vgg", state, norm="groupnorm1")

@@ -61,7 +61,7 @@ def test_stem_options_change_the_function_as_they_say() -> None:
     assert_same_function(network, module, images(24))
 
 
-def test_another_normalisation_than_batchnorm_is_refused_where_there_are_statistics() -> None:
+def test_other_norms_are_refused_with_running_statistics() -> None:
     with pytest.raises(UsageError, match="BatchNorm"):
         network_for("resnet-basic", models.resnet18().state_dict(), norm="layernorm")
 

@@ -33,7 +33,7 @@ def test_the_budget_ends() -> None:
     assert wish.value.stop == "time"
 
 
-def test_the_first_interrupt_is_a_wish_and_the_second_an_interrupt() -> None:
+def test_only_the_second_interrupt_ends_the_program() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stopping(None, save=True) as check:
         check()

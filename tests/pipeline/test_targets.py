@@ -102,7 +102,7 @@ def test_targets_are_absolute_and_leave_out_what_is_not_written(
     assert targets["merged"] is sys.stdout.buffer
 
 
-def test_existing_outputs_are_refused_unless_forced_or_replaceable(tmp_path: Path) -> None:
+def test_existing_outputs_need_force_or_are_replaceable(tmp_path: Path) -> None:
     a = open_checkpoint(save(tmp_path / "a.safetensors", mlp_state(0)))
     report = tmp_path / "run.json"
     report.write_text("{}")

@@ -18,6 +18,7 @@ from rebasin_cli.evaluation.networks.network import Answers, Params, read_tensor
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
 from rebasin_cli.evaluation.user_code import call_named, import_named
 from rebasin_cli.hooks import Layer, Taps
+from rebasin_cli.safe_text import first_names
 
 HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"
 
@@ -156,8 +157,7 @@ def _check_keys(
     unread = [key for key in keys if key.removeprefix(prefix) not in own]
     if not unread:
         return shapes, ()
-    more = ", …" if len(unread) > 3 else ""
-    return shapes, (f"{len(unread)} tensors of the checkpoint are not in the network: {', '.join(unread[:3])}{more}",)
+    return shapes, (f"{len(unread)} tensors of the checkpoint are not in the network: {first_names(unread, 3)}",)
 
 
 @contextmanager
