@@ -144,7 +144,7 @@ def test_repair_works_on_a_network_of_ones_own(own: Path) -> None:
     assert mine["barrier"]["repaired"][name]["loss"] == pytest.approx(plain["repaired"][name]["loss"], rel=1e-4)
 
 
-def test_metrics_by_name_and_of_ones_own_are_shown_for_every_point(own: Path) -> None:
+def test_every_point_shows_built_in_and_own_metrics(own: Path) -> None:
     call = (*PATH, "--data", "data.npz", "--metric", "top5", "--metric", "mine:margin", "--metric", "macro-f1")
     found = run(*call, cwd=own)
     assert found.returncode == 0, found.stderr.decode()
