@@ -83,7 +83,7 @@ def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Da
 
     Args:
         split: which half of a folder of idx files; the other formats hold one split, and do not look at it.
-        limit: keep the first so many examples.
+        limit: how many of the first examples are kept.
 
     Raises:
         UsageError: a limit below 1.

@@ -44,7 +44,7 @@ MOST_PIXELS = 50_000_000
 
 _SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
 _LARGEST_SIDE = 8192  # pixels that a preprocessor_config.json may ask for
-_LARGE = 4_000_000  # pixels of an image beside which no other such is decoded
+_LARGE = 4_000_000  # pixels; only one image that is larger is decoded at a time
 _ONE_LARGE = Lock()
 _FLOAT = 4  # bytes that a network reads for one of an image
 _CHUNK = 64  # images at a time through a preparation of transformers
@@ -117,7 +117,7 @@ def load_images(
     """Read a folder of images by class.
 
     Args:
-        limit: keep so many; they are taken from all classes in turn.
+        limit: how many are kept; they are taken from all classes in turn.
         numbers: class numbers by name that are taken if they know every class.
 
     Returns:

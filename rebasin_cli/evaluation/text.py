@@ -28,7 +28,7 @@ def load_text(path: Path, folder: Path, length: int | None, limit: int | None) -
 
     Args:
         folder: where tokenizer and config.json lie; length: tokens of a window, at most as many as the model takes.
-        limit: keep the first so many windows.
+        limit: how many of the first windows are kept.
 
     Returns:
         inputs (windows, length) and targets of the same shape: the next token of each, the last one's ignored. What

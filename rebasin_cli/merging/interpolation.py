@@ -143,7 +143,7 @@ def _on_the_arc(a: Tensor, b: Tensor, lam: float) -> Tensor:
 def interpolated(
     layout: Layout, a: Mapping[str, Tensor], b: Mapping[str, Tensor], lam: float, blend: Blend = LINE
 ) -> Mapping[str, Tensor]:
-    """A lazy checkpoint at λ between `a` and `b`: each access reads both tensors and mixes them anew.
+    """A lazy checkpoint at λ between `a` and `b`: each access reads both tensors and mixes them again.
 
     Its keys are a's, in a's order. `b` is not read where the result is a's alone. At λ = 1 what has no midpoint is b's,
     if b has it in that shape.

@@ -50,7 +50,7 @@ class ManyOptions:
             arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
             one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
             stochastic matrices of all models (see `frank_wolfe_many`), and holds all of them in memory.
-        max_rounds: the search ends after so many.
+        max_rounds: after which the search ends.
     """
 
     algorithm: Algorithm = "cycle-consistent"
@@ -206,7 +206,7 @@ def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutat
 
 
 def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
-    """Algorithm 3 of the paper; the first visit to a model matches it anew, later ones go on from where it is."""
+    """Algorithm 3 of the paper; the first visit to a model matches it afresh, later ones go on from where it is."""
     models = run.models
     generator = torch.Generator().manual_seed(run.resources.seed)
     found = list(present)
@@ -245,8 +245,8 @@ def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Perm
 def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
     """One sweep of each model in turn against the mean of the others.
 
-    Where that gains nothing more, every model is matched anew once to the mean of the others, and it goes on from there
-    if one came nearer.
+    Where that gains nothing more, every model is matched once from the start to the mean of the others, and it goes on
+    from there if one came nearer.
     """
     found = list(present)
     models = run.models
@@ -290,7 +290,7 @@ def _frank_wolfe(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutati
 
 
 def _better(run: _Run, mean: State, i: int, present: Permutation) -> tuple[Permutation, float]:
-    """Match a model anew and go on from its present place; the better of the two, and the gain."""
+    """Match a model from the start and go on from its present place; the better of the two, and the gain."""
     stayed, gain = run.refine(mean, run.models.states[i], present, sweeps=100)
     anew = run.onto(mean, run.models.states[i])
     _, more = _compared(run, mean, i, stayed, anew)

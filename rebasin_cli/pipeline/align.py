@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.objective import measure_distance
+from rebasin_cli.matching.objective import Distance, measure_distance
+from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import DataRequest
@@ -36,7 +37,7 @@ from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.document import CheckedRecord, InputRecord, RunDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,20 @@ class AlignRequest:
     data: DataRequest | None = None
     force: bool = False
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The match, how far B is from A before and after it, and the file of its permutation."""
+
+    result: MatchResult
+    distance: Distance
+    file: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.file).hexdigest()
 
 
 def align(request: AlignRequest, progress: Progress) -> RunDocument:
@@ -91,36 +106,58 @@ def align(request: AlignRequest, progress: Progress) -> RunDocument:
         check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
         result = match_pair(pair, choice, device, progress, inputs)
         check.found(pair.layout, result.permutation, pair.b, pair.a)
-        with progress.phase("measuring", sum(t.section == "tensors" for t in pair.layout.tensors.values())) as advance:
-            distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
-        hashes = {role: entry.identity for role, entry in inputs.items()}
-        kept = permutation_bytes(result.permutation, pair.layout, inputs=hashes)
-        sha256 = hashlib.sha256(kept).hexdigest()
-        metadata = output_metadata(
-            "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed, permutation=sha256
-        )  # fmt: skip
-        write_weights(
-            targets["aligned"], b, exact_reader(result.permutation, pair.layout_b, b),
-            metadata=metadata, outputs=outputs, progress=progress,
-        )  # fmt: skip
-        if path := targets.path("permutation"):
-            outputs.write(path, kept)
-        document = RunDocument(
-            command="align",
-            inputs=inputs,
-            architecture=architecture_record(pair.layout, request.spec, distance, check.record()),
-            match=match_record(result),
-            distance=distance_record(distance),
-            outputs=targets.written(),
-            hashes={"permutation": sha256} if "permutation" in targets.places else {},
-            warnings=tuple(progress.warnings),
-            versions=versions(),
-            device=device,
-            peak_memory_bytes=peak_memory(),
-        )
+        found = _measure(pair, result, inputs, progress)
+        _write(request, pair, b, found, targets, outputs, inputs, progress)
+        document = _document(request, pair, found, targets, inputs, check.record(), progress)
+        document = replace(document, device=device)
         if path := targets.path("report"):
             outputs.write(path, to_json(document).encode())
     return document
+
+
+def _measure(pair: Pair, result: MatchResult, inputs: Mapping[str, InputRecord], progress: Progress) -> _Found:
+    """Measure the distance of A and B, before and after the match."""
+    count = sum(tensor.section == "tensors" for tensor in pair.layout.tensors.values())
+    with progress.phase("measuring", count) as advance:
+        distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
+    of = {role: entry.identity for role, entry in inputs.items()}
+    return _Found(result, distance, permutation_bytes(result.permutation, pair.layout, inputs=of))
+
+
+def _write(
+    request: AlignRequest, pair: Pair, b: Checkpoint, found: _Found, targets: Targets, outputs: Outputs,
+    inputs: Mapping[str, InputRecord], progress: Progress,
+) -> None:  # fmt: skip
+    """Write B aligned, and the permutation."""
+    result = found.result
+    metadata = output_metadata(
+        "align", pair.layout, request.spec, inputs, method=result.method, seed=result.seed, permutation=found.sha256
+    )  # fmt: skip
+    write_weights(
+        targets["aligned"], b, exact_reader(result.permutation, pair.layout_b, b),
+        metadata=metadata, outputs=outputs, progress=progress,
+    )  # fmt: skip
+    if path := targets.path("permutation"):
+        outputs.write(path, found.file)
+
+
+def _document(
+    request: AlignRequest, pair: Pair, found: _Found, targets: Targets, inputs: Mapping[str, InputRecord],
+    checked: CheckedRecord, progress: Progress,
+) -> RunDocument:  # fmt: skip
+    """What was found and written."""
+    return RunDocument(
+        command="align",
+        inputs=inputs,
+        architecture=architecture_record(pair.layout, request.spec, found.distance, checked),
+        match=match_record(found.result),
+        distance=distance_record(found.distance),
+        outputs=targets.written(),
+        hashes={"permutation": found.sha256} if "permutation" in targets.places else {},
+        warnings=tuple(progress.warnings),
+        versions=versions(),
+        peak_memory_bytes=peak_memory(),
+    )
 
 
 def _targets(request: AlignRequest, b: Checkpoint) -> Targets:

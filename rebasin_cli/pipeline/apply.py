@@ -12,6 +12,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
@@ -46,7 +47,7 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
     """Permute a checkpoint, bit-exactly, and write it.
 
     Raises:
-        RebasinError: it is not the checkpoint's spec, hash or sizes; files of two runs beside it; an output that
+        RebasinError: it is not the checkpoint's spec, hash or sizes; files of two runs next to it; an output that
             cannot be written.
     """
     saved = load_permutation(request.permutation)
@@ -60,24 +61,10 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
         targets.check([checkpoint, request.permutation, layout.spec.path], checkpoint, force=request.force)
         tell_layout(layout, progress)
         permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
-        architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
-        moved = {
-            name: replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()
-        }  # fmt: skip
-        document = RunDocument(
-            command="apply",
-            inputs={
-                "permutation": input_record(request.permutation, None),
-                "checkpoint": input_record(request.checkpoint.shown, None),
-            },
-            architecture=replace(architecture, dims=moved),
-            warnings=tuple(progress.warnings),
-            versions=versions(),
-        )
+        document = _document(request, layout, permutation, progress)
         if request.dry_run:
-            plan = PlanRecord(
-                checkpoint.nbytes * 2, checkpoint.nbytes, targets.written(), peak_memory(), checkpoint.nbytes / 3e8
-            )
+            size = checkpoint.nbytes
+            plan = PlanRecord(size * 2, size, targets.written(), peak_memory(), size / 3e8)
             return replace(document, plan=plan)
         outputs = files.enter_context(Outputs(force=request.force))
         outputs.claim(*targets.paths().values())
@@ -85,21 +72,34 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
         heads: dict[str, Mapping[str, int]] = {}
         inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, progress, heads=heads)
         check_ties(layout, checkpoint, heads["checkpoint"], [permutation], again=True)
-        metadata = output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse)
         write_weights(
             targets["applied"], checkpoint, exact_reader(permutation, layout, checkpoint),
-            metadata=metadata, outputs=outputs, progress=progress,
+            metadata=output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse),
+            outputs=outputs, progress=progress,
         )  # fmt: skip
         document = replace(
-            document,
-            inputs={**document.inputs, **inputs},
-            outputs=targets.written(),
-            warnings=tuple(progress.warnings),
-            peak_memory_bytes=peak_memory(),
-        )
+            document, inputs={**document.inputs, **inputs}, outputs=targets.written(),
+            warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(),
+        )  # fmt: skip
         if path := targets.path("report"):
             outputs.write(path, to_json(document).encode())
     return document
+
+
+def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, progress: Progress) -> RunDocument:
+    """What is known before anything is read: the spec, and what the permutation moves."""
+    architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
+    moved = {name: replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()}
+    return RunDocument(
+        command="apply",
+        inputs={
+            "permutation": input_record(request.permutation, None),
+            "checkpoint": input_record(request.checkpoint.shown, None),
+        },
+        architecture=replace(architecture, dims=moved),
+        warnings=tuple(progress.warnings),
+        versions=versions(),
+    )
 
 
 def _layout(saved: SavedPermutation, checkpoint: Checkpoint, choice: SpecChoice) -> Layout:

@@ -25,7 +25,7 @@ from rebasin_cli.spec import Layout
 from rebasin_cli.spec.hints import did_you_mean
 
 HELD_APART = 5
-"""One example in so many is held apart where a method chooses between permutations."""
+"""One of this many examples is held apart where a method chooses between permutations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from math import isfinite
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from rebasin_cli.merging.models import Mean, Models
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.points import is_first
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.scoring import CommandScorer, Scorer, score_or_nan
 from rebasin_cli.report.document import ScoreRecord
 from rebasin_cli.spec import Layout
@@ -104,49 +105,85 @@ def score_merge(
         merged: see `merged_states`; first: what the first model is worth.
         steps: points of the lines between models.
     """
-    identity = tuple(Permutation({}) for _ in permutations)
-    everyone = range(len(models))
-    scorers = [_scorer_of(scorer, file) for file in files]
-    failures: dict[str, str] = {}
     inner = lambda_grid(steps)[1:-1]
-    pairs = [(i, j) for i in everyone for j in everyone if i < j]
-    with progress.phase("judging", len(models) + 1 + len(merged) + 2 * len(pairs) * len(inner), "points") as advance:
-
-        def measure(state: State, name: str, like: int = 0) -> ScoreRecord:
-            found = score_or_nan(scorers[like], state, failures, name)
-            advance(1)
-            return ScoreRecord(found.loss, found.accuracy, found.metrics)
-
-        scores = {role_of(0): ScoreRecord(first.loss, first.accuracy, first.metrics)}
-        advance(1)
-        own = files if isinstance(scorer, CommandScorer) else models.states
-        scores |= {role_of(i): measure(own[i], role_of(i), i) for i in everyone[1:]}
-        scores["naive average"] = measure(
-            _WrittenLike(files[0], Mean(models, identity, everyone), models.layout), "naive average"
-        )
-        scores |= {name: measure(state, name) for name, state in merged.items()}
-        barriers = {}
-        for i, j in pairs:
-            found = []
-            for perms in (identity, permutations):
-                one, two = (permuted(perms[k], models.layout, models.states[k]) for k in (i, j))
-                order = "naive" if perms is identity else "in one order"
-                like = i if models.states[i] is files[i] else 0  # nothing is written like a view
-                losses = []
-                for lam in inner:
-                    state = interpolated(models.layout, one, two, lam)
-                    if isinstance(scorer, CommandScorer):
-                        state = _WrittenLike(files[like], state)
-                    losses.append(measure(state, f"{role_of(i)} to {role_of(j)}, {order}, λ = {lam:g}", like).loss)
-                loss = (scores[role_of(i)].loss, *losses, scores[role_of(j)].loss)
-                found.append(barrier_above_line((0.0, *inner, 1.0), loss))
-            barriers[i, j] = (found[0], found[1])
-    bad = [name for name, score in scores.items() if not isfinite(score.loss) and name not in failures]
+    pairs = list(combinations(range(len(models)), 2))
+    count = len(models) + 1 + len(merged) + 2 * len(pairs) * len(inner)
+    with progress.phase("judging", count, "points") as advance:
+        run = _Scoring(scorer, models, files, advance)
+        scores = run.scores(merged, first, permutations)
+        barriers = {pair: run.barriers(pair, permutations, inner, scores) for pair in pairs}
+    bad = [name for name, score in scores.items() if not isfinite(score.loss) and name not in run.failures]
     if bad:
         progress.warn(f"the loss of {', '.join(bad)} is not finite")
-    for place, why in failures.items():
+    for place, why in run.failures.items():
         progress.warn(f"{place} could not be measured: {why}")
-    return MergeScores(scores, barriers, failures)
+    return MergeScores(scores, barriers, run.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """Scores states of a merge, and remembers why one could not be scored."""
+
+    scorer: Scorer
+    models: Models
+    files: Sequence[Checkpoint]
+    advance: Advance
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def score(self, state: State, name: str, like: int = 0) -> ScoreRecord:
+        """What a state is worth that would be written like the model of that number."""
+        found = score_or_nan(_scorer_of(self.scorer, self.files[like]), state, self.failures, name)
+        self.advance(1)
+        return ScoreRecord(found.loss, found.accuracy, found.metrics)
+
+    def scores(
+        self, merged: Mapping[str, State], first: Scores, permutations: Sequence[Permutation]
+    ) -> dict[str, ScoreRecord]:
+        """Of every model, of the mean of the models as they are, and of the merge."""
+        models, files = self.models, self.files
+        everyone = range(len(models))
+        found = {role_of(0): ScoreRecord(first.loss, first.accuracy, first.metrics)}
+        self.advance(1)
+        own = files if isinstance(self.scorer, CommandScorer) else models.states
+        found |= {role_of(i): self.score(own[i], role_of(i), i) for i in everyone[1:]}
+        naive = Mean(models, _identity(permutations), everyone)
+        found["naive average"] = self.score(_WrittenLike(files[0], naive, models.layout), "naive average")
+        return found | {name: self.score(state, name) for name, state in merged.items()}
+
+    def barriers(
+        self,
+        pair: tuple[int, int],
+        permutations: Sequence[Permutation],
+        inner: Sequence[float],
+        scores: Mapping[str, ScoreRecord],
+    ) -> tuple[float, float]:
+        """Barriers between two models: as they are, and in one order."""
+        ends = [scores[role_of(i)].loss for i in pair]
+        found = []
+        for order, perms in (("naive", _identity(permutations)), ("in one order", permutations)):
+            losses = self.losses(pair, perms, inner, order)
+            found.append(barrier_above_line((0.0, *inner, 1.0), (ends[0], *losses, ends[1])))
+        return found[0], found[1]
+
+    def losses(
+        self, pair: tuple[int, int], permutations: Sequence[Permutation], inner: Sequence[float], order: str
+    ) -> list[float]:
+        """Losses between two models, without their own."""
+        models, (i, j) = self.models, pair
+        one, two = (permuted(permutations[k], models.layout, models.states[k]) for k in pair)
+        like = i if models.states[i] is self.files[i] else 0  # nothing is written like a view
+        found = []
+        for lam in inner:
+            state = interpolated(models.layout, one, two, lam)
+            if isinstance(self.scorer, CommandScorer):
+                state = _WrittenLike(self.files[like], state)
+            found.append(self.score(state, f"{role_of(i)} to {role_of(j)}, {order}, λ = {lam:g}", like).loss)
+        return found
+
+
+def _identity(permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:
+    """Permutations of the same models that move nothing."""
+    return tuple(Permutation({}) for _ in permutations)
 
 
 def _scorer_of(scorer: Scorer, file: Checkpoint) -> Scorer:

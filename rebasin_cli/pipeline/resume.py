@@ -1,7 +1,7 @@
 """Going on from an earlier run: the document that was piped in, or that of a sweep which was cut short (`--resume`).
 
 Every curve of a document says what its points hang on (`basis`). A point is taken over where that is the same, and
-measured anew where anything of it differs.
+measured again where anything of it differs.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def check_same_spec(document: RunDocument | None, pair: Pair) -> None:
 
 
 def continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
-    """What the earlier command found stays, unless it was found anew."""
+    """What the earlier command found stays, unless it was found again."""
     if before is None:
         return now
     failed = tuple(f"{place} could not be measured" for place in (before.barrier.failures if before.barrier else {}))

@@ -1,4 +1,4 @@
-"""Whether files that lie beside each other are of one run.
+"""Whether files that lie next to each other are of one run.
 
 A run renames its outputs one after the other, so that a machine that stops in between leaves some of each run. The
 hash of the permutation is in all of them: in the weights' metadata and in the document.
@@ -21,7 +21,7 @@ _KEY = "rebasin.permutation"
 
 
 def check_same_run(saved: SavedPermutation) -> None:
-    """Refuse a permutation beside a document, or beside aligned weights, that another run wrote.
+    """Refuse a permutation next to a document, or next to aligned weights, that another run wrote.
 
     Raises:
         ContentError: naming the two files.
@@ -51,7 +51,7 @@ def _names(document: RunDocument, role: str, path: Path) -> bool:
 
 
 def _now(named: str, beside_it: Path) -> Path:
-    """Where a file is that a document names: beside the others under its name, if the set was moved."""
+    """Where a file is that a document names: next to the others under its name, if the set was moved."""
     path = Path(named)
     return path if path.exists() else beside_it.with_name(path.name)
 

@@ -35,7 +35,7 @@ _NEAR_CHANCE = 1.25
 
 
 _IN_A_ROW = 3
-"""After so many failures one after the other the rest of a curve is not tried."""
+"""After this many failures in a row the rest of a curve is not tried."""
 
 
 Keep = Callable[[Callable[[], BarrierRecord]], None]

@@ -14,7 +14,7 @@ from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.checkpoints.writer import check_target
 from rebasin_cli.errors import UsageError
 
-# What is read beside a checkpoint: sizes, preparation of images, a tokenizer.
+# What is read with a checkpoint: sizes, preparation of images, a tokenizer.
 _BESIDE = (
     "config.json",
     "preprocessor_config.json",
