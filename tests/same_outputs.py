@@ -47,7 +47,7 @@ COMMANDS = """
 align a.safetensors b.safetensors --json
 align a.safetensors b.safetensors -o r.safetensors --order random --start identity --seed 3 --json
 align a.safetensors b.safetensors -o fw.safetensors --method frank-wolfe --json
-align a.safetensors b.safetensors -o sh.safetensors --method sinkhorn --epochs 3 --json
+align a.safetensors b.safetensors -o sh.safetensors --method sinkhorn --json
 align a.safetensors b.safetensors -o s.safetensors --method sinkhorn --objective midpoint --epochs 2 --data d.npz --json
 align a.safetensors b.safetensors -o act.safetensors --method activations --data d.npz --json
 align a.safetensors b.safetensors -o ste.safetensors --method ste --data d.npz --epochs 2 --json
@@ -90,7 +90,7 @@ align llama0.safetensors llama1.safetensors --set head_dim=8 --quality high --js
 align conv0.safetensors conv1.safetensors --json
 align conv0.safetensors conv2.safetensors --json
 align conv0.safetensors conv1.safetensors -o c.safetensors --seed 4 --order random --start identity --restarts 2 --json
-align conv0.safetensors conv1.safetensors -o convh.safetensors --method sinkhorn --epochs 2 --json
+align conv0.safetensors conv1.safetensors -o convh.safetensors --method sinkhorn --json
 merge conv0.safetensors conv1.safetensors conv2.safetensors -o convm.safetensors --json
 inspect conv0.safetensors
 """.strip().splitlines()
