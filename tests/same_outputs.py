@@ -111,7 +111,7 @@ def digest(data: bytes, folder: Path) -> str:
         text = data.decode()
     except UnicodeDecodeError:
         return hashlib.sha256(data).hexdigest()
-    text = text.replace(str(folder), "DIR").replace(os.environ["PYTHONPATH"], "TREE")
+    text = text.replace("\\_", "_").replace(str(folder), "DIR").replace(os.environ["PYTHONPATH"], "TREE")
     try:
         return json.dumps(plain(json.loads(text)), indent=1, sort_keys=True)
     except ValueError:
