@@ -260,6 +260,6 @@ def _struck(line: str, work: Path, sent: int, delay: float) -> Attempt:
         process.kill()
         out, err = process.communicate()
         hung = True
-    if process.returncode == -signal.SIGINT:
-        err = b""  # a traceback, Python's own: our handlers did not stand yet
+    if sent == signal.SIGINT and process.returncode in (1, -sent):
+        err = b""  # a traceback, Python's own: our handlers, which end with 130, did not stand yet
     return Attempt(Ended(process.returncode, hung, time.monotonic() - began, 0.0), out, err, ())
