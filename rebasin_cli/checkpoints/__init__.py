@@ -1,5 +1,5 @@
-"""Files <-> tensors: every format opens as the same lazy `Checkpoint`, and is written back as safetensors.
+"""Files to tensors and back: every format opens as a lazy `Checkpoint`, and is written as safetensors.
 
-The rooms above never see a file: they get names, shapes and types from headers, tensors one at a time, and give
-tensors back one at a time.
+Other packages never see a file: they get names, shapes and types from headers, and read and write one tensor at a
+time.
 """

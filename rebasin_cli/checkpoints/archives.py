@@ -1,7 +1,7 @@
-"""The two containers of torch.save, read without torch: where the pickle lies, and where each storage's bytes do.
+"""The two containers of torch.save, read without torch: where the pickle and the bytes of each storage are.
 
-The present one is a zip archive of uncompressed records. The old one is a row of pickles (a magic number, the version,
-the machine, the value, the storages' names) and then the storages, each behind its count of elements.
+The current one is a zip archive of uncompressed records. The old one is a sequence of pickles (a magic number, the
+version, the machine, the value, the storages' names) and then the storages, each after its count of elements.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class _OldArchive:
         return found.start
 
     def _locate(self, file: StableFile, keys: Any, position: int) -> dict[str, _Found]:
-        """Where each storage lies: they follow one another, each behind its count of elements (8 bytes)."""
+        """Where each storage begins: they follow one another, each after its count of elements (8 bytes)."""
         sizes: dict[str, int] = {}
         for pid in self.pickle.persistent:
             if isinstance(pid, tuple) and pid and pid[0] in ("storage", b"storage"):

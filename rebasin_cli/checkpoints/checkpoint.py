@@ -1,4 +1,4 @@
-"""A checkpoint as a value: names, shapes and types known, tensors read when they are asked for."""
+"""A checkpoint as a value: names, shapes and types are known, tensors are read on demand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Index:
 class Checkpoint(Mapping[str, torch.Tensor]):
     """Tensors of one or several files, read-only and lazy; iteration follows the files.
 
-    Every `checkpoint[key]` reads the file anew into memory that belongs to the caller: nothing is cached, so
+    Every `checkpoint[key]` reads the file again into memory that the caller owns: nothing is cached, so
     memory is bounded by what the caller keeps. Reading from several threads at once is fine.
 
     Attributes:
@@ -125,7 +125,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.nbytes} bytes)"
 
     def close(self) -> None:
-        """Let go of the files (mapped ones, above all); what the headers said stays."""
+        """Close the files, mapped ones included; names, shapes and types stay."""
         self._closed = True
         self._files = {}
         self._file_of = {}

@@ -1,4 +1,4 @@
-"""Signals held back for a moment, so that renames and the cleaning up after them are not broken off half-way."""
+"""Signals deferred for a moment, so that renames and their cleanup are not interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Hold back every signal that Python turns into an exception; it is raised when the block has ended.
+    """Defer every signal that Python turns into an exception until the block has ended.
 
     Handlers are exchanged, as a mask of this thread would not keep the signal from the threads of torch. What has the
     system's own action (a plain kill) is left alone. Does nothing outside the main thread, which alone gets signals.

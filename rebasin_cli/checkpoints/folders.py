@@ -1,4 +1,4 @@
-"""Folders that hold something else than one network's weights, and what to do with each kind.
+"""Folders that hold other things than one network's weights, and what to do with each kind.
 
 A pipeline of diffusers, an adapter (LoRA), or weights of another library only.
 """
@@ -30,7 +30,7 @@ _OTHERS = (
 
 
 def refuse_pipeline(folder: Path, names: Collection[str]) -> None:
-    """Stop at a pipeline, whose networks lie in folders of their own.
+    """Refuse a pipeline, whose networks lie in folders of their own.
 
     Args:
         names: the files in the folder.
@@ -54,7 +54,7 @@ def refuse_pipeline(folder: Path, names: Collection[str]) -> None:
 
 
 def refuse_adapter(folder: Path, chosen: str, names: Collection[str]) -> None:
-    """Stop at an adapter: it is a difference to a network, and not one itself.
+    """Refuse an adapter: it is a difference to a network, and not one itself.
 
     Args:
         chosen: the file that would be opened.
@@ -74,7 +74,7 @@ MERGE_ADAPTER = (
 
 
 def refuse_others(folder: Path, names: Collection[str]) -> None:
-    """Stop at a folder that has weights, but of another library only.
+    """Refuse a folder that has weights, but of another library only.
 
     Raises:
         ContentError: naming them.

@@ -1,8 +1,8 @@
-"""The header of a safetensors file, parsed strictly and laid out anew.
+"""The header of a safetensors file, parsed strictly, and built for a new file.
 
 The format: a u64 (little endian) with the header's length, the header in JSON, then the tensors' bytes. A file is
 taken only if the header accounts for every byte exactly once: whatever a reader would have to guess about
-(duplicate names, holes, overlaps, bytes left over) is refused here, with both facts named. The format's own
+(duplicate names, holes, overlaps, bytes left over) is refused here, and the error names both facts. The format's own
 library refuses most of it too, but accepts duplicate names, of which the last one silently wins.
 """
 
@@ -20,7 +20,7 @@ from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import parse_json
 
 LENGTH_BYTES = 8
-MAX_HEADER = 100_000_000  # the limit of the format, against headers that only eat memory
+MAX_HEADER = 100_000_000  # the limit of the format, against headers that only use memory
 ALIGNMENT = 8  # the data starts at a multiple of the largest element, so that readers may map it
 METADATA = "__metadata__"
 
@@ -47,7 +47,7 @@ class Header:
 
 
 class _HeaderError(ValueError):
-    """A fault noticed inside the JSON decoder; `parse_header` adds where."""
+    """A fault found in the JSON decoder; `parse_header` adds the place."""
 
 
 def header_length(first: bytes, size: int, where: str) -> int:

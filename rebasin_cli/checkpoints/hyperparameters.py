@@ -1,4 +1,4 @@
-"""Head counts that a training script saved beside the weights, in the place of a config.json.
+"""Head counts that a training script saved with the weights, used in place of a config.json.
 
 Only plain values are taken: numbers, text, truth values, short lists of them, and mappings of those, also out of
 argparse's Namespace, Lightning's AttributeDict, omegaconf and the like, whose classes are never imported.

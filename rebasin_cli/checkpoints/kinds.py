@@ -1,7 +1,7 @@
-"""What a file is, told from its first bytes and not from its name.
+"""The kind of a file, detected from its first bytes and not from its name.
 
 Names lie: `.bin` holds pickles and safetensors alike, and a failed download leaves an HTML page or a git-lfs
-pointer under the right name. Those are recognised here, because "header too large" would help nobody.
+pointer under the right name. Those are recognised here, because "header too large" would not help.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rebasin_cli.files import not_regular, open_regular
 Kind = Literal["safetensors", "zip", "pickle"]
 
 _HEAD = 512
-_TAR_AT = 257  # bytes into a tar archive that its name stands
+_TAR_AT = 257  # where a tar archive has its name, in bytes
 _CONVERT = "load it with its own library and save the weights as safetensors, or get the safetensors of the same model"
 _PIPE = "pass a pipe's contents with -"
 _READS = "checkpoints are read from safetensors files, or from torch's .pt, .pth, .bin and .ckpt"
@@ -40,7 +40,7 @@ _FOREIGN = (
     (b"\xfd7zXZ", "an xz archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
 )
-# What has no telling first bytes is told by its name, once nothing else was recognised.
+# Files without typical first bytes are recognised by name, after all others.
 _FOREIGN_NAMES = (
     (re.compile(r"\.onnx$"), "an ONNX graph"),
     (re.compile(r"\.msgpack$"), "a msgpack file (Flax)"),

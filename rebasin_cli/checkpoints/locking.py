@@ -1,7 +1,7 @@
-"""Who writes where: one lock for each output, and what runs that were killed have left behind.
+"""One lock for each output, and the removal of what killed runs have left.
 
-The lock is an empty file `.NAME.rebasin-lock` beside the output, held with flock: the system lets go of it however
-the process ends. So a temporary file whose lock can be had belongs to no living run, and may be taken away.
+The lock is an empty file `.NAME.rebasin-lock` next to the output, held with flock: the system releases it however
+the process ends. So a temporary file whose lock is free belongs to no living run, and may be removed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lock:
 
     Attributes:
         descriptor: of the lock's file, while it is held.
-        sure: False on a file system without locks, where another run cannot be told from what one left.
+        sure: False on a file system without locks, where a living run looks like a dead one.
     """
 
     place: Path
@@ -40,10 +40,10 @@ class Lock:
     sure: bool = True
 
     def acquire(self) -> None:
-        """Take the lock, and take away what a run that was killed left of the output.
+        """Take the lock, and remove what a killed run left of the output.
 
         Raises:
-            SystemFailure: another run holds it, or the lock cannot be made.
+            SystemFailure: another run holds it, or the lock cannot be created.
         """
         if not self.take(lock_path(self.place), create=True):
             raise SystemFailure(
@@ -81,17 +81,17 @@ class Lock:
                 raise system_failure(error, path, "write") from error
             if _same(self.descriptor, path):
                 return True
-            self.close()  # its holder took it away between our two calls
+            self.close()  # its holder removed it between our two calls
 
     def release(self) -> None:
-        """Let the next one in. The file goes while it is held, so that nobody locks one that is about to go."""
+        """Release the lock. Its file is removed while the lock is held, so that no run locks a removed file."""
         if self.descriptor is not None:
             with suppress(OSError):
                 lock_path(self.place).unlink()
         self.close()
 
     def close(self) -> None:
-        """Let go of it, and leave its file."""
+        """Release the lock, and keep its file."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
@@ -103,12 +103,12 @@ def lock_path(place: Path) -> Path:
 
 
 def partial_path(place: Path) -> Path:
-    """The name under which `place` is written before it is whole."""
+    """The temporary name under which `place` is written."""
     return _hidden(place, PARTIAL)
 
 
 def clean_leftovers(folder: Path) -> None:
-    """Take away everything in a folder that belongs to runs that are no more; what cannot be is left.
+    """Remove everything in a folder that belongs to dead runs, as far as it can be removed.
 
     A folder that was put aside waits for the next run that writes it, which knows its name.
     """
@@ -150,7 +150,7 @@ def _same(descriptor: int, path: Path) -> bool:
 
 
 def clean(place: Path) -> None:
-    """Remove the temporary; a folder that was put aside and never came back gets its name again."""
+    """Remove the temporary; a folder that was moved aside and not restored gets its name again."""
     partial = partial_path(place)
     aside = partial.with_name(partial.name + ASIDE)
     if os.path.lexists(aside):

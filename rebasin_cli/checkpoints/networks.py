@@ -1,7 +1,7 @@
-"""Which network in a file: the one that KEY of `FILE:KEY` names, or the one that is obvious, or a question.
+"""Which network of a file is read: the one that KEY of `FILE:KEY` names, else the obvious one, else an error.
 
-A network is a mapping with tensors in it. Training scripts put it in others (`{"model": {"state_dict": ...}}`), beside
-its moving average, or beside other networks. Where nothing tells which is meant, the choices are named.
+A network is a mapping with tensors in it. Training scripts put it in others (`{"model": {"state_dict": ...}}`),
+together with its moving average or other networks. If it is not clear which is meant, the error names the choices.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rebasin_cli.safe_text import one_line, shell_word
 # Where training scripts put the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 _AVERAGE = re.compile(r"(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|polyak)(?:$|[_.\d])", re.IGNORECASE)
-# What holds tensors and is no network.
+# Names of mappings with tensors that are not networks.
 _BESIDE = re.compile(r"optim|sched|scaler|^amp$|^rng|^loops$|callback|metric|^loss|_loss$|criterion", re.IGNORECASE)
-_DEPTH = 4  # {"model": {"state_dict": {"module": {...}}}} has been seen, deeper has not
-_VISITS = 20_000  # mappings that are looked into: references make a small file as wide as it likes
+_DEPTH = 4  # {"model": {"state_dict": {"module": {...}}}} is known, deeper nesting is not
+_VISITS = 20_000  # mappings that are searched: with references a small file can have any number
 _SHOWN = 6
 
 
@@ -32,7 +32,7 @@ class Network:
     """A network in a file.
 
     Attributes:
-        keys: the way to it.
+        keys: the path of keys to it.
         tensors: how many tensors it has.
         holder: the mapping.
     """
@@ -54,7 +54,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The network that is read, what lies around it from the outermost mapping to it, and what to tell."""
+    """The network that is read, the mappings around it from the outermost on, and notes for the user."""
 
     network: Network
     around: tuple[Any, ...]
@@ -62,7 +62,7 @@ class Chosen:
 
 
 def choose_network(root: Any, key: str | None, where: str, path: str) -> Chosen:
-    """The network of a file that is meant; `where` the file is, and what advice calls its `path`.
+    """Choose the network of a file; errors name the file as `where` and advise with `path`.
 
     Raises:
         ContentError: none there, several of which none is obvious, or none under `key`; the choices are named.
@@ -110,7 +110,7 @@ def entries(value: Any) -> Mapping[Any, Any] | None:
 
 
 def describe(value: Any) -> str:
-    """What a value is, in a word: `int`, `argparse.Namespace`."""
+    """The kind of a value in a word: `int`, `argparse.Namespace`."""
     if is_tensor(value):
         return "tensor"
     if isinstance(value, Thing):
@@ -134,7 +134,7 @@ class _Budget:
         self._left, self._where = _VISITS, where
 
     def spend(self) -> None:
-        """One more mapping is looked into."""
+        """Count one more mapping that is searched."""
         self._left -= 1
         if self._left < 0:
             raise ContentError("the file nests its contents too widely to be looked through", where=self._where,
@@ -142,17 +142,17 @@ class _Budget:
 
 
 def _inside(value: Any) -> Mapping[str, Any]:
-    """What may be stepped into: a mapping's entries, a list's by their numbers."""
+    """The entries of a mapping, or those of a list by their numbers."""
     if isinstance(value, list | tuple):
         return {str(i): entry for i, entry in enumerate(value[:_VISITS])}
     return {str(key): entry for key, entry in (entries(value) or {}).items() if isinstance(key, str | int)}
 
 
 def _networks(value: Any, keys: tuple[str, ...], budget: _Budget) -> list[Network]:
-    """All networks in a value, from the outside in; what a network has within it is its own.
+    """All networks in a value, from the outside in; mappings inside a network belong to it.
 
     A mapping with tensors and mappings is a network if it has more tensors than they have, and if none of them has a
-    name that wrappers have: beside `state_dict` a tensor may be the best score.
+    name that wrappers have: a tensor next to `state_dict` may be the best score.
     """
     inside = _inside(value)
     budget.spend()
@@ -174,7 +174,7 @@ def _is_usual(key: str) -> bool:
 
 
 def _obvious(networks: list[Network], named: int) -> Network | None:
-    """The network that anybody would take: the only one, or the only one under a usual name; averages come after.
+    """The obvious network: the only one, or the only one under a usual name; averages come last.
 
     Args:
         named: how many of the first keys the user named.
@@ -188,7 +188,7 @@ def _obvious(networks: list[Network], named: int) -> Network | None:
 
 
 def _resolve(value: Any, key: str) -> tuple[tuple[str, ...], Any] | None:
-    """What `key` names in `value`, and the way to it; a key with dots in it comes before a way of several keys."""
+    """What `key` names in `value`, and the path to it; a key with dots comes before a path of several keys."""
     inside = _inside(value)
     if key in inside:
         return (key,), inside[key]

@@ -1,6 +1,6 @@
-"""From a path to a checkpoint: the one door, behind which every format looks alike.
+"""From a path to a checkpoint: one function for every format.
 
-All that can be refused is refused here, from headers, before a tensor is read.
+Faulty files are refused here, from headers, before a tensor is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FILE_NAME = re.compile(r"\.(?:safetensors|json|bin|pth?|ckpt)$")
 def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False) -> Checkpoint:
     """Open a safetensors file, a file of torch.save, a folder with weights, or an index of shards.
 
-    Reads headers and pickles only. What a file is, its contents say, not its name.
+    Reads headers and pickles only. The contents of a file decide its kind, not its name.
 
     Args:
         path: also `FILE:KEY`, for one of several networks in a file of torch.save.
@@ -70,7 +70,7 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
 
 
 def _refuse_long_names(checkpoint: Checkpoint) -> None:
-    """Every name is compared with many patterns, which takes long for one that is longer than any module's path."""
+    """Refuse names longer than any module's path: comparing them with many patterns takes long."""
     longest = max(checkpoint.infos, key=len)
     if len(longest) > _LONGEST_NAME:
         raise ContentError(

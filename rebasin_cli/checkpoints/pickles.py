@@ -1,7 +1,7 @@
-"""torch's own files (.pt, .pth, .bin, .ckpt), read without torch.load: nothing that they name is imported or called.
+"""torch's own files (.pt, .pth, .bin, .ckpt), read without torch.load: no name in them is imported or called.
 
-A pickle is a program. It is read as data (`unpickling.py`), its tensors are read off what it says (`stored.py`), and
-their bytes come from the file when they are asked for, so that memory is bounded by one tensor.
+A pickle is a program. It is read as data (`unpickling.py`), its tensors are described by its records (`stored.py`), and
+their bytes are read from the file on demand, so that memory is bounded by one tensor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rebasin_cli.checkpoints.unpickling import PickleFault, TooMuch
 from rebasin_cli.errors import ContentError
 from rebasin_cli.failures import human_bytes
 
-# What only an attack on careless readers asks for. Nothing would come of it here, but the user should know.
+# Names that only an attack on careless readers has. Here they do nothing, but the user should know.
 _ATTACKS = re.compile(
     r"(?:os|posix|nt|subprocess|sys|shutil|socket|ctypes|importlib|runpy|pty|code|pdb|webbrowser|commands|pip|timeit"
     r"|torch\.hub|torch\.utils\.cpp_extension)\.|builtins\.(?:eval|exec|compile|open|__import__|input|execfile|"
@@ -49,10 +49,10 @@ class PickleFile:
     """A file of torch.save, opened; see `TensorFile`.
 
     Attributes:
-        config: head counts and the like that were saved beside the weights.
+        config: head counts and the like that were saved with the weights.
     """
 
-    # What safetensors' own writer says of torch's tensors; readers of transformers insist on it.
+    # As safetensors' own writer marks torch's tensors; transformers requires it.
     metadata: Mapping[str, str] = MappingProxyType({"format": "pt"})
 
     def __init__(self, path: Path, *, zipped: bool, key: str | None = None, named: str | None = None) -> None:
@@ -135,7 +135,7 @@ def _left_out(names: Collection[str], told: Collection[str]) -> tuple[str, ...]:
 
 
 def _state_dict(holder: Any, where: str, size: int) -> tuple[Mapping[str, StoredTensor], tuple[str, ...]]:
-    """The tensors of a network by name, and what to tell about the rest of it; `size`: of the file, in bytes."""
+    """The tensors of a network by name, and notes about the rest of it; `size`: of the file, in bytes."""
     tensors, others = {}, []
     expanded = 0
     for key, value in (entries(holder) or {}).items():

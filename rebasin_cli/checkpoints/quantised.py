@@ -1,4 +1,4 @@
-"""Weights that are not a network's own, recognised by their tensors' names and refused before anything is read.
+"""Packed weights, placeholders and adapters, recognised by their tensors' names and refused before any is read.
 
 Formats of packed quantised weights keep several weights in one integer, or a scale for each block of them: a unit is
 no longer a row or a column, so that moving rows and columns would give another function without any error.
@@ -14,7 +14,7 @@ from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.folders import MERGE_ADAPTER
 from rebasin_cli.errors import ContentError
 
-# (format, a name that only it has, names that must be there besides); the first that fits is reported.
+# (format, a name that only it has, further names that must exist); the first that matches is reported.
 _FORMATS: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
     ("GPTQ", re.compile(r"(?:^|\.)g_idx$"), ("qweight",)),
     ("AWQ or GPTQ", re.compile(r"(?:^|\.)qweight$"), ()),
@@ -31,7 +31,7 @@ _FORMATS: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
 
 
 def refuse_quantised(infos: Mapping[str, TensorInfo], where: str) -> None:
-    """Stop at packed weights.
+    """Refuse packed weights.
 
     Raises:
         ContentError: naming the format, the tensor that shows it and how many there are.
@@ -53,7 +53,7 @@ _ADAPTER = re.compile(r"(?:^|[._])lora_(?:[AB]|up|down|embedding_[AB]|magnitude_
 
 
 def refuse_placeholders(infos: Mapping[str, TensorInfo], where: str) -> None:
-    """Stop at the empty tensors that DeepSpeed's ZeRO-3 leaves where each process kept a part of the values.
+    """Refuse the empty tensors that DeepSpeed's ZeRO-3 leaves where each process kept a part of the values.
 
     Raises:
         ContentError: naming them and the script that gathers them.
@@ -69,7 +69,7 @@ def refuse_placeholders(infos: Mapping[str, TensorInfo], where: str) -> None:
 
 
 def refuse_adapter_file(infos: Mapping[str, TensorInfo], where: str) -> None:
-    """Stop at a file with nothing but an adapter's tensors.
+    """Refuse a file with only an adapter's tensors.
 
     Raises:
         ContentError: saying how to merge it.

@@ -25,7 +25,7 @@ from rebasin_cli.errors import SystemFailure
 from rebasin_cli.failures import system_failure
 from rebasin_cli.files import open_regular
 
-CHUNK = 8 << 20  # bytes in one block of a stream: large enough for the disk, small beside any budget
+CHUNK = 8 << 20  # bytes in one block of a stream: large enough for the disk, small against any budget
 _MAPPED = 1 << 20  # bytes from which a buffer gets pages of its own
 _STREAM_BUFFER = 64 << 10
 _LONGEST_LINE = 1 << 16  # of a pickle: names of classes, numbers in decimal
@@ -33,7 +33,7 @@ _LONGEST_LINE = 1 << 16  # of a pickle: names of classes, numbers in decimal
 
 @dataclass(frozen=True, slots=True)
 class FileConfig:
-    """What a file says in the place of a config.json (None: nothing that can be used), and what to tell about it."""
+    """What a file has in place of a config.json (None: nothing usable), and a note about it."""
 
     values: Mapping[str, Any] | None
     note: str
@@ -41,11 +41,11 @@ class FileConfig:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of a file as it streams by.
+    """A stretch of a file in a stream.
 
     Attributes:
         data: 1-D uint8; never shared with another block.
-        key: the tensor it is a part of, from a whole element to a whole element; None for anything else.
+        key: the tensor of which it is a part, in whole elements; None for anything else.
         of_file: whether these are bytes of the file, in their order (all of them together are the file).
     """
 
@@ -72,7 +72,7 @@ class TensorFile(Protocol):
 
 
 class StableFile:
-    """A regular file that must stay as it was when it was opened: what was checked then holds for every later read."""
+    """A regular file that must not change after it was opened, so that its checks hold for every later read."""
 
     def __init__(self, path: Path) -> None:
         """Raises: SystemFailure: absent, not permitted, or no regular file."""
@@ -84,7 +84,7 @@ class StableFile:
         """`size` bytes from `position` on, 1-D uint8, in memory that the caller owns.
 
         Raises:
-            SystemFailure: it cannot be read, ends before, or is not the file any more that was opened.
+            SystemFailure: it cannot be read, ends before, or has been replaced since it was opened.
         """
         try:
             descriptor = open_regular(self.path)

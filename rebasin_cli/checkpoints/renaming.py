@@ -1,7 +1,7 @@
 """Renames that plain `rename` cannot do: two names exchanged, and a name taken only while it is free.
 
 Linux has renameat2 for both and macOS has renamex_np. Where neither is there, or the file system does not know the
-flags (NFS), there are ways with more than one step, which leave a trace that `locking.py` mends after a kill.
+flags (NFS), there are ways with several steps; `locking.py` cleans up if a run is killed between them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ASIDE = ".aside"
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Give each the name of the other; both exist. At once where the system can, so that no reader sees neither."""
+    """Exchange two existing names, atomically where the system can."""
     if _rename(one, other, "exchange"):
         return
     aside = one.with_name(one.name + ASIDE)
@@ -65,7 +65,7 @@ def rename_new(one: Path, other: Path) -> None:
 
 
 def _rename(one: Path, other: Path, how: str) -> bool:
-    """Whether the system did it; False if it does not know how."""
+    """Whether the system did it; False if it has no such call."""
     call = _system_call()
     if call is None:
         return False

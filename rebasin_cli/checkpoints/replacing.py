@@ -1,4 +1,4 @@
-"""What may become an output: asked before any work, and without touching anything."""
+"""Whether an output may be written: checked before any work, without changing anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rebasin_cli.safe_text import shell_word
 
 
 def check_file_target(target: Path, *, force: bool) -> None:
-    """See that `target` can become a file, without touching anything.
+    """Check that `target` can become a file, without changing anything.
 
     Raises:
         UsageError: it exists and `force` is not given, or it is something that must not be replaced.
@@ -39,7 +39,7 @@ def check_file_target(target: Path, *, force: bool) -> None:
 
 
 def check_folder_target(target: Path, names: set[str], *, force: bool) -> None:
-    """See that `target` can become a folder with files of these names, without touching anything.
+    """Check that `target` can become a folder with files of these names, without changing anything.
 
     An existing folder is exchanged for the new one, which takes over files of the user's own. Weights of another model
     in it would be mixed with ours, so those stop it even with `force`.
@@ -75,10 +75,10 @@ def check_folder_target(target: Path, names: set[str], *, force: bool) -> None:
 
 
 def check_space(place: Path, needed: int) -> None:
-    """See that the disk below `place` (which need not exist) has `needed` bytes free.
+    """Check that the disk below `place` (which need not exist) has `needed` bytes free.
 
     Raises:
-        SystemFailure: it has not. A file system that does not tell is believed to have enough.
+        SystemFailure: it has not. A file system that reports nothing is taken to have enough.
     """
     folder = next((p for p in (place, *place.parents) if p.is_dir()), Path())
     try:

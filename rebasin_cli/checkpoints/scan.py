@@ -1,6 +1,6 @@
 """One pass over a checkpoint's bytes: its sha256, and how many values are not finite.
 
-Both need every byte, and reading is what costs, so they share the pass. The digest is computed in a second thread
+Both need every byte, and reading dominates the cost, so they share the pass. The digest is computed in a second thread
 while the values are looked at; at most three blocks are in memory.
 """
 
@@ -23,7 +23,7 @@ from rebasin_cli.errors import ContentError
 # Bits that a value which is not finite has all set, and where they are looked for (formats of 8 bits).
 _SET_BITS = {"F8_E5M2": 0x7C, "F8_E4M3": 0x7F, "F8_E8M0": 0xFF}
 _ONE_NAN = {"F8_E4M3FNUZ": 0x80, "F8_E5M2FNUZ": 0x80}
-_HEAD = 1 << 16  # bytes by which tensors are told apart
+_HEAD = 1 << 16  # bytes by which tensors are distinguished
 _NAMED = 5  # tensors that an error lists
 
 
@@ -67,7 +67,7 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def require_finite(checkpoint: Checkpoint, result: ScanResult) -> None:
-    """Stop if there are NaN or infinite values: their similarity to anything is NaN too.
+    """Refuse NaN and infinite values: their similarity to anything is NaN too.
 
     Raises:
         ContentError: naming the tensors and counts.

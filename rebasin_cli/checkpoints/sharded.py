@@ -1,4 +1,4 @@
-"""Folders: which files of one are the weights, whether they agree with their index, and what belongs beside them.
+"""Folders: which files are the weights, whether they agree with their index, and which files go with them.
 
 Nothing is guessed: where a folder could be read in two ways, the user is asked to name the file.
 """
@@ -23,7 +23,7 @@ _FORMATS = ((".safetensors",), (".bin",), (".pt", ".pth", ".ckpt"))
 _WEIGHTS = frozenset(
     (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".npz", ".tflite")
 )
-# What training leaves beside the weights in the same formats.
+# Other files of training in the same formats.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
 _USUAL = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
 CONFIG_LIMIT = 16 << 20  # bytes: 20,000 names of classes take 1 MB
@@ -35,7 +35,7 @@ def open_folder(folder: Path, open_file: Callable[[Path], TensorFile]) -> Checkp
     """Open the weights of a folder: through its index if it has one, else the one file that it has.
 
     Raises:
-        ContentError: no weights, or several that no index ties together.
+        ContentError: no weights, or several without an index.
         SystemFailure: the folder or a file cannot be read.
     """
     try:
@@ -65,7 +65,7 @@ def open_folder(folder: Path, open_file: Callable[[Path], TensorFile]) -> Checkp
 
 
 def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Path | None = None) -> Checkpoint:
-    """Open the shards that an index lists and check that both tell the same.
+    """Open the shards that an index lists and check that both agree.
 
     Args:
         named: what the user named, if that is not the index itself.
@@ -85,7 +85,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
     files: dict[str, TensorFile] = {}
     for name in sorted(shards):
         shard = path.parent / name
-        if not os.path.exists(shard):  # Path.exists raises where it may not look
+        if not os.path.exists(shard):  # Path.exists raises without permission
             raise ContentError(
                 f"the index lists {name} with {len(shards[name])} tensors, and that file is not there",
                 where=str(path), remedy="download the missing shard",
@@ -111,7 +111,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
 def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
     """config.json, parsed, and a note if it is there and cannot be used.
 
-    Beside a single file (`required` false) it may belong to something else, and what is wrong with it is only noted.
+    Next to a single file (`required` false) it may belong to something else, so a fault in it is only noted.
     """
     if not path.exists():
         return None, ()

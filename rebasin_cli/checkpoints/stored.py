@@ -1,7 +1,7 @@
 """From the records of a pickle to tensors that can be read: which type, which shape, which bytes.
 
-torch's own functions that rebuild tensors are not called: what they would have made is read off their arguments, and
-checked against the bytes that are there. Nothing is in memory until a tensor is asked for.
+torch's own functions that rebuild tensors are not called: their result is read from their arguments, and
+checked against the bytes in the file. No tensor is in memory until it is read.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class StoredTensor:
         source: the storage, or the bytes themselves (of an array inside the pickle).
         offset: its first element; `stride`: elements from one index to the next, by axis.
         swapped: whether its bytes are in the order of other machines.
-        flips: "conj" and "neg" if torch only noted them and did not do them.
+        flips: "conj" and "neg" if torch deferred them.
     """
 
     info: TensorInfo
@@ -268,7 +268,7 @@ def _span(shape: Sequence[int], stride: Sequence[int]) -> int:
 
 
 def _check_inside(tensor: StoredTensor, available: int) -> None:
-    """A view must lie in its storage: what is behind it in the file is something else's."""
+    """A view must lie in its storage: the bytes after it belong to something else."""
     end = (tensor.offset + tensor.span) * tensor.itemsize
     if prod(size for size in tensor.info.shape if size) >= _INT64:
         raise PickleFault(f"the shape {list(tensor.info.shape)} is larger than any memory")
@@ -304,7 +304,7 @@ def is_contiguous(tensor: StoredTensor) -> bool:
 def _read_view(read: Read, offset: int, shape: Sequence[int], stride: Sequence[int], item: int) -> torch.Tensor:
     """A view of a storage, packed; where it is much wider than it is full, in pieces along its widest axis.
 
-    Memory is that of the tensor and a chunk, however far apart its elements lie.
+    Memory is that of the tensor and a chunk, whatever the strides.
     """
     span = _span(shape, stride)
     numel = prod(shape)

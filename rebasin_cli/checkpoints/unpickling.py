@@ -1,4 +1,4 @@
-"""Pickles as data: what a file says, and nothing done.
+"""Pickles as data: their content is read, and nothing in them is run.
 
 A pickle is a program that imports, calls and sets attributes. Here its opcodes build plain Python values and inert
 records: a global is its name (`Global`), and whatever would be called or made becomes a `Thing` that remembers with
@@ -22,7 +22,7 @@ MAX_STEPS = 3_500_000
 MAX_THINGS = 600_000
 _MAX_PROTOCOL = 5
 _INT64 = 1 << 63
-PERSISTENT = ".persistent"  # the kind of what a persistent id stands for
+PERSISTENT = ".persistent"  # the kind of a persistent id's record
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "torch._tensor"}
 
 
@@ -75,7 +75,7 @@ class Thing:
 
 
 def stand_for(pid: Any) -> Thing:
-    """What a persistent id stands for."""
+    """The record of a persistent id."""
     return Thing(_PERSISTENT, pid)
 
 
@@ -86,7 +86,7 @@ class Unpickled:
     Attributes:
         value: None, bool, int, float, str, bytes, list, dict and tuple as they are; everything else is a `Thing`
             (of kind `PERSISTENT` for a persistent id) or a `Global`.
-        globals: the name of every class and function that it speaks of.
+        globals: the name of every class and function in it.
         persistent: every persistent id (torch's storages), in its order.
     """
 
@@ -96,7 +96,7 @@ class Unpickled:
 
 
 def unpickle(stream: IO[bytes]) -> Unpickled:
-    """Read one pickle from where `stream` stands up to its end.
+    """Read one pickle from the position of `stream` to its end.
 
     Raises:
         PickleFault: damaged, or with more steps than weights need.
@@ -214,7 +214,7 @@ def _set_items(machine: _Machine, items: list[Any]) -> None:
 
 
 def _hashable(key: Any) -> Any:
-    """The key, or an inert stand-in: hashes of nested tuples and of huge numbers take what time and stack they like."""
+    """The key, or an inert stand-in: hashes of nested tuples and of huge numbers take unbounded time and stack."""
     if isinstance(key, str | bytes | float | Global | Thing) or key is None:
         return key
     if isinstance(key, int) and -_INT64 <= key < _INT64:

@@ -1,4 +1,4 @@
-"""Checkpoints to files: the header is laid out from the source's headers, then one tensor after the other follows.
+"""Checkpoints to files: the header is built from the source's headers, then the tensors follow one by one.
 
 The format's own library writes a dict that is whole in memory, makes files of mode 0600 and replaces symbolic links.
 Here the keys, shapes, types and files of the source are known beforehand, so memory is bounded by one tensor.

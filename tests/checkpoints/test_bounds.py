@@ -1,4 +1,4 @@
-"""Files that state more than they hold, or would take for ever, end with one error."""
+"""Files that state more than they hold, or would take unlimited time, end with one error."""
 
 from __future__ import annotations
 

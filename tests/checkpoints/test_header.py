@@ -1,4 +1,4 @@
-"""Every way in which a safetensors file can be wrong, and what is said about it."""
+"""Every way in which a safetensors file can be wrong, and the error for it."""
 
 from __future__ import annotations
 

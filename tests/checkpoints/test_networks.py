@@ -163,7 +163,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_head_counts_beside_the_weights_are_a_config(name: str, tmp_path: Path) -> None:
+def test_saved_head_counts_are_a_config(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"model": net(1), **CONFIGS[name]}, path)
     checkpoint = open_checkpoint(path)

@@ -107,7 +107,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
         checkpoint["a"]
 
 
-def test_config_beside_a_single_file(tmp_path: Path) -> None:
+def test_config_next_to_a_single_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(3)}, path)
     assert open_checkpoint(path).config is None
@@ -148,7 +148,7 @@ def test_plain_fp8_is_not_packed(tmp_path: Path) -> None:
     assert torch.equal(tensor_bytes(open_checkpoint(path)["l.weight"]), torch.tensor(list(b"12"), dtype=torch.uint8))
 
 
-def test_what_is_not_there_or_not_a_file(tmp_path: Path) -> None:
+def test_absent_paths_and_special_files(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "absent.safetensors", "there is no such file"),
         (tmp_path / "absent" / "x.safetensors", f"there is no folder {tmp_path / 'absent'}"),

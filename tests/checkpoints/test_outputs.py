@@ -157,7 +157,7 @@ with outputs.file(Path(sys.argv[1])) as file:
 """
 
 
-def test_a_living_run_is_left_alone_and_a_dead_one_cleaned(tmp_path: Path) -> None:
+def test_only_temporaries_of_dead_runs_are_removed(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "one")], stdout=subprocess.PIPE, cwd=ROOT, env=environment()
     )

@@ -151,7 +151,7 @@ Mode = type(BESIDE["enum"])
 @FORMATS
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", BESIDE)
-def test_what_lies_beside_the_weights_is_left_out(name: str, protocol: int, zipped: bool, tmp_path: Path) -> None:
+def test_entries_other_than_weights_are_left_out(name: str, protocol: int, zipped: bool, tmp_path: Path) -> None:
     state = {"w": torch.arange(6.0).reshape(2, 3).T, "b": torch.nn.Parameter(torch.ones(3))}
     path = tmp_path / "model.pt"
     value = {"before": BESIDE[name], "state_dict": state, "after": [BESIDE[name]]}

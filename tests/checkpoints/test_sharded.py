@@ -136,7 +136,7 @@ def test_a_damaged_index(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_folders_that_cannot_be_told(tmp_path: Path) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ContentError, match="the folder has no weights; it has no files") as caught:
         open_checkpoint(tmp_path)
     assert "model.safetensors" in caught.value.remedy

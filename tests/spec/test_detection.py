@@ -69,7 +69,7 @@ def test_a_near_miss_shows_three_and_their_first_differences() -> None:
     assert "--ignore" in error.remedy
 
 
-def test_odd_tensors_are_named_with_the_options_to_type() -> None:
+def test_unknown_tensors_come_with_options_to_type() -> None:
     odd = {"n.1.odd": (2, 2, 2), "queue.keys": (3, 4), "queue.labels": (3,), "steps": ()}
     error = refused(SHAPES | NORMS | odd, SPECS)
     assert error.what == (
@@ -80,7 +80,7 @@ def test_odd_tensors_are_named_with_the_options_to_type() -> None:
     assert detect(SHAPES | NORMS | odd, specs=SPECS, ignore=["n.1.odd", "queue.*"]).spec is NORMED
 
 
-def test_scalars_of_which_no_line_speaks_need_no_option() -> None:
+def test_unknown_scalars_need_no_option() -> None:
     layout = detect(SHAPES | NORMS | {"n_averaged": (), "metric.total": ()}, specs=SPECS)
     assert layout.spec is NORMED
     assert layout.notes == ("no line speaks of n_averaged, metric.total; scalars stay",)
@@ -95,13 +95,13 @@ def test_the_wrapper_that_most_keys_have() -> None:
     assert error.where == "the other keys begin with module."
 
 
-def test_a_copy_beside_the_network_is_named_as_a_whole() -> None:
+def test_a_second_network_gets_one_ignore_pattern() -> None:
     shapes = {f"{side}.{key}": shape for side in ("query", "key") for key, shape in (SHAPES | NORMS).items()}
     assert "--ignore 'key.*'" in refused(shapes | {"queue": (3, 4)}, SPECS).remedy
     assert detect(shapes | {"queue": (3, 4)}, specs=SPECS, ignore=["key.*", "queue"]).prefix == "query."
 
 
-def test_parts_of_a_network_of_another_spec_are_not_odd() -> None:
+def test_tensors_of_another_spec_are_not_unknown() -> None:
     error = refused(SHAPES | NORMS | {"n.0.w": (5,)}, SPECS)
     assert "dim h.0 is 4 by l.0.w axis 0, but 5 by n.0.w axis 0" in error.what
     assert "--ignore 'n.*'" not in error.remedy

@@ -1,4 +1,4 @@
-"""A spec and a checkpoint brought together: the layout, and what is said when they do not fit."""
+"""A spec bound to a checkpoint: the layout, and the error if they do not fit."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_frozen_dims_stay(freeze: list[str]) -> None:
     assert shown(layout, "fc1.bias") == ["0: _ 5*1"]
 
 
-def test_freezing_what_is_not_there() -> None:
+def test_freezing_an_unknown_dim_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--freeze hh: the spec `test` has no such dim here") as caught:
         bound(MLP, SHAPES, freeze=["hh"])
     assert caught.value.remedy == "did you mean `h`?"
 
 
-def test_ignored_tensors_are_left_alone_and_kept() -> None:
+def test_ignored_tensors_are_kept_unmatched() -> None:
     extra = SHAPES | {"ema.decay": (1,), "ema.steps": ()}
     assert "no line speaks of ema.decay [1]" in refusal(MLP, extra)
     layout = bound(MLP, extra, ignore=["ema.*"])
@@ -105,7 +105,7 @@ def test_ignoring_nothing_or_everything_is_refused() -> None:
         bound(MLP, SHAPES, ignore=["*"])
 
 
-def test_ignoring_an_odd_key_lets_the_prefix_be_found() -> None:
+def test_the_prefix_is_found_once_a_key_is_ignored() -> None:
     shapes = {f"module.{key}": shape for key, shape in SHAPES.items()} | {"epoch": ()}
     layout = bound(MLP, shapes, ignore=["epoch"])
     assert layout.prefix == "module."

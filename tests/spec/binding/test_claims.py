@@ -214,7 +214,7 @@ def test_a_key_missing_in_the_first_block_only_is_named_too() -> None:
     assert [p.what for p in missing(BLOCKS, shapes)] == ["layer1.0.c.w is absent, although layer1.0.bn.w is there"]
 
 
-def test_a_tensor_left_alone_by_the_user_is_not_missing() -> None:
+def test_an_ignored_tensor_is_not_missing() -> None:
     spec = spec_of(BLOCKS)
     shapes = {"stem.w": (2,)} | block(1, 0)
     claims, _ = claim_tensors(Matcher(spec), {k: s for k, s in shapes.items() if k != "layer1.0.c.w"})

@@ -126,7 +126,7 @@ def test_set_names_a_family_or_one_dim() -> None:
     assert still(layout).keys() == {"h.0", "v.0"}
 
 
-def test_set_refuses_what_is_not_there() -> None:
+def test_set_refuses_unknown_names() -> None:
     with pytest.raises(UsageError, match=r"--set hed_dim=4: the spec `test` has no size or dim `hed_dim`") as caught:
         bound(HEADS, {"q": (24, 5), "o": (12,)}, overrides={"hed_dim": 4})
     assert caught.value.remedy == "did you mean `head_dim`?"
@@ -165,7 +165,7 @@ def test_dims_of_unknown_size_fix_their_axis_and_inner_dims() -> None:
     assert shown(layout, "b.0.b") == ["0: _ 48*1"]
 
 
-def test_several_contradictions_are_all_said() -> None:
+def test_all_contradictions_are_listed() -> None:
     said = refusal("tensors:\n  a: h o\n  b: h o\n  c: h\n", {"a": (3, 4), "b": (5, 6), "c": (7,)})
     assert "(3 differences)" in said
     assert "dim h is 3 by a axis 0, but 5 by b axis 0" in said

@@ -15,7 +15,7 @@ from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Pattern,
 from tests.spec.building import bound, shown
 
 Label = tuple[tuple[str, int], ...]
-"""Which unit of which dim an element belongs to, for every dim that stands over it, in order."""
+"""The dims of an element, in order, each with its unit."""
 
 SIZES = {"a": 2, "b": 3, "c": 1, "d": 4, "e": 2}
 FROZEN = "d"

@@ -1,4 +1,4 @@
-"""Other forms in which layers are stored, by rules that hold for every spec."""
+"""Reparametrised layers, by rules that hold for every spec."""
 
 from __future__ import annotations
 
@@ -117,6 +117,6 @@ def test_wrappers_within_the_keys() -> None:
     assert shown(layout, "head.weight") == ["0: _ 2*6, c.2 6*1"]
 
 
-def test_a_number_that_met_a_word_is_said() -> None:
+def test_a_word_in_place_of_a_number_is_named() -> None:
     said = refusal("tensors:\n  blocks.{b}.w: h.{b}\n", {"blocks.0.w": (3,), "blocks.extra.w": (3,)})
     assert "`{b}` is one letter, so it binds a number, and `extra` is a word" in said

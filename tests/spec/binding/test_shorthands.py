@@ -109,7 +109,7 @@ def test_what_is_wrong_with_axes_is_refused(axes: str, pattern: str, said: str) 
     assert said in str(caught.value)
 
 
-def test_dims_may_speak_of_what_only_axes_names() -> None:
+def test_rules_may_name_dims_of_axes_only() -> None:
     spec = spec_of("axes:\n  s: t\ndims:\n  t: fixed\ntensors:\n  w: s\n")
     with pytest.raises(ContentError, match="dim `s` stands in no pattern"):
         spec_of("axes:\n  s: t\ndims:\n  s: fixed\ntensors:\n  w: s\n")

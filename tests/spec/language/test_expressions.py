@@ -104,7 +104,7 @@ def test_spacing_does_not_show_in_the_canonical_text() -> None:
         "\x00",
     ],
 )
-def test_anything_else_is_refused_and_shown(text: str) -> None:
+def test_other_syntax_is_refused_and_shown(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|only `config`") as caught:
         parse_expression(text)
     assert f"`{text}`" in str(caught.value)

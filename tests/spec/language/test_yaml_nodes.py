@@ -52,7 +52,7 @@ def test_an_empty_value_is_an_empty_word() -> None:
         ("- a\n- b", ["a permutation spec is a mapping"], 1),
     ],
 )
-def test_what_is_not_a_plain_mapping_is_refused_with_its_line(text: str, parts: list[str], line: int) -> None:
+def test_other_yaml_than_a_mapping_is_refused_with_its_line(text: str, parts: list[str], line: int) -> None:
     with pytest.raises(ContentError) as caught:
         parse_yaml(text, "f.yaml")
     for part in parts:
