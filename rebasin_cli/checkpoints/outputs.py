@@ -1,8 +1,8 @@
-"""A set of outputs that appears as a whole: everything is written under other names and renamed at the end.
+"""A set of outputs that appears as a whole: all are written under temporary names and renamed at the end.
 
-Whatever goes wrong before, an interrupt included, takes the other names away and leaves the targets as they were. A
-rename that fails takes those before it back. Only a kill between two renames can leave a mixed set, and the hashes in
-the files tell that (`pipeline/sets.py`).
+An error before that, an interrupt included, removes the temporaries and leaves the targets as they were. A rename
+that fails undoes those before it. Only a kill between two renames can leave a mixed set, and the hashes in the files
+show that (`pipeline/sets.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rebasin_cli.failures import system_failure
 
 
 def resolve_target(target: Path) -> Path:
-    """Where writing to `target` ends up: a symbolic link is written through to what it points at."""
+    """The place that writing to `target` changes: a symbolic link is followed."""
     return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
@@ -37,7 +37,7 @@ class _Staged:
     Attributes:
         names: of the files of a folder, relative to it; None for a file.
         replaces: whether what is there may be replaced.
-        status: of the temporary when it was whole; tells the new one from the old one after an exchange.
+        status: of the complete temporary; it identifies the new file after an exchange.
     """
 
     target: Path
@@ -48,7 +48,7 @@ class _Staged:
     status: os.stat_result
 
     def check(self) -> None:
-        """See that the temporary is what was written, and that its place is free or may be taken."""
+        """Check that the temporary is what was written, and that the target is free or may be replaced."""
         written = [self.temporary] if self.names is None else [self.temporary / name for name in self.names]
         there = _is(self.temporary, self.status) and all(path.is_file() for path in written)
         if not there:
@@ -87,7 +87,7 @@ class _Staged:
             self.place.rename(self.temporary)
 
     def finish(self) -> None:
-        """Remove what was replaced, except for what somebody put into the old folder in the last moment."""
+        """Remove what was replaced, except for files added to the old folder in the last moment."""
         if self.names is not None and self.temporary.is_dir():
             _carry(self.temporary, self.place)
         remove(self.temporary)
@@ -95,7 +95,7 @@ class _Staged:
 
 
 class Outputs:
-    """Everything that one run writes. As a context it commits at the end, or leaves no trace.
+    """Everything that one run writes. As a context it commits at the end, or changes nothing.
 
     Attributes:
         force: whether what exists may be replaced.
@@ -239,7 +239,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _clean_up(staged: list[_Staged], locks: dict[Path, Lock]) -> None:
-    """Take away what has no name yet and let go of the locks; may be begun again where it was broken off."""
+    """Remove the temporaries and release the locks; may be called again after an interrupt."""
     with signals_deferred():
         while staged:
             remove(staged[-1].temporary)
@@ -307,7 +307,7 @@ def _take_mode(path: Path, like: Path) -> None:
 
 
 def _carry(old: Path, new: Path) -> None:
-    """Have what only the old folder has in the new one too: the same files by hard links, else copies."""
+    """Carry over files that only the old folder has, by hard links or else copies."""
     for entry in sorted(old.iterdir()):
         other = new / entry.name
         if entry.name.startswith(".") and entry.name.endswith((LOCK, PARTIAL)):
