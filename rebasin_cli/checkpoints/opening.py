@@ -71,7 +71,7 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
 
 def _refuse_long_names(checkpoint: Checkpoint) -> None:
     """Refuse names longer than any module's path: comparing them with many patterns takes long."""
-    longest = max(checkpoint.infos, key=len)
+    longest = max(checkpoint.infos, key=len, default="")
     if len(longest) > _LONGEST_NAME:
         raise ContentError(
             f"a tensor has a name of {len(longest):,} characters, and {_LONGEST_NAME} are allowed: {longest[:60]}…",
