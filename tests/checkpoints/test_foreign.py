@@ -123,7 +123,7 @@ def test_only_regular_files_are_opened(kind: str, name: str, tmp_path: Path) -> 
     done = run_python(
         """
         import resource, signal
-        from rebasin_cli.checkpoints import open_checkpoint
+        from rebasin_cli.checkpoints.opening import open_checkpoint
         from rebasin_cli.errors import RebasinError
         signal.alarm(30)
         resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))

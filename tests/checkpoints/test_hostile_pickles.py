@@ -130,7 +130,8 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         """
         import json
         import pickle
-        from rebasin_cli.checkpoints import open_checkpoint, scan
+        from rebasin_cli.checkpoints.opening import open_checkpoint
+        from rebasin_cli.checkpoints.scan import scan
         from rebasin_cli.errors import RebasinError
         folder = Path(sys.argv[1])
         os.chdir(folder)
@@ -229,7 +230,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
     done = run_python(
         """
         import resource
-        from rebasin_cli.checkpoints import open_checkpoint
+        from rebasin_cli.checkpoints.opening import open_checkpoint
         from rebasin_cli.errors import ContentError
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for path in Path(sys.argv[1]).iterdir():

@@ -173,7 +173,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     path.chmod(0)
     done = run_python(
         """
-        from rebasin_cli.checkpoints import open_checkpoint
+        from rebasin_cli.checkpoints.opening import open_checkpoint
         from rebasin_cli.errors import SystemFailure
         become_nobody_in(sys.argv[1])
         try:

@@ -147,7 +147,7 @@ def _removing_a_shard(checkpoint: object, out: Path, last: str):  # type: ignore
 HOLD = """
 import sys, time
 from pathlib import Path
-from rebasin_cli.checkpoints import Outputs
+from rebasin_cli.checkpoints.outputs import Outputs
 outputs = Outputs()
 outputs.claim(Path(sys.argv[1]))
 with outputs.file(Path(sys.argv[1])) as file:
@@ -281,7 +281,7 @@ def test_a_lock_of_another_user(tmp_path: Path) -> None:
     partial_path(folder / "out").write_bytes(b"half")
     done = run_python(
         """
-        from rebasin_cli.checkpoints import Outputs
+        from rebasin_cli.checkpoints.outputs import Outputs
         become_nobody_in(sys.argv[1])
         with Outputs() as outputs:
             outputs.write(Path("out"), b"new")

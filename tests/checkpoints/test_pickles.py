@@ -260,7 +260,7 @@ def test_a_file_that_shrinks_ends_no_process(tmp_path: Path) -> None:
     path = save(tmp_path / "model.pt", {"w": torch.ones(1 << 20)})
     done = run_python(
         """
-        from rebasin_cli.checkpoints import open_checkpoint
+        from rebasin_cli.checkpoints.opening import open_checkpoint
         from rebasin_cli.errors import SystemFailure
         checkpoint = open_checkpoint(Path(sys.argv[1]))
         os.truncate(sys.argv[1], 4096)
@@ -282,7 +282,8 @@ def test_a_file_takes_the_memory_of_a_tensor(zipped: bool, tmp_path: Path) -> No
     done = run_python(
         """
         import resource
-        from rebasin_cli.checkpoints import open_checkpoint, scan
+        from rebasin_cli.checkpoints.opening import open_checkpoint
+        from rebasin_cli.checkpoints.scan import scan
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         before = peak()

@@ -21,7 +21,8 @@ from rebasin_cli.errors import SystemFailure
 from tests.checkpoints.building import run_python, write_sharded
 
 COPY = """
-    from rebasin_cli.checkpoints import check_target, open_checkpoint, write_checkpoint
+    from rebasin_cli.checkpoints.writer import check_target, write_checkpoint
+    from rebasin_cli.checkpoints.opening import open_checkpoint
     from rebasin_cli.errors import SystemFailure
     def check(source, target):
         try:
@@ -117,7 +118,8 @@ def test_an_interrupt_in_the_middle(sources: tuple[Path, Path], tmp_path: Path) 
     code = """
 import signal, sys, time
 from pathlib import Path
-from rebasin_cli.checkpoints import open_checkpoint, write_checkpoint
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.writer import write_checkpoint
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
 checkpoint = open_checkpoint(Path(sys.argv[1]))
 def read(key):
@@ -143,7 +145,9 @@ write_checkpoint(Path(sys.argv[2]), checkpoint, read, metadata={})
 
 MEMORY = """
     import torch
-    from rebasin_cli.checkpoints import open_checkpoint, scan, write_checkpoint
+    from rebasin_cli.checkpoints.opening import open_checkpoint
+    from rebasin_cli.checkpoints.scan import scan
+    from rebasin_cli.checkpoints.writer import write_checkpoint
 
     def peak():
         return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
