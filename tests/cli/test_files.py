@@ -268,6 +268,7 @@ def test_an_evaluation_command_ends_with_us(number: signal.Signals, pair: Path) 
     process = subprocess.Popen(
         command(*PATH, "--steps", 3, "--eval-command", "sh eval.sh {checkpoint}"), cwd=pair, env=environment(),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
     )  # fmt: skip
     while not (pair / "pids").exists() or not (pair / "pids").read_text().strip():
         assert process.poll() is None
