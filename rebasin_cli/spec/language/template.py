@@ -1,9 +1,9 @@
 """Key templates: which tensors of a checkpoint a line of a spec matches.
 
 `model.layers.{i}.{input,post_attention}_layernorm.weight?` is expanded into two templates without alternation
-(`{bn|norm}` likewise, but a checkpoint then needs only one of them). Each becomes a regular expression once, and
-a *skeleton* (every number replaced by `#`), by which thousands of keys find their few candidate templates
-without trying every expression on every key.
+(`{bn|norm}` likewise, but a checkpoint then needs only one of them). Each becomes a regular expression, compiled when
+the first key is tried, and a *skeleton* (every number replaced by `#`), by which thousands of keys find their few
+candidate templates without trying every expression on every key.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
@@ -22,6 +23,11 @@ _NUMBERS = re.compile(r"[\d#]+")
 _WORD = r"[^.]+?"
 _DIGITS = r"0|[1-9][0-9]*"
 """No leading zeros: `h.07` and `h.7` would be one number and two tensors."""
+
+
+@lru_cache(maxsize=65536)
+def _compiled(expression: str) -> re.Pattern[str]:
+    return re.compile(expression)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Template:
         text: as written, after alternation was expanded.
         optional: whether it may match nothing (`?`).
         family: the text before `{a|b}` is expanded; a required family needs one template that matches.
+        expression: the regular expression of its keys.
         rank: (wildcards, variables); of several templates for one key the lowest rank wins.
         first: the tokens with the first word of every `{a|b}`: it gives all spellings of a key one name.
     """
@@ -52,11 +59,16 @@ class Template:
     family: str
     optional: bool
     tokens: tuple[Token, ...]
-    regex: re.Pattern[str]
+    expression: str
     rank: tuple[int, int]
     variables: frozenset[str]
     scope: str
     first: tuple[Token, ...] = ()
+
+    @property
+    def regex(self) -> re.Pattern[str]:
+        """The expression, compiled once; most specs are parsed and never tried on a key."""
+        return _compiled(self.expression)
 
     def match(self, key: str) -> dict[str, Value] | None:
         """The bindings under which the template is `key`, or None. `{first i}` and `{last i}` match like `{i}`."""
@@ -266,7 +278,7 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         family=family,
         optional=optional,
         tokens=tokens,
-        regex=re.compile("".join(regex)),
+        expression="".join(regex),
         rank=(wildcards, variables),
         variables=frozenset(names),
         scope="".join(text[:scope_end]),
