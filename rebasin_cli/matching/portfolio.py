@@ -1,6 +1,6 @@
 """Several starts and orders, the best of them kept.
 
-Coordinate descent ends in an optimum that hangs on where it began and in which order it went. What one start misses
+Coordinate descent ends in an optimum that depends on where it began and in which order it went. What one start misses
 another may find: a known permutation of a residual network was recovered 10 times in 100 by one run of the original
 loop (samuela/git-re-basin#8), and 99 times by the best of twenty.
 """

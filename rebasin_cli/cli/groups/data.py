@@ -46,15 +46,13 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class FittingExamples:
+class FittingExamples(Examples):
     """What a method or a repair is fitted on."""
 
-    data: DataPath = None
     split: Annotated[
         c.SplitName | None,
         typer.Option(help="Half of a folder of idx files or images.", show_default="train", rich_help_panel=PANEL),
     ] = None
-    limit: Limit = None
 
 
 @dataclass(frozen=True)

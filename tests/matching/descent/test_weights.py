@@ -253,7 +253,7 @@ def test_weights_whose_products_overflow_float32_are_matched(way: str) -> None:
     assert problem.objective(found.permutation) == pytest.approx(plain, rel=1e-3)
 
 
-def test_weights_whose_products_overflow_float64_are_refused_with_what_helps() -> None:
+def test_products_beyond_float64_are_refused() -> None:
     with pytest.raises(ContentError, match="not finite") as caught:
         match_by_weights(wide_pair(1e200, torch.float64))
     assert "divide the weights of both" in str(caught.value.remedy)

@@ -89,7 +89,7 @@ def test_told_to_stop_it_returns_what_it_has(after: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("target", ["midpoint", "random"])
-def test_the_loss_held_apart_never_rises_above_that_of_weight_matching(target: Literal["midpoint", "random"]) -> None:
+def test_the_loss_held_apart_never_rises(target: Literal["midpoint", "random"]) -> None:
     better = 0
     for given in map(problem, range(5)):
         kept = {key: tensor.clone() for key, tensor in given.b.items()}

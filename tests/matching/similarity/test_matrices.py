@@ -136,11 +136,11 @@ def test_keeping_matrices_changes_nothing(seed: int, tmp_path: Path) -> None:
     kept = match_by_weights(
         Problem(layout, a, b), Resources(seed=seed), WeightsOptions(start="identity", order="random")
     )
-    anew = match_by_weights(
+    again = match_by_weights(
         Problem(layout, a, b), Resources(seed=seed, memory=0), WeightsOptions(start="identity", order="random")
     )
-    assert kept.permutation.equals(anew.permutation)
-    assert kept.objective == pytest.approx(anew.objective, rel=1e-12)
+    assert kept.permutation.equals(again.permutation)
+    assert kept.objective == pytest.approx(again.objective, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", list(TINY))
