@@ -107,12 +107,12 @@ def test_by_weights(name: str, method: str, tmp_path: Path) -> None:
     stays = match_by_weights(Problem(layout, a, b), Resources(seed=5), WeightsOptions(start=result.permutation))
     assert stays.permutation.equals(result.permutation)
     if name not in COUPLED:
-        again = match_by_weights(
+        on_the_moved = match_by_weights(
             Problem(layout, a, dict(permuted(result.permutation, layout, b))),
             Resources(seed=5),
             WeightsOptions(start="identity"),
         )
-        assert again.permutation.equals(Permutation.identity(layout))
+        assert on_the_moved.permutation.equals(Permutation.identity(layout))
     assert result.objective == again.objective
     assert {d: p.numpy().tobytes() for d, p in result.permutation.items()} == {
         d: p.numpy().tobytes() for d, p in again.permutation.items()
