@@ -26,7 +26,8 @@ ELEMENTS = 20
 SECONDS = 20.0
 """After which no further one is drawn; the first always is."""
 
-_UNSIZED = "not known: "  # how the reason of a dim begins that stays at identity because nothing tells its size
+UNSIZED = "not known: "
+"""How the reason of a dim begins that stays at identity because nothing tells its size."""
 
 __all__ = ["ELEMENTS", "Proof", "Subject", "Trace", "families", "prove"]
 
@@ -181,9 +182,9 @@ def families(layout: Layout) -> dict[str, list[str]]:
 
 def _unsized(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Families of dims whose size nothing tells, and the names that `--set` takes for them."""
-    reasons = {name: dim.fixed for name, dim in layout.dims.items() if (dim.fixed or "").startswith(_UNSIZED)}
+    reasons = {name: dim.fixed for name, dim in layout.dims.items() if (dim.fixed or "").startswith(UNSIZED)}
     told = [str(rule.name.parts[0]) for rule in layout.spec.sizes]
-    named = told or [name for why in reasons.values() for name in (why or "").removeprefix(_UNSIZED).split(", ")]
+    named = told or [name for why in reasons.values() for name in (why or "").removeprefix(UNSIZED).split(", ")]
     found = tuple(dict.fromkeys(name.split(".")[0] for name in reasons))
     return found, tuple(dict.fromkeys(named)) if found else ()
 

@@ -1,0 +1,103 @@
+"""What an axis consists of, in dims that are numbers: the tree that a pattern of the spec language is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """Indices that stay."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """The units of a move."""
+
+    move: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """A row-major product, outermost first."""
+
+    factors: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Segments, one after the other."""
+
+    parts: tuple[Expression, ...]
+
+
+Expression = Still | Moving | Nest | Chain
+
+
+def size_of(expression: Expression) -> int:
+    """How many indices it stands for."""
+    if isinstance(expression, Still | Moving):
+        return expression.size
+    if isinstance(expression, Chain):
+        return sum(map(size_of, expression.parts))
+    product = 1
+    for factor in expression.factors:
+        product *= size_of(factor)
+    return product
+
+
+def moves_in(expression: Expression) -> list[int]:
+    """The moves that stand in it, in order."""
+    if isinstance(expression, Moving):
+        return [expression.move]
+    inner = (
+        expression.factors
+        if isinstance(expression, Nest)
+        else expression.parts
+        if isinstance(expression, Chain)
+        else ()
+    )
+    return [move for part in inner for move in moves_in(part)]
+
+
+def parts_of(expression: Expression) -> Iterator[Expression]:
+    """An expression, and all that it consists of."""
+    yield expression
+    inner = (
+        expression.factors
+        if isinstance(expression, Nest)
+        else expression.parts
+        if isinstance(expression, Chain)
+        else ()
+    )
+    for part in inner:
+        yield from parts_of(part)
+
+
+def chain(parts: Sequence[Expression]) -> Expression:
+    """Segments one after the other, neighbours that stay as one."""
+    flat: list[Expression] = []
+    for part in parts:
+        flat += part.parts if isinstance(part, Chain) else (part,)
+    merged: list[Expression] = []
+    for part in flat:
+        if merged and isinstance(part, Still) and isinstance(merged[-1], Still):
+            merged[-1] = Still(merged[-1].size + part.size)
+        else:
+            merged.append(part)
+    return merged[0] if len(merged) == 1 else Chain(tuple(merged))
+
+
+def nest(repeats: int, outer: Expression, inner: Expression) -> Expression:
+    """A product, `repeats` times over; factors of one unit are left out."""
+    factors: list[Expression] = [Still(repeats)] if repeats > 1 else []
+    factors.append(outer)
+    if isinstance(inner, Nest):
+        factors += inner.factors
+    elif size_of(inner) > 1 or not isinstance(inner, Still):
+        factors.append(inner)
+    return factors[0] if len(factors) == 1 else Nest(tuple(factors))

@@ -1,0 +1,242 @@
+"""One pass: weights that are a random function of the colours, forward and backward of a random loss, and what it
+says of every index.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rebasin_cli.derivation.colouring import AxisOf, Colouring
+from rebasin_cli.derivation.surrogate import Exact, InFloat64, Smooth
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.inputs import arguments
+from rebasin_cli.evaluation.running import answers_of, tensors_in
+
+JITTER = 1e-13
+"""Relative: by how much weights are changed to see how far rounding reaches."""
+
+_WEIGHT = 1.5  # standard deviation of a weight times the root of what it sums over
+_VECTOR = 0.5
+_LEAST_VARIANCE = 0.5
+
+Signatures = Mapping[AxisOf, NDArray[np.float64]]
+"""Two numbers for every index of every axis, (n, 2): random sums over its slice of the gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How values of a tensor are drawn.
+
+    Attributes:
+        mean: around which (the ones of a norm); positive: as a variance is; rows: of an embedding, of which one is
+        read at a time.
+        given: they are not drawn: a table that the code made, such as of positions.
+    """
+
+    mean: float = 0.0
+    positive: bool = False
+    rows: bool = False
+    given: bool = False
+
+
+class Network:
+    """A module with example inputs, run in evaluation mode in float64, whose weights can be set at will.
+
+    Attributes:
+        tensors: parameters and buffers of floats that its state dict has, each once, by the first of its keys.
+        keys: all keys of the state dict of each of them (several where it is tied).
+        others: keys of what is no tensor of floats; buffers: names of tensors that are no parameters.
+        passes: how many there were.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Any) -> None:
+        self.module, self.inputs = module.double().eval(), inputs
+        self.tensors: dict[str, Tensor] = {}
+        self.keys: dict[str, tuple[str, ...]] = {}
+        self.others: tuple[str, ...] = ()
+        self.passes = 0
+        self._collect()
+        self._original = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        rows = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        self.buffers = frozenset(self.tensors) - {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        self._kinds = {
+            name: _kind(name, tensor.detach(), rows=id(tensor) in rows, buffer=name in self.buffers)
+            for name, tensor in self.tensors.items()
+        }
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def restore(self) -> None:
+        """Give it the weights back that it came with."""
+        self._load(self._original)
+
+    def signatures(self, colouring: Colouring, seed: int, *, jitter: bool = False) -> tuple[Signatures, bool]:
+        """One pass, and whether it chose among equal values, so that it says nothing."""
+        values = self._draw(colouring, seed)
+        loaded = values
+        if jitter:
+            generator = torch.Generator().manual_seed(seed + 1)
+            loaded = {
+                name: value * (1 + JITTER * torch.randn(value.shape, generator=generator, dtype=torch.float64))
+                for name, value in values.items()
+            }
+        self._load(loaded)
+        gradients, tied = self._gradients(seed)
+        found: dict[AxisOf, NDArray[np.float64]] = {}
+        for name, gradient in gradients.items():
+            weighted = _real(gradient * torch.cos(7 * _real(values[name]) + 1))
+            squared = _real(gradient * gradient.conj())
+            for at in range(gradient.dim()):
+                over = [other for other in range(gradient.dim()) if other != at]
+                sums = [part.sum(over) if over else part for part in (weighted, squared)]
+                found[name, at] = torch.stack(sums, 1).numpy()
+        return found, bool(tied)
+
+    def generic(self, seed: int) -> dict[str, Tensor]:
+        """Weights that no symmetry leaves as they are."""
+        apart = {(name, at): np.arange(n) for name, shape in self.shapes.items() for at, n in enumerate(shape)}
+        return {name: value.clone() for name, value in self._draw(apart, seed).items()}
+
+    def outputs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the real module answers with these tensors, by name; the logits alone where there are some."""
+        self._load(values)
+        with torch.no_grad(), float64(), InFloat64(), Exact():
+            return {
+                name: output.clone() for name, output in answers_of(tensors_in(run(self.module, self.inputs))).items()
+            }
+
+    def gradients(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of a random loss by every tensor."""
+        self._load(values)
+        return self._gradients(0)[0]
+
+    def tied_lengths(self, colouring: Colouring, seed: int) -> set[int]:
+        """Lengths of the axes along which equal values were sorted or chosen."""
+        self._load(self._draw(colouring, seed))
+        return self._gradients(seed)[1]
+
+    def _collect(self) -> None:
+        state = self.module.state_dict(keep_vars=True)
+        first: dict[int, str] = {}
+        others = []
+        for key, tensor in state.items():
+            if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
+                others.append(key)
+                continue
+            name = first.setdefault(id(tensor), key)
+            self.keys[name] = (*self.keys.get(name, ()), key)
+            self.tensors[name] = tensor.requires_grad_(True)
+        self.others = tuple(others)
+
+    def _load(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self.tensors[name].copy_(value)
+
+    def _draw(self, colouring: Colouring, seed: int) -> dict[str, Tensor]:
+        """For every tensor, entries that are a random function of the colours of their indices."""
+        drawn = {}
+        for name, tensor in self.tensors.items():
+            if self._kinds[name].given:
+                drawn[name] = self._original[name]
+                continue
+            colours = [colouring[name, at] for at in range(tensor.dim())]
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            shape = [int(c.max()) + 1 if c.size else 0 for c in colours]
+            value = torch.randn(shape, generator=generator, dtype=tensor.dtype) * self._scale(name, colours)
+            kind = self._kinds[name]
+            value = value.abs() + _LEAST_VARIANCE if kind.positive else value + kind.mean
+            for at, c in enumerate(colours):
+                value = value.index_select(at, torch.from_numpy(c))
+            drawn[name] = value
+        return drawn
+
+    def _scale(self, name: str, colours: list[NDArray[np.int64]]) -> float:
+        """Equal entries add up rather than cancel: what is summed over counts by the squares of its classes."""
+        if len(colours) < 2:
+            return _VECTOR
+        if self._kinds[name].rows:
+            return _WEIGHT
+        summed = float(math.prod(len(c) for c in colours[1:]))
+        for c in colours[1:]:
+            counts = np.bincount(c).astype(float)
+            summed *= float((counts**2).sum() / max(1.0, counts.sum()))
+        return _WEIGHT / math.sqrt(max(1.0, summed))
+
+    def _gradients(self, seed: int) -> tuple[dict[str, Tensor], set[int]]:
+        smooth = Smooth()
+        generator = torch.Generator().manual_seed(seed)
+        with float64(), InFloat64():
+            with smooth:
+                outputs = answers_of(tensors_in(run(self.module, self.inputs)))
+            loss = sum((_random_loss(output, generator) for output in outputs.values()), torch.zeros(()))
+            if not loss.requires_grad:
+                raise ContentError(
+                    "no gradient reaches any weight of the network",
+                    remedy="its forward must not run under torch.no_grad, nor detach what it returns",
+                )
+            gradients = torch.autograd.grad(loss, list(self.tensors.values()), allow_unused=True)
+        self.passes += 1
+        if not bool(loss.isfinite()):
+            raise ContentError(
+                "the outputs of the network are not finite at random weights", remedy="check the inputs it is given"
+            )
+        found = zip(self.tensors.items(), gradients, strict=True)
+        return {n: torch.zeros_like(t) if g is None else g.detach() for (n, t), g in found}, smooth.tied
+
+
+def run(module: nn.Module, inputs: Any) -> Any:
+    """The outputs of a module on its inputs: one tensor, positional or named arguments."""
+    positional, named = arguments(module.forward, inputs)
+    return module(*positional, **named)
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """New tensors are float64 while this is entered."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _random_loss(output: Tensor, generator: torch.Generator) -> Tensor:
+    """r·o + r₂·o², with the output at size one."""
+    if output.is_complex():
+        output = torch.view_as_real(output)
+    scaled = output / (output.detach().abs().mean() + 1e-30)
+    first, second = (torch.randn(output.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    return (first * scaled + second * scaled**2).sum()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return tensor.real if tensor.is_complex() else tensor
+
+
+def _kind(name: str, tensor: Tensor, *, rows: bool, buffer: bool) -> _Kind:
+    values = _real(tensor).double()
+    if not values.numel() or not bool(values.isfinite().all()):
+        return _Kind(given=buffer)
+    spread = float(values.std()) if values.numel() > 1 else 0.0
+    mean = float(values.mean())
+    statistic = name.rpartition(".")[2].startswith(("running_", "moving_"))
+    if buffer and not statistic and (spread > 0.0 or values.numel() == 1):
+        return _Kind(given=True)
+    if buffer and mean > 0.0 and float(values.min()) > 0.0:
+        return _Kind(positive=True)
+    return _Kind(mean if abs(mean) > 3 * spread else 0.0, rows=rows)

@@ -1,0 +1,362 @@
+"""The search for dims: a class of units is permuted in a second colouring, and a symmetry is where both refine alike.
+
+Joint colour refinement. Take a class of n indices that nothing tells apart. The first colouring gives each of them a
+colour of its own, the second the same colours in a random order; both are refined with the same draws. If every axis
+keeps equal multisets of colours, the order extends to a symmetry of the network, and the axes that were split are
+those that move along. Its cost does not depend on n. Where all orders are too many, blocks of the class are tried:
+heads move as a whole, and what is inside of a head comes later.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+
+import numpy as np
+
+from rebasin_cli.derivation.colouring import (
+    AxisOf,
+    ColourClass,
+    Colouring,
+    Colours,
+    MismatchError,
+    classes,
+    recoloured,
+    uniform,
+)
+from rebasin_cli.derivation.passes import Network
+from rebasin_cli.derivation.refinement import Refiner
+
+_CERTAIN = 1  # more rounds at the start, at the end, and for blocks
+_CHOOSING = 4  # quiet rounds of a network that chooses among its units
+
+Told = Callable[[float, str], None]
+"""Told the share of indices that are single, and what was found last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A set of units that may be permuted, as it was found.
+
+    Attributes:
+        axis: where it was found; units: how many.
+    """
+
+    axis: AxisOf
+    units: int
+
+
+Marks = dict[int, tuple[int, int]]
+"""Of one index of an axis: move → (unit, number of units)."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        moves: in the order in which they were found; marks: for every axis and index the units that it belongs to.
+        twisted: moves whose units stand in another order on some axis, which no pattern can say, with that axis.
+        still: classes of units that are alike at first, yet no order of them but the given one keeps the function.
+        silent: axes with indices that no gradient reaches, with how many.
+        routed: axes that were told apart from the start, as the network chooses among them.
+        complete: whether all was decided in time.
+    """
+
+    moves: list[Move] = field(default_factory=list)
+    marks: dict[AxisOf, list[Marks]] = field(default_factory=dict)
+    twisted: dict[int, AxisOf] = field(default_factory=dict)
+    still: list[tuple[ColourClass, str]] = field(default_factory=list)
+    silent: dict[AxisOf, int] = field(default_factory=dict)
+    routed: tuple[AxisOf, ...] = ()
+    complete: bool = True
+    passes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Classes that are permuted at once.
+
+    Attributes:
+        blocks: for each index of a class, the block that it moves with.
+        rounds: for every round and class the order of its blocks in the second colouring. Over all rounds no two
+        classes have
+            the same orders, so that what moves along with which of them can be told.
+    """
+
+    classes: tuple[ColourClass, ...]
+    blocks: Colours
+    rounds: tuple[tuple[Colours, ...], ...]
+
+    @property
+    def units(self) -> int:
+        """How many blocks each class has."""
+        return int(self.blocks.max()) + 1
+
+
+class Search:
+    """A search in a network; `run` does all of it."""
+
+    def __init__(self, network: Network, seed: int = 0, seconds: float = 600.0, told: Told | None = None) -> None:
+        self._network, self._refiner = network, Refiner(network, seed)
+        self._random, self._seconds, self._told = random.Random(seed), seconds, told
+        self._shapes = network.shapes
+        self._order = {name: at for at, name in enumerate(self._shapes)}
+        lengths = [n for shape in self._shapes.values() for n in shape]
+        self._common = {n: lengths.count(n) for n in set(lengths)}
+        self._found = Found(marks={axis: [{} for _ in colours] for axis, colours in uniform(self._shapes).items()})
+        self._base: Colouring = {}
+        self._now: list[Colouring] = []
+        self._decided: set[tuple[AxisOf, tuple[int, ...]]] = set()
+        self._alone: set[tuple[AxisOf, tuple[int, ...]]] = set()
+
+    def run(self) -> Found:
+        """Find the dims."""
+        start = monotonic()
+        self._begin()
+        last = False
+        while (cls := self._next(last)) is not None:
+            if monotonic() - start > self._seconds:
+                self._found.complete = False
+                break
+            last = self._stage(cls, keep_lonely=last) == "lonely" or last
+            if not last or all((c.axis, c.positions) in self._alone for c in self._open()):
+                self._alone.clear()
+        try:
+            self._now = self._refiner.refine(self._now, _CERTAIN)
+        except MismatchError:
+            self._found.complete = False
+        for indices in self._found.marks.values():
+            for marks in indices:
+                for move in self._found.twisted:
+                    marks.pop(move, None)
+        self._network.restore()
+        self._found.passes, self._found.seconds = self._network.passes, monotonic() - start
+        return self._found
+
+    # ---- the start, and what comes next
+
+    def _begin(self) -> None:
+        colouring: Colouring = uniform(self._shapes)
+        tied = self._network.tied_lengths(colouring, self._refiner.next_seed())
+        if tied:
+            colouring = self._with_routers(colouring, tied)
+        self._base = self._refiner.refine([colouring], _CERTAIN)[0]
+        self._now = [self._base, dict(self._base)]
+
+    def _with_routers(self, colouring: Colouring, lengths: set[int]) -> Colouring:
+        """All that the network chooses among is told apart, before anything else is looked at."""
+        routed = tuple(
+            (name, 0) for name, shape in self._shapes.items() if len(shape) in (1, 2) and shape[0] in lengths
+        )
+        self._found.routed = routed
+        self._refiner.quiet = _CHOOSING
+        return {axis: np.arange(len(c)) if axis in routed else c for axis, c in colouring.items()}
+
+    def _open(self) -> list[ColourClass]:
+        return [
+            cls
+            for cls in classes(self._now[0])
+            if (cls.axis, cls.positions) not in self._decided and not self._silent(cls)
+        ]
+
+    def _next(self, last: bool) -> ColourClass | None:
+        """The class to try next: of the size that most axes have, of vectors first, late in the network first."""
+        waiting = [cls for cls in self._open() if (cls.axis, cls.positions) not in self._alone]
+        if waiting:
+            return min(waiting, key=self._rank)
+        for cls in classes(self._now[0]):
+            if self._silent(cls):
+                self._found.silent[cls.axis] = len(cls)
+        return None
+
+    def _rank(self, cls: ColourClass) -> tuple[int, ...]:
+        name, at = cls.axis
+        shape = self._shapes[name]
+        whole = self._common[shape[at]] if shape[at] == len(cls) else 0
+        return (-whole, len(shape), len(cls), -self._order[name], at, cls.positions[0])
+
+    def _silent(self, cls: ColourClass) -> bool:
+        return bool(self._refiner.silent(cls.axis)[list(cls.positions)].all())
+
+    # ---- one stage
+
+    def _stage(self, cls: ColourClass, *, keep_lonely: bool) -> str:
+        """Decide on a class: its mates with it, alone, in blocks, or not at all."""
+        why = ""
+        for trial in self._trials(cls):
+            try:
+                states = self._refined(trial)
+            except MismatchError as mismatch:
+                why = str(mismatch)
+                continue
+            before, after = self._now[0], states[-1][0]
+            touched = [axis for axis in before if after[axis].max() > before[axis].max()]
+            if len(touched) == 1 and not keep_lonely:  # most likely what it moves with was hidden: try it at the end
+                self._alone.add((cls.axis, cls.positions))
+                return "lonely"
+            self._record(trial, states)
+            self._repeat(trial)
+            self._tell(cls)
+            return "found"
+        self._decided.add((cls.axis, cls.positions))
+        self._settle(cls, why)
+        return "still"
+
+    def _refined(self, trial: _Trial) -> list[list[Colouring]]:
+        """The colourings after each round of a trial.
+
+        Raises:
+            MismatchError: one of its orders is no symmetry.
+        """
+        return [
+            self._refiner.refine(
+                recoloured(
+                    self._now,
+                    [
+                        (cls, (trial.blocks, order[trial.blocks]))
+                        for cls, order in zip(trial.classes, orders, strict=True)
+                    ],
+                )
+            )
+            for orders in trial.rounds
+        ]
+
+    def _trials(self, cls: ColourClass) -> Iterator[_Trial]:
+        """What to try, the largest group first."""
+        mates = self._mates(cls)
+        if len(mates) > 1:
+            yield self._trial(mates)
+        yield self._trial([cls])
+        for blocks in self._block_systems(cls):
+            alike = [mate for mate in mates if len(mate) == len(cls)]
+            if len(alike) > 1:
+                yield self._trial(alike, blocks)
+            yield self._trial([cls], blocks)
+
+    def _trial(self, group: Sequence[ColourClass], blocks: Colours | None = None) -> _Trial:
+        blocks = np.arange(len(group[0])) if blocks is None else blocks
+        units = int(blocks.max()) + 1
+        rounds = 1
+        while math.factorial(min(units, 20)) ** rounds <= len(group):
+            rounds += 1
+        taken: set[tuple[tuple[int, ...], ...]] = {(tuple(range(units)),) * rounds}
+        codes = []
+        for _ in group:
+            while (code := tuple(tuple(self._random.sample(range(units), units)) for _ in range(rounds))) in taken:
+                pass
+            taken.add(code)
+            codes.append(code)
+        return _Trial(tuple(group), blocks, tuple(tuple(np.array(code[at]) for code in codes) for at in range(rounds)))
+
+    def _mates(self, cls: ColourClass) -> list[ColourClass]:
+        """The classes of its size on its axis that were one class with it at the start."""
+        origin = self._base[cls.axis][cls.positions[0]]
+        return [
+            other
+            for other in classes({cls.axis: self._now[0][cls.axis]})
+            if len(other) == len(cls) and self._base[cls.axis][other.positions[0]] == origin
+        ]
+
+    def _block_systems(self, cls: ColourClass) -> Iterator[Colours]:
+        """Ways to cut a class into equal chunks or strides that the stabiliser of its first index respects.
+
+        Told one index apart, what is in its block differs from what is not. The fewest blocks come first.
+        """
+        n = len(cls)
+        first = np.minimum(np.arange(n), 1)
+        try:
+            probe = self._refiner.refine(recoloured(self._now[:1], [(cls, (first,))]), _CERTAIN)[0]
+        except MismatchError:
+            return
+        orbit = probe[cls.axis][list(cls.positions)]
+        for count in range(2, n):
+            if n % count:
+                continue
+            for blocks in (np.arange(n) // (n // count), np.arange(n) % count):
+                inside = blocks == blocks[0]
+                if not set(orbit[inside].tolist()) & set(orbit[~inside].tolist()):
+                    yield blocks
+
+    def _settle(self, cls: ColourClass, why: str) -> None:
+        """No order but the given one is a symmetry: tell the units apart, so that what depends on them goes on."""
+        with suppress(MismatchError):
+            self._now = self._refiner.refine(recoloured(self._now, [(cls, (np.arange(len(cls)),) * 2)]))
+        self._found.still.append((cls, why))
+
+    # ---- the same in other layers
+
+    def _repeat(self, trial: _Trial) -> None:
+        """What held in one layer is tried in all the others at once."""
+        first = trial.classes[0]
+        place = _place(first.axis)
+        others: list[ColourClass] = []
+        for cls in self._open():
+            if len(cls) == len(first) and cls.axis != first.axis and _place(cls.axis) == place:
+                others.append(cls)
+        if not others:
+            return
+        repeated = self._trial(others, trial.blocks)
+        with suppress(MismatchError):
+            self._record(repeated, self._refined(repeated))
+
+    # ---- writing down what was found
+
+    def _record(self, trial: _Trial, states: Sequence[Sequence[Colouring]]) -> None:
+        """Go on from the last round, and mark every index that the trial moved with its move and unit."""
+        before, self._now = self._now, list(states[-1])
+        start = len(self._found.moves)
+        self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
+        for axis in before[0]:
+            if self._now[0][axis].max() == before[0][axis].max():
+                continue
+            for colour in np.unique(before[0][axis]):
+                one, two = (np.flatnonzero(side[axis] == colour) for side in before)
+                units = _by_appearance(self._now[0][axis][one])
+                if units.max() == 0:
+                    continue
+                seen = [_arrived(units, first[axis][one], second[axis][two]) for first, second in states]
+                at = _match(trial, units, seen)
+                if at is None:
+                    self._found.twisted.update({start + each: axis for each in range(len(trial.classes))})
+                    continue
+                for position, unit in zip(one, units, strict=True):
+                    self._found.marks[axis][position][start + at] = (int(unit), trial.units)
+
+    def _tell(self, cls: ColourClass) -> None:
+        if self._told is not None:
+            single = sum(int(c.max()) + 1 for c in self._now[0].values() if c.size)
+            self._told(single / max(1, sum(len(c) for c in self._now[0].values())), cls.axis[0])
+
+
+def _place(axis: AxisOf) -> tuple[str, int]:
+    """An axis without the numbers of layers in its name."""
+    return re.sub(r"\d+", "#", axis[0]), axis[1]
+
+
+def _by_appearance(colours: Colours) -> Colours:
+    """The same partition, numbered in the order in which its parts appear."""
+    _, first, inverse = np.unique(colours, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def _arrived(units: Colours, first: Colours, second: Colours) -> Colours:
+    """For each index of a class in the second colouring, the unit of the first that has its colour."""
+    number = {int(colour): int(unit) for colour, unit in zip(first, units, strict=True)}
+    return np.array([number.get(int(colour), -1) for colour in second])
+
+
+def _match(trial: _Trial, units: Colours, seen: Sequence[Colours]) -> int | None:
+    """The class of the trial of which the units of another class follow the orders; None if there is none."""
+    if int(units.max()) + 1 != trial.units:
+        return None
+    for at in range(len(trial.classes)):
+        if all(np.array_equal(orders[at][units], arrived) for orders, arrived in zip(trial.rounds, seen, strict=True)):
+            return at
+    return None

@@ -1,0 +1,199 @@
+"""What the search runs in place of the network: the same wiring, in float64, with smooth functions and tame norms.
+
+A search compares gradients to thirteen digits, at weights of which most are equal. There a LayerNorm over equal
+values multiplies rounding by a thousand, and half of the ReLUs are dead for all units at once. What a function does
+to the *order* of units is all that counts, so any other function that treats all units alike may stand in its place.
+The proof runs the real network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_KINKED = (
+    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "hardswish", "hardtanh", "threshold"),
+    *("elu", "elu_", "selu", "celu", "rrelu", "clamp_min"),
+)
+_SORTING = frozenset(("topk", "argmax", "argmin", "argsort", "sort", "kthvalue", "median"))
+_EPSILON = 0.1
+_TIED = 1e-9  # relative to the largest value: closer values are equal but for rounding
+
+
+class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A cast to a narrower type that the code asks for becomes one to float64."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wide = {name: torch.float64 if _narrow(value) else value for name, value in (kwargs or {}).items()}
+        return func(*(torch.float64 if _narrow(value) else value for value in args), **wide)
+
+
+def _narrow(value: object) -> bool:
+    return isinstance(value, torch.dtype) and value in _NARROW
+
+
+class Exact(TorchFunctionMode):
+    """Functions that torch has for narrow types alone, in float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = self.replaced(getattr(func, "__name__", ""), func, args, kwargs)
+        return func(*args, **kwargs) if made is None else made
+
+    def replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """What stands in for a call; None if nothing does."""
+        return _grouped_mm(args, kwargs) if name in ("grouped_mm", "_grouped_mm") else None
+
+
+class Smooth(Exact):
+    """Replaces functions by smooth ones that treat units alike, and notices where a choice was between equal values.
+
+    Attributes:
+        tied: lengths of the axes along which values were sorted or chosen that are equal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied: set[int] = set()
+
+    def replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        if not args or not isinstance(args[0], Tensor):
+            return super().replaced(name, func, args, kwargs)
+        if name in _SORTING:
+            self._notice_ties(name, args, kwargs)
+        replacement = _REPLACEMENTS.get(name)
+        if replacement is None or not args[0].is_floating_point():
+            return super().replaced(name, func, args, kwargs)
+        return replacement(func, args, kwargs)
+
+    def _notice_ties(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
+        x = args[0].detach()
+        at = 2 if name in ("topk", "kthvalue") else 1
+        dim = kwargs.get("dim", args[at] if len(args) > at else -1)
+        if not x.is_floating_point() or not x.dim():
+            return
+        x = x.flatten() if not isinstance(dim, int) or isinstance(dim, bool) else x.movedim(dim, -1)
+        ordered = x.sort(dim=-1).values
+        if ordered.shape[-1] > 1 and ordered.numel():
+            nearest = float(ordered.diff(dim=-1).abs().min())
+            if nearest <= _TIED * float(ordered.abs().max()):
+                self.tied.add(int(ordered.shape[-1]))
+
+
+def _argument(args: Any, kwargs: Mapping[str, Any], at: int, name: str, default: Any = None) -> Any:
+    return kwargs.get(name, args[at] if len(args) > at else default)
+
+
+def _grouped_mm(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """(rows, k) times (groups, k, n): rows up to `offs[g]` with the matrix of group g."""
+    a, b, ends = (
+        _argument(args, kwargs, 0, "mat_a"),
+        _argument(args, kwargs, 1, "mat_b"),
+        _argument(args, kwargs, 2, "offs"),
+    )
+    if a.dim() != 2 or b.dim() != 3 or ends is None:
+        return None
+    bounds = [0, *ends.tolist()]
+    return torch.cat([a[start:end] @ b[at] for at, (start, end) in enumerate(pairwise(bounds))])
+
+
+def _softplus(func: Any, args: Any, kwargs: Any) -> Tensor:
+    return F.softplus(args[0] * 1.3) - 0.4
+
+
+def _sigmoid(func: Any, args: Any, kwargs: Any) -> Tensor:
+    return torch.sigmoid(args[0])
+
+
+def _batch_norm(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Spelled out, so that the running statistics have gradients like any other tensor."""
+    mean, variance = _argument(args, kwargs, 1, "running_mean"), _argument(args, kwargs, 2, "running_var")
+    if mean is None or variance is None or _argument(args, kwargs, 5, "training", False) is True:
+        return None
+    x, epsilon = args[0], _argument(args, kwargs, 7, "eps", 1e-5)
+    weight, bias = _argument(args, kwargs, 3, "weight"), _argument(args, kwargs, 4, "bias")
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    y: Tensor = (x - mean.view(shape)) / (variance.view(shape) + epsilon).sqrt()
+    return _scaled(y, weight, bias, shape)
+
+
+def _layer_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
+    shape = tuple(_argument(args, kwargs, 1, "normalized_shape", ()))
+    bias = _argument(args, kwargs, 3, "bias") if func.__name__ == "layer_norm" else None
+    return _scaled(_tamed(args[0], tuple(range(-len(shape), 0))), _argument(args, kwargs, 2, "weight"), bias, None)
+
+
+def _group_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
+    x = args[0]
+    grouped = x.reshape(x.shape[0], _argument(args, kwargs, 1, "num_groups"), -1)
+    weight, bias = _argument(args, kwargs, 2, "weight"), _argument(args, kwargs, 3, "bias")
+    return _scaled(_tamed(grouped, (-1,)).reshape(x.shape), weight, bias, [1, -1] + [1] * (x.dim() - 2))
+
+
+def _instance_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
+    x = args[0]
+    weight, bias = _argument(args, kwargs, 3, "weight"), _argument(args, kwargs, 4, "bias")
+    return _scaled(_tamed(x, tuple(range(2, x.dim()))), weight, bias, [1, -1] + [1] * (x.dim() - 2))
+
+
+def _tamed(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    """A norm that is smooth where all values are equal: it takes half of the mean away, with a large epsilon."""
+    centred = x - 0.5 * x.mean(over, keepdim=True)
+    return centred / (centred.square().mean(over, keepdim=True) + _EPSILON).sqrt()
+
+
+def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: list[int] | None) -> Tensor:
+    for tensor, combine in ((weight, torch.mul), (bias, torch.add)):
+        if tensor is not None:
+            y = combine(y, tensor if shape is None else tensor.view(shape))
+    return y
+
+
+def _mean(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """A mean that is taken off by hand, as a norm does it."""
+    if not (kwargs.get("keepdim") or (len(args) > 2 and args[2] is True)):
+        return None
+    partly: Tensor = 0.6 * func(*args, **kwargs)
+    return partly
+
+
+def _variance(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    dim = _argument(args, kwargs, 1, "dim")
+    if dim is None or isinstance(dim, bool):
+        return None
+    lifted: Tensor = func(*args, **kwargs) + _EPSILON * args[0].square().mean(dim, keepdim=kwargs.get("keepdim", False))
+    return lifted
+
+
+def _prelu(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Smooth, and it still reads the slope, which belongs to the wiring."""
+    x, weight = args[0], _argument(args, kwargs, 1, "weight")
+    shape = [1, -1] + [1] * (x.dim() - 2) if x.dim() > 1 and weight.numel() > 1 else [-1]
+    smooth: Tensor = F.softplus(1.3 * x) - weight.view(shape) * F.softplus(-1.3 * x) - 0.4
+    return smooth
+
+
+_REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Tensor | None]] = {
+    **dict.fromkeys(_KINKED, _softplus),
+    "prelu": _prelu,
+    "hardsigmoid": _sigmoid,
+    "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "mean": _mean,
+    "var": _variance,
+}
+"""By the names of functions and methods of torch; None from one of them leaves the function as it is."""

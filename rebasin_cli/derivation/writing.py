@@ -1,0 +1,231 @@
+"""The text of a derived spec: keys folded into templates where all layers agree, and a comment for what stays."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, moves_in, parts_of
+from rebasin_cli.derivation.naming import Name, numbers_of, template_of, words_of
+from rebasin_cli.derivation.wiring import Wiring
+
+_LETTERS = "ijklmnopqrstuvwxyz"  # of variables; `e` is the unit of a dim that is an index of keys
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that a derived spec says.
+
+    Attributes:
+        names: of the dims; keys: all keys of the state dict of each tensor, the first of which names it.
+        buffers: tensors that are moved and not matched; ignored: keys that are copied, with the reason.
+        sizes: of dims that no shape tells; stays: (what, why), for people; comments: of single tensors.
+    """
+
+    title: str
+    wiring: Wiring
+    names: Mapping[int, Name]
+    keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    name: str = "derived"
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    stays: Sequence[tuple[str, str]] = ()
+    comments: Mapping[str, str] = field(default_factory=dict)
+
+    def spelled(self, dim: int) -> str:
+        """The name of a dim as checkpoints have it: `fc1.0`."""
+        return _spelled(self.names[dim])
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A key template with its pattern; numbers of dims are written as variables of the template, or as they are."""
+
+    key: str
+    pattern: str
+    comment: str = ""
+
+
+def spec_text(draft: Draft) -> str:
+    """The YAML of a spec."""
+    out = [f"name: {_quoted(draft.name)}", f"title: {_quoted(draft.title)}"]
+    wiring = draft.wiring
+    sizes = _rules(draft, {dim: partial(_size_rule, size) for dim, size in draft.sizes.items()})
+    rules = _rules(draft, {dim: partial(_owner_rule, owner) for dim, owner in wiring.owners.items()})
+    rules += _rules(draft, {dim: partial(_index_rule, draft, dim) for dim in wiring.indices})
+    stays = [f"{_quoted(what)}: {_quoted(why)}" for what, why in draft.stays]
+    for section, lines in (("sizes", sizes), ("dims", rules), ("stays", stays)):
+        if lines:
+            out += [f"{section}:", *(f"  {line}" for line in lines)]
+    for section, wanted in (("tensors", False), ("buffers", True)):
+        lines_of = _lines(draft, [name for name in wiring.shapes if (name in draft.buffers) is wanted])
+        if lines_of:
+            out += [f"{section}:", *(_written(line) for line in lines_of)]
+    if draft.ignored:
+        out.append("ignored:")
+        out += [f"  - {_quoted(key)}" + (f"       # {why}" if why else "") for key, why in _ignored(draft)]
+    return "\n".join(out) + "\n"
+
+
+def _written(line: _Line) -> str:
+    return f"  {_quoted(line.key)}: {_quoted(line.pattern)}" + (f"       # {line.comment}" if line.comment else "")
+
+
+def _quoted(text: str) -> str:
+    """As YAML has it: quoted where it would be read as something else."""
+    plain = text[:1].isalnum() or text[:1] in ("(", "_")
+    words = text.lower() in ("null", "true", "false", "yes", "no", "on", "off") or text.replace(".", "").isdigit()
+    if plain and not words and ": " not in text and " #" not in text and text == text.strip():
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _spelled(name: Name) -> str:
+    return ".".join([name[0], *map(str, name[1])])
+
+
+def _rules(draft: Draft, rules: Mapping[int, Callable[[Callable[[int], str]], str]]) -> list[str]:
+    """A line for every dim, one for all dims of a word where they say the same.
+
+    Args:
+        rules: by dim, from a way to name other dims to what is said of it.
+    """
+    by_word: dict[tuple[str, int], list[int]] = {}
+    for dim in rules:
+        word, numbers = draft.names[dim]
+        by_word.setdefault((word, len(numbers)), []).append(dim)
+    lines = []
+    for (word, count), dims in by_word.items():
+        general = {rules[dim](partial(_relative, draft, draft.names[dim][1])) for dim in dims}
+        everyone = sum(1 for other in draft.names.values() if (other[0], len(other[1])) == (word, count))
+        if len(general) == 1 and count and 1 < len(dims) == everyone:
+            lines.append(f"{'.'.join([word, *_variables(count)])}: {general.pop()}")
+        else:
+            lines += [f"{_spelled(draft.names[dim])}: {rules[dim](lambda o: _spelled(draft.names[o]))}" for dim in dims]
+    return lines
+
+
+def _relative(draft: Draft, numbers: Sequence[int], dim: int) -> str:
+    """The name of a dim where `numbers` are the values of the variables."""
+    word, own = draft.names[dim]
+    variables = _variables(len(numbers))
+    if own and own == tuple(numbers[: len(own)]):
+        return ".".join([word, *variables[: len(own)]])
+    if len(own) == len(numbers) == 1 and abs(own[0] - numbers[0]) == 1:
+        return f"{word}.{{{_LETTERS[0]}{own[0] - numbers[0]:+d}}}"
+    return _spelled(draft.names[dim])
+
+
+def _variables(count: int) -> list[str]:
+    return [f"{{{letter}}}" for letter in _LETTERS[:count]]
+
+
+def _lines(draft: Draft, names: Sequence[str]) -> list[_Line]:
+    """One line for all keys of a template that agree, single ones for the others; in the order of the network."""
+    keys = [(key, name) for name in names for key in draft.keys.get(name, (name,)) if key not in draft.ignored]
+    groups: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    for key, name in keys:
+        groups.setdefault((template_of(key), len(draft.wiring.shapes[name])), []).append((key, name))
+    general: dict[str, _Line] = {}
+    for (template, _), members in groups.items():
+        line, covered = _general(draft, template, members)
+        general |= dict.fromkeys(covered, line)
+    single = {key: _Line(key, _pattern(draft, name, ()), draft.comments.get(name, "")) for key, name in keys}
+    return _joined(list(dict.fromkeys(general.get(key, single[key]) for key, _ in keys)))
+
+
+def _general(draft: Draft, template: str, members: Sequence[tuple[str, str]]) -> tuple[_Line, set[str]]:
+    """A line with variables, and the keys for which it is right; none where that would be fewer than two."""
+    letters = iter(_LETTERS)
+    key = ".".join(f"{{{next(letters)}}}" if word == "#" else word for word in template.split("."))
+    spelled = {member: _pattern(draft, name, numbers_of(member)) for member, name in members}
+    pattern, times = Counter(spelled.values()).most_common(1)[0]
+    right = {member for member, text in spelled.items() if text == pattern}
+    if "#" not in template or times < 2 or not words_of(template.rpartition(".")[0].replace("#", "0")):
+        right = set()
+    comment = next((draft.comments[name] for k, name in members if k in right and name in draft.comments), "")
+    return _Line(key, pattern, comment), right
+
+
+def _joined(lines: Sequence[_Line]) -> list[_Line]:
+    """Neighbours that differ in the last word alone as one line: `norm.{weight,bias}`."""
+    joined: list[_Line] = []
+    for (stem, pattern, comment), group in itertools.groupby(
+        lines, key=lambda line: (line.key.rpartition(".")[0], line.pattern, line.comment)
+    ):
+        lasts = [line.key.rpartition(".")[2] for line in group]
+        plain = stem and len(lasts) > 1 and not any(c in last for last in lasts for c in "{}*?")
+        if plain:
+            joined.append(_Line(f"{stem}.{{{','.join(lasts)}}}", pattern, comment))
+        else:
+            joined += [_Line(f"{stem}.{last}" if stem else last, pattern, comment) for last in lasts]
+    return joined
+
+
+def _pattern(draft: Draft, name: str, numbers: Sequence[int]) -> str:
+    axes = [_axis(draft, draft.wiring.expressions[name, at], numbers) for at in range(len(draft.wiring.shapes[name]))]
+    return " ".join(axes)
+
+
+def _axis(draft: Draft, expression: Expression, numbers: Sequence[int]) -> str:
+    if isinstance(expression, Still):
+        return "_"
+    if isinstance(expression, Chain):
+        return " + ".join(_atom(draft, part, numbers) for part in expression.parts)
+    return _atom(draft, expression, numbers)
+
+
+def _atom(draft: Draft, expression: Expression, numbers: Sequence[int]) -> str:
+    if isinstance(expression, Still):
+        return str(expression.size)
+    if isinstance(expression, Moving):
+        return _relative(draft, numbers, expression.move)
+    if isinstance(expression, Chain):
+        return f"({' + '.join(_atom(draft, part, numbers) for part in expression.parts)})"
+    inner = [
+        _axis(draft, factor, numbers) if isinstance(factor, Chain) else _atom(draft, factor, numbers)
+        for factor in expression.factors
+    ]
+    return f"({' '.join(inner)})"
+
+
+def _ignored(draft: Draft) -> list[tuple[str, str]]:
+    """Templates of the keys that are copied, with every number a variable."""
+    found: dict[str, str] = {}
+    for key, why in draft.ignored.items():
+        letters = iter(_LETTERS)
+        found.setdefault(".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in key.split(".")), why)
+    return list(found.items())
+
+
+def unsized(wiring: Wiring) -> dict[int, int]:
+    """The dims whose size no axis tells: of every product all factors but the last, unless they stand alone
+    somewhere.
+    """
+    alone = {e.move for e in wiring.expressions.values() if isinstance(e, Moving)} | set(wiring.indices)
+    sizes: dict[int, int] = {}
+    for expression in wiring.expressions.values():
+        for part in parts_of(expression):
+            moving = [f for f in part.factors if moves_in(f)] if isinstance(part, Nest) else []
+            sizes |= {f.move: f.size for f in moving[:-1] if isinstance(f, Moving) and f.move not in alone}
+    return sizes
+
+
+def _size_rule(size: int, name: Callable[[int], str]) -> str:
+    return f"[{size}]"
+
+
+def _owner_rule(owner: int, name: Callable[[int], str]) -> str:
+    return f"within {name(owner)}"
+
+
+def _index_rule(draft: Draft, dim: int, name: Callable[[int], str]) -> str:
+    place = draft.wiring.indices[dim]
+    if "{" in name(dim):
+        letters = iter(_LETTERS)
+        place = ".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in place.split("."))
+    return f"index e in {place}.{{e}}.*"
