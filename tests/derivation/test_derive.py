@@ -1,4 +1,4 @@
-"""Specs derived from networks of the kinds that people train: the group is the right one, and the real network proves it."""
+"""Specs derived from networks of the kinds that people train: the right group, proved by the real network."""
 
 from __future__ import annotations
 
