@@ -29,7 +29,7 @@ class SavedPermutation:
 
     Attributes:
         inputs: sha256 by role (`a`, `b`).
-        sha256: of the file.
+        spec_text: the YAML of a spec that does not ship; sha256: of the file.
     """
 
     permutation: Permutation
@@ -38,6 +38,7 @@ class SavedPermutation:
     inputs: Mapping[str, str]
     path: Path
     sha256: str
+    spec_text: str = ""
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
@@ -89,6 +90,8 @@ def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mappi
         "inputs": json.dumps(dict(inputs), sort_keys=True),
         "convention": "aligned[i] = b[perm[i]]; within an owner: aligned[g, i] = b[P[g], p[g, i]]",
     }
+    if layout.spec.text:
+        metadata["spec.text"] = layout.spec.text
     return tensors_bytes({dim: perm.contiguous() for dim, perm in permutation.items()}, metadata=metadata)
 
 
@@ -130,6 +133,7 @@ def load_permutation(path: Path) -> SavedPermutation:
         _inputs(checkpoint.metadata.get("inputs", "{}")),
         path,
         sha256,
+        checkpoint.metadata.get("spec.text", ""),
     )
 
 

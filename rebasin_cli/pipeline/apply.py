@@ -105,13 +105,16 @@ def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, p
 def _layout(saved: SavedPermutation, checkpoint: Checkpoint, choice: SpecChoice) -> Layout:
     """Bind the spec of the permutation; sizes that shapes do not tell are the permutation's own."""
     if choice.arch is None:
-        if saved.spec_name not in shipped_specs():
+        if saved.spec_text:
+            choice = replace(choice, arch=f"{saved.path}:{saved.spec_name}.yaml", text=saved.spec_text)
+        elif saved.spec_name not in shipped_specs():
             raise ContentError(
                 f"the permutation was made with the spec `{saved.spec_name}`, which does not ship",
                 where=str(saved.path),
                 remedy="name its file: --arch FILE.yaml",
             )
-        choice = replace(choice, arch=saved.spec_name)
+        else:
+            choice = replace(choice, arch=saved.spec_name)
     layout = bind_one(checkpoint, choice)
     unknown = {
         name: shape[-1]

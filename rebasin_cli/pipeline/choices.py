@@ -10,15 +10,20 @@ from rebasin_cli.report.document import ArchitectureRecord
 
 @dataclass(frozen=True, slots=True)
 class SpecChoice:
-    """What the user said about the spec: `--arch`, `--set`, `--freeze`, `--ignore`."""
+    """What the user said about the spec: `--arch`, `--set`, `--freeze`, `--ignore`.
+
+    Attributes:
+        text: the YAML of a spec whose file may be gone: a document or a permutation file holds it.
+    """
 
     arch: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    text: str = ""
 
     @staticmethod
     def of_record(record: ArchitectureRecord) -> SpecChoice:
         """The choice that an earlier command made."""
         options = record.options
-        return SpecChoice(record.file or record.name, options.set, options.freeze, options.ignore)
+        return SpecChoice(record.file or record.name, options.set, options.freeze, options.ignore, record.text)

@@ -61,7 +61,7 @@ def bind_one(
     if choice.arch is None:
         return detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
     return bind(
-        find_spec(choice.arch), shapes,
+        find_spec(choice.arch, choice.text), shapes,
         config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore, apart=apart, still=still,
     )  # fmt: skip
 
@@ -160,7 +160,8 @@ def _bind_each(models: Sequence[Checkpoint], labels: Sequence[str], choice: Spec
 
 def _named(layout: Layout, choice: SpecChoice) -> SpecChoice:
     """The choice with the spec that was found."""
-    return replace(choice, arch=layout.spec.name if layout.spec.shipped else str(layout.spec.path))
+    spec = layout.spec
+    return replace(choice, arch=spec.name if spec.shipped else str(spec.path), text=spec.text)
 
 
 def _matching(choice: SpecChoice, checkpoint: Checkpoint) -> SpecChoice:

@@ -85,6 +85,7 @@ def architecture_record(
         dims=dims,
         fixed=tuple(name for name, dim in layout.dims.items() if dim.fixed is not None),
         stays=dict(spec.stays),
+        text=spec.text,
     )
 
 

@@ -29,7 +29,7 @@ _JSON_NAME = {"lam": "lambda"}  # `lambda` is a word of Python's own
 _OPTIONAL = ("tensors", "architectures", "checks", "plan", "merge", "at")  # absent unless the command is about them
 _UNLESS_EMPTY = (
     "trials", "losses", "repaired", "failures", "metrics", "basis", "missing", "unit", "kept", "proof", "checked",
-    "key", "hashes",
+    "text", "key", "hashes",
 )  # fmt: skip
 LONGEST = 128 << 20  # bytes of a document: a hundred thousand tensors and dims take half
 _INT64 = 1 << 63

@@ -97,7 +97,7 @@ class ArchitectureRecord:
         file: where a spec that does not ship lies; None for a shipped one.
         proved: whether the spec was proved on networks of its family: by the project's tests, if it ships, otherwise
             by `rebasin arch prove`. That *this* network is one of them is another question: see `checked`.
-        proof: of a spec that does not ship: on which network, and when.
+        proof: of a spec that does not ship: on which network, and when; text: its YAML.
         checked: whether this network was run; None where nothing was permuted.
         prefix: the wrapper in front of the keys (`module.`).
         sizes: what shapes alone do not tell, as it was found.
@@ -119,6 +119,7 @@ class ArchitectureRecord:
     stays: Mapping[str, str] = field(default_factory=dict)
     proof: str = ""
     checked: CheckedRecord | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

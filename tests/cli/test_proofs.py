@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.cli.conftest import Rebasin
 
@@ -180,3 +182,17 @@ def test_state_that_cannot_be_read_or_written(rebasin: Rebasin, own: Path) -> No
     done = rebasin(*ALIGN)
     assert done.code == 0
     assert done.document["architecture"]["proved"] is False
+
+
+def test_results_hold_the_spec_they_were_made_with(rebasin: Rebasin, own: Path) -> None:
+    """Neither `apply` nor the next command of a pipe needs the file of the spec."""
+    done = rebasin(*ALIGN)
+    assert done.code == 0, done.err
+    Path("own.yaml").unlink()
+    applied = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "again.safetensors")
+    assert applied.code == 0, applied.err
+    one, two = load_file("b.aligned.safetensors"), load_file("again.safetensors")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    halfway = rebasin("interpolate", "--at", "0.5", "-o", "half.safetensors", stdin=done.out.encode())
+    assert halfway.code == 0, halfway.err
+    assert halfway.document["architecture"]["sha256"] == done.document["architecture"]["sha256"]

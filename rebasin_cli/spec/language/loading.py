@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from rebasin_cli.spec.language.permutation_spec import (
     canonical_hash,
 )
 from rebasin_cli.spec.language.template import Template, alternatives, parse_templates
-from rebasin_cli.spec.language.yaml_nodes import Items, Node, Scalar, Table, parse_yaml, read_yaml
+from rebasin_cli.spec.language.yaml_nodes import Items, Node, Scalar, Table, parse_yaml, read_spec, read_yaml
 from rebasin_cli.spec.limits import LONGEST_TEXT, MOST_LINES
 from rebasin_cli.spec.shipped_folder import architectures_folder
 
@@ -42,7 +43,9 @@ def load_spec(path: Path, *, shipped: bool = False) -> PermutationSpec:
     Raises:
         ContentError: with file and line, for anything outside the language.
     """
-    return _Parser(path, shipped).parse(read_yaml(path))
+    if shipped:
+        return _Parser(path, shipped).parse(read_yaml(path))
+    return parse_spec(read_spec(path), str(path))
 
 
 def parse_spec(text: str, file: str = "spec.yaml") -> PermutationSpec:
@@ -51,7 +54,9 @@ def parse_spec(text: str, file: str = "spec.yaml") -> PermutationSpec:
     Raises:
         ContentError: as `load_spec` does.
     """
-    return _Parser(Path(file), shipped=False).parse(parse_yaml(text, file))
+    path = Path(file)
+    spec = _Parser(path, shipped=False).parse(parse_yaml(text, path.name))
+    return spec if spec.parts else replace(spec, text=text)
 
 
 @lru_cache(maxsize=65536)

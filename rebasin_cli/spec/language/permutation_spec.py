@@ -86,6 +86,7 @@ class PermutationSpec:
         stays: what never moves in this family and why, as text for users.
         shipped: whether it is one of the specs that come with the program (its tests prove them).
         parts: the names of the specs that it puts together.
+        text: its YAML, where it does not ship and stands by itself: it goes into what is made with it.
     """
 
     name: str
@@ -101,6 +102,7 @@ class PermutationSpec:
     stays: tuple[tuple[str, str], ...]
     shorthands: tuple[Shorthand, ...] = ()
     parts: tuple[str, ...] = ()
+    text: str = ""
 
     def at(self, line: int) -> str:
         """`file.yaml:12`, for messages."""

@@ -51,6 +51,15 @@ class Table:
 Node = Scalar | Items | Table
 
 
+def read_spec(path: Path) -> str:
+    """The text of a spec file.
+
+    Raises:
+        SystemFailure: it cannot be read. ContentError: too large, or not UTF-8.
+    """
+    return read_text(path, LONGEST_FILE, "a permutation spec", _REMEDY)
+
+
 def read_yaml(path: Path) -> Table:
     """Read a YAML file whose top level is a mapping.
 
@@ -58,7 +67,7 @@ def read_yaml(path: Path) -> Table:
         SystemFailure: the file cannot be read.
         ContentError: not UTF-8, not YAML, no mapping at the top, or a key given twice.
     """
-    return parse_yaml(read_text(path, LONGEST_FILE, "a permutation spec", _REMEDY), path.name)
+    return parse_yaml(read_spec(path), path.name)
 
 
 def parse_yaml(text: str, file: str) -> Table:
