@@ -34,6 +34,11 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, three seconds for nothing: here nothing is compiled."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         wide = {name: torch.float64 if _narrow(value) else value for name, value in (kwargs or {}).items()}
         return func(*(torch.float64 if _narrow(value) else value for value in args), **wide)

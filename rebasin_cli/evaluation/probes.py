@@ -13,6 +13,7 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.comparing import Run, Trace
+from rebasin_cli.evaluation.examples import guesses
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
 from rebasin_cli.evaluation.libraries import on_files_of_others
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module
@@ -72,6 +73,10 @@ def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options:
         UsageError: it cannot be imported, or returns no inputs. ContentError: its tensors are not the checkpoint's.
     """
     module, inputs = build_module(reference, state, options)
+    guessed = ""
+    if inputs is None:
+        inputs, called = next(guesses(module), (None, ""))
+        inputs, guessed = (inputs,) if isinstance(inputs, Tensor) else inputs, f" on a guess of its inputs, {called}"
     if inputs is None:
         raise UsageError(
             f"--network {reference} returns a network alone, and there is nothing to run it on",
@@ -89,7 +94,7 @@ def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options:
 
         return run
 
-    return Probe(reference, _count(inputs), run_in)
+    return Probe(reference + guessed, _count(inputs), run_in)
 
 
 def pretrained_probe(config: Mapping[str, Any], folder: Path, state: Mapping[str, Tensor], seed: int = 0) -> Probe:

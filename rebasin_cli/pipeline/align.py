@@ -22,6 +22,7 @@ from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, with_data
 from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.network_spec import settled_spec
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.progress import Progress
@@ -86,6 +87,7 @@ def align(request: AlignRequest, progress: Progress) -> RunDocument:
     with ExitStack() as files:
         a = files.enter_context(open_source(request.a, progress))
         b = files.enter_context(open_source(request.b, progress))
+        request = replace(request, spec=settled_spec(request.spec, request.data, (a, b), progress))
         pair = bind_pair(a, b, request.spec)
         device = matching_device(request.choice, pair.layout)
         targets = _targets(request, b)

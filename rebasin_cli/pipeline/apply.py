@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
@@ -17,6 +17,7 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
 from rebasin_cli.pipeline.match import tell_identity
+from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
@@ -28,15 +29,19 @@ from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
+if TYPE_CHECKING:  # what loads data imports networks
+    from rebasin_cli.pipeline.data import DataRequest
+
 
 @dataclass(frozen=True, slots=True)
 class ApplyRequest:
-    """What the user asked for; `inverse` undoes the permutation instead."""
+    """What the user asked for; `inverse` undoes it instead, `data` names the network."""
 
     permutation: Path
     checkpoint: Source
     output: Path | BinaryIO
     spec: SpecChoice = field(default_factory=SpecChoice)
+    data: DataRequest | None = None
     report: Path | None = None
     inverse: bool = False
     force: bool = False
@@ -54,6 +59,8 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
     check_same_run(saved)
     with ExitStack() as files:
         checkpoint = files.enter_context(open_source(request.checkpoint, progress))
+        if not saved.spec_text:
+            request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
         layout = _layout(saved, checkpoint, request.spec)
         saved.check_fits(layout)
         report = named_or_beside(request.report, output_base(request.output), ".rebasin.json")
@@ -106,15 +113,15 @@ def _layout(saved: SavedPermutation, checkpoint: Checkpoint, choice: SpecChoice)
     """Bind the spec of the permutation; sizes that shapes do not tell are the permutation's own."""
     if choice.arch is None:
         if saved.spec_text:
-            choice = replace(choice, arch=f"{saved.path}:{saved.spec_name}.yaml", text=saved.spec_text)
-        elif saved.spec_name not in shipped_specs():
+            choice = spec_of_permutation(saved, choice)
+        elif saved.spec_name in shipped_specs():
+            choice = replace(choice, arch=saved.spec_name)
+        else:
             raise ContentError(
                 f"the permutation was made with the spec `{saved.spec_name}`, which does not ship",
                 where=str(saved.path),
                 remedy="name its file: --arch FILE.yaml",
             )
-        else:
-            choice = replace(choice, arch=saved.spec_name)
     layout = bind_one(checkpoint, choice)
     unknown = {
         name: shape[-1]

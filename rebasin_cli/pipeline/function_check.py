@@ -59,6 +59,10 @@ class _Begun:
     reference: Mapping[str, Tensor]
 
 
+class AnotherFunctionError(ContentError):
+    """A spec fits names and shapes, and the network is another."""
+
+
 class FunctionCheck:
     """Compares a checkpoint with itself, permuted, on a network; keeps what is known."""
 
@@ -225,7 +229,7 @@ def _tolerance(error: float, run: Run, state: Mapping[str, Tensor], reference: M
 
 def _another_function(
     probe: Probe, layout: Layout, begun: _Begun, permutation: Permutation, error: float, tolerance: float
-) -> ContentError:
+) -> AnotherFunctionError:
     """The refusal: how much, from which module on, and what to do."""
     spec, state, run = layout.spec, begun.state, begun.run
 
@@ -241,10 +245,11 @@ def _another_function(
     alone = f"; permuting {', '.join(breaking[:8])} alone breaks it" if breaking else ""
     freeze = " ".join(f"--freeze {dim}" for dim in breaking)
     way = f", or leave out what breaks it: {freeze}" if breaking and rest and keeps(rest) else ""
-    return ContentError(
+    return AnotherFunctionError(
         f"names and shapes fit the spec `{spec.name}`, but the network is another: permuted by it, {begun.name} gives "
         f"other outputs, by {error:.2g} of the largest ({tolerance:.0e} would be rounding)",
         where=f"{probe.name}, {probe.examples} examples; {seen}{alone}",
-        remedy="write a spec for this network (architectures/README.md), prove it with "
-        f"`rebasin arch prove FILE --network MODULE:FUNCTION`, and name it with --arch{way}",
+        remedy="derive a spec from this network with `rebasin arch derive MODULE:FUNCTION -o FILE.yaml`, or write one "
+        "(architectures/README.md) and prove it with `rebasin arch prove FILE --network MODULE:FUNCTION`; name it with "
+        f"--arch{way}",
     )

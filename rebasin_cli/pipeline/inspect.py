@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
+from rebasin_cli.pipeline.network_spec import settled_spec
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument, TensorRecord
 from rebasin_cli.spec import Layout
 
+if TYPE_CHECKING:  # what loads data imports networks
+    from rebasin_cli.pipeline.data import DataRequest
 
-def inspect(source: Source, spec: SpecChoice, progress: Progress) -> RunDocument:
+
+def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequest | None = None) -> RunDocument:
     """Tensors, the architecture and why, dims with their sizes, what stays fixed and why.
+
+    Args:
+        data: the network that was named, for its spec.
 
     A checkpoint of no known architecture is shown all the same, with the nearest specs as a warning.
 
@@ -24,6 +33,7 @@ def inspect(source: Source, spec: SpecChoice, progress: Progress) -> RunDocument
     """
     with open_source(source, progress) as checkpoint:
         layout = None
+        spec = settled_spec(spec, data, (checkpoint,), progress)
         try:
             layout = bind_one(checkpoint, spec)
         except ContentError as error:

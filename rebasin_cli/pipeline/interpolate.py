@@ -18,12 +18,14 @@ from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging.interpolation import Blend
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation, permutation_bytes
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import open_source, scan_sources
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_weights, checked_grid
 from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.match import match_pair, matching_device, resolve_device, tell_identity, with_data
 from rebasin_cli.pipeline.methods import MatchChoice, search_record
+from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import (
     PathPoints,
@@ -118,6 +120,7 @@ def interpolate(request: InterpolateRequest, progress: Progress) -> RunDocument:
     with ExitStack() as files:
         a = files.enter_context(open_source(request.a, progress))
         b = files.enter_context(open_source(request.b, progress))
+        request = replace(request, spec=_spec(request, (a, b), progress))
         pair = bind_pair(a, b, request.spec)
         check_same_spec(before, pair)
         saved = _saved_permutation(request, pair)
@@ -175,6 +178,13 @@ def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSw
     return replace(request, save_permutation=own or default), kept, None
 
 
+def _spec(request: InterpolateRequest, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> SpecChoice:
+    """The spec that the user named, or the one of the permutation, or of the network."""
+    if request.permutation is not None and request.align and request.spec.arch is None:
+        return spec_of_permutation(load_permutation(request.permutation), request.spec)
+    return settled_spec(request.spec, request.data, ends, progress, permutes=request.align)
+
+
 def _saved_permutation(request: InterpolateRequest, pair: Pair) -> SavedPermutation | None:
     """The permutation that is given, if it fits."""
     if request.permutation is None or not request.align:
@@ -223,7 +233,7 @@ def _scorer_and_check(
     tell_lacking(pair, progress)
     if not request.align:
         return scorer, None
-    return scorer, prepare_check(pair, device, progress, scorer=scorer, fitting=choice.fitting)
+    return scorer, prepare_check(pair, device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
 
 
 def _scan(run: _Run, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> dict[str, InputRecord]:

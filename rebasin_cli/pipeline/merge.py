@@ -26,6 +26,7 @@ from rebasin_cli.pipeline.match import resolve_device, with_data
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, role_of, score_merge
 from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.network_spec import settled_spec
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import check_dtypes, is_first, tell_kept, tell_lacking
@@ -115,6 +116,7 @@ def merge(request: MergeRequest, progress: Progress) -> RunDocument:
     device = resolve_device(request.choice.device)
     with ExitStack() as files:
         opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
+        request = replace(request, spec=settled_spec(request.spec, request.data, opened, progress))
         pairs = tuple(bind_models(opened, request.spec))
         models = Models(pairs[0].layout, (opened[0], *(pair.b for pair in pairs)), weights)
         targets = _checked_targets(request, pairs)
@@ -122,7 +124,7 @@ def merge(request: MergeRequest, progress: Progress) -> RunDocument:
         scorer = _scorer(request, pairs[0], device, progress)
         _tell_models(pairs, progress)
         document = _planned(request, models.layout, device, progress)
-        check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting)
+        check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
         if request.dry_run:
             return replace(document, plan=_plan(pairs, targets))
         run = _Run(opened, pairs, models, targets, choice, scorer, check)

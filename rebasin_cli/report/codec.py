@@ -26,7 +26,8 @@ from rebasin_cli.safe_text import escaped_json
 T = TypeVar("T")
 
 _JSON_NAME = {"lam": "lambda"}  # `lambda` is a word of Python's own
-_OPTIONAL = ("tensors", "architectures", "checks", "plan", "merge", "at")  # absent unless the command is about them
+_OPTIONAL = ("tensors", "architectures", "checks", "plan", "merge", "at", "derivation")
+"""Absent unless the command is about them."""
 _UNLESS_EMPTY = (
     "trials", "losses", "repaired", "failures", "metrics", "basis", "missing", "unit", "kept", "proof", "checked",
     "text", "key", "hashes",

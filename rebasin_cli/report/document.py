@@ -356,6 +356,29 @@ class CheckRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DerivationRecord:
+    """How a spec was derived from a network.
+
+    Attributes:
+        network: as it was named; inputs: what it was run on.
+        passes: forward and backward runs; seconds: of all of it, the proof included.
+        complete: whether all was decided in time.
+        held: dims that were found and stay all the same, with the reason.
+        unread: tensors that the outputs do not depend on.
+        free: sides that stay though exchanging their units changes nothing.
+    """
+
+    network: str
+    inputs: str
+    passes: int
+    seconds: float
+    complete: bool = True
+    held: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRecord:
     """What a run would do (`--dry-run`); memory and time are estimates, good to a factor of three."""
 
@@ -399,4 +422,5 @@ class RunDocument:
     plan: PlanRecord | None = None
     merge: MergeRecord | None = None
     at: float | None = None
+    derivation: DerivationRecord | None = None
     schema_version: int = SCHEMA_VERSION

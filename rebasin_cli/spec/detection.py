@@ -149,7 +149,10 @@ def _tie(layouts: Sequence[Layout]) -> ContentError:
 
 
 def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
-    remedy = "write a spec for it: architectures/README.md shows how in ten minutes"
+    remedy = (
+        "name the network's code with --network MODULE:FACTORY, from which a spec is derived; or write one: "
+        "architectures/README.md"
+    )
     if not mismatches:
         return ContentError(
             "no architecture fits this checkpoint, and none is near: no spec has a line for any of its tensors",

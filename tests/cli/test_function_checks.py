@@ -52,7 +52,13 @@ class Deep(Chain):
             x = 3 * nn.functional.normalize(x, dim=-1) + 0 * self.fc1.weight.sum()
         return self.fc4(self.fc3(self.fc2(x).relu()).relu())
 
+class Picky(Chain):
+    def forward(self, x):
+        assert len(x) > 4 or x[0, 0] != torch.randn(4, 8, generator=torch.Generator().manual_seed(0))[0, 0]
+        return super().forward(x)
+
 def chain(state): return Chain()
+def picky(state): return Picky()
 def residual(state): return Residual()
 def half(state): return Half()
 def random(state): return Random()
@@ -115,7 +121,7 @@ def test_another_network_of_the_same_shapes_is_refused(
     monkeypatch.setattr("rebasin_cli.pipeline.interpolate.match_pair", lambda *_: pytest.fail("matched"))
     monkeypatch.setattr("rebasin_cli.pipeline.merge.match_models", lambda *_: pytest.fail("matched"))
     before = files(nets)
-    done = rebasin(*call, *network("residual"))
+    done = rebasin(*call, *network("residual"), "--arch", "mlp")
     assert done.code == 3, done.err
     assert "names and shapes fit the spec `mlp`, but the network is another" in done.err
     assert "first seen in what fc3 makes; permuting h.1, h.2, h.3 alone breaks it" in done.err
@@ -135,16 +141,22 @@ def test_the_right_network_passes(rebasin: Rebasin, nets: Path, call: tuple[obje
 
 
 def test_inputs_may_come_with_the_network(rebasin: Rebasin, nets: Path) -> None:
-    done = rebasin("align", *PAIR, *network("alone"))
+    done = rebasin("align", *PAIR, *network("alone"), "--arch", "mlp")
     assert done.code == 3
     assert "nets_of_tests:alone, 3 examples; first seen in what fc3 makes" in done.err
     done = rebasin("align", *PAIR, *network("chain_alone"))
     assert done.code == 0, done.err
     assert done.document["architecture"]["checked"]["examples"] == 3
     done = rebasin("align", *PAIR, *network("chain"), "-f")
+    assert done.code == 0, done.err
+    assert "on a guess of its inputs, 4x8" in done.document["architecture"]["checked"]["network"]
+
+
+def test_a_network_without_inputs_takes_those_of_data(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("align", *PAIR, *network("picky"))
     assert done.code == 2
     assert "nothing to run it on" in done.err
-    assert rebasin("align", *PAIR, *network("chain"), *DATA, "-f").code == 0  # what it says to add
+    assert rebasin("align", *PAIR, *network("picky"), *DATA, "-f").code == 0  # what it says to add
 
 
 def test_a_permutation_of_an_earlier_run_is_compared_too(rebasin: Rebasin, nets: Path) -> None:
@@ -163,22 +175,22 @@ def test_a_permutation_of_an_earlier_run_is_compared_too(rebasin: Rebasin, nets:
 
 
 def test_what_the_error_says_to_do_works(rebasin: Rebasin, nets: Path) -> None:
-    """A spec of its own, proved with the command as it is printed, and named with --arch."""
-    done = rebasin("align", *PAIR, *network("alone"))
-    advice = re.search(r"`rebasin (arch prove FILE.*?)`, and name it with (--arch)", done.err)
-    assert advice is not None
-    Path("own.yaml").write_text(RESIDUAL)
-    words = advice[1].replace("FILE", "own.yaml").replace("MODULE:FUNCTION", "nets_of_tests:alone")
-    assert rebasin(*shlex.split(words)).code == 0
-    done = rebasin("align", *PAIR, *network("alone"), advice[2], "own.yaml")
-    assert done.code == 0, done.err
-    architecture = done.document["architecture"]
-    assert architecture["proved"] is True
-    assert architecture["checked"]["error"] < 1e-12
+    """A spec of its own, derived or written and proved with the commands as they are printed, and named with --arch."""
+    done = rebasin("align", *PAIR, *network("alone"), "--arch", "mlp")
+    advice = " ".join(done.err.split())
+    derive, prove, name = re.findall(r"`rebasin (arch derive .*?|arch prove .*?)`|name it with (--arch)", advice)
+    Path("FILE.yaml").write_text(RESIDUAL)
+    for words in (prove[0].replace("FILE", "FILE.yaml"), derive[0] + " -f"):
+        assert rebasin(*shlex.split(words.replace("MODULE:FUNCTION", "nets_of_tests:alone"))).code == 0
+        done = rebasin("align", *PAIR, *network("alone"), name[1], "FILE.yaml", "-f")
+        assert done.code == 0, done.err
+        architecture = done.document["architecture"]
+        assert architecture["proved"] is True
+        assert architecture["checked"]["error"] < 1e-12
 
 
 def test_dims_that_can_be_frozen_are_named(rebasin: Rebasin, nets: Path) -> None:
-    done = rebasin("align", *PAIR, *DATA, *network("half"))
+    done = rebasin("align", *PAIR, *DATA, *network("half"), "--arch", "mlp")
     assert done.code == 3
     freeze = re.search(r"leave out what breaks it: (.*)", done.err)
     assert freeze is not None
@@ -233,7 +245,7 @@ def test_where_the_network_cannot_take_b_it_is_run_on_a(rebasin: Rebasin, nets: 
     """Heads of other classes, left out of the match; the spec is the same."""
     state = load_file("b.safetensors")
     save_file({**state, "fc4.weight": torch.randn(9, 16), "fc4.bias": torch.randn(9)}, "b.safetensors")
-    done = rebasin(*call, "--ignore", "fc4.*", *network("residual"))
+    done = rebasin(*call, "--ignore", "fc4.*", *network("residual"), "--arch", "mlp")
     assert done.code == 3, done.err
     assert "the network is another" in done.err
     done = rebasin(*call, "--ignore", "fc4.*", *network("chain"))

@@ -199,7 +199,6 @@ TAPPED = ("--data", "data.npz", "--network", "mine:parts", "--method", "activati
         (("--data", "labels.npz", "--network", "mine:make"), 3, "labels run from 16 to 16"),
         (("--data", "mine:no_data"), 3, "no examples"),
         (("--data", "mine:absent"), 2, "has no attribute"),
-        (("--network", "mine:make"), 2, "--data"),
         (("--metric", "top5"), 2, "--data"),
         (("--data", "data.npz", "--image-size", 8), 2, "are for folders of images, and data.npz is none"),
         (("--data", "data.npz", "--normalise", "0.5"), 2, "expected MEAN/DEVIATION"),

@@ -9,6 +9,7 @@ import typer
 
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
+from rebasin_cli.cli.groups.data import NamedNetwork
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 
@@ -27,6 +28,7 @@ def command(
     report: Report = None,
     force: Force = False,
     spec: UnmatchedOptions,
+    network: NamedNetwork,
     dry_run: DryRun = False,
     talk: Talk,
 ) -> None:
@@ -39,7 +41,15 @@ def command(
         assert target is not None
         (source,) = sources([checkpoint], cleanup)
         request = ApplyRequest(
-            permutation, source, target, spec.choice(), report, inverse=inverse, force=force, dry_run=dry_run
+            permutation,
+            source,
+            target,
+            spec.choice(),
+            network.named(),
+            report,
+            inverse=inverse,
+            force=force,
+            dry_run=dry_run,
         )
         document = apply(request, session)
     session.finish(document, payload=output != PIPE)

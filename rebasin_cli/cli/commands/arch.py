@@ -1,4 +1,4 @@
-"""`rebasin arch list | show | check | prove`."""
+"""`rebasin arch list | show | check | derive | prove`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, NamedSpecOptions, Set, SpecName, spec_choice
 from rebasin_cli.cli.groups.matching import Seed
-from rebasin_cli.cli.groups.talk import Talk
-from rebasin_cli.cli.streams import sources, working
+from rebasin_cli.cli.groups.talk import Force, Talk
+from rebasin_cli.cli.streams import print_payload, sources, working
+from rebasin_cli.cli.values import file_path, pairs
 from rebasin_cli.errors import GateError
 
 if TYPE_CHECKING:
     from rebasin_cli.report.document import RunDocument
 
-app = typer.Typer(help="Permutation specs: list, show, check and prove them.", invoke_without_command=True)
+app = typer.Typer(help="Permutation specs: list, show, derive, check and prove them.", invoke_without_command=True)
 
 
 @app.callback()
@@ -69,6 +71,52 @@ def check_command(spec: SpecName, checkpoint: CheckpointPath, options: NamedSpec
         (source,) = sources([checkpoint], cleanup)
         document = check_architecture(spec, source, options.choice(), session)
     session.finish(document)
+    _require_passed(document)
+
+
+@app.command("derive")
+@grouped
+def derive_command(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="MODULE:FACTORY", help="Your network: returns a module, or a module and its inputs."),
+    ],
+    *,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(readable=False, metavar="CKPT", help="A checkpoint whose keys and sizes must be covered."),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(metavar="SIZES|FILE", help="4x3x32x32; token ids 4x16:1000; a file; MODULE:FUNCTION."),
+    ] = None,
+    network_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Passed to the factory: width=8.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", parser=file_path, metavar="FILE", help="Where the spec goes.")
+    ] = None,
+    sizes: Set = None,
+    seed: Seed = 0,
+    seconds: Annotated[
+        float, typer.Option("--max-seconds", parser=n.SECONDS, metavar="SECONDS", help="For the search.")
+    ] = 600.0,
+    force: Force = False,
+    talk: Talk,
+) -> None:
+    """Derive a spec from your network's own code and prove it; without -o it is printed. Exit code 1 if it fails."""
+    from rebasin_cli.pipeline.derive import DeriveRequest, derive_architecture
+
+    session = talk.session(shows=output is None)
+    choice, options = spec_choice(sizes=sizes), pairs("--network-option", network_option)
+    with working() as cleanup:
+        opened = sources([checkpoint], cleanup)[0] if checkpoint else None
+        request = DeriveRequest(source, options, opened, inputs, output, choice.sizes, seed, seconds, force=force)
+        document = derive_architecture(request, session)
+    if output is None and not talk.json and document.architecture is not None:
+        print_payload(document.architecture.text)
+    else:
+        session.finish(document)
     _require_passed(document)
 
 

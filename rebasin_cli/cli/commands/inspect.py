@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, SpecOptions
+from rebasin_cli.cli.groups.data import NamedNetwork
 from rebasin_cli.cli.groups.talk import Talk
 from rebasin_cli.cli.streams import sources, working
 
 
 @grouped
-def command(checkpoint: CheckpointPath, spec: SpecOptions, talk: Talk) -> None:
+def command(checkpoint: CheckpointPath, spec: SpecOptions, network: NamedNetwork, talk: Talk) -> None:
     """Show what is in a checkpoint: tensors, architecture, dims and sizes, and what would stay fixed."""
     from rebasin_cli.pipeline.inspect import inspect
 
     session = talk.session(shows=True)
     with working() as cleanup:
         (source,) = sources([checkpoint], cleanup)
-        document = inspect(source, spec.choice(), session)
+        document = inspect(source, spec.choice(), session, network.named())
     session.finish(document)

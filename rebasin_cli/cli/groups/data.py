@@ -56,17 +56,40 @@ class FittingExamples(Examples):
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
-    """The network, and how its inputs are prepared."""
+class NamedNetwork:
+    """The user's own network."""
 
     network: Annotated[
         str | None,
-        typer.Option("--network", metavar="MODULE:FACTORY", help="Your own network.", rich_help_panel=PANEL),
-    ] = None
+        typer.Option(
+            "--network", metavar="MODULE:FACTORY", rich_help_panel=PANEL,
+            help="Your own network; a spec is derived from it where no shipped one is its.",
+        ),
+    ] = None  # fmt: skip
     network_option: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What shapes cannot tell: activation=gelu.", rich_help_panel=PANEL),
     ] = None
+
+    def named(self) -> DataRequest | None:
+        """The network alone; None if there is none.
+
+        Raises:
+            UsageError: a network option that is not NAME=VALUE, or one without a network.
+        """
+        from rebasin_cli.pipeline.data import DataRequest
+
+        options = pairs("--network-option", self.network_option)
+        if self.network is None:
+            _refuse({"--network-option": self.network_option}, ("", "add --network MODULE:FACTORY"))
+            return None
+        return DataRequest(network=self.network, options=options)
+
+
+@dataclass(frozen=True)
+class NetworkOptions(NamedNetwork):
+    """The network, and how its inputs are prepared."""
+
     sequence_length: Annotated[
         int | None,
         typer.Option(parser=n.TOKENS, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=PANEL),
@@ -196,9 +219,8 @@ def judged(
         _refuse({"--batch-size": judge.batch_size, "--split": examples.split, "--limit": examples.limit}, _NO_DATA)
         _refuse({"--eval-timeout": judge.eval_timeout}, (_NO_DATA[0], "add --eval-command COMMAND"))
         if not fits:
-            _refuse({"--network": network.network, **_options_of(network)}, _NO_DATA)
-            _refuse({"--fit-batch-size": match.fit_batch}, _NO_DATA)
-            return None
+            _refuse({**_options_of(network), "--fit-batch-size": match.fit_batch}, _NO_DATA)
+            return network.named()
         check_loss(choice, network.loss)
     return replace(
         network.request(), path=examples.data, split=half(examples.split, "test"), limit=examples.limit,
@@ -233,8 +255,9 @@ _NO_FIT = (": nothing is fitted on examples here", "add --repair, or a --method 
 
 
 def _options_of(network: NetworkOptions) -> dict[str, object]:
+    alone = None if network.network else network.network_option
     return {
-        "--network-option": network.network_option, "--sequence-length": network.sequence_length,
+        "--network-option": alone, "--sequence-length": network.sequence_length,
         "--image-size": network.image_size, "--normalise": network.normalise, "--loss": network.loss,
     }  # fmt: skip
 

@@ -23,6 +23,9 @@ from rebasin_cli.safe_text import first_names
 HELP = "a function of the state dict and of the --network-option values as keywords, which returns an nn.Module"
 
 
+_STATE = ("state", "state_dict", "checkpoint", "params", "tensors", "weights")
+
+
 class ModuleNetwork:
     """A module without weights of its own: what `Network` is for functions, for any `nn.Module`.
 
@@ -126,12 +129,15 @@ def build_module(reference: str, state: Mapping[str, Tensor], options: Mapping[s
 
 
 def _takes_state(factory: Callable[..., Any]) -> bool:
-    """Whether it can be called with one argument; what does not tell is believed to."""
+    """Whether its first argument is the state dict: it has no default, or such a name; what does not tell has one."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
         return True
-    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
+    first = next((p for p in parameters if p.kind != p.KEYWORD_ONLY), None)
+    if first is None or first.kind == first.VAR_KEYWORD:
+        return False
+    return first.default is first.empty or first.name in _STATE
 
 
 def _check_keys(

@@ -1,0 +1,285 @@
+"""`rebasin arch derive`, and specs for networks that are named where no shipped spec is theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import rebasin_cli
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
+from rebasin_cli.derivation.derive import Derivation, derive
+from rebasin_cli.errors import ContentError, RebasinError, UsageError
+from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
+from rebasin_cli.evaluation.inputs import Inputs
+from rebasin_cli.evaluation.networks.module_network import build_module, user_network
+from rebasin_cli.evaluation.running import in_dtype
+from rebasin_cli.evaluation.user_code import module_files
+from rebasin_cli.files import read_text
+from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.data import DataRequest, read_data
+from rebasin_cli.pipeline.inputs import Source, open_source
+from rebasin_cli.pipeline.layouts import shapes_of
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.record import architecture_record, input_record
+from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
+from rebasin_cli.pipeline.versions import versions
+from rebasin_cli.report.document import CheckRecord, DerivationRecord, RunDocument
+from rebasin_cli.safe_text import first_names
+from rebasin_cli.spec import Layout, bind
+from rebasin_cli.spec.language.loading import parse_spec
+from rebasin_cli.spec.limits import LONGEST_FILE
+
+LARGEST = 100_000_000
+"""Parameters up to which a network is run for its spec: twelve bytes each, five times over, and a hundred runs."""
+
+SECONDS = 600.0
+"""After which a search ends with what it has, unless the user says otherwise."""
+
+_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveRequest:
+    """What the user asked for.
+
+    Attributes:
+        source: `package.module:factory`.
+        checkpoint: whose keys and sizes the spec has to cover; inputs: as `--inputs` has them.
+        output: where the spec goes; None: nowhere but into the document.
+        sizes: `--set`, of the checkpoint; seconds: for the search.
+    """
+
+    source: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Source | None = None
+    inputs: str | None = None
+    output: Path | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    seconds: float = SECONDS
+    force: bool = False
+
+
+def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocument:
+    """Derive the spec of a network, prove it, and write it.
+
+    Raises:
+        RebasinError: network, inputs, checkpoint or output cannot be used. A spec that is not proved is a finding.
+    """
+    if request.output is not None:
+        check_file_target(request.output, force=request.force)
+    given = None if request.inputs is None else parse_inputs(request.inputs, request.seed)
+    checkpoint = None if request.checkpoint is None else open_source(request.checkpoint, progress)
+    try:
+        module, own = build_module(request.source, checkpoint or {}, request.options)
+        if checkpoint is not None:
+            _require_same_keys(module, checkpoint)
+        inputs, called = _inputs_for(module, given, own, request.inputs, progress)
+        found = _derived(request.source, module, inputs, request.seed, request.seconds, progress)
+        layout, covers = _covers(found, checkpoint, request.sizes)
+        if request.output is not None:
+            layout = replace(layout, spec=replace(layout.spec, path=request.output))
+    finally:
+        if checkpoint is not None:
+            checkpoint.close()
+    checks = [CheckRecord(request.source, found.holds, found.proof.describe()), *covers, *_judged(found)]
+    if all(check.passed for check in checks):
+        remember(found.spec, RememberedProof.now(request.source, found.proof.error))
+    document = RunDocument(
+        command="arch derive",
+        inputs={} if request.checkpoint is None else {"checkpoint": input_record(request.checkpoint.shown, None)},
+        architecture=architecture_record(layout, SpecChoice(sizes=request.sizes)),
+        versions=versions(),
+        checks=tuple(checks),
+        derivation=_record(found, request.source, called),
+    )
+    if request.output is not None:
+        failed = next((check for check in checks if not check.passed), None)
+        head = "" if failed is None else f"# NOT PROVED: {failed.detail}\n"
+        with Outputs(force=request.force) as outputs:
+            outputs.write(request.output, (head + found.text).encode())
+        document = replace(document, outputs={"spec": os.path.abspath(request.output)})
+    return replace(document, warnings=tuple(progress.warnings))
+
+
+def spec_of_network(
+    data: DataRequest, checkpoint: Checkpoint, progress: Progress, *, again: bool = False
+) -> SpecChoice:
+    """The spec of a network that the user named, derived or as it was derived before.
+
+    Args:
+        data: the network, and examples to run it on if there are any; again: derive it whatever is remembered.
+
+    Raises:
+        ContentError: none can be proved. UsageError: the network cannot be imported.
+    """
+    assert data.network is not None
+    reference = data.network
+    module, own = build_module(reference, checkpoint, data.options)
+    _require_same_keys(module, checkpoint)
+    place = _place(reference, data.options, module)
+    text = None if again else _remembered(place)
+    if text is not None:
+        progress.remark(
+            f"no shipped spec is that of {reference}; the one derived from its code before is used: {place}"
+        )
+    else:
+        examples, _ = _inputs_for(module, _examples(data, checkpoint, progress), own, None, progress)
+        found = _derived(reference, module, examples, 0, SECONDS, progress)
+        if not found.holds:
+            raise ContentError(
+                f"no spec could be proved for {reference}: {found.proof.describe()}",
+                remedy=f"`rebasin arch derive {reference} -o FILE.yaml` writes what is known; mend it, name it: --arch",
+            )
+        text = found.text
+        _keep(place, text)
+        remember(found.spec, RememberedProof.now(reference, found.proof.error))
+        progress.remark(
+            f"no shipped spec is that of {reference}, so one was derived from its code and proved on it "
+            f"({found.passes} passes, {found.seconds:.0f} s); it is kept in {place}"
+        )
+    return SpecChoice(arch=str(place), text=text)
+
+
+def _examples(data: DataRequest, checkpoint: Checkpoint, progress: Progress) -> Inputs | None:
+    """The first examples of `--data`."""
+    if data.path is None or data.network is None:
+        return None
+    network = user_network(data.network, checkpoint, "", data.options)
+    return read_data(data, data.path, data.fit_split, 2 * FEWEST, network, checkpoint, progress).inputs
+
+
+def _derived(
+    reference: str, module: nn.Module, inputs: Inputs, seed: int, seconds: float, progress: Progress
+) -> Derivation:
+    count = sum(p.numel() for p in module.parameters())
+    if count > LARGEST:
+        raise ContentError(
+            f"{reference} has {count:,} parameters, and up to {LARGEST:,} are searched",
+            remedy="build a smaller one of the same code, with --network-option; the spec holds for both",
+        )
+    with progress.phase(f"deriving a spec from {reference}", _STEPS) as advance:
+        done = 0
+
+        def told(share: float, name: str) -> None:
+            nonlocal done
+            now = max(done, int(share * _STEPS))
+            advance(now - done)
+            done = now
+
+        name = reference.replace(":", "-")
+        title = f"derived from {reference}"
+        return derive(module, in_dtype(inputs, torch.float64), name, title=title, seed=seed, seconds=seconds, told=told)
+
+
+def _inputs_for(
+    module: nn.Module, given: Inputs | None, own: Any, text: str | None, progress: Progress
+) -> tuple[Inputs, str]:
+    """What the network is run on, and what that is called: as given, its factory's own, or a guess that is said.
+
+    Raises:
+        UsageError: there is nothing to run it on.
+    """
+    for inputs, called in ((given, text or "the first examples"), (own, "the factory's inputs")):
+        if inputs is not None:
+            more = enough_examples(inputs)
+            return (more if runs_on(module, more) else inputs), called
+    for inputs, called in guesses(module):
+        progress.warn(f"no inputs are named: the network is run on a guess, {called}")
+        return inputs, called
+    raise UsageError(
+        "there is nothing to run the network on",
+        remedy=f"name inputs with --inputs ({HELP}), or let the factory return them",
+    )
+
+
+def _require_same_keys(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """The module's tensors are the checkpoint's, but for a prefix that all have.
+
+    Raises:
+        ContentError: they are not.
+    """
+    own = {name: tuple(t.shape) for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    there = shapes_of(checkpoint)
+    absent = [name for name in own if name not in there and not any(key.endswith(f".{name}") for key in there)]
+    if absent:
+        raise ContentError(
+            f"the network has {len(absent)} tensors that the checkpoint has not: {first_names(absent, 4)}",
+            where=f"the checkpoint has {first_names(list(there), 4)}",
+            remedy="its state_dict() must have the checkpoint's keys; see them with `rebasin inspect`",
+        )
+
+
+def _covers(
+    found: Derivation, checkpoint: Checkpoint | None, sizes: Mapping[str, int]
+) -> tuple[Layout, list[CheckRecord]]:
+    if checkpoint is None:
+        return found.proof.layout, []
+    try:
+        layout = bind(found.spec, shapes_of(checkpoint), config=checkpoint.config, overrides=sizes)
+    except ContentError as error:
+        return found.proof.layout, [CheckRecord("covers the checkpoint", False, str(error))]
+    return layout, [CheckRecord("covers the checkpoint", True, f"all {len(checkpoint)} tensors")]
+
+
+def _judged(found: Derivation) -> list[CheckRecord]:
+    """What the judge says beside the proof."""
+    checks = [CheckRecord("the search is complete", found.complete, f"{found.passes} passes, {found.seconds:.1f} s")]
+    if found.free:
+        checks.append(
+            CheckRecord("what stays has to", False, f"exchanging units changes nothing: {'; '.join(found.free)}")
+        )
+    return checks
+
+
+def _record(found: Derivation, network: str, inputs: str) -> DerivationRecord:
+    return DerivationRecord(
+        network, inputs, found.passes, round(found.seconds, 2), found.complete, found.held, found.unread, found.free
+    )
+
+
+def _place(reference: str, options: Mapping[str, str], module: nn.Module) -> Path:
+    """Where a derived spec is kept: by the code of the network, its options, and the sizes of its tensors."""
+    digest = hashlib.sha256(rebasin_cli.__version__.encode())
+    for path in module_files(reference):
+        with suppress(OSError):
+            digest.update(path.read_bytes())
+    shapes = {name: list(t.shape) for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    digest.update(json.dumps([reference, dict(options), shapes], sort_keys=True).encode())
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    home = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~")) / ".cache"
+    return home / "rebasin" / "derived" / f"{reference.replace(':', '-')}-{digest.hexdigest()[:16]}.yaml"
+
+
+_MARK = "# derived by rebasin, sha256 "
+
+
+def _remembered(place: Path) -> str | None:
+    """A spec that was kept, if it is whole: its first line has the hash of the rest."""
+    try:
+        head, _, text = read_text(place, LONGEST_FILE, "a permutation spec", "").partition("\n")
+        if head != _MARK + hashlib.sha256(text.encode()).hexdigest():
+            return None
+        parse_spec(text, str(place))
+    except RebasinError:
+        return None
+    return text
+
+
+def _keep(place: Path, text: str) -> None:
+    """Keep a spec; where that cannot be done, nothing happens."""
+    with suppress(OSError, RebasinError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(place) as out:
+            out.write(f"{_MARK}{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())

@@ -1,0 +1,240 @@
+"""Specs derived from a user's own network: by `rebasin arch derive`, and at once where --network is named."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.cli.conftest import Rebasin
+
+MODULE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    # no shipped spec has these names; the stream is residual
+    def __init__(self, width=12):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, width), nn.Linear(width, width), nn.Linear(width, 4)
+
+    def forward(self, x):
+        h = self.a(x).relu()
+        return self.c(h + self.b(h).relu())
+
+class Chain(nn.Module):
+    # names and shapes of an MLP, with a residual connection that they do not tell
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        h = self.fc1(x).relu()
+        return self.fc3(h + self.fc2(h).relu())
+
+class Noisy(Net):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, training=True))
+
+class Blind(Net):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+class Mute(Net):
+    def forward(self, x):
+        return super().forward(x).argmax()
+
+class Broken(Net):
+    def forward(self, x):
+        return super().forward(x) / 0 * 0
+
+def make(width="12"): return Net(int(width)), torch.randn(2, 6)
+def chain(): return Chain(), torch.randn(5, 6)
+def noisy(): return Noisy(), torch.randn(5, 6)
+def blind(): return Blind(), torch.randn(5, 6)
+def mute(): return Mute(), torch.randn(5, 6)
+def broken(): return Broken(), torch.randn(5, 6)
+def misfit(): return Net(), torch.randn(5, 7)
+def raises(): raise ValueError("no such thing")
+def nothing(): return 7
+"""
+SPEC = """name: nets_of_derive-make
+title: derived from nets_of_derive:make
+tensors:
+  a.weight: a _       # axis 1: inputs
+  a.bias: a
+  b.weight: a a
+  b.bias: a
+  c.weight: _ a       # axis 0: outputs
+  c.bias: _
+"""
+MAKE = ("--network", "nets_of_derive:make")
+PAIR = ("a.safetensors", "b.safetensors")
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with modules and two checkpoints of each of two networks; nothing is remembered."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "nets_of_derive", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("nets_of_derive.py").write_text(MODULE)
+    code: dict[str, type[torch.nn.Module]] = {}
+    exec(MODULE, code)
+    for seed, name in enumerate("abc"):
+        torch.manual_seed(seed)
+        save_file(code["Net"]().state_dict(), f"{name}.safetensors")
+        save_file(code["Chain"]().state_dict(), f"chain_{name}.safetensors")
+    return tmp_path
+
+
+def outputs(kind: str, file: str) -> torch.Tensor:
+    code: dict[str, type[torch.nn.Module]] = {}
+    exec(MODULE, code)
+    module = code[kind]().double()
+    module.load_state_dict(load_file(file))
+    return module(torch.ones(3, 6, dtype=torch.float64).cumsum(0))
+
+
+def test_a_spec_is_derived_and_printed(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("arch", "derive", "nets_of_derive:make")
+    assert done.code == 0, done.err
+    assert done.out == SPEC
+
+
+def test_a_derived_spec_is_a_file_like_any_other(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("arch", "derive", "nets_of_derive:make", "-o", "own.yaml", "--checkpoint", "a.safetensors")
+    assert done.code == 0, done.err
+    assert Path("own.yaml").read_text() == SPEC
+    derivation = done.document["derivation"]
+    assert derivation["network"] == "nets_of_derive:make"
+    assert 10 < derivation["passes"] < 100
+    assert [check["passed"] for check in done.document["checks"]] == [True, True, True]
+    assert rebasin("arch", "prove", "own.yaml", *MAKE).code == 0
+    aligned = rebasin("align", *PAIR, "--arch", "own.yaml")
+    assert aligned.code == 0, aligned.err
+    assert "proved on nets_of_derive:make" in aligned.err
+    again = rebasin("arch", "derive", "nets_of_derive:make", "-o", "own.yaml")
+    assert again.code == 2
+    assert "own.yaml" in again.err
+
+
+def test_an_unknown_network_is_aligned_at_once(rebasin: Rebasin, nets: Path) -> None:
+    """And neither `apply` nor the next command of the pipe needs the network again."""
+    done = rebasin("align", *PAIR, *MAKE)
+    assert done.code == 0, done.err
+    assert "derived from its code and proved on it" in done.err
+    architecture = done.document["architecture"]
+    assert (architecture["title"], architecture["proved"]) == ("derived from nets_of_derive:make", True)
+    assert architecture["checked"]["error"] < 1e-12
+    torch.testing.assert_close(outputs("Net", "b.aligned.safetensors"), outputs("Net", "b.safetensors"))
+    for kept in Path("cache/rebasin/derived").iterdir():
+        kept.unlink()
+    applied = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "again.safetensors")
+    assert applied.code == 0, applied.err
+    one, two = load_file("b.aligned.safetensors"), load_file("again.safetensors")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    halfway = rebasin("interpolate", "--at", "0.5", "-o", "half.safetensors", stdin=done.out.encode())
+    assert halfway.code == 0, halfway.err
+    given = rebasin(
+        "interpolate", *PAIR, "--permutation", "b.permutation.safetensors", "--at", 0.5, "-o", "h2.safetensors"
+    )
+    assert given.code == 0, given.err
+    assert Path("h2.safetensors").stat().st_size == Path("half.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("interpolate", *PAIR, "--at", 0.5, "-o", "m.safetensors"),
+        ("merge", *PAIR, "c.safetensors", "-o", "m.safetensors"),
+        ("inspect", "a.safetensors"),
+        ("align", *PAIR, "--dry-run"),
+    ],
+    ids=["interpolate", "merge", "inspect", "dry run"],
+)
+def test_every_command_takes_the_network(rebasin: Rebasin, nets: Path, call: tuple[object, ...]) -> None:
+    done = rebasin(*call, *MAKE)
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["title"] == "derived from nets_of_derive:make"
+
+
+def test_a_network_of_a_known_name_gets_its_own_spec(rebasin: Rebasin, nets: Path) -> None:
+    """Names and shapes are those of an MLP; moved like one, it would be another function."""
+    pair = ("chain_a.safetensors", "chain_b.safetensors")
+    done = rebasin("align", *pair, "--network", "nets_of_derive:chain")
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["title"] == "derived from nets_of_derive:chain"
+    torch.testing.assert_close(outputs("Chain", "chain_b.aligned.safetensors"), outputs("Chain", pair[1]))
+    assert list(done.document["architecture"]["dims"]) == ["embed"] or len(done.document["architecture"]["dims"]) == 1
+
+
+def test_a_derived_spec_is_kept_and_trusted_only_whole(rebasin: Rebasin, nets: Path) -> None:
+    derived = "derived from its code and proved on it"
+    assert derived in rebasin("align", *PAIR, *MAKE).err
+    (kept,) = Path("cache/rebasin/derived").iterdir()
+    again = rebasin("align", *PAIR, *MAKE, "-f")
+    assert derived not in again.err
+    assert "derived from its code before is used" in again.err
+    kept.write_text(kept.read_text().replace("b.bias: a", "b.bias: _"))
+    assert derived in rebasin("align", *PAIR, *MAKE, "-f").err
+    Path("nets_of_derive.py").write_text(MODULE + "\n# another version\n")
+    assert derived in rebasin("align", *PAIR, *MAKE, "-f").err
+
+
+def test_options_and_inputs_reach_the_network(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("arch", "derive", "nets_of_derive:make", "--network-option", "width=8", "--json")
+    assert done.document["architecture"]["dims"]["a"]["size"] == 8
+    done = rebasin("arch", "derive", "nets_of_derive:Net", "--inputs", "4x6", "--json")
+    assert done.code == 0, done.err
+    assert done.document["derivation"]["inputs"] == "4x6"
+    done = rebasin("arch", "derive", "nets_of_derive:Net", "--json")
+    assert done.code == 0, done.err
+    assert "the network is run on a guess, 4x6" in done.document["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("nets_of_derive:raises",), 3, "raised ValueError: no such thing"),
+        (("nets_of_derive:nothing",), 3, "returned int"),
+        (("nets_of_derive:absent",), 2, "has no attribute 'absent'"),
+        (("no_such_folder",), 2, "expected package.module:factory"),
+        (("nets_of_derive:noisy",), 3, "is not deterministic"),
+        (("nets_of_derive:blind",), 3, "no gradient"),
+        (("nets_of_derive:mute",), 3, "no tensor of floats among the network's outputs"),
+        (("nets_of_derive:broken",), 3, "not finite"),
+        (("nets_of_derive:misfit",), 3, "does not run on its inputs"),
+        (("nets_of_derive:Net", "--inputs", "4x7"), 3, "does not run on its inputs"),
+        (("nets_of_derive:Net", "--inputs", "absent.npz"), 2, "there is no such file"),
+        (("nets_of_derive:Net", "--inputs", "0x6"), 2, "empty or too large"),
+        (
+            ("nets_of_derive:make", "--checkpoint", "chain_a.safetensors"),
+            3,
+            "has 6 tensors that the checkpoint has not",
+        ),
+        (("nets_of_derive:make", "-o", "absent/own.yaml"), 4, "absent"),
+    ],
+)
+def test_what_cannot_be_derived_is_told(
+    rebasin: Rebasin, nets: Path, arguments: tuple[object, ...], code: int, words: str
+) -> None:
+    done = rebasin("arch", "derive", *arguments)
+    assert done.code == code, done.err
+    assert words in " ".join(done.err.split())
+    assert done.out == ""
+
+
+def test_the_error_of_an_unknown_network_leads_to_a_result(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("align", *PAIR)
+    assert done.code == 3
+    option = re.search(r"with (--network) MODULE:FACTORY", done.err)
+    assert option is not None
+    assert rebasin("align", *PAIR, option[1], "nets_of_derive:make").code == 0
