@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -42,12 +42,16 @@ class Judge:
 
     @staticmethod
     def of(network: Network, seed: int) -> Judge:
-        """A judge of a network; `seed` draws its weights."""
+        """A judge of a network, without gradients; `seed` draws its weights."""
         values = network.generic(seed)
         state = {key: value for name, value in values.items() for key in network.keys[name]}
         others = network.module.state_dict()
         state |= {key: others[key].detach().clone() for key in network.others if isinstance(others[key], Tensor)}
-        return Judge(network, state, network.outputs(values), network.gradients(values))
+        return Judge(network, state, network.outputs(values), {})
+
+    def with_gradients(self) -> Judge:
+        """The same with the gradients of the network in which no unit is dead."""
+        return replace(self, gradients=self.network.gradients({n: self.state[n] for n in self.network.tensors}))
 
     def change(self, state: Mapping[str, Tensor]) -> float:
         """How far the outputs are from the reference, relative to their largest value."""

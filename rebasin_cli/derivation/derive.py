@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rebasin_cli.derivation.candidate import TOLERANCE, Candidate, Judge, candidate
+from rebasin_cli.derivation.borrowing import borrowed
+from rebasin_cli.derivation.candidate import Candidate, Judge, candidate
+from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.late import with_hidden_vectors, with_inner_permutations, with_key_indices, with_routers
 from rebasin_cli.derivation.passes import Network
-from rebasin_cli.derivation.reading import Reader, split_where_apart
-from rebasin_cli.derivation.search import Found, Search, Told
+from rebasin_cli.derivation.reading import Reader, split_where_apart, without_move
+from rebasin_cli.derivation.search import Found, Marks, Search, Told
+from rebasin_cli.derivation.soundness import sound_judge, unread_tensors
 from rebasin_cli.derivation.stays import Stays, what_stays
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import spec_text
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.comparing import change
 from rebasin_cli.proofs.proof import Proof, families, prove
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
@@ -70,9 +71,9 @@ def derive(
     """Derive the spec of a module.
 
     Args:
-        module: any module; it is put in evaluation mode and in float64. inputs: what its forward takes: a tensor, a
-        tuple of
-            positional or a mapping of named arguments, of four examples or more.
+        module: any module; it is worked on in evaluation mode and in float64, and is as it was afterwards.
+        inputs: what its forward takes: a tensor, a tuple of positional or a mapping of named arguments, of four
+            examples or more.
         seconds: after which the search ends with what it has.
 
     Raises:
@@ -80,17 +81,21 @@ def derive(
         gradient, or
             nothing in it may be permuted.
     """
+    with borrowed(module):
+        return _derived(Network(module, inputs), name, title, seed, seconds, told)
+
+
+def _derived(network: Network, name: str, title: str, seed: int, seconds: float, told: Told | None) -> Derivation:
     start = monotonic()
-    network = Network(module, inputs)
-    judge = Judge.of(network, seed + 1)
-    _require_sound(judge)
+    judge = sound_judge(network, seed + 1)
     found = Search(network, seed, seconds, told).run()
     wiring, held = _read(network, found)
+    wiring, tables = _without_tables(network, wiring)
     wiring = with_hidden_vectors(judge, wiring)
     wiring, more = _repaired(judge, wiring, seed)
     wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
     wiring = with_inner_permutations(judge, wiring)
-    unread = _unread(judge)
+    unread = unread_tensors(judge)
     stays = what_stays(judge, wiring, found, unread)
     made = candidate(
         judge, wiring, title or f"derived from {name}", name=name, comments=stays.comments, stays=stays.lines,
@@ -104,35 +109,16 @@ def derive(
         passes=network.passes,
         seconds=monotonic() - start,
         stays=stays,
-        held=(*held, *more),
+        held=(*held, *tables, *more),
         unread=unread,
         complete=found.complete,
         free=stays.free,
     )
 
 
-def _require_sound(judge: Judge) -> None:
-    """The outputs are there, finite, and the same in two runs."""
-    if not judge.reference:
-        raise ContentError("there is no tensor of floats among the network's outputs")
-    if not all(bool(output.isfinite().all()) for output in judge.reference.values()):
-        raise ContentError(
-            "the outputs of the network are not finite at random weights", remedy="check the inputs it is given"
-        )
-    first: list[tuple[str, Tensor]] = []
-    second: list[tuple[str, Tensor]] = []
-    one, two = judge.run(judge.state, first), judge.run(judge.state, second)
-    if change(one, two) > TOLERANCE:
-        where = next((n for (n, a), (_, b) in zip(first, second, strict=False) if not torch.equal(a, b)), "the network")
-        raise ContentError(
-            f"the network is not deterministic: {where} gave other outputs in a second run with the same inputs",
-            remedy="switch off what draws random numbers in evaluation mode",
-        )
-
-
 def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...]]:
     """The axes in words; moves that no words can say are left out."""
-    marks: Mapping[Any, Sequence[Any]] = found.marks
+    marks: Mapping[AxisOf, Sequence[Marks]] = found.marks
     fresh = len(found.moves)
     held = [
         f"{found.moves[move].axis[0]}: its units stand in another order in {axis[0]}"
@@ -147,14 +133,27 @@ def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...]]:
         if apart is not None:
             marks, fresh = apart
             continue
-        gone = {move for axis in unreadable for indices in marks[axis] for move in indices}
-        held += [f"axis {axis[1]} of {axis[0]}: no pattern says how its units are mixed" for axis in unreadable]
-        marks = {
-            axis: [{m: u for m, u in each.items() if m not in gone} for each in indices]
-            for axis, indices in marks.items()
-        }
+        held += [f"axis {unreadable[0][1]} of {unreadable[0][0]}: no pattern says how its units are mixed"]
+        marks = without_move(marks, _least_missed(marks, unreadable))
     wiring = Wiring(network.shapes, expressions, {reader.dim(d): reader.dim(o) for d, o in reader.owners.items()})
     return wiring.pruned(), tuple(held)
+
+
+def _least_missed(marks: Mapping[AxisOf, Sequence[Marks]], unreadable: Sequence[AxisOf]) -> int:
+    """The move without which most of these axes can be read; of several the one of the fewest units."""
+    axes = {axis: marks[axis] for axis in unreadable}
+    units = {move: n for indices in axes.values() for each in indices for move, (_, n) in each.items()}
+    return min(units, key=lambda move: (len(Reader().read(without_move(axes, move))[1]), units[move], move))
+
+
+def _without_tables(network: Network, wiring: Wiring) -> tuple[Wiring, tuple[str, ...]]:
+    """The wiring without dims that merely name the entries of a table of the code, which one other tensor reads."""
+    found = {
+        dim: sorted(names & network.tables)[0]
+        for dim, names in wiring.dims().items()
+        if names & network.tables and len(names - network.tables) < 2
+    }
+    return wiring.without(set(found)), tuple(f"{table}: the code made it" for table in found.values())
 
 
 def _repaired(judge: Judge, wiring: Wiring, seed: int) -> tuple[Wiring, tuple[str, ...]]:
@@ -183,10 +182,3 @@ def _wrong_dims(made: Candidate, proof: Proof) -> set[int]:
     return {
         names[dim] for family, dims in families(made.layout).items() if family in bad for dim in dims if dim in names
     }
-
-
-def _unread(judge: Judge) -> tuple[str, ...]:
-    """Tensors that the outputs do not depend on, at weights that no symmetry leaves as they are."""
-    gradients = judge.gradients
-    top = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
-    return tuple(n for n, g in gradients.items() if g.numel() and not float(g.abs().max()) > 1e-12 * top)

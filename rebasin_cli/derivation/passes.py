@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rebasin_cli.derivation.colouring import AxisOf, Colouring
 from rebasin_cli.derivation.surrogate import Exact, InFloat64, Smooth
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.inputs import arguments
-from rebasin_cli.evaluation.running import answers_of, tensors_in
+from rebasin_cli.evaluation.running import answers_of, in_dtype, tensors_in
 
 JITTER = 1e-13
 """Relative: by how much weights are changed to see how far rounding reaches."""
@@ -40,27 +40,28 @@ class _Kind:
     Attributes:
         mean: around which (the ones of a norm); positive: as a variance is; rows: of an embedding, of which one is
         read at a time.
-        given: they are not drawn: a table that the code made, such as of positions.
+        table: the code made it and no training changes it, such as a table of positions; given: it is not drawn.
     """
 
     mean: float = 0.0
     positive: bool = False
     rows: bool = False
+    table: bool = False
     given: bool = False
 
 
 class Network:
-    """A module with example inputs, run in evaluation mode in float64, whose weights can be set at will.
+    """A module with example inputs, whose weights can be set at will: in evaluation mode and in float64 (`borrowed`).
 
     Attributes:
         tensors: parameters and buffers of floats that its state dict has, each once, by the first of its keys.
         keys: all keys of the state dict of each of them (several where it is tied).
         others: keys of what is no tensor of floats; buffers: names of tensors that are no parameters.
-        passes: how many there were.
+        tables: buffers that the code made and no training changes; passes: how many there were.
     """
 
     def __init__(self, module: nn.Module, inputs: Any) -> None:
-        self.module, self.inputs = module.double().eval(), inputs
+        self.module, self.inputs = module, in_dtype(inputs, torch.float64)
         self.tensors: dict[str, Tensor] = {}
         self.keys: dict[str, tuple[str, ...]] = {}
         self.others: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class Network:
             name: _kind(name, tensor.detach(), rows=id(tensor) in rows, buffer=name in self.buffers)
             for name, tensor in self.tensors.items()
         }
+        self.tables = frozenset(name for name, kind in self._kinds.items() if kind.table)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -94,7 +96,8 @@ class Network:
                 for name, value in values.items()
             }
         self._load(loaded)
-        gradients, tied = self._gradients(seed)
+        smooth = Smooth()
+        gradients = self._gradients(seed, smooth)
         found: dict[AxisOf, NDArray[np.float64]] = {}
         for name, gradient in gradients.items():
             weighted = _real(gradient * torch.cos(7 * _real(values[name]) + 1))
@@ -103,30 +106,41 @@ class Network:
                 over = [other for other in range(gradient.dim()) if other != at]
                 sums = [part.sum(over) if over else part for part in (weighted, squared)]
                 found[name, at] = torch.stack(sums, 1).numpy()
-        return found, bool(tied)
+        return found, bool(smooth.tied)
 
     def generic(self, seed: int) -> dict[str, Tensor]:
         """Weights that no symmetry leaves as they are."""
         apart = {(name, at): np.arange(n) for name, shape in self.shapes.items() for at, n in enumerate(shape)}
         return {name: value.clone() for name, value in self._draw(apart, seed).items()}
 
+    def answer(self) -> Any:
+        """What the real module returns with the weights that it came with."""
+        self.restore()
+        with torch.no_grad(), float64(), InFloat64(), Exact():
+            return run(self.module, self.inputs)
+
+    def keep_tables(self) -> None:
+        """Draw no table: the network does not take any other values of them."""
+        self._kinds = {name: replace(kind, given=kind.given or kind.table) for name, kind in self._kinds.items()}
+
     def outputs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the real module answers with these tensors, by name; the logits alone where there are some."""
         self._load(values)
         with torch.no_grad(), float64(), InFloat64(), Exact():
-            return {
-                name: output.clone() for name, output in answers_of(tensors_in(run(self.module, self.inputs))).items()
-            }
+            answers = answers_of(tensors_in(run(self.module, self.inputs)))
+            return {name: _bounded(output).clone() for name, output in answers.items()}
 
-    def gradients(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient of a random loss by every tensor."""
+    def gradients(self, values: Mapping[str, Tensor], *, exact: bool = False) -> dict[str, Tensor]:
+        """The gradient of a random loss by every tensor; `exact`: of the real network, dead units included."""
         self._load(values)
-        return self._gradients(0)[0]
+        return self._gradients(0, Exact() if exact else Smooth())
 
     def tied_lengths(self, colouring: Colouring, seed: int) -> set[int]:
         """Lengths of the axes along which equal values were sorted or chosen."""
         self._load(self._draw(colouring, seed))
-        return self._gradients(seed)[1]
+        smooth = Smooth()
+        self._gradients(seed, smooth)
+        return smooth.tied
 
     def _collect(self) -> None:
         state = self.module.state_dict(keep_vars=True)
@@ -176,11 +190,10 @@ class Network:
             summed *= float((counts**2).sum() / max(1.0, counts.sum()))
         return _WEIGHT / math.sqrt(max(1.0, summed))
 
-    def _gradients(self, seed: int) -> tuple[dict[str, Tensor], set[int]]:
-        smooth = Smooth()
+    def _gradients(self, seed: int, functions: Exact) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         with float64(), InFloat64():
-            with smooth:
+            with functions:
                 outputs = answers_of(tensors_in(run(self.module, self.inputs)))
             loss = sum((_random_loss(output, generator) for output in outputs.values()), torch.zeros(()))
             if not loss.requires_grad:
@@ -191,11 +204,9 @@ class Network:
             gradients = torch.autograd.grad(loss, list(self.tensors.values()), allow_unused=True)
         self.passes += 1
         if not bool(loss.isfinite()):
-            raise ContentError(
-                "the outputs of the network are not finite at random weights", remedy="check the inputs it is given"
-            )
+            raise ContentError("the outputs of the network are not finite at random weights")
         found = zip(self.tensors.items(), gradients, strict=True)
-        return {n: torch.zeros_like(t) if g is None else g.detach() for (n, t), g in found}, smooth.tied
+        return {n: torch.zeros_like(t) if g is None else g.detach() for (n, t), g in found}
 
 
 def run(module: nn.Module, inputs: Any) -> Any:
@@ -217,11 +228,15 @@ def float64() -> Iterator[None]:
 
 def _random_loss(output: Tensor, generator: torch.Generator) -> Tensor:
     """r·o + r₂·o², with the output at size one."""
-    if output.is_complex():
-        output = torch.view_as_real(output)
+    output = _bounded(output)
     scaled = output / (output.detach().abs().mean() + 1e-30)
     first, second = (torch.randn(output.shape, generator=generator, dtype=torch.float64) for _ in range(2))
     return (first * scaled + second * scaled**2).sum()
+
+
+def _bounded(output: Tensor) -> Tensor:
+    """Zero where it is infinite, as masked scores are."""
+    return output.masked_fill(output.isinf(), 0.0)
 
 
 def _real(tensor: Tensor) -> Tensor:
@@ -234,9 +249,18 @@ def _kind(name: str, tensor: Tensor, *, rows: bool, buffer: bool) -> _Kind:
         return _Kind(given=buffer)
     spread = float(values.std()) if values.numel() > 1 else 0.0
     mean = float(values.mean())
-    statistic = name.rpartition(".")[2].startswith(("running_", "moving_"))
-    if buffer and not statistic and (spread > 0.0 or values.numel() == 1):
+    table = buffer and not _statistic(name)
+    whole = bool((values == values.round()).all())  # a mask, or places
+    if (buffer and values.numel() == 1) or (table and spread > 0.0 and (whole or values.dim() == 1)):
         return _Kind(given=True)
     if buffer and mean > 0.0 and float(values.min()) > 0.0:
-        return _Kind(positive=True)
-    return _Kind(mean if abs(mean) > 3 * spread else 0.0, rows=rows)
+        return _Kind(positive=True, table=table)
+    return _Kind(mean if abs(mean) > 3 * spread else 0.0, rows=rows, table=table)
+
+
+_STATISTICS = frozenset(("running", "moving", "mean", "var", "variance", "std", "ema", "avg", "u", "v"))
+
+
+def _statistic(name: str) -> bool:
+    """Whether training changes a buffer: running means, the vectors of a spectral norm."""
+    return not _STATISTICS.isdisjoint(name.rpartition(".")[2].split("_"))

@@ -145,6 +145,14 @@ class _Axis:
         return len(first) == len(second) and all(self._alike(a, b, within) for a, b in zip(first, second, strict=True))
 
 
+def without_move(marks: Mapping[AxisOf, Sequence[Marks]], gone: int) -> dict[AxisOf, list[Marks]]:
+    """The marks of all other moves."""
+    return {
+        axis: [{move: mark for move, mark in each.items() if move != gone} for each in indices]
+        for axis, indices in marks.items()
+    }
+
+
 def split_where_apart(
     marks: Mapping[AxisOf, Sequence[Marks]], unreadable: Sequence[AxisOf], fresh: int
 ) -> tuple[dict[AxisOf, list[Marks]], int] | None:

@@ -14,10 +14,11 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rebasin_cli.derivation.colouring import (
     AxisOf,
@@ -255,6 +256,15 @@ class Search:
             codes.append(code)
         return _Trial(tuple(group), blocks, tuple(tuple(np.array(code[at]) for code in codes) for at in range(rounds)))
 
+    def _longer(self, trial: _Trial) -> _Trial:
+        """The trial with one more round, in which no block rests and each comes to the place of every other."""
+        circles = []
+        for _ in trial.classes:
+            ring, order = self._random.sample(range(trial.units), trial.units), np.arange(trial.units)
+            order[ring] = ring[1:] + ring[:1]
+            circles.append(order)
+        return replace(trial, rounds=(*trial.rounds, tuple(circles)))
+
     def _mates(self, cls: ColourClass) -> list[ColourClass]:
         """The classes of its size on its axis that were one class with it at the start."""
         origin = self._base[cls.axis][cls.positions[0]]
@@ -310,24 +320,23 @@ class Search:
 
     def _record(self, trial: _Trial, states: Sequence[Sequence[Colouring]]) -> None:
         """Go on from the last round, and mark every index that the trial moved with its move and unit."""
-        before, self._now = self._now, list(states[-1])
+        splits = _splits(self._now, states)
+        if any(split.match(trial, split.all) is None for split in splits):  # part of a class may rest in one round
+            trial = self._longer(trial)
+            with suppress(MismatchError):
+                states = [*states, self._refined(trial)[-1]]
+                splits = _splits(self._now, states)
+        self._now = list(states[-1])
         start = len(self._found.moves)
         self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
-        for axis in before[0]:
-            if self._now[0][axis].max() == before[0][axis].max():
-                continue
-            for colour in np.unique(before[0][axis]):
-                one, two = (np.flatnonzero(side[axis] == colour) for side in before)
-                units = _by_appearance(self._now[0][axis][one])
-                if units.max() == 0:
-                    continue
-                seen = [_arrived(units, first[axis][one], second[axis][two]) for first, second in states]
-                at = _match(trial, units, seen)
+        for split in splits:
+            for inside in [split.all] if split.match(trial, split.all) is not None else split.orbits():
+                at = split.match(trial, inside)
                 if at is None:
-                    self._found.twisted.update({start + each: axis for each in range(len(trial.classes))})
+                    self._found.twisted.update({start + each: split.axis for each in range(len(trial.classes))})
                     continue
-                for position, unit in zip(one, units, strict=True):
-                    self._found.marks[axis][position][start + at] = (int(unit), trial.units)
+                for position, unit in zip(split.places[inside], _by_appearance(split.parts[inside]), strict=True):
+                    self._found.marks[split.axis][position][start + at] = (int(unit), trial.units)
 
     def _tell(self, cls: ColourClass) -> None:
         if self._told is not None:
@@ -346,17 +355,63 @@ def _by_appearance(colours: Colours) -> Colours:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _arrived(units: Colours, first: Colours, second: Colours) -> Colours:
-    """For each index of a class in the second colouring, the unit of the first that has its colour."""
-    number = {int(colour): int(unit) for colour, unit in zip(first, units, strict=True)}
-    return np.array([number.get(int(colour), -1) for colour in second])
+class _Split:
+    """A class of indices that a trial split, and where each of its parts is in the second colouring of every round.
 
+    Attributes:
+        places: of its indices in the first colouring; parts: by index, 0, 1, … in order of appearance.
+    """
 
-def _match(trial: _Trial, units: Colours, seen: Sequence[Colours]) -> int | None:
-    """The class of the trial of which the units of another class follow the orders; None if there is none."""
-    if int(units.max()) + 1 != trial.units:
+    def __init__(self, axis: AxisOf, one: Colours, two: Colours, states: Sequence[Sequence[Colouring]]) -> None:
+        self.axis, self.places = axis, one
+        self.parts = _by_appearance(states[-1][0][axis][one])
+        self.all = np.ones(len(one), bool)
+        self._seen = [self._arrived(first[axis][one], second[axis][two]) for first, second in states]
+
+    def _arrived(self, first: Colours, second: Colours) -> Colours:
+        number = {int(colour): int(part) for colour, part in zip(first, self.parts, strict=True)}
+        return np.array([number.get(int(colour), -1) for colour in second])
+
+    def match(self, trial: _Trial, inside: NDArray[np.bool_]) -> int | None:
+        """The class of the trial of which these indices follow the orders; None if there is none."""
+        units = _by_appearance(self.parts[inside])
+        number = dict(zip(self.parts[inside].tolist(), units.tolist(), strict=True))
+        if len(number) != trial.units:
+            return None
+        seen = [np.array([number.get(part, -1) for part in arrived[inside].tolist()]) for arrived in self._seen]
+        for at in range(len(trial.classes)):
+            if all(np.array_equal(orders[at][units], to) for orders, to in zip(trial.rounds, seen, strict=True)):
+                return at
         return None
-    for at in range(len(trial.classes)):
-        if all(np.array_equal(orders[at][units], arrived) for orders, arrived in zip(trial.rounds, seen, strict=True)):
-            return at
-    return None
+
+    def orbits(self) -> Iterator[NDArray[np.bool_]]:
+        """The parts that a trial sends to each other, those that it leaves where they are aside: they were told apart
+        by something that was hidden before.
+        """
+        root = list(range(int(self.parts.max()) + 1))
+
+        def top(part: int) -> int:
+            while root[part] != part:
+                part = root[part]
+            return part
+
+        for arrived in self._seen:
+            for here, there in zip(self.parts.tolist(), arrived.tolist(), strict=True):
+                root[top(here)] = top(max(there, 0))
+        orbit = np.array([top(part) for part in self.parts.tolist()])
+        for each in np.unique(orbit):
+            if len(np.unique(self.parts[orbit == each])) > 1:
+                yield orbit == each
+
+
+def _splits(before: Sequence[Colouring], states: Sequence[Sequence[Colouring]]) -> list[_Split]:
+    """The classes that a trial split."""
+    found, after = [], states[-1][0]
+    for axis, colours in before[0].items():
+        if after[axis].max() == colours.max():
+            continue
+        for colour in np.unique(colours):
+            one, two = (np.flatnonzero(side[axis] == colour) for side in before)
+            if (after[axis][one] != after[axis][one[0]]).any():
+                found.append(_Split(axis, one, two, states))
+    return found

@@ -47,6 +47,7 @@ def what_stays(judge: Judge, wiring: Wiring, found: Found, unread: Sequence[str]
     free: list[str] = []
     kinds: dict[tuple[str, int], str] = {}
     general: dict[str, str] = {}
+    exact = _exact_gradients(judge)
     for axis in _still_axes(wiring):
         name, at = axis
         real = (name.replace(".{e}.", ".0."), at)
@@ -56,8 +57,9 @@ def what_stays(judge: Judge, wiring: Wiring, found: Found, unread: Sequence[str]
         if kind not in kinds:
             if len(kinds) >= _MOST_RUNS:
                 break
-            kinds[kind] = _reason(judge, wiring, real)
-            if kinds[kind] == "" and real not in found.silent:
+            reason = _reason(judge, exact, wiring, real)
+            kinds[kind] = reason or ""
+            if reason == "" and real not in found.silent:
                 free.append(f"axis {at} of {name}")
         if kinds[kind] in _GENERAL:
             general[kinds[kind]] = _GENERAL[kinds[kind]]
@@ -71,6 +73,16 @@ def what_stays(judge: Judge, wiring: Wiring, found: Found, unread: Sequence[str]
         for key in judge.network.keys[name]
     }
     return Stays({name: "; ".join(why) for name, why in comments.items()}, tuple(general.items()), ignored, tuple(free))
+
+
+def _exact_gradients(judge: Judge) -> Mapping[str, Tensor]:
+    """Those of the real network, in which units may be dead; smooth ones where its code works in place on what a
+    gradient needs.
+    """
+    try:
+        return judge.network.gradients({name: judge.state[name] for name in judge.network.tensors}, exact=True)
+    except RuntimeError:
+        return judge.gradients
 
 
 def _still_axes(wiring: Wiring) -> Iterator[AxisOf]:
@@ -91,17 +103,17 @@ def _with_its_weight(wiring: Wiring, axis: AxisOf) -> bool:
     )
 
 
-def _reason(judge: Judge, wiring: Wiring, axis: AxisOf) -> str:
-    """What exchanging two units of one axis does; empty where it does nothing."""
+def _reason(judge: Judge, exact: Mapping[str, Tensor], wiring: Wiring, axis: AxisOf) -> str | None:
+    """What exchanging two units of one axis does; empty where it does nothing, None where nothing tells."""
     name, at = axis
     stem = name.rpartition(".")[0]
     module = dict(judge.network.module.named_modules()).get(stem)
     if isinstance(module, nn.modules.conv._ConvNd) and at >= 2:
         return "kernels"
     tensor = judge.state[name]
-    units = _two_units(judge, wiring, axis)
+    units = _two_units(judge, exact[name], wiring, axis)
     if units is None:
-        return ""
+        return None
     moved = {
         (name, at),
         *((n, 0) for n, s in wiring.shapes.items() if s == (tensor.shape[at],) and n.rpartition(".")[0] == stem),
@@ -122,30 +134,32 @@ def _reason(judge: Judge, wiring: Wiring, axis: AxisOf) -> str:
     return f"exchanging {units[0]} and {units[1]} changes the outputs by {changed:.1g}"
 
 
-def _two_units(judge: Judge, wiring: Wiring, axis: AxisOf) -> tuple[int, int] | None:
-    """The two units that stay and that the outputs depend on most."""
+def _two_units(judge: Judge, gradient: Tensor, wiring: Wiring, axis: AxisOf) -> tuple[int, int] | None:
+    """The two units that stay and that the outputs depend on most; None where they depend on none."""
     name, at = axis
     general = (name, at) if (name, at) in wiring.expressions else None
-    places = _still_places(wiring.expressions[general]) if general else list(range(judge.state[name].shape[at]))
-    gradient = judge.gradients[name]
-    over = [other for other in range(gradient.dim()) if other != at]
-    told = (gradient.abs().sum(over) if over else gradient.abs())[places]
-    if len(places) < 2:
+    places = _still_places(wiring.expressions[general]) if general else [list(range(judge.state[name].shape[at]))]
+    if not places or len(places[0]) < 2:
         return None
-    first, second = sorted(places[i] for i in told.topk(2).indices.tolist())
-    return first, second
+    over = [other for other in range(gradient.dim()) if other != at]
+    told = gradient.abs().sum(over) if over else gradient.abs()
+    run = max(places, key=lambda run: float(told[run].topk(2).values[1]))
+    values, most = told[run].topk(2)
+    first, second = sorted(run[i] for i in most.tolist())
+    return (first, second) if bool(values.all()) else None
 
 
-def _still_places(expression: Expression) -> list[int]:
-    """The places of the longest part that stays; of a product that ends in such a part, those of its first run."""
+def _still_places(expression: Expression) -> list[list[int]]:
+    """The places of the longest part that stays; of a product that ends in such a part, those of all its runs."""
     parts = expression.parts if isinstance(expression, Chain) else (expression,)
-    start, best = 0, range(0)
+    start, longest, best = 0, 1, []
     for part in parts:
         last = part.factors[-1] if isinstance(part, Nest) else part
-        if isinstance(last, Still) and last.size > len(best):
-            best = range(start, start + last.size)
+        if isinstance(last, Still) and last.size > longest:
+            longest, ends = last.size, range(start, start + size_of(part), last.size)
+            best = [list(range(at, at + last.size)) for at in ends]
         start += size_of(part)
-    return list(best)
+    return best
 
 
 def _exchanged(tensor: Tensor, at: int, units: tuple[int, int]) -> Tensor:

@@ -18,7 +18,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+WIDE = {
+    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
+}
+"""Types of floats, and what is computed in instead."""
 _KINKED = (
     *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "hardswish", "hardtanh", "threshold"),
     *("elu", "elu_", "selu", "celu", "rrelu", "clamp_min"),
@@ -29,7 +33,7 @@ _TIED = 1e-9  # relative to the largest value: closer values are equal but for r
 
 
 class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A cast to a narrower type that the code asks for becomes one to float64."""
+    """A cast to a narrower type that the code asks for becomes one to float64, and so do constants of the code."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -40,16 +44,19 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        wide = {name: torch.float64 if _narrow(value) else value for name, value in (kwargs or {}).items()}
-        return func(*(torch.float64 if _narrow(value) else value for value in args), **wide)
+        def wide(value: Any) -> Any:
+            if isinstance(value, torch.dtype):
+                return WIDE.get(value, value)
+            constant = type(value) is Tensor and value.dtype in WIDE and not func._schema.is_mutable
+            return value.to(WIDE[value.dtype]) if constant else value
 
-
-def _narrow(value: object) -> bool:
-    return isinstance(value, torch.dtype) and value in _NARROW
+        return func(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
 
 
 class Exact(TorchFunctionMode):
-    """Functions that torch has for narrow types alone, in float64."""
+    """Functions that torch has for narrow types alone, in float64; norms by running statistics with gradients of all
+    that they read.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -58,6 +65,8 @@ class Exact(TorchFunctionMode):
 
     def replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """What stands in for a call; None if nothing does."""
+        if name == "batch_norm":
+            return _batch_norm(func, args, kwargs)
         return _grouped_mm(args, kwargs) if name in ("grouped_mm", "_grouped_mm") else None
 
 
@@ -80,7 +89,11 @@ class Smooth(Exact):
         replacement = _REPLACEMENTS.get(name)
         if replacement is None or not args[0].is_floating_point():
             return super().replaced(name, func, args, kwargs)
-        return replacement(func, args, kwargs)
+        try:
+            made = replacement(func, args, kwargs)
+            return args[0].copy_(made) if made is not None and _in_place(name, kwargs) else made
+        except (IndexError, RuntimeError, TypeError, ValueError):  # a call that the replacement does not know
+            return None
 
     def _notice_ties(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
         x = args[0].detach()
@@ -94,6 +107,10 @@ class Smooth(Exact):
             nearest = float(ordered.diff(dim=-1).abs().min())
             if nearest <= _TIED * float(ordered.abs().max()):
                 self.tied.add(int(ordered.shape[-1]))
+
+
+def _in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
+    return name.endswith("_") or kwargs.get("inplace") is True
 
 
 def _argument(args: Any, kwargs: Mapping[str, Any], at: int, name: str, default: Any = None) -> Any:
@@ -189,16 +206,30 @@ def _prelu(func: Any, args: Any, kwargs: Any) -> Tensor:
     return smooth
 
 
-_REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Tensor | None]] = {
+def _extreme(func: Any, args: Any, kwargs: Any) -> Any:
+    """A largest value, smoothly: of values that are equal but for rounding each counts as much."""
+    sign = 1 if "max" in func.__name__ else -1
+    if (len(args) > 1 and isinstance(args[1], Tensor)) or "other" in kwargs:
+        return sign * torch.logaddexp(sign * args[0], sign * _argument(args, kwargs, 1, "other"))
+    dim = _argument(args, kwargs, 1, "dim")
+    if dim is None or isinstance(dim, bool):
+        return None
+    keepdim = _argument(args, kwargs, 2, "keepdim", False)
+    smooth = sign * torch.logsumexp(sign * args[0], dim, keepdim)
+    found = func(*args, **kwargs)
+    return smooth if isinstance(found, Tensor) else type(found)((smooth, found.indices))
+
+
+_REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(_KINKED, _softplus),
     "prelu": _prelu,
     "hardsigmoid": _sigmoid,
-    "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
     "mean": _mean,
     "var": _variance,
+    **dict.fromkeys(("max", "min", "amax", "amin", "maximum", "minimum"), _extreme),
 }
 """By the names of functions and methods of torch; None from one of them leaves the function as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ def in_dtype(value: Any, dtype: torch.dtype) -> Any:
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, Mapping):
         return {key: in_dtype(item, dtype) for key, item in value.items()}
-    return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, list):
+        return [in_dtype(item, dtype) for item in value]
+    return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, tuple) else value
 
 
 def answers_of(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -40,13 +43,17 @@ def answers_of(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
-    """Every floating-point tensor in nested outputs, by a dotted name."""
+    """Every floating-point tensor in nested outputs, by a dotted name; of complex ones the two parts of each value."""
     if isinstance(value, Tensor):
+        value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         return {name: value} if value.is_floating_point() else {}
     if isinstance(value, Mapping):
         return {k: t for key, item in value.items() for k, t in tensors_in(item, f"{name}.{key}").items()}
     if isinstance(value, (list, tuple)):
         return {k: t for at, item in enumerate(value) for k, t in tensors_in(item, f"{name}.{at}").items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {field.name: getattr(value, field.name, None) for field in fields(value)}
+        return {k: t for key, item in named.items() for k, t in tensors_in(item, f"{name}.{key}").items()}
     return {}
 
 

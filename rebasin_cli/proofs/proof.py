@@ -268,9 +268,10 @@ def _untold(
 def _broken_states(
     layout: Layout, subject: Subject, permutation: Permutation, dim: str
 ) -> Iterator[Mapping[str, Tensor]]:
-    """States in which `dim` is permuted in one place only: one key, or one piece of one tensor.
+    """States in which `dim` is permuted in one place only: one key, one piece of one tensor, or half of a piece.
 
-    One piece, because in a fused tensor all that a dim does may happen in that tensor.
+    One piece, because in a fused tensor all that a dim does may happen in that tensor; half of it, because it may
+    stand in one piece alone (queries of which the outputs take the mean).
     """
     alone = {dim: permutation[dim]}
     for key in layout.users[dim]:
@@ -279,9 +280,14 @@ def _broken_states(
             other = subject.state[source_key(alone, bound)].clone()
             yield {**subject.state, **dict.fromkeys(subject.tied_to(key), other)}
         for piece in (piece for piece in bound.pieces if any(side.dim == dim for side in piece.sides)):
-            moved = tensor.clone()
-            piece_view(moved, piece).copy_(gather_piece(piece_view(tensor, piece), piece, alone, bound.place))
-            yield {**subject.state, **dict.fromkeys(subject.tied_to(key), moved)}
+            gathered = gather_piece(piece_view(tensor, piece), piece, alone, bound.place)
+            for half in (None, *(at for at, side in enumerate(piece.sides) if side.dim != dim and side.size > 1)):
+                moved = tensor.clone()
+                into, other = piece_view(moved, piece), gathered
+                if half is not None:
+                    into, other = (view.narrow(half, 0, piece.sides[half].size // 2) for view in (into, other))
+                into.copy_(other)
+                yield {**subject.state, **dict.fromkeys(subject.tied_to(key), moved)}
 
 
 def _parted(layout: Layout, subject: Subject, seed: int) -> tuple[tuple[str, ...], ...]:

@@ -213,3 +213,20 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "squeeze and excite": lambda: (SqueezeExcite(), images(side=7)),
     "pixel shuffle": lambda: (PixelShuffle(), images(side=6)),
 }
+
+# The dims of each, by size; a dim within another has one permutation for each of its units.
+GROUPS = {
+    "residual mlp": {"12": 1},
+    "chain": {"2": 1, "3 in 2": 1, "4 in 2": 1, "10": 1},
+    "option a": {"4": 1, "2": 2, "8": 1},
+    "group norm over a concatenation": {"2": 3, "3 in 2": 1, "10": 1},
+    "experts": {"10": 1, "4": 1, "7 in 4": 1},
+    "chosen experts": {"10": 1, "4": 1, "7 in 4": 1},
+    "u-net": {"6": 2, "8": 1, "5": 1},
+    "nanogpt": {"12": 1, "3": 2, "4 in 3": 4, "20": 2},
+    "encoder": {"12": 1, "3": 2, "4 in 3": 4, "14": 2},
+    "wavenet": {"8": 1, "6": 2},
+    "recurrent": {"7": 1, "5": 4},
+    "squeeze and excite": {"8": 1, "4": 1},
+    "pixel shuffle": {"6": 1, "5": 1},
+}
