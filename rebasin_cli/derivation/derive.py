@@ -162,9 +162,9 @@ def _repaired(judge: Judge, wiring: Wiring, seed: int) -> tuple[Wiring, tuple[st
     for _ in range(_REPAIRS):
         if not wiring.dims():
             raise ContentError(
-                "nothing in this network may be permuted",
+                "nothing in this network may be permuted: no order of the units of any layer keeps its outputs",
                 where="; ".join(held),
-                remedy="see `rebasin arch derive --help`",
+                remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
             )
         made = candidate(judge, wiring, "a guess")
         proof = prove(made.spec, judge.subject("the network"), seed, elements=4)

@@ -50,7 +50,10 @@ def unread_tensors(judge: Judge) -> tuple[str, ...]:
 def _require_runs(network: Network) -> None:
     """It runs in evaluation mode with the weights that it came with, and answers with floats."""
     if not network.tensors:
-        raise ContentError("the network has no parameters, so there is nothing to permute")
+        raise ContentError(
+            "the network has no parameters, so there is nothing to permute",
+            remedy="give the module that holds the weights",
+        )
     try:
         outputs = network.answer()
     except ContentError:
