@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,9 +16,33 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.forked import run_forked
+
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 WIDTHS = (32, 8, 8, 16)  # wide ends: matching then finds a planted permutation from any start
+
+READER = """
+import json
+import numpy as np
+
+def read(path):
+    # dtypes and float64 values by key, without the seconds that torch takes to load
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        held = file.read()
+    header.pop("__metadata__", None)
+    dtypes, values = {}, {}
+    for key, entry in header.items():
+        begin, end = entry["data_offsets"]
+        dtypes[key] = entry["dtype"]
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            found = (np.frombuffer(held[begin:end], "<u2").astype("<u4") << 16).view("<f4")
+        else:
+            found = np.frombuffer(held[begin:end], {"F32": "<f4", "I64": "<i8"}[entry["dtype"]])
+        values[key] = found.reshape(entry["shape"]).astype(float)
+    return dtypes, values
+"""  # how the evaluation commands of tests read a checkpoint
 
 
 def mlp_state(seed: int, widths: Sequence[int] = WIDTHS, prefix: str = "fc.") -> dict[str, Tensor]:
@@ -81,13 +107,34 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(*arguments: object, cwd: Path, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the program as a process of its own, to its end."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        env=environment(**more),
-        timeout=300,
-        check=False,
-    )
+    """Run the program as a process of its own, with pipes, to its end.
+
+    It is forked from one that has loaded the libraries; with variables of its own (`more`) it loads them itself.
+    """
+    called = command(*arguments)
+    if more:
+        return subprocess.run(
+            called, cwd=cwd, input=stdin, capture_output=True, env=environment(**more), timeout=300, check=False
+        )
+    pipes = [os.pipe() for _ in range(3)]
+    (read_in, write_in), (read_out, write_out), (read_err, write_err) = pipes
+    with ThreadPoolExecutor(3) as threads:
+        threads.submit(_write_all, write_in, stdin)
+        out, err = threads.submit(_read_all, read_out), threads.submit(_read_all, read_err)
+        try:
+            theirs = (read_in, write_out, write_err)
+            code = run_forked([str(word) for word in arguments], cwd, environment(), theirs, 300)
+        finally:
+            for end in theirs:
+                os.close(end)
+    return subprocess.CompletedProcess(called, code, out.result(), err.result())
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with suppress(BrokenPipeError), open(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as file:
+        return file.read()
