@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Rebasin
-from tests.small import command, environment, mlp_state, run, save, save_pair
+from tests.small import READER, command, environment, mlp_state, run, save, save_pair
 
 # One line for every point; at the line number in `stop` it hangs, as long ones would, at that in `fail` it fails.
-EVALUATE = """
-import os, pathlib, sys, time
-from safetensors.torch import load_file
+EVALUATE = (
+    READER
+    + """
+import pathlib, sys, time
 with open("calls", "a") as log:
     log.write("call\\n")
 number = len(pathlib.Path("calls").read_text().splitlines())
@@ -28,8 +29,9 @@ if pathlib.Path("stop").exists() and number == int(pathlib.Path("stop").read_tex
     time.sleep(100)
 if pathlib.Path("fail").exists() and number == int(pathlib.Path("fail").read_text()):
     sys.exit("it broke")
-print(float(load_file(sys.argv[1])["fc.0.weight"].square().mean()))
+print((read(sys.argv[1])[1]["fc.0.weight"] ** 2).mean())
 """
+)
 OWN = """
 def count(outputs, targets):
     with open("calls", "a") as log:
