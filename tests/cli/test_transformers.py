@@ -1,4 +1,4 @@
-"""Hugging Face folders, made here by transformers and judged by real processes."""
+"""Hugging Face folders, made here by transformers and judged here and by a process of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ import torch
 
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.evaluation.text import load_masked_text
+from tests.cli.conftest import Rebasin
 from tests.small import run
 
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def document(folder: Path, *arguments: object) -> Any:
-    done = run(*arguments, cwd=folder)
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+def document(rebasin: Rebasin, *arguments: object) -> Any:
+    done = rebasin(*arguments)
+    assert done.code == 0, done.err
+    return done.document
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def save_tokenizer(folder: Path, vocabulary: list[str], **special: str) -> None:
@@ -34,7 +42,7 @@ def save_tokenizer(folder: Path, vocabulary: list[str], **special: str) -> None:
     library("transformers").PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(folder)
 
 
-def test_a_language_model_of_transformers(tmp_path: Path) -> None:
+def test_a_language_model_of_transformers(rebasin: Rebasin, here: Path) -> None:
     transformers = library("transformers")
     words = WORDS
     for seed in (0, 1):
@@ -43,14 +51,14 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
             vocab_size=41, n_embd=24, n_layer=2, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0
         )  # fmt: skip
         model = transformers.GPT2LMHeadModel(config)
-        model.save_pretrained(tmp_path / str(seed))
-        save_tokenizer(tmp_path / str(seed), ["?", *words])
+        model.save_pretrained(here / str(seed))
+        save_tokenizer(here / str(seed), ["?", *words])
     text = np.random.default_rng(0).choice(words, 70)
-    (tmp_path / "text.txt").write_text(" ".join(text))
+    (here / "text.txt").write_text(" ".join(text))
     found = document(
-        tmp_path, "interpolate", "0", "1", "--data", "text.txt", "--sequence-length", 10, "--steps", 3
+        rebasin, "interpolate", "0", "1", "--data", "text.txt", "--sequence-length", 10, "--steps", 3
     )["barrier"]  # fmt: skip
-    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "1").eval()
+    model = transformers.GPT2LMHeadModel.from_pretrained(here / "1").eval()
     tokens = torch.tensor([words.index(w) + 1 for w in text]).reshape(7, 10)
     with torch.no_grad():
         loss = float(model(input_ids=tokens, labels=tokens).loss)
@@ -58,12 +66,12 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     assert found["aligned"]["loss"][2] == pytest.approx(loss, rel=1e-4)
     assert found["naive"]["metrics"]["perplexity"][2] == pytest.approx(np.exp(loss), rel=1e-4)
     assert (found["examples"], found["unit"]) == (7, "nats per next token")
-    bad = run("interpolate", "0", "1", "--data", "0/model.safetensors", "--steps", 3, cwd=tmp_path)
-    assert bad.returncode == 3
-    assert b"inputs" in bad.stderr
-    (tmp_path / "short.txt").write_text("w1")
-    short = run("interpolate", "0", "1", "--data", "short.txt", "--steps", 3, cwd=tmp_path)
-    assert b"needs two" in short.stderr
+    bad = rebasin("interpolate", "0", "1", "--data", "0/model.safetensors", "--steps", 3)
+    assert bad.code == 3
+    assert "inputs" in bad.err
+    (here / "short.txt").write_text("w1")
+    short = rebasin("interpolate", "0", "1", "--data", "short.txt", "--steps", 3)
+    assert "needs two" in short.err
 
 
 def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
@@ -77,7 +85,9 @@ def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
         transformers.ViTForImageClassification(config).save_pretrained(tmp_path / str(seed))
     inputs = np.random.default_rng(0).random((9, 3, 8, 8), dtype=np.float32)
     np.savez(tmp_path / "data.npz", inputs=inputs, targets=np.arange(9) % 3)
-    found = document(tmp_path, "interpolate", "0", "1", "--data", "data.npz", "--steps", 2)["barrier"]
+    done = run("interpolate", "0", "1", "--data", "data.npz", "--steps", 2, cwd=tmp_path)  # transformers is not loaded
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)["barrier"]
     model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "0").eval()
     with torch.no_grad():
         logits = model(pixel_values=torch.from_numpy(inputs)).logits
@@ -85,7 +95,7 @@ def test_an_image_classifier_of_transformers(tmp_path: Path) -> None:
     assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
-def test_images_are_prepared_as_the_folder_says(tmp_path: Path) -> None:
+def test_images_are_prepared_as_the_folder_says(rebasin: Rebasin, here: Path) -> None:
     """With its preprocessor_config.json, its label2id, and in the size that it takes."""
     transformers = library("transformers")
     image = pytest.importorskip("PIL.Image")
@@ -97,38 +107,38 @@ def test_images_are_prepared_as_the_folder_says(tmp_path: Path) -> None:
             patch_size=4, num_labels=3, label2id={n: i for i, n in enumerate(names)}, id2label=dict(enumerate(names)),
             initializer_range=0.5,
         )  # fmt: skip
-        transformers.ViTForImageClassification(config).save_pretrained(tmp_path / str(seed))
+        transformers.ViTForImageClassification(config).save_pretrained(here / str(seed))
     settings = {
         "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 8, "width": 8},
         "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5, 0.4, 0.3],
         "image_std": [0.2, 0.2, 0.2], "resample": 2,
     }  # fmt: skip
-    (tmp_path / "0" / "preprocessor_config.json").write_text(json.dumps(settings))
+    (here / "0" / "preprocessor_config.json").write_text(json.dumps(settings))
     colours = np.random.default_rng(0).integers(0, 256, (6, 3))
     for number, colour in enumerate(colours):
-        place = tmp_path / "photos" / names[number % 3]
+        place = here / "photos" / names[number % 3]
         place.mkdir(parents=True, exist_ok=True)
         image.new("RGB", (20, 12), tuple(map(int, colour))).save(place / f"{number}.png")
     pixels = (torch.tensor(colours / 255).float() - torch.tensor([0.5, 0.4, 0.3])) / 0.2
     inputs = pixels[:, :, None, None].expand(6, 3, 8, 8)
-    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "0").eval()
+    model = transformers.ViTForImageClassification.from_pretrained(here / "0").eval()
     with torch.no_grad():
         wanted = torch.nn.functional.cross_entropy(model(pixel_values=inputs).logits, torch.arange(6) % 3)
     call = ("interpolate", "0", "1", "--data", "photos", "--steps", 2, "--no-align")
-    done = run(*call, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr.decode()
-    found = json.loads(done.stdout)["barrier"]
+    done = rebasin(*call)
+    assert done.code == 0, done.err
+    found = done.document["barrier"]
     assert found["naive"]["loss"][0] == pytest.approx(float(wanted), rel=1e-3)
     assert found["examples"] == 6
-    assert "3 classes, by the names of their folders: 1: bear, 2: deer, 0: wolf" in done.stderr.decode()
-    own = document(tmp_path, *call, "--image-size", 8, "--normalise", "0.5,0.4,0.3/0.2,0.2,0.2")["barrier"]
+    assert "3 classes, by the names of their folders: 1: bear, 2: deer, 0: wolf" in done.err
+    own = document(rebasin, *call, "--image-size", 8, "--normalise", "0.5,0.4,0.3/0.2,0.2,0.2")["barrier"]
     assert own["naive"]["loss"] == pytest.approx(found["naive"]["loss"], rel=1e-3)
-    plain = document(tmp_path, *call, "--image-size", 8)["barrier"]
+    plain = document(rebasin, *call, "--image-size", 8)["barrier"]
     assert plain["naive"]["loss"][0] != pytest.approx(found["naive"]["loss"][0], rel=1e-2)
 
 
 @pytest.fixture
-def berts(tmp_path: Path) -> Path:
+def berts(here: Path) -> Path:
     """Two tiny masked language models with their tokenizer, and a text."""
     transformers = library("transformers")
     for seed in (0, 1):
@@ -137,17 +147,17 @@ def berts(tmp_path: Path) -> Path:
             vocab_size=44, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
             max_position_embeddings=16, initializer_range=0.3,
         )  # fmt: skip
-        transformers.BertForMaskedLM(config).save_pretrained(tmp_path / str(seed))
+        transformers.BertForMaskedLM(config).save_pretrained(here / str(seed))
         save_tokenizer(
-            tmp_path / str(seed), SPECIAL + WORDS, cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+            here / str(seed), SPECIAL + WORDS, cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
         )  # fmt: skip
-    (tmp_path / "text.txt").write_text(" ".join(np.random.default_rng(0).choice(WORDS, 75)))
-    return tmp_path
+    (here / "text.txt").write_text(" ".join(np.random.default_rng(0).choice(WORDS, 75)))
+    return here
 
 
-def test_a_masked_language_model_of_transformers(berts: Path) -> None:
+def test_a_masked_language_model_of_transformers(rebasin: Rebasin, berts: Path) -> None:
     call = ("interpolate", "0", "1", "--data", "text.txt", "--sequence-length", 12, "--steps", 3)
-    found = document(berts, *call)["barrier"]
+    found = document(rebasin, *call)["barrier"]
     data = load_masked_text(berts / "text.txt", berts / "0", 12, None, 0)
     with torch.no_grad():
         model = library("transformers").BertForMaskedLM.from_pretrained(berts / "1").eval()
@@ -160,9 +170,9 @@ def test_a_masked_language_model_of_transformers(berts: Path) -> None:
         assert found[name]["metrics"]["perplexity"][2] == pytest.approx(np.exp(float(answer.loss)), rel=1e-4)
     assert found["naive"]["loss"][1] != pytest.approx(found["aligned"]["loss"][1], rel=1e-3)
     assert (found["examples"], found["unit"]) == (7, "nats per masked token")
-    again = document(berts, *call, "--no-align")["barrier"]["naive"]
+    again = document(rebasin, *call, "--no-align")["barrier"]["naive"]
     assert again["loss"] == found["naive"]["loss"]
-    other = document(berts, *call, "--no-align", "--seed", 1)["barrier"]["naive"]
+    other = document(rebasin, *call, "--no-align", "--seed", 1)["barrier"]["naive"]
     assert other["loss"][0] != pytest.approx(found["naive"]["loss"][0], rel=1e-3)
 
 
@@ -183,15 +193,15 @@ def test_what_is_masked_is_asked_for_and_nothing_else(berts: Path) -> None:
     assert load_masked_text(text, folder, None, None, 0).inputs.shape == (5, 16)  # as long as the model takes
 
 
-def test_activations_and_repair_work_on_masked_text(berts: Path) -> None:
+def test_activations_and_repair_work_on_masked_text(rebasin: Rebasin, berts: Path) -> None:
     call = ("interpolate", "0", "1", "--data", "text.txt", "--steps", 3, "--method", "activations")
-    found = document(berts, *call, "--repair", "repair")
+    found = document(rebasin, *call, "--repair", "repair")
     assert list(found["barrier"]["repaired"]) == ["aligned + repair"]
     assert found["match"]["method"] == "activations"
 
 
-def test_a_masked_model_without_a_mask_token(berts: Path) -> None:
+def test_a_masked_model_without_a_mask_token(rebasin: Rebasin, berts: Path) -> None:
     save_tokenizer(berts / "0", SPECIAL + WORDS)
-    done = run("interpolate", "0", "1", "--data", "text.txt", cwd=berts)
-    assert done.returncode == 3
-    assert b"the tokenizer has no mask token" in done.stderr
+    done = rebasin("interpolate", "0", "1", "--data", "text.txt")
+    assert done.code == 3
+    assert "the tokenizer has no mask token" in done.err
