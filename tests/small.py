@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,11 @@ def command(*arguments: object) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """The surroundings of a process of ours: the source tree, one thread."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def hear_hangups() -> None:
+    """For `preexec_fn` of a process that gets SIGHUP: the tests may run under nohup, and would hand that on."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def run(*arguments: object, cwd: Path, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import Rebasin
-from tests.small import ROOT, command, environment, mlp_state, save, shuffled
+from tests.small import ROOT, command, environment, hear_hangups, mlp_state, save, shuffled
 
 ALIGN = ("align", "a.safetensors", "b.safetensors")
 PATH = ("interpolate", "a.safetensors", "b.safetensors")
@@ -268,7 +268,7 @@ def test_an_evaluation_command_ends_with_us(number: signal.Signals, pair: Path) 
     process = subprocess.Popen(
         command(*PATH, "--steps", 3, "--eval-command", "sh eval.sh {checkpoint}"), cwd=pair, env=environment(),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
+        preexec_fn=hear_hangups,
     )  # fmt: skip
     while not (pair / "pids").exists() or not (pair / "pids").read_text().strip():
         assert process.poll() is None

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from tests.small import command, environment, mlp_state, run, save, save_pair, shuffled
+from tests.small import command, environment, hear_hangups, mlp_state, run, save, save_pair, shuffled
 
 
 @pytest.fixture
@@ -128,6 +128,7 @@ def test_a_signal_leaves_no_partial_file(folder: Path, number: signal.Signals, c
     process = subprocess.Popen(
         command("interpolate", "a.safetensors", "b.safetensors", "--steps", 10001, "-o", "points"),
         cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=hear_hangups,
     )  # fmt: skip
     _wait_for(lambda: any((folder / "points").glob("lam-*")), process)
     process.send_signal(number)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import command, environment, save_pair
+from tests.small import command, environment, hear_hangups, save_pair
 
 AB = ("a.safetensors", "b.safetensors")
 ALIGN = "align a.safetensors b.safetensors -f -q"
@@ -154,7 +154,7 @@ def test_a_signal_while_modules_are_imported(folder: Path, wait: int) -> None:
     number, code = list(ENDINGS.items())[wait % 3]
     process = subprocess.Popen(
         command("align", *AB, "-f"), cwd=folder, env=environment(), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_hangups,
     )  # fmt: skip
     while not _is_ours(process.pid):
         time.sleep(0.001)
