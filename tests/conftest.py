@@ -12,6 +12,19 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONG = (
+    "test_torture.py",
+    "test_wheel.py",
+    "test_demo.py",
+    "test_files.py",
+    "test_processes.py",
+)  # minutes in processes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, or one of them is all that is left for one worker while the others rest."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
