@@ -44,6 +44,12 @@ def test_a_dim_stays_where_an_ignored_tensor_has_other_axes() -> None:
     assert "does not fit its line" in still(layout)["h.1"]
 
 
+def test_dims_of_other_lines_move_all_the_same() -> None:
+    text = "tensors:\n  a: x _\n  b: y x\n  c?: x\n  d: _ y\n"
+    layout = bound(text, {"a": (4, 3), "b": (5, 4), "c": (4, 1), "d": (2, 5)}, ignore=["c"])
+    assert layout.moving() == ("y",)
+
+
 def test_a_dim_of_ignored_tensors_alone_has_their_size() -> None:
     text = "tensors:\n  a: x y\n  b: y z\n  c: z\n"
     layout = bound(text, {"a": (2, 3), "b": (3, 4), "c": (4,)}, ignore=["b", "c"])
