@@ -103,41 +103,47 @@ def test_a_name_of_a_hub_is_not_a_path(tmp_path: Path, monkeypatch: pytest.Monke
         assert "hub" not in caught.value.what
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "model.safetensors", "model.bin"])
+NAMES = ("config.json", "model.safetensors.index.json", "model.safetensors", "model.bin")
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to a device", "link to itself", "socketless folder"])
-def test_only_regular_files_are_opened(kind: str, name: str, tmp_path: Path) -> None:
-    if not name.startswith("model.safetensors"):
-        save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
-    target = tmp_path / name
-    if kind == "pipe":
-        os.mkfifo(target)
-    elif kind == "device":
-        target.symlink_to("/dev/zero")
-    elif kind == "link to a device":
-        (tmp_path / "other").symlink_to("/dev/zero")
-        target.symlink_to(tmp_path / "other")
-    elif kind == "link to itself":
-        target.symlink_to(target)
-    else:
-        target.mkdir()
+def test_only_regular_files_are_opened(kind: str, tmp_path: Path) -> None:
+    for name in NAMES:
+        target = tmp_path / name / name
+        target.parent.mkdir()
+        if not name.startswith("model.safetensors"):
+            save_file({"w": torch.ones(2)}, target.parent / "model.safetensors")
+        if kind == "pipe":
+            os.mkfifo(target)
+        elif kind == "device":
+            target.symlink_to("/dev/zero")
+        elif kind == "link to a device":
+            (target.parent / "other").symlink_to("/dev/zero")
+            target.symlink_to(target.parent / "other")
+        elif kind == "link to itself":
+            target.symlink_to(target)
+        else:
+            target.mkdir()
     done = run_python(
         """
         import resource, signal
         from rebasin_cli.checkpoints.opening import open_checkpoint
         from rebasin_cli.errors import RebasinError
-        signal.alarm(30)
         resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
-        for path in (Path(sys.argv[1]), Path(sys.argv[1], sys.argv[2]), Path(sys.argv[1], "model.safetensors")):
-            try:
-                print("opened", *open_checkpoint(path))
-            except RebasinError as error:
-                print(error.exit_code, error.what)
+        for name in sys.argv[2:]:
+            folder = Path(sys.argv[1], name)
+            for path in (folder, folder / name, folder / "model.safetensors"):
+                signal.alarm(30)
+                try:
+                    print(name, "opened", *open_checkpoint(path), flush=True)
+                except RebasinError as error:
+                    print(name, error.exit_code, error.what, flush=True)
         """,
         tmp_path,
-        name,
+        *NAMES,
     )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 3
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [name for name in NAMES for _ in range(3)]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("config.json", 16 << 20), ("model.safetensors.index.json", 100 << 20)])
