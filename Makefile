@@ -9,7 +9,7 @@ help:
 	@echo "make demo    install into $(VENV), then align and interpolate the trained pair that ships"
 	@echo "make test    lint, type check, layer check and tests"
 	@echo "make torture attack with hostile files, faults and kills, and print a table (slow); TORTURE='--quick' for less"
-	@echo "make mutants change the source in small ways and list what no test notices (slow); MUTANTS='--most 20' for fewer"
+	@echo "make mutants change the source in small ways and list what no test notices (slow); MUTANTS='--minutes 15' for fewer"
 	@echo "make bench   time the engine (slow); BENCH='--help' shows the choices"
 
 # torch first and by itself: a plain newer torch would bring gigabytes of CUDA along.

@@ -1,4 +1,4 @@
-"""Change the source in small ways and see whether a test notices: `python -m tests.mutants [--most N] [--seed S]`.
+"""Change the source in small ways and see whether a test notices: `python -m tests.mutants [OPTIONS]`.
 
 Each change is made in a copy of the project: a comparison turned, `+` for `-`, a number altered, a condition negated.
 The tests that mirror the changed room run against it; a change that all of them pass is a survivor and is printed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import os
 import random
 import shutil
@@ -86,6 +87,7 @@ def main() -> int:
     """Print the survivors and their share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=60, help="changes to try, drawn from all files alike")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no other change is tried")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="files whose path has this in it")
     options = parser.parse_args()
@@ -97,10 +99,10 @@ def main() -> int:
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache"))
         alive, tried, began = 0, 0, time.monotonic()
         pools = {path: draw.sample(found, len(found)) for _, path in files if (found := mutants(ROOT / path))}
-        while tried < options.most and any(pools.values()):
-            for room, path in files:
-                if tried == options.most or not pools.get(path):
-                    continue
+        turns = itertools.cycle(draw.sample(files, len(files)))
+        while tried < options.most and any(pools.values()) and time.monotonic() < began + 60 * options.minutes:
+            room, path = next(turns)
+            if pools.get(path):
                 text, line, what = pools[path].pop()
                 tried += 1
                 if survives(copy, path, text, room):
