@@ -12,6 +12,7 @@ from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.spec import bind, detect, find_spec
 from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.template import parse_templates
+from rebasin_cli.spec.limits import MOST_ALTERNATIVES, check_alternatives
 from tests.deadline import deadline
 from tests.spec.building import spec_of
 
@@ -44,6 +45,12 @@ def test_an_explosion_is_refused(case: str) -> None:
         spec_of(EXPLOSIONS[case])
     assert "test.yaml:" in caught.value.where
     assert len(caught.value.what) < 2000
+
+
+def test_as_many_alternatives_as_are_allowed() -> None:
+    check_alternatives("{a,b}", range(MOST_ALTERNATIVES // 2), "ab")
+    with pytest.raises(ValueError, match="stands for"):
+        check_alternatives("{a,b}", range(MOST_ALTERNATIVES + 1))
 
 
 def test_axes_that_stand_for_axes_are_bounded() -> None:
