@@ -89,6 +89,7 @@ def run_forked(
         code = 70
         try:
             os.setsid()
+            gc.freeze()  # what the warm process holds is not looked through by every collection
             code = action()
         finally:
             os._exit(code & 0xFF)
