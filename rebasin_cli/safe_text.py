@@ -77,6 +77,8 @@ def shell_word(text: str) -> str:
 
 def escaped_json(document: str) -> str:
     """JSON text of the same value, with JSON's escapes for characters that act or do not show."""
+    if document.isascii() and "\x7f" not in document:  # of megabytes, which JSON has escaped already
+        return document
     return _escaped(document, _json_escape)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
 from rebasin_cli.errors import ContentError
 from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import parse_json
+from rebasin_cli.garbage import collection_paused
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000  # the limit of the format, against headers that only use memory
@@ -76,6 +78,7 @@ def header_length(first: bytes, size: int, where: str) -> int:
     return length
 
 
+@collection_paused()
 def parse_header(text: bytes, data_length: int, where: str) -> Header:
     """Check the JSON of a header against the bytes that follow it.
 
@@ -88,7 +91,8 @@ def parse_header(text: bytes, data_length: int, where: str) -> Header:
     try:
         table = _decode(text)
         metadata = _metadata(table.pop(METADATA, None))
-        entries = {name: _entry(name, fields) for name, fields in table.items()}
+        known: dict[tuple[str, tuple[int, ...]], TensorInfo] = {}
+        entries = {name: _entry(name, fields, known) for name, fields in table.items()}
         # Empty tensors share an offset: a stable sort keeps them in the order of the header.
         ordered = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
         _check_cover(ordered, data_length)
@@ -133,9 +137,8 @@ def _decode(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise _HeaderError(f"this is not a safetensors file: its header begins with {text[:8]!r} instead of '{{'")
     try:
-        table: dict[str, Any] = parse_json(
-            text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
-        )
+        hook = _unicode_alone if b"\\u" in text else _without_duplicates
+        table: dict[str, Any] = parse_json(text.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_constant)
     except _HeaderError:
         raise
     except UnicodeDecodeError as error:
@@ -146,18 +149,23 @@ def _decode(text: bytes) -> dict[str, Any]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise _HeaderError(f"the header has the name {next(n for n in counts if counts[n] > 1)!r} twice")
+    return table
+
+
+def _unicode_alone(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    r"""As `_without_duplicates`, for JSON with escapes: `\ud800` alone is no character."""
     for name, value in pairs:
-        if name in table:
-            raise _HeaderError(f"the header has the name {name!r} twice")
         for what, text in (("name", name), ("text", value)):
             if isinstance(text, str) and not text.isascii():
                 try:
                     text.encode()
                 except UnicodeEncodeError:
                     raise _HeaderError(f"the header has a {what} that is not Unicode text: {text[:100]!r}") from None
-        table[name] = value
-    return table
+    return _without_duplicates(pairs)
 
 
 def _no_constant(name: str) -> None:
@@ -175,8 +183,9 @@ def _metadata(value: Any) -> Mapping[str, str]:
     return value
 
 
-def _entry(name: str, fields: Any) -> Entry:
-    if not isinstance(fields, dict) or set(fields) != _FIELDS:
+def _entry(name: str, fields: Any, known: dict[tuple[str, tuple[int, ...]], TensorInfo]) -> Entry:
+    """Check the fields of one tensor; tensors of one type and shape share what is in `known`."""
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS:
         found = ", ".join(map(repr, fields)) if isinstance(fields, dict) else type(fields).__name__
         raise _HeaderError(
             f"{name}: the header should give dtype, shape and data_offsets, and gives {found or 'nothing'}"
@@ -189,13 +198,9 @@ def _entry(name: str, fields: Any) -> Entry:
     if not _counts(offsets) or len(offsets) != 2:
         raise _HeaderError(f"{name}: data_offsets should be two positions, and is {offsets!r}")
     begin, end = offsets
-    info = TensorInfo(dtype, tuple(shape))
-    if math.prod(size for size in shape if size) * BITS[dtype] >= 2**63:
-        raise _HeaderError(f"{name}: the shape {shape} is larger than any memory")
-    if info.numel * BITS[dtype] % 8:
-        raise _HeaderError(
-            f"{name}: {info.numel} elements of {dtype} ({BITS[dtype]} bits each) do not end at a whole byte"
-        )
+    info = known.get((dtype, tuple(shape)))
+    if info is None:
+        info = known[dtype, tuple(shape)] = _info(name, dtype, shape)
     if end - begin != info.nbytes:
         raise _HeaderError(
             f"{name}: {dtype} {list(shape)} needs {info.nbytes} bytes, and the header gives it {end - begin}"
@@ -203,9 +208,24 @@ def _entry(name: str, fields: Any) -> Entry:
     return Entry(info, begin, end)
 
 
+def _info(name: str, dtype: str, shape: list[int]) -> TensorInfo:
+    info = TensorInfo(dtype, tuple(shape))
+    if math.prod(size for size in shape if size) * BITS[dtype] >= 2**63:
+        raise _HeaderError(f"{name}: the shape {shape} is larger than any memory")
+    if info.numel * BITS[dtype] % 8:
+        raise _HeaderError(
+            f"{name}: {info.numel} elements of {dtype} ({BITS[dtype]} bits each) do not end at a whole byte"
+        )
+    return info
+
+
 def _counts(value: Any) -> bool:
     """Whether `value` is a list of integers that torch can hold as sizes (bool is an int in Python, not here)."""
-    return isinstance(value, list) and all(type(count) is int and 0 <= count < 2**63 for count in value)
+    return (
+        isinstance(value, list)
+        and set(map(type, value)) <= {int}
+        and (not value or 0 <= min(value) <= max(value) < 2**63)
+    )
 
 
 def _check_cover(entries: Mapping[str, Entry], data_length: int) -> None:

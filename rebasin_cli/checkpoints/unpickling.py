@@ -11,11 +11,12 @@ that must not be run. Its loop asks for the position in the file at every step, 
 
 from __future__ import annotations
 
-import gc
 import pickletools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
+
+from rebasin_cli.garbage import collection_paused
 
 # A tensor takes 32 steps and 3 things: 100,000 of them stay below, or 25,000 with the states of an optimizer.
 MAX_STEPS = 3_500_000
@@ -95,6 +96,7 @@ class Unpickled:
     persistent: Sequence[Any]
 
 
+@collection_paused()
 def unpickle(stream: IO[bytes]) -> Unpickled:
     """Read one pickle from the position of `stream` to its end.
 
@@ -105,8 +107,6 @@ def unpickle(stream: IO[bytes]) -> Unpickled:
     machine = _Machine()
     count = 0
     read = stream.read
-    collecting = gc.isenabled()
-    gc.disable()  # nothing here is garbage, and looking for it takes half of the time
     try:
         while count < MAX_STEPS:
             code = read(1)
@@ -122,9 +122,6 @@ def unpickle(stream: IO[bytes]) -> Unpickled:
         raise PickleFault(f"the pickle states a length that memory does not hold, at step {count:,}") from None
     except (ValueError, LookupError, EOFError, OverflowError) as error:
         raise PickleFault(f"the pickle is damaged, at step {count:,} ({type(error).__name__})") from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Machine:

@@ -54,14 +54,16 @@ def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequ
 
 def tensor_records(checkpoint: Checkpoint, layout: Layout | None) -> dict[str, TensorRecord]:
     """Every tensor in the order of the file, with what the spec says of its axes."""
-    records = {}
+    records: dict[str, TensorRecord] = {}
+    known: dict[TensorRecord, TensorRecord] = {}  # of 100,000 tensors most share one of a few
     for key, info in checkpoint.infos.items():
         bound = layout.tensors[key] if layout else None
-        records[key] = TensorRecord(
+        record = TensorRecord(
             dtype=info.dtype,
             shape=info.shape,
             section=bound.section if bound else None,
             pattern=bound.pattern if bound else "",
             line=bound.line if bound else 0,
         )
+        records[key] = known.setdefault(record, record)
     return records

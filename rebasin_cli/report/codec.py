@@ -14,11 +14,13 @@ import os
 import types
 import typing
 from collections.abc import Mapping
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_text
+from rebasin_cli.garbage import collection_paused
 from rebasin_cli.report.consistency import contradiction
 from rebasin_cli.report.document import SCHEMA_VERSION, RunDocument
 from rebasin_cli.safe_text import escaped_json
@@ -37,17 +39,18 @@ _INT64 = 1 << 63
 SCHEMA_PATH = Path(__file__).with_name("run-document.schema.json")
 
 
+@collection_paused()
 def to_json(document: RunDocument) -> str:
     """The document as JSON text, indented, with a newline at the end; the same document gives the same bytes.
 
     What a terminal would act on is escaped, and so are bytes of a path that are no UTF-8; letters of every script stay.
     """
-    fields = _encode(document)
+    fields = _fields_of(document)
     ordered = {"schema_version": fields.pop("schema_version")} | fields
     for name in _OPTIONAL:
         if ordered[name] is None:
             del ordered[name]
-    return escaped_json(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
+    return escaped_json(_Writer().text(ordered, "\n")) + "\n"
 
 
 def from_json(text: str, source: str) -> RunDocument:
@@ -96,21 +99,42 @@ def _not_json(text: str, error: Exception) -> str:
     return str(error)
 
 
-def _encode(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {
-            _JSON_NAME.get(name, name): _encode(field)
-            for name, field in fields.items()
-            if field or name not in _UNLESS_EMPTY
-        }
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_encode(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+@dataclasses.dataclass(slots=True)
+class _Writer:
+    """Writes values as JSON, laid out as `json.dumps` does with `indent=1`, which is slow for 100,000 records.
+
+    Attributes:
+        known: the text of every record, by its id and the line break: most tensors share one of a few records.
+    """
+
+    known: dict[tuple[int, str], str] = dataclasses.field(default_factory=dict)
+
+    def text(self, value: Any, line: str) -> str:
+        """The JSON of `value`; `line` is a line break and the indent of the place."""
+        if isinstance(value, str):
+            return encode_basestring(value)
+        if isinstance(value, Mapping):
+            inner = line + " "
+            items = [f"{encode_basestring(str(key))}: {self.text(item, inner)}" for key, item in value.items()]
+            return f"{{{inner}{f',{inner}'.join(items)}{line}}}" if items else "{}"
+        if isinstance(value, tuple | list):
+            inner = line + " "
+            items = [self.text(item, inner) for item in value]
+            return f"[{inner}{f',{inner}'.join(items)}{line}]" if items else "[]"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            place = (id(value), line)
+            if place not in self.known:
+                self.known[place] = self.text(_fields_of(value), line)
+            return self.known[place]
+        if isinstance(value, float) and not math.isfinite(value):
+            return "null"
+        return json.dumps(value)
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a record by their names in JSON."""
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    return {_JSON_NAME.get(name, name): field for name, field in fields.items() if field or name not in _UNLESS_EMPTY}
 
 
 def _decode(kind: type[T], value: Any, place: str) -> T:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rebasin_cli.errors import ContentError, SystemFailure
 from rebasin_cli.report import document as values
 from rebasin_cli.report.codec import SCHEMA_PATH, from_json, read_document, to_json
-from rebasin_cli.report.document import CurveRecord, RunDocument
+from rebasin_cli.report.document import CurveRecord, RunDocument, TensorRecord
 from tests.report.examples import ALIGN, BARRIER, EXAMPLES, INTERPOLATE
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -130,3 +130,10 @@ def test_reading_files(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ContentError, match="byte 0 is not UTF-8"):
         read_document(tmp_path / "bytes")
+
+
+def test_a_record_that_many_tensors_share_is_written_for_each() -> None:
+    shared = TensorRecord("F32", (2, 3))
+    text = to_json(RunDocument(command="inspect", tensors={"a": shared, "é": shared, "c": TensorRecord("F32", ())}))
+    assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
+    assert from_json(text, "x").tensors == {"a": shared, "é": shared, "c": TensorRecord("F32", ())}
