@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.garbage import collection_paused
 from rebasin_cli.spec.binding.bind import attempt, matcher_for
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
 from rebasin_cli.spec.binding.ignore_patterns import keys_matching, options_for, require_matches
@@ -25,6 +26,7 @@ _TRIED = 8
 """Specs that are bound if none covers every kind of tensor: those that cover most."""
 
 
+@collection_paused()
 def detect(
     shapes: Mapping[str, Shape],
     *,
@@ -56,7 +58,7 @@ def detect(
     request = Request(config, None, (), ignore)
     if len(kinds) > MOST_KINDS:
         raise _too_many_kinds(kinds)
-    results = [attempt(spec, shapes, request) for spec in specs if _covers(spec, kinds)]
+    results = strictly = [attempt(spec, shapes, request) for spec in specs if _covers(spec, kinds)]
     loose = not any(isinstance(r, Layout) for r in results)
     near: list[PermutationSpec] = []
     screens: dict[str, float] = {}
@@ -84,8 +86,9 @@ def detect(
     odd = [m for m in mismatches if m.odd and screens[m.spec.name] == max(screens.values())]
     if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
-    strict = [r for spec in near[:3] if isinstance(r := attempt(spec, shapes, request), Mismatch)]
-    raise _nothing_fits(strict)
+    known = {r.spec.name: r for r in strictly}
+    strict = [known.get(spec.name) or attempt(spec, shapes, request) for spec in near[:3]]
+    raise _nothing_fits([r for r in strict if isinstance(r, Mismatch)])
 
 
 def _covers(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from rebasin_cli.garbage import collection_paused
 from rebasin_cli.spec.binding.binder import Binder
-from rebasin_cli.spec.binding.claims import Matcher, Shape
+from rebasin_cli.spec.binding.claims import MOST_FAULTS, Matcher, Shape, count_kinds
 from rebasin_cli.spec.binding.ignore_patterns import keys_matching, require_matches
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
@@ -16,6 +18,9 @@ from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
 from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.binding.transposed import transposed
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.language.template import skeleton_of
+
+_NUMBERED = re.compile(r"[\d#]")
 
 
 @lru_cache(maxsize=512)
@@ -24,6 +29,7 @@ def matcher_for(spec: PermutationSpec) -> Matcher:
     return Matcher(spec)
 
 
+@collection_paused()
 def bind(
     spec: PermutationSpec,
     shapes: Mapping[str, Shape],
@@ -61,39 +67,61 @@ def attempt(
         loose: also take wrappers that only most keys have, other forms of known layers (see `reparametrised` and
             `transposed`), a BatchNorm that was folded away, and scalars that no line matches.
     """
-    result = _attempt(spec, shapes, request, loose)
-    other = transposed(spec) if loose and isinstance(result, Mismatch) else None
-    if other is None:
-        return result
-    again = _attempt(other, shapes, request, loose)
-    if isinstance(again, Mismatch):
-        return result
-    note = f"linear layers are stored the other way round than `{spec.name}` says, and are read so"
-    return replace(again, spec=spec, notes=(*again.notes, note))
-
-
-def _attempt(spec: PermutationSpec, shapes: Mapping[str, Shape], request: Request, loose: bool) -> Layout | Mismatch:
     left = keys_matching(request.ignore, shapes) | (set(request.apart) & shapes.keys())
     kept = {key: shape for key, shape in shapes.items() if key not in left}
     matcher = matcher_for(spec)
     prefixes = prefix_candidates(spec, list(kept), MOST if loose else 1.0)
-    best: Mismatch | None = None
-    for prefix in _passing(matcher, prefixes, kept, loose):
+    mismatches: dict[Prefix, Mismatch] = {}
+    for prefix in _worth_binding(matcher, prefixes, kept, loose):
         result = Binder(matcher, shapes, left, prefix, request, loose).run()
         if isinstance(result, Layout):
             return result
-        if best is None or len(result.faults) < len(best.faults):
-            best = result
-    assert best is not None  # there is always the empty prefix
-    return best
+        mismatches[prefix] = result
+    other = transposed(spec) if loose else None
+    for prefix, mismatch in mismatches.items():
+        if other is None or any(fault.unlisted for fault in mismatch.faults):  # those have no line either way
+            continue
+        result = Binder(matcher_for(other), shapes, left, prefix, request, loose).run()
+        if isinstance(result, Layout):
+            note = f"linear layers are stored the other way round than `{spec.name}` says, and are read so"
+            return replace(result, spec=spec, notes=(*result.notes, note))
+    return min(mismatches.values(), key=lambda mismatch: len(mismatch.faults))
 
 
-def _passing(
+def _worth_binding(
     matcher: Matcher, prefixes: Sequence[Prefix], shapes: Mapping[str, Shape], loose: bool
 ) -> Sequence[Prefix]:
-    """The prefixes that pass the quick screen; if none does, the four that come nearest to it."""
-    coverage = {
-        p: matcher.coverage({p.strip(key): shape for key, shape in shapes.items()}, forms=loose) for p in prefixes
-    }
-    passing = [p for p in prefixes if coverage[p] == 1.0]
-    return passing or sorted(prefixes, key=lambda p: -coverage[p])[:4]
+    """The prefixes that pass the quick screen; if none does, of the four nearest those that may nearly fit.
+
+    Under the others the binder would only find that too many tensors have no line: that is found once, for the nearest.
+    """
+    screens = {prefix: _screen(matcher, prefix, shapes, loose) for prefix in prefixes}
+    passing = [prefix for prefix in prefixes if screens[prefix][0] == 1.0]
+    nearest = sorted(prefixes, key=lambda prefix: -screens[prefix][0])[:4]
+    return passing or [prefix for prefix in nearest if screens[prefix][1] < MOST_FAULTS] or nearest[:1]
+
+
+def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms: bool) -> tuple[float, int]:
+    """The share of kinds of tensors that have a line under a prefix, and how many tensors surely have none.
+
+    Scalars do not count among the latter, as they may be counters.
+    """
+    lengths = tuple(map(len, shapes.values()))
+    stripped: dict[str, Shape] = {}
+    if _NUMBERED.search(str(prefix)):  # of one kind of keys some have the prefix and some have not
+        stripped = {prefix.strip(key): shape for key, shape in shapes.items()}
+        kinds = count_kinds(tuple(stripped), lengths)
+    else:
+        kinds = tuple((prefix.strip(key), axes, n) for key, axes, n in count_kinds(tuple(shapes), lengths))
+    covered: dict[tuple[str, int], bool] = {}
+    without = 0
+    for name, axes, tensors in kinds:
+        kind = (skeleton_of(name), axes)
+        if kind not in covered:
+            covered[kind] = bool(matcher.candidates(name, axes))
+            if forms and not covered[kind]:
+                stripped = stripped or {prefix.strip(key): shape for key, shape in shapes.items()}
+                covered[kind] = bool(matcher.derived(name, stripped))
+        if axes and not covered[kind] and not matcher.exact.get(kind[0]):
+            without += tensors
+    return sum(covered.values()) / len(covered) if covered else 0.0, without

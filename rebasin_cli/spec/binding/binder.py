@@ -203,6 +203,7 @@ class Binder:
         needed = {dim.owner for dim in dims.values() if dim.fixed is None}
         faults: list[Fault] = []
         tensors: dict[str, BoundTensor] = {}
+        on_disk: dict[int, tuple[str, ...]] = {}  # of siblings, which share one tuple: a layer has hundreds of experts
 
         def moves(name: str) -> bool:
             return dims[name].size > 1 and (dims[name].fixed is None or name in needed)
@@ -219,10 +220,12 @@ class Binder:
                 )  # fmt: skip
                 pieces.append(piece)
                 faults += found
-            siblings = tuple(self.on_disk[k] for k in index.siblings) if index else ()
+            siblings = index.siblings if index else ()
+            if id(siblings) not in on_disk:
+                on_disk[id(siblings)] = tuple(self.on_disk[k] for k in siblings)
             tensors[disk] = BoundTensor(
                 disk, "ignored" if key in self.left else line.section, tuple(pieces), str(line.pattern or ""),
-                line.line, index.dim if index else None, index.place if index else 0, siblings, claim.name,
+                line.line, index.dim if index else None, index.place if index else 0, on_disk[id(siblings)], claim.name,
                 spoken=line.section != "ignored",
                 optional=claim.form is None and line.template.optional,
                 at=frozenset(claim.bindings.items()), part=line.needed_with,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -10,6 +11,7 @@ from functools import lru_cache
 from rebasin_cli.spec.binding.instances import Instance, instance_of
 from rebasin_cli.spec.binding.reparametrised import Form, form_of, stored_weights, weight_shape
 from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.pattern import DimName
 from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
@@ -114,6 +116,16 @@ def one_of_each_kind(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {key: shapes[key] for key in kinds.values()}
 
 
+@lru_cache(maxsize=4)  # the result is the same for every spec
+def count_kinds(keys: tuple[str, ...], axes: tuple[int, ...]) -> tuple[tuple[str, int, int], ...]:
+    """Of every kind (see `one_of_each_kind`) the first key, its number of axes, and how many tensors there are."""
+    first: dict[tuple[str, int], str] = {}
+    counts: Counter[str] = Counter()
+    for key, count in zip(keys, axes, strict=True):
+        counts[first.setdefault((skeleton_of(key), count), key)] += 1
+    return tuple((key, count, counts[key]) for (_, count), key in first.items())
+
+
 def claim_tensors(
     matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool = False
 ) -> tuple[dict[str, Claim], list[Fault]]:
@@ -142,7 +154,8 @@ def claim_tensors(
             unclaimed += bool(shape)  # scalars may be counters
             if unclaimed >= MOST_FAULTS:
                 return claims, faults
-    known = {instance for claim in claims.values() for instance in defined_by(claim)}
+    defined_by = Definitions().of
+    known = {instance for claim in claims.values() for instance in defined_by(claim)} if ambiguous else set()
     for key, candidates in ambiguous.items():
         named = all(defined_by(c) for c in candidates)  # nothing decides for a line without dims
         fitting = [c for c in candidates if named and known.issuperset(defined_by(c))]
@@ -209,16 +222,34 @@ def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool
     return any(line.template.match(key) is not None for each in skeletons for key in by_skeleton.get(each, ()))
 
 
-def defined_by(claim: Claim) -> Collection[Instance]:
-    """The dims that a claim defines, in order: those named plainly or with a positive offset."""
-    found: dict[Instance, None] = {}  # not a set, whose order would differ from run to run
-    for name in claim.line.pattern.dim_names() if claim.line.pattern else ():
-        if any(isinstance(part, Ref) and part.offset < 0 for part in name.parts):
-            continue
-        instance = instance_of(name, claim.bindings)
-        if instance is not None:
-            found[instance] = None
-    return found
+@dataclass(slots=True)
+class Definitions:
+    """The dims that claims define; the names in a line are found once for all its tensors.
+
+    Attributes:
+        names: of each line by its id: the line, and its dims that are named plainly or with a positive offset.
+    """
+
+    names: dict[int, tuple[Line, tuple[DimName, ...]]] = field(default_factory=dict)
+
+    def of(self, claim: Claim) -> Collection[Instance]:
+        """The dims that a claim defines, in order."""
+        line = claim.line
+        if id(line) not in self.names:
+            self.names[id(line)] = (line, tuple(_defining(line)))
+        found: dict[Instance, None] = {}  # not a set, whose order would differ from run to run
+        for name in self.names[id(line)][1]:
+            instance = instance_of(name, claim.bindings)
+            if instance is not None:
+                found[instance] = None
+        return found
+
+
+def _defining(line: Line) -> Iterator[DimName]:
+    for name in line.pattern.dim_names() if line.pattern else ():
+        refs = [part for part in name.parts if isinstance(part, Ref)]
+        if all(ref.pick is Pick.SAME and ref.offset >= 0 for ref in refs):
+            yield name
 
 
 _Ends = dict[tuple[int, str], dict[tuple[Value, ...], tuple[Value, Value]]]

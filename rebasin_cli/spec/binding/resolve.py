@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.spec.binding.claims import Claim, defined_by
+from rebasin_cli.spec.binding.claims import Claim, Definitions
 from rebasin_cli.spec.binding.instances import Instance, dim_text, in_order, instance_of, rank
 from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Segment
@@ -64,8 +65,10 @@ class Resolver:
         self.families: dict[tuple[Value, int], set[Instance]] = {}
         claims = list(claims)
         self.rules = [rule for rule in spec.rules if not _is_lifted(rule, claims)]
+        self._claims_of = Counter(id(claim.line) for claim in claims)
+        definitions = Definitions()
         for claim in claims:
-            for instance in defined_by(claim):
+            for instance in definitions.of(claim):
                 self.families.setdefault((instance[0], len(instance)), set()).add(instance)
         self._anonymous = 0
         self._leaves = self._compared = 0
@@ -80,6 +83,10 @@ class Resolver:
         """
         if claim.line.pattern is None:
             return ()
+        tensors = self._claims_of.pop(id(claim.line), 0)  # of the line; 0 when it has been looked at
+        for name in claim.line.pattern.dim_names() if tensors else ():
+            if any(isinstance(part, Ref) and part.pick is not Pick.SAME for part in name.parts):
+                self._allow(name, claim.line.line, tensors * len(self._family(name)))
         return tuple(self._axis(axis, claim) for axis in claim.line.pattern.axes)
 
     def rule_for(self, instance: Instance) -> tuple[Rule, Bindings] | None:
@@ -139,14 +146,12 @@ class Resolver:
 
     def instances(self, name: DimName, bindings: Bindings, line: int) -> list[Instance] | None:
         """The instances of `name`: one, a list for `{<l}` and `{*}`, or None for “before the first one”."""
-        family = self.families.get((name.parts[0] if isinstance(name.parts[0], str) else "", len(name.parts)), set())
+        family = self._family(name)
         plain = instance_of(name, bindings)
         if plain in family:  # nothing to choose: most names of a checkpoint with thousands of tensors
             return [plain]
         self._compared += len(family)
-        if self._compared > MOST_COMPARED:
-            what = f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims"
-            raise ResolutionError(Fault(what, line))
+        self._allow(name, line, self._compared)
         matching = [i for i in family if self._fits_plainly(name, i, bindings)]
         for position, part in enumerate(name.parts):
             if not isinstance(part, Ref) or (part.pick is Pick.SAME and part.offset >= 0):
@@ -162,6 +167,16 @@ class Resolver:
         if not matching and not is_list:
             raise ResolutionError(self._undefined(name, bindings, line))
         return in_order(matching)
+
+    def _family(self, name: DimName) -> set[Instance]:
+        """The dims that `name` chooses from."""
+        return self.families.get((name.parts[0] if isinstance(name.parts[0], str) else "", len(name.parts)), set())
+
+    def _allow(self, name: DimName, line: int, compared: int) -> None:
+        """Refuse more comparisons than `MOST_COMPARED`: before they are made, where one line alone has too many."""
+        if compared > MOST_COMPARED:
+            what = f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims"
+            raise ResolutionError(Fault(what, line))
 
     def _choose(self, part: Ref, values: list[Value], bindings: Bindings) -> set[Value] | None:
         """The values that a choice among `values` means; None for before the first or after the last."""

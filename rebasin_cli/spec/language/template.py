@@ -53,6 +53,8 @@ class Template:
         expression: the regular expression of its keys.
         rank: (wildcards, variables); of several templates for one key the lowest rank wins.
         first: the tokens with the first word of every `{a|b}`: it gives all spellings of a key one name.
+        bound: of each token that binds a value the group of the expression, the variable, and what to subtract from
+            a number; None for words.
     """
 
     text: str
@@ -64,6 +66,7 @@ class Template:
     variables: frozenset[str]
     scope: str
     first: tuple[Token, ...] = ()
+    bound: tuple[tuple[str, str, int | None], ...] = ()
 
     @property
     def regex(self) -> re.Pattern[str]:
@@ -76,16 +79,13 @@ class Template:
         if found is None:
             return None
         bindings: dict[str, Value] = {}
-        for position, token in enumerate(self.tokens):
-            if isinstance(token, str) or token is GLOB or token.variable == "*":
-                continue
-            text = found[f"v{position}"]
-            value: Value = text
-            if binds_number(token.variable):
-                value = int(text) - (token.offset if isinstance(token, Ref) else 0)
+        for group, variable, offset in self.bound:
+            value: Value = found[group]
+            if offset is not None:
+                value = int(value) - offset
                 if value < 0:
                     return None
-            if bindings.setdefault(token.variable, value) != value:
+            if bindings.setdefault(variable, value) != value:
                 return None
         return bindings
 
@@ -247,7 +247,7 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
     regex: list[str] = []
     text: list[str] = []
     wildcards = variables = 0
-    names: set[str] = set()
+    bound: list[tuple[str, str, int | None]] = []
     scope_end = 0
     for position, token in enumerate(tokens):
         if isinstance(token, str):
@@ -265,7 +265,8 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         else:
             regex.append(f"(?P<v{position}>{_DIGITS if token.is_number else _WORD})")
             text.append(str(token))
-        names.add(token.variable)
+        offset = token.offset if isinstance(token, Ref) else 0
+        bound.append((f"v{position}", token.variable, offset if binds_number(token.variable) else None))
         variables += 1 if not isinstance(token, Ref) or token.pick is Pick.SAME else 0
         scope_end = len(text)
     check_alternatives(family, *(token.words for token in tokens if isinstance(token, Choice)))
@@ -280,7 +281,8 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         tokens=tokens,
         expression="".join(regex),
         rank=(wildcards, variables),
-        variables=frozenset(names),
+        variables=frozenset(variable for _, variable, _ in bound),
         scope="".join(text[:scope_end]),
         first=first,
+        bound=tuple(bound),
     )
