@@ -108,7 +108,7 @@ def _screen(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> float:
 
 
 def _under(prefix: Prefix, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    return {prefix.strip(key): shape for key, shape in shapes.items()}
+    return dict(zip(prefix.strip_all(shapes), shapes.values(), strict=True))
 
 
 def _too_many_kinds(kinds: Mapping[str, Shape]) -> ContentError:

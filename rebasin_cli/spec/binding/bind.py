@@ -15,6 +15,7 @@ from rebasin_cli.spec.binding.ignore_patterns import keys_matching, require_matc
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
+from rebasin_cli.spec.binding.reparametrised import may_be_derived
 from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.binding.transposed import transposed
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
@@ -109,8 +110,7 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
     lengths = tuple(map(len, shapes.values()))
     stripped: dict[str, Shape] = {}
     if _NUMBERED.search(str(prefix)):  # of one kind of keys some have the prefix and some have not
-        stripped = {prefix.strip(key): shape for key, shape in shapes.items()}
-        kinds = count_kinds(tuple(stripped), lengths)
+        kinds = count_kinds(tuple(prefix.strip_all(shapes)), lengths)
     else:
         kinds = tuple((prefix.strip(key), axes, n) for key, axes, n in count_kinds(tuple(shapes), lengths))
     covered: dict[tuple[str, int], bool] = {}
@@ -119,8 +119,8 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
         kind = (skeleton_of(name), axes)
         if kind not in covered:
             covered[kind] = bool(matcher.candidates(name, axes))
-            if forms and not covered[kind]:
-                stripped = stripped or {prefix.strip(key): shape for key, shape in shapes.items()}
+            if forms and not covered[kind] and may_be_derived(name):
+                stripped = stripped or dict(zip(prefix.strip_all(shapes), shapes.values(), strict=True))
                 covered[kind] = bool(matcher.derived(name, stripped))
         if axes and not covered[kind] and not matcher.exact.get(kind[0]):
             without += tensors

@@ -46,11 +46,11 @@ class Binder:
     ) -> None:
         self.matcher, self.spec = matcher, matcher.spec
         self.all_shapes, self.prefix, self.request, self.loose = all_shapes, prefix, request, loose
-        kept = {prefix.strip(key) for key in all_shapes if key not in left}
+        names = dict(zip(all_shapes, prefix.strip_all(all_shapes), strict=True))
+        kept = {name for key, name in names.items() if key not in left}
         self.on_disk: dict[str, str] = {}
         self.left: set[str] = set()
-        for key in all_shapes:
-            name = prefix.strip(key)
+        for key, name in names.items():
             if key not in left:
                 self.on_disk[name] = key
             elif name not in kept and name not in self.on_disk:
@@ -71,7 +71,7 @@ class Binder:
             ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
         )
         faults = self._without_scalars([fault for fault in faults if fault.key not in self.left])
-        present = {*self.shapes, *map(self.prefix.strip, self.all_shapes)}
+        present = {*self.shapes, *self.prefix.strip_all(self.all_shapes)}
         present |= {claim.form.base for claim in claims.values() if claim.form}
         faults += self._without_folded_norms(missing_tensors(self.spec, claims, present), claims)
         stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}

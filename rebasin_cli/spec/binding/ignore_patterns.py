@@ -15,7 +15,7 @@ _LONGEST = 2000  # characters of options that a message can take
 
 def keys_matching(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
     """The keys that some pattern matches."""
-    return {key for key in keys if any(fnmatchcase(key, pattern) for pattern in patterns)}
+    return {key for key in keys if any(fnmatchcase(key, pattern) for pattern in patterns)} if patterns else set()
 
 
 def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:

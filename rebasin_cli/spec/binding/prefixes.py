@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -48,6 +48,13 @@ class Prefix:
         key = key.removeprefix(self.wrapper)
         return (without_wrappers(key) if self.inside else key).removeprefix(self.own)
 
+    def strip_all(self, keys: Iterable[str]) -> list[str]:
+        """`strip` of every key, at once: there may be 100,000."""
+        wrapper, own = self.wrapper, self.own
+        if self.inside:
+            return [self.strip(key) for key in keys]
+        return [key.removeprefix(wrapper).removeprefix(own) for key in keys] if wrapper or own else list(keys)
+
 
 def without_wrappers(key: str) -> str:
     """A key without the wrappers in it: `features.module.0.weight` as `features.0.weight`."""
@@ -61,16 +68,26 @@ def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float =
         share: of the keys that carry the wrapper, at least.
     """
     found: list[Prefix] = []
-    wrapped = any(_INSIDE.search(key) for key in keys)
-    for inside in (False, True) if wrapped else (False,):  # what keeps more of the keys comes first
-        for wrapper in _wrappers(tuple(keys), share):
+    keys = tuple(keys)
+    for inside in (False, True) if _wrapped_inside(keys) else (False,):  # what keeps more of the keys comes first
+        for wrapper in _wrappers(keys, share):
             found.append(Prefix(wrapper, "", inside))
-            bare = [found[-1].strip(key) for key in keys] if spec.prefixes else []
+            bare = found[-1].strip_all(keys) if spec.prefixes else []
             found += [Prefix(wrapper, own, inside) for own in spec.prefixes if any(k.startswith(own) for k in bare)]
-    return [p for p in found if p == Prefix() or len({p.strip(key) for key in keys}) == len(keys)]
+    return [prefix for prefix in found if prefix == Prefix() or _keeps_apart(prefix, keys)]
 
 
-@lru_cache(maxsize=4)  # the result is the same for every spec
+@lru_cache(maxsize=64)  # the same for every spec, here and below
+def _keeps_apart(prefix: Prefix, keys: tuple[str, ...]) -> bool:
+    return len(set(prefix.strip_all(keys))) == len(keys)
+
+
+@lru_cache(maxsize=4)
+def _wrapped_inside(keys: tuple[str, ...]) -> bool:
+    return any(_INSIDE.search(key) for key in keys)
+
+
+@lru_cache(maxsize=4)
 def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
     """None, the known wrappers (nested in any order), and other prefixes that this share of the keys has."""
     if not keys:

@@ -65,6 +65,11 @@ class Form:
         return Pattern(rest if len(rest) == 1 else (Axis((Product(rest),)),))
 
 
+def may_be_derived(key: str) -> bool:
+    """Whether a key is spelled like one that `form_of` knows; the other keys decide."""
+    return key.rpartition(".")[2] == "bias" or bool(_NEW.fullmatch(key) or _OLD.fullmatch(key))
+
+
 def form_of(key: str, shapes: Mapping[str, Shape]) -> Form | None:
     """How `key` is derived from a weight, or None; `shapes` are those of all tensors."""
     new = _NEW.fullmatch(key)

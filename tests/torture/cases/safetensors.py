@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tests.checkpoints.building import entry, safetensors_bytes
@@ -196,6 +196,16 @@ def _large() -> Iterator[bytes]:
     header, data = honest()
     more = {f"fc.{at}.\x1b[31m": entry("F32", [0], len(data), len(data)) for at in range(1000)}
     yield safetensors_bytes({**header, **more}, data)
+    yield _many(f"junk.{at}.weight" for at in range(100_000))
+    yield _many(f"fc.{at}.junk" for at in range(100_000))
+    yield _many("".join(chr(97 + at // 26**place % 26) for place in range(4)) for at in range(100_000))
+
+
+def _many(names: Iterable[str]) -> bytes:
+    """A network, and after it a tensor of one byte for each name."""
+    header, data = honest()
+    more = {name: entry("U8", [1, 1], at, at + 1) for at, name in enumerate(names, len(data))}
+    return safetensors_bytes({**header, **more}, data + bytes(len(more)))
 
 
 def _with(**fields: str) -> bytes:
