@@ -26,7 +26,7 @@ def block(language: str) -> str:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "mixer.py").write_text(block("python"))
     (tmp_path / "mixer.yaml").write_text(block("yaml"))
-    code = "import torch, mixer; torch.save(mixer.Mixer().state_dict(), 'mixer.pt')"
+    code = "import torch, mixer\nfor n in ('mixer', 'a', 'b'): torch.save(mixer.Mixer().state_dict(), f'{n}.pt')"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     return tmp_path
 
@@ -40,8 +40,11 @@ def test_the_commands_of_the_guide_succeed(folder: Path) -> None:
     commands = [
         line.split()[1:] for text in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in text.splitlines()
     ]
-    assert [words[1] for words in commands] == ["check", "prove"]
+    assert [words[1] for words in commands] == ["derive", "a.pt", "check", "prove"]
+    (folder / "mixer.yaml").rename(folder / "written.yaml")
     for words in commands:
+        if words[1] == "check":
+            (folder / "written.yaml").replace(folder / "mixer.yaml")
         done = rebasin(folder, *words)
         assert done.returncode == 0, done.stderr
 
