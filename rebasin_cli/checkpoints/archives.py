@@ -57,7 +57,7 @@ class _ZipArchive:
         self.swapped = False
         if folder + "byteorder" in self._records:
             start, size = self._find(folder + "byteorder")
-            self.swapped = bytes(file.read(start, min(size, 8)).numpy()) == b"big"
+            self.swapped = file.read_bytes(start, min(size, 8)) == b"big"
 
     def place(self, storage: Storage) -> int:
         name = f"{self._folder}data/{storage.key}"
@@ -77,7 +77,7 @@ class _ZipArchive:
             raise PickleFault(f"the record {name} is compressed, as torch does not write it: unpack and save it again")
         if not 0 <= where <= self._file.size - _LOCAL_HEADER:
             raise PickleFault(f"the record {name} is not where the archive's directory says, or is cut off")
-        head = bytes(self._file.read(where, _LOCAL_HEADER).numpy())
+        head = self._file.read_bytes(where, _LOCAL_HEADER)
         start = where + _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         if head[:4] != b"PK\x03\x04" or start + record.file_size > self._file.size:
             raise PickleFault(f"the record {name} is not where the archive's directory says, or is cut off")
@@ -157,7 +157,7 @@ class _OldArchive:
         for key in keys:
             if position + 8 > file.size:
                 raise PickleFault(f"the file is truncated: it ends before the storage {key[:100]}")
-            count = int.from_bytes(bytes(file.read(position, 8).numpy()), "little", signed=True)
+            count = int.from_bytes(file.read_bytes(position, 8), "little", signed=True)
             position += 8
             nbytes = count * sizes[key]
             if count < 0 or position + nbytes > file.size:

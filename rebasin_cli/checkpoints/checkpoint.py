@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rebasin_cli.checkpoints.dtypes import TensorInfo, as_tensor
+from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.reader import TensorFile
+
+if TYPE_CHECKING:  # only reading a tensor imports it
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,20 @@ class Index:
     metadata: Mapping[str, Any]
 
 
-class Checkpoint(Mapping[str, torch.Tensor]):
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a folder has besides tensors.
+
+    Attributes:
+        index: the index of its shards, None where there is none.
+        companions: small files that belong to the model (config, tokenizer, ...).
+    """
+
+    index: Index | None = None
+    companions: tuple[Path, ...] = ()
+
+
+class Checkpoint(Mapping[str, "torch.Tensor"]):
     """Tensors of one or several files, read-only and lazy; iteration follows the files.
 
     Every `checkpoint[key]` reads the file again into memory that the caller owns: nothing is cached, so
@@ -43,9 +57,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         metadata: safetensors' `__metadata__` (of all shards; the first one wins); of torch's files, {"format": "pt"}.
         config: the parsed config.json, or what a file of torch's has in its place, or None.
         shards: the files, in order of their names; one for a single file.
-        is_folder: whether it is a folder (or its index), and so is written as one.
-        index: the index of a folder's shards, None for a single file.
-        companions: small files of the folder that belong to the model (config, tokenizer, ...).
+        folder: what else is in the folder (or beside the index), which is written as one; None for a single file.
         notes: what the user should know about how it was opened.
     """
 
@@ -54,21 +66,17 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         path: Path,
         files: Mapping[str, TensorFile],
         *,
-        is_folder: bool = False,
-        index: Index | None = None,
+        folder: Folder | None = None,
         config: Mapping[str, Any] | None = None,
-        companions: tuple[Path, ...] = (),
         notes: tuple[str, ...] = (),
         key: str | None = None,
     ) -> None:
         """`files`: the name that a shard is written under -> its file; no tensor may be in two of them."""
         self._closed = False
         self.path = path
-        self.is_folder = is_folder
-        self.index = index
+        self.folder = folder
         own = next(iter(files.values())).config if config is None and len(files) == 1 else None
         self.config = own.values if own is not None else config
-        self.companions = companions
         self.key = key
         told = tuple(note for file in files.values() for note in file.notes)
         self.notes = (*notes, *told, own.note) if own is not None else notes + told
@@ -82,6 +90,21 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         for file in files.values():
             merged = {**file.metadata, **merged}
         self.metadata: Mapping[str, str] = MappingProxyType(merged)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder (or its index), and so is written as one."""
+        return self.folder is not None
+
+    @property
+    def index(self) -> Index | None:
+        """The index of a folder's shards."""
+        return self.folder.index if self.folder else None
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        """Small files of the folder that belong to the model."""
+        return self.folder.companions if self.folder else ()
 
     @property
     def address(self) -> str:
@@ -101,6 +124,8 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, key: str) -> torch.Tensor:
         """Read a tensor now, in its own type; types that torch lacks are decoded to float32."""
+        from rebasin_cli.checkpoints.tensors import as_tensor
+
         return as_tensor(self.read_raw(key), self.infos[key])
 
     def read_raw(self, key: str) -> torch.Tensor:
@@ -152,10 +177,8 @@ class RenamedCheckpoint(Checkpoint):
         super().__init__(
             source.path,
             source.files,
-            is_folder=source.is_folder,
-            index=source.index,
+            folder=source.folder,
             config=source.config,
-            companions=source.companions,
             key=source.key,
         )
         self._source, self._names = source, dict(names)

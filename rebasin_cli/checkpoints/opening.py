@@ -13,7 +13,6 @@ from pathlib import Path
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
-from rebasin_cli.checkpoints.pickles import PickleFile
 from rebasin_cli.checkpoints.quantised import refuse_adapter_file, refuse_placeholders, refuse_quantised
 from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
 from rebasin_cli.checkpoints.sharded import open_folder, open_index, read_config
@@ -66,6 +65,8 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
     if kind == "safetensors":
         _refuse_key(key, "a safetensors file", path)
         return SafetensorsFile(path)
+    from rebasin_cli.checkpoints.pickles import PickleFile
+
     return PickleFile(path, zipped=kind == "zip", key=key, named=named)
 
 

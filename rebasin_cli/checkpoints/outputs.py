@@ -21,13 +21,9 @@ from typing import BinaryIO, Self
 from rebasin_cli.checkpoints.deferring import signals_deferred
 from rebasin_cli.checkpoints.locking import LOCK, PARTIAL, Lock, clean_leftovers, partial_path, remove
 from rebasin_cli.checkpoints.renaming import exchange, rename_new
+from rebasin_cli.checkpoints.replacing import resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError
 from rebasin_cli.failures import system_failure
-
-
-def resolve_target(target: Path) -> Path:
-    """The place that writing to `target` changes: a symbolic link is followed."""
-    return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
 @dataclass(slots=True)
@@ -208,6 +204,13 @@ class Outputs:
 
     def _replaces(self, place: Path) -> bool:
         return self.force or place in self._ours
+
+
+@contextmanager
+def replacing_file(target: Path) -> Iterator[BinaryIO]:
+    """An unbuffered file to write to, which replaces `target` when the block ends without an exception."""
+    with Outputs(force=True) as outputs, outputs.file(target) as file:
+        yield file
 
 
 @contextmanager

@@ -11,9 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.checkpoints.archives import DAMAGED, RESAVE, Archive, open_archive
 from rebasin_cli.checkpoints.dtypes import TensorInfo
@@ -26,14 +24,15 @@ from rebasin_cli.checkpoints.stored import (
     Storage,
     StoredTensor,
     UnreadableTensor,
-    is_contiguous,
     is_tensor,
-    read_stored,
     read_tensor_record,
 )
 from rebasin_cli.checkpoints.unpickling import PickleFault, TooMuch
 from rebasin_cli.errors import ContentError
 from rebasin_cli.failures import human_bytes
+
+if TYPE_CHECKING:  # what is in a file is told without it
+    import torch
 
 # Names that only an attack on careless readers has. Here they do nothing, but the user should know.
 _ATTACKS = re.compile(
@@ -88,6 +87,10 @@ class PickleFile:
 
     def read_raw(self, key: str) -> torch.Tensor:
         """The bytes of a tensor in row-major order, 1-D uint8, in memory that the caller owns."""
+        import torch
+
+        from rebasin_cli.checkpoints.views import read_stored
+
         tensor = self._tensors[key]
         if isinstance(tensor.source, bytes):
             data = torch.frombuffer(bytearray(tensor.source), dtype=torch.uint8) if tensor.source else torch.empty(0)
@@ -97,6 +100,8 @@ class PickleFile:
 
     def blocks(self) -> Iterator[Block]:
         """The bytes of the file, then those of the tensors: a pickle does not hold them in a plain order."""
+        from rebasin_cli.checkpoints.views import is_contiguous
+
         for data in self._file.chunks():
             yield Block(data, None, of_file=True)
         for key, tensor in self._tensors.items():

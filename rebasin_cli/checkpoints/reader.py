@@ -8,15 +8,12 @@ is opened for each read: a model of two hundred shards, times several models, mu
 from __future__ import annotations
 
 import io
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, header_length, parse_header
@@ -25,8 +22,10 @@ from rebasin_cli.errors import SystemFailure
 from rebasin_cli.failures import system_failure
 from rebasin_cli.files import open_regular
 
+if TYPE_CHECKING:  # headers are read without it
+    import torch
+
 CHUNK = 8 << 20  # bytes in one block of a stream: large enough for the disk, small against any budget
-_MAPPED = 1 << 20  # bytes from which a buffer gets pages of its own
 _STREAM_BUFFER = 64 << 10
 _LONGEST_LINE = 1 << 16  # of a pickle: names of classes, numbers in decimal
 
@@ -86,11 +85,25 @@ class StableFile:
         Raises:
             SystemFailure: it cannot be read, ends before, or has been replaced since it was opened.
         """
+        from rebasin_cli.checkpoints.tensors import new_bytes
+
+        data = new_bytes(size)
+        self.read_into(data.numpy().data, position)
+        return data
+
+    def read_bytes(self, position: int, size: int) -> bytes:
+        """The same of a header or a record."""
+        data = bytearray(size)
+        self.read_into(memoryview(data), position)
+        return bytes(data)
+
+    def read_into(self, view: memoryview, position: int) -> None:
+        """Fill `view` with the bytes from `position` on; see `read`."""
         try:
             descriptor = open_regular(self.path)
             try:
                 self._check_unchanged(os.fstat(descriptor))
-                return _read_exactly(descriptor, position, size, self.path)
+                _read_exactly(descriptor, view, position, self.path)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -135,7 +148,7 @@ class _Stretch(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self.length - self._position))
-        view[:count] = self._file.read(self._start + self._position, count).numpy().data
+        self._file.read_into(view[:count], self._start + self._position)
         self._position += count
         return count
 
@@ -176,32 +189,18 @@ class SafetensorsFile:
 
     def _read_header(self) -> Header:
         size = self._file.size
-        first = bytes(self._file.read(0, min(LENGTH_BYTES, size)).numpy())
+        first = self._file.read_bytes(0, min(LENGTH_BYTES, size))
         length = header_length(first, size, str(self.path))
-        text = bytes(self._file.read(LENGTH_BYTES, length).numpy())
+        text = self._file.read_bytes(LENGTH_BYTES, length)
         return parse_header(text, size - LENGTH_BYTES - length, str(self.path))
 
 
-def _read_exactly(descriptor: int, position: int, size: int, path: Path) -> torch.Tensor:
-    buffer = _buffer(size)
-    view = buffer.numpy().data
+def _read_exactly(descriptor: int, view: memoryview, position: int, path: Path) -> None:
     done = 0
-    while done < size:  # Linux reads at most 2 GiB at once
+    while done < len(view):  # Linux reads at most 2 GiB at once
         count = os.preadv(descriptor, [view[done:]], position + done)
         if not count:
             raise SystemFailure(
                 f"{path} ended at byte {position + done} while it was being read", remedy="run again on a complete file"
             )
         done += count
-    return buffer
-
-
-def _buffer(size: int) -> torch.Tensor:
-    """Memory for `size` bytes, 1-D uint8; a large one goes back to the system as soon as it is dropped.
-
-    malloc keeps what was freed below 32 MiB in its heap, in pieces: reading a model of tensors of 20 MiB one by one
-    left up to five of them resident.
-    """
-    if size < _MAPPED:
-        return torch.empty(size, dtype=torch.uint8)
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)

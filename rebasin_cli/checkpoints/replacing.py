@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from rebasin_cli.checkpoints.outputs import Outputs, resolve_target
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import SystemFailure, UsageError
 from rebasin_cli.failures import human_bytes, system_failure
 from rebasin_cli.safe_text import shell_word
+
+_HEADER_ALLOWANCE = 256  # bytes of header for each tensor, when looking whether the disk has room
+
+
+def resolve_target(target: Path) -> Path:
+    """The place that writing to `target` changes: a symbolic link is followed."""
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
 def check_file_target(target: Path, *, force: bool) -> None:
@@ -93,11 +97,30 @@ def check_space(place: Path, needed: int) -> None:
         )
 
 
-@contextmanager
-def replacing_file(target: Path) -> Iterator[BinaryIO]:
-    """An unbuffered file to write to, which replaces `target` when the block ends without an exception."""
-    with Outputs(force=True) as outputs, outputs.file(target) as file:
-        yield file
+def check_target(target: Path, source: Checkpoint, *, force: bool = False) -> None:
+    """Whether `write_checkpoint` could begin; commands ask before they work.
+
+    Raises:
+        UsageError: the target exists and `force` is not given, or is of the wrong kind.
+        SystemFailure: its folder is absent or not writable, or the disk has no room.
+    """
+    if source.is_folder:
+        check_folder_target(target, file_names(source), force=force)
+    else:
+        check_file_target(target, force=force)
+    check_space(target, needed_bytes(source))
+
+
+def needed_bytes(source: Checkpoint) -> int:
+    """What a checkpoint like `source` takes on the disk, generously."""
+    companions = sum(path.stat().st_size for path in source.companions) if source.is_folder else 0
+    return source.nbytes + _HEADER_ALLOWANCE * len(source) + companions
+
+
+def file_names(source: Checkpoint) -> set[str]:
+    """The files of a folder that is written like a checkpoint."""
+    names = {shard.name for shard in source.shards} | {path.name for path in source.companions}
+    return names | {source.index.name} if source.index is not None else names
 
 
 def _check_parent(place: Path, target: Path) -> None:

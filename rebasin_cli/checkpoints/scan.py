@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import TORCH_DTYPES, tensor_bytes
 from rebasin_cli.checkpoints.reader import TensorFile
+from rebasin_cli.checkpoints.tensors import TORCH_DTYPES, tensor_bytes
 from rebasin_cli.errors import ContentError
 
 # Bits that a value which is not finite has all set, and where they are looked for (formats of 8 bits).

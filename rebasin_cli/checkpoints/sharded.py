@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, Folder, Index
 from rebasin_cli.checkpoints.folders import refuse_adapter, refuse_others, refuse_pipeline
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure
@@ -54,7 +54,7 @@ def open_folder(folder: Path, open_file: Callable[[Path], TensorFile]) -> Checkp
         if chosen in indexes:
             return open_index(folder / chosen, open_file, named=folder)
         file = open_file(folder / chosen)
-        return Checkpoint(folder, {_written_name(chosen): file}, is_folder=True, **_beside(folder))
+        return _opened(folder, {_written_name(chosen): file}, folder)
     refuse_pipeline(folder, names)
     refuse_others(folder, names)
     raise ContentError(
@@ -105,7 +105,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
         _written_name(path.name.removesuffix(INDEX_SUFFIX)) + INDEX_SUFFIX,
         metadata if isinstance(metadata, Mapping) else {},
     )
-    return Checkpoint(named or path, files, is_folder=True, index=described, **_beside(path.parent))
+    return _opened(named or path, files, path.parent, described)
 
 
 def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
@@ -203,13 +203,14 @@ def _written_name(name: str) -> str:
     return str(path.with_name(stem + ".safetensors"))
 
 
-def _beside(folder: Path) -> dict[str, Any]:
+def _opened(named: Path, files: Mapping[str, TensorFile], folder: Path, index: Index | None = None) -> Checkpoint:
+    """The checkpoint of a folder, with what lies beside its weights."""
     config, notes = read_config(folder / "config.json", required=True)
     try:
         companions = tuple(entry for entry in sorted(folder.iterdir()) if _is_companion(entry))
     except OSError as error:
         raise system_failure(error, folder, "read") from error
-    return {"config": config, "companions": companions, "notes": notes}
+    return Checkpoint(named, files, folder=Folder(index, companions), config=config, notes=notes)
 
 
 def _is_companion(entry: Path) -> bool:

@@ -1,29 +1,24 @@
 """From the records of a pickle to tensors that can be read: which type, which shape, which bytes.
 
 torch's own functions that rebuild tensors are not called: their result is read from their arguments, and
-checked against the bytes in the file. No tensor is in memory until it is read.
+checked against the bytes in the file. No tensor is in memory until `views` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-import torch
-
-from rebasin_cli.checkpoints.dtypes import BITS, TORCH_DTYPES, TensorInfo
-from rebasin_cli.checkpoints.reader import CHUNK
+from rebasin_cli.checkpoints.dtypes import BITS, TORCH_NAMES, TensorInfo
 from rebasin_cli.checkpoints.unpickling import PERSISTENT, Global, PickleFault, Thing
-
-Read = Callable[[int, int], torch.Tensor]  # position and count of bytes -> 1-D uint8
 
 _INT64 = 1 << 63
 EXPANDED = 256 << 20  # bytes that a tensor may have beyond those that are stored (an expanded view)
 
 # Names of types: torch's (with its storages'), NumPy's. What safetensors cannot hold has only a size.
-_OF_TORCH = {str(dtype).removeprefix("torch."): name for name, dtype in TORCH_DTYPES.items()}
+_OF_TORCH = {text: name for name, text in TORCH_NAMES.items()}
 _OTHERS = {"complex128": 16, "complex32": 4, "quint8": 1, "qint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1}
 _OF_STORAGE = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -95,7 +90,7 @@ class StoredTensor:
     @property
     def span(self) -> int:
         """Elements from the first to the last, both included."""
-        return 0 if not self.info.numel else _span(self.info.shape, self.stride)
+        return 0 if not self.info.numel else span_of(self.info.shape, self.stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +258,8 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _INT64
 
 
-def _span(shape: Sequence[int], stride: Sequence[int]) -> int:
+def span_of(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """Elements from the first to the last of a view that has some."""
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
@@ -278,60 +274,3 @@ def _check_inside(tensor: StoredTensor, available: int) -> None:
         )
     if tensor.info.nbytes > available + EXPANDED:
         raise PickleFault(f"a tensor of shape {list(tensor.info.shape)} repeats {available} bytes without end")
-
-
-def read_stored(tensor: StoredTensor, read: Read) -> torch.Tensor:
-    """The bytes of a tensor in row-major order, 1-D uint8, in memory that the caller owns; `read` is its storage's."""
-    if not tensor.info.numel:
-        return torch.empty(0, dtype=torch.uint8)
-    item = tensor.itemsize
-    raw = _read_view(read, tensor.offset, tensor.info.shape, tensor.stride, item)
-    if tensor.swapped:
-        word = item // 2 if tensor.info.dtype == "C64" else item
-        raw = raw.view(-1, word).flip(1).reshape(-1)
-    if tensor.flips:
-        values = raw.view(TORCH_DTYPES[tensor.info.dtype])
-        values = values.conj_physical() if "conj" in tensor.flips else values
-        raw = (values.neg() if "neg" in tensor.flips else values).view(torch.uint8)
-    return raw
-
-
-def is_contiguous(tensor: StoredTensor) -> bool:
-    """Whether its bytes lie in the file as they are read."""
-    return _packed(tensor.info.shape, tensor.stride) and not tensor.swapped and not tensor.flips
-
-
-def _read_view(read: Read, offset: int, shape: Sequence[int], stride: Sequence[int], item: int) -> torch.Tensor:
-    """A view of a storage, packed; where it is much wider than it is full, in pieces along its widest axis.
-
-    Memory is that of the tensor and a chunk, whatever the strides.
-    """
-    span = _span(shape, stride)
-    numel = prod(shape)
-    axis = max((a for a, size in enumerate(shape) if size > 1), key=lambda a: stride[a], default=0)
-    step = max(1, CHUNK // (max(1, stride[axis]) * item)) if shape else 1
-    if span <= max(2 * numel, CHUNK // item) or step >= shape[axis]:
-        data = read(offset * item, span * item)
-        if span == numel and _packed(shape, stride):
-            return data
-        words = data.view(_WORDS[item]).as_strided(tuple(shape), tuple(stride))
-        return words.contiguous().reshape(-1).view(torch.uint8).clone()
-    out = torch.empty((*shape, item), dtype=torch.uint8)
-    for start in range(0, shape[axis], step):
-        count = min(step, shape[axis] - start)
-        part = (*shape[:axis], count, *shape[axis + 1 :])
-        piece = _read_view(read, offset + start * stride[axis], part, stride, item)
-        out.narrow(axis, start, count).copy_(piece.view(*part, item))
-    return out.reshape(-1)
-
-
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _packed(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    expected = 1
-    for size, step in zip(reversed(shape), reversed(stride), strict=True):
-        if size != 1 and step != expected:
-            return False
-        expected *= size
-    return True

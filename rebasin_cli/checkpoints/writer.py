@@ -16,37 +16,16 @@ from typing import BinaryIO
 import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
-from rebasin_cli.checkpoints.dtypes import TensorInfo, dtype_name, tensor_bytes, torch_dtype
+from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import build_header
-from rebasin_cli.checkpoints.outputs import Outputs, new_file, resolve_target
+from rebasin_cli.checkpoints.outputs import Outputs, new_file
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.replacing import check_file_target, check_folder_target, check_space
+from rebasin_cli.checkpoints.replacing import check_file_target, check_target, file_names, resolve_target
+from rebasin_cli.checkpoints.tensors import dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.failures import system_failure
 
 Read = Callable[[str], torch.Tensor]
 OnBytes = Callable[[int], None]
-
-_HEADER_ALLOWANCE = 256  # bytes of header for each tensor, when looking whether the disk has room
-
-
-def check_target(target: Path, source: Checkpoint, *, force: bool = False) -> None:
-    """Whether `write_checkpoint` could begin; commands ask before they work.
-
-    Raises:
-        UsageError: the target exists and `force` is not given, or is of the wrong kind.
-        SystemFailure: its folder is absent or not writable, or the disk has no room.
-    """
-    if source.is_folder:
-        check_folder_target(target, _names(source), force=force)
-    else:
-        check_file_target(target, force=force)
-    check_space(target, needed_bytes(source))
-
-
-def needed_bytes(source: Checkpoint) -> int:
-    """What a checkpoint like `source` takes on the disk, generously."""
-    companions = sum(path.stat().st_size for path in source.companions) if source.is_folder else 0
-    return source.nbytes + _HEADER_ALLOWANCE * len(source) + companions
 
 
 def write_checkpoint(
@@ -83,7 +62,7 @@ def write_checkpoint(
             _write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
         return (target,)
     place = resolve_target(target)
-    with outputs.folder(target, _names(source)) as folder:
+    with outputs.folder(target, file_names(source)) as folder:
         for companion in source.companions:
             with companion.open("rb") as content, new_file(folder / companion.name, like=place / companion.name) as out:
                 shutil.copyfileobj(content, out)
@@ -185,11 +164,6 @@ def _checked_bytes(key: str, tensor: torch.Tensor, info: TensorInfo) -> torch.Te
     if tensor.dtype != torch_dtype(info.dtype) or tuple(tensor.shape) != info.shape:
         raise ValueError(f"{key}: {info} was promised, and {tensor.dtype} {tuple(tensor.shape)} came")
     return tensor_bytes(tensor)
-
-
-def _names(source: Checkpoint) -> set[str]:
-    names = {shard.name for shard in source.shards} | {path.name for path in source.companions}
-    return names | {source.index.name} if source.index is not None else names
 
 
 def _index_text(source: Checkpoint, index: Index) -> bytes:

@@ -10,23 +10,22 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints.dtypes import as_tensor
 from rebasin_cli.checkpoints.reader import SafetensorsFile
 from rebasin_cli.checkpoints.scan import hash_tensors
+from rebasin_cli.checkpoints.tensors import as_tensor
 from rebasin_cli.checkpoints.zips import open_zip
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.idx import check_expanded, read_idx_pair
 from rebasin_cli.evaluation.inputs import NAME, Inputs, each, from_names, leaves, rows_of
+from rebasin_cli.evaluation.options import Split
 from rebasin_cli.failures import system_failure
 from rebasin_cli.files import open_regular
-
-Split = Literal["train", "test"]
 
 IGNORED = -100
 """The target of a position that is no question (torch's `ignore_index`)."""

@@ -7,7 +7,6 @@ brings its own preparation, which is transformers' to do.
 from __future__ import annotations
 
 import importlib.util
-import math
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
-from rebasin_cli.evaluation.data import Dataset, Split, as_dataset, check_limit
+from rebasin_cli.evaluation.data import Dataset, as_dataset, check_limit
 from rebasin_cli.evaluation.libraries import from_folder
+from rebasin_cli.evaluation.options import Moments, Split
 from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import open_regular
 from rebasin_cli.matching.cache import free_memory
@@ -48,11 +48,7 @@ _LARGE = 4_000_000  # pixels; only one image that is larger is decoded at a time
 _ONE_LARGE = Lock()
 _FLOAT = 4  # bytes that a network reads for one of an image
 _CHUNK = 64  # images at a time through a preparation of transformers
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of ImageNet's channels, which nearly every network of torchvision and timm was trained with."""
-
 _Pixels: TypeAlias = "np.ndarray[Any, Any]"
-Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +66,6 @@ class Preparation:
     moments: Moments | None = None
     channels: int | None = None
     folder: Path | None = None
-
-
-def parse_moments(text: str) -> Moments:
-    """`imagenet`, `0.5/0.5` or `0.4,0.5,0.6/0.2,0.2,0.2`.
-
-    Raises:
-        UsageError: anything else.
-    """
-    if text == "imagenet":
-        return IMAGENET
-    try:
-        mean, deviation = (tuple(float(part) for part in side.split(",")) for side in text.split("/"))
-    except ValueError:
-        mean, deviation = (), ()
-    fitting = len(mean) == len(deviation) and len(mean) in (1, 3) and min(deviation, default=0) > 0
-    if not fitting or not all(map(math.isfinite, (*mean, *deviation))):
-        raise UsageError(
-            f"--normalise {text[:60]}: expected MEAN/DEVIATION of one or three channels, deviations above 0",
-            remedy="--normalise imagenet, --normalise 0.5/0.5 or --normalise 0.4,0.5,0.6/0.2,0.2,0.2",
-        )
-    return mean, deviation
 
 
 def image_root(path: Path, split: Split) -> Path | None:

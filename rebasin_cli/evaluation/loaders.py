@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.data import Dataset, Split, as_dataset
+from rebasin_cli.evaluation.data import Dataset, as_dataset
 from rebasin_cli.evaluation.inputs import Inputs, joined
+from rebasin_cli.evaluation.options import Split
 from rebasin_cli.evaluation.user_code import call_named, import_named
 
 HELP = (

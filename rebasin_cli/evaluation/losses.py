@@ -11,20 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.answers import answer_of, by_position, either_order, named_answer
 from rebasin_cli.evaluation.data import IGNORED, Dataset
 from rebasin_cli.evaluation.networks.network import Answers
+from rebasin_cli.evaluation.options import CROSS_ENTROPY, LOSS_HELP, MAE, MSE, unknown_loss
 from rebasin_cli.evaluation.user_code import call_named, import_named, is_named
-from rebasin_cli.spec.hints import did_you_mean
 
-HELP = "a function of (outputs, targets) of a batch that returns its mean loss: one number, or a tensor of one"
-CROSS_ENTROPY, MSE, MAE = "cross-entropy", "mse", "mae"
 NATS = "nats per example"
 TRIED = 2
 """Examples that a network is tried on: of a single one, a forward that squeezes makes another shape."""
-
-_OBJECTIVES = ("distance", "midpoint", "random")
 
 Total = Callable[[Any, Tensor], tuple[Tensor, int]]
 
@@ -65,10 +61,10 @@ def find_loss(name: str | None, dataset: Dataset, answers: Answers = "example") 
     """
     targets = dataset.targets
     if name is not None and is_named(name):
-        function = import_named("--loss", name, HELP)
+        function = import_named("--loss", name, LOSS_HELP)
         return Loss(name, f"{name} per example", _own(name, function), whole=True)
     if name is not None and name not in LOSSES:
-        raise _unknown(name)
+        raise unknown_loss(name)
     if name is None and targets.dtype != torch.bool:
         name = MSE if targets.is_floating_point() else CROSS_ENTROPY
     kind = str(targets.dtype).removeprefix("torch.")
@@ -215,7 +211,9 @@ def _own(reference: str, function: Callable[..., Any]) -> Total:
             return torch.tensor(float(found), dtype=torch.float64) * len(targets), len(targets)
         except (TypeError, ValueError, RuntimeError) as error:
             what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ContentError(f"--loss {reference}: the function returned {what}", remedy=f"it is {HELP}") from error
+            raise ContentError(
+                f"--loss {reference}: the function returned {what}", remedy=f"it is {LOSS_HELP}"
+            ) from error
 
     return total
 
@@ -231,19 +229,6 @@ def _are_classes(family: str, outputs: Any, dataset: Dataset) -> bool:
     return True
 
 
-def _unknown(name: str) -> UsageError:
-    if name in _OBJECTIVES:
-        return UsageError(
-            f"--loss {name}: what Sinkhorn goes down is called its objective",
-            remedy=f"--method sinkhorn --objective {name}; --loss says how answers are judged",
-        )
-    hint = did_you_mean(name, LOSSES)
-    return UsageError(
-        f"--loss {name}: there is none of that name" + (f"; {hint}" if hint else ""),
-        remedy=f"use {', '.join(LOSSES)}, or package.module:function: {HELP}",
-    )
-
-
 def blind_loss(loss: Loss, targets: Tensor) -> float:
     """The loss of the best answer that looks at no input: the targets' mean for mse, their median for mae.
 
@@ -255,16 +240,6 @@ def blind_loss(loss: Loss, targets: Tensor) -> float:
     if loss.name == MSE:
         return float((wide - wide.mean(0)).square().mean())
     return float((wide - wide.median(0).values).abs().mean())
-
-
-def check_name(name: str | None) -> None:
-    """Refuse a name that no loss has, before anything is read.
-
-    Raises:
-        UsageError: see `find_loss`.
-    """
-    if name is not None and name not in LOSSES and not is_named(name):
-        raise _unknown(name)
 
 
 LOSSES: Mapping[str, Loss] = {

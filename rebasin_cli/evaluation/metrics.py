@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import by_position
-from rebasin_cli.evaluation.losses import CROSS_ENTROPY, Loss
+from rebasin_cli.evaluation.losses import Loss
+from rebasin_cli.evaluation.options import CROSS_ENTROPY
 from rebasin_cli.evaluation.user_code import call_named, import_named, is_named
 from rebasin_cli.spec.hints import did_you_mean
 

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock, get_ident
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MATRICES = 1 << 28
 """Bytes of similarity matrices that are kept if nothing is said (256 MiB)."""
@@ -63,7 +65,7 @@ def free_memory() -> int:
         return _UNKNOWN
 
 
-class CachedTensors(Mapping[str, Tensor]):
+class CachedTensors(Mapping[str, "Tensor"]):
     """A lazy source whose tensors stay once they have been read, as far as the budget goes.
 
     What came first stays: every sweep goes through all tensors in the same order, where dropping the oldest would

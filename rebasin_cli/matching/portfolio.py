@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from rebasin_cli.matching.cache import budgets, free_memory
 from rebasin_cli.matching.descent.settling import is_tie
-from rebasin_cli.matching.descent.weights import Order, Start, WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.options import Order, Start, WeightsOptions
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching, Trial, rising

@@ -8,72 +8,18 @@ bools and the tensors that are left out of the match.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import acos
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError
+from rebasin_cli.merging.options import LINE, Blend, Combine, check_lambda
 from rebasin_cli.spec import Layout
-
-Combine = Literal["lerp", "slerp"]
 
 _PARALLEL = 1e-4
 """Below this sine of the angle between two tensors the arc is the straight line, to more digits than it could be
 computed to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blend:
-    """How two tensors are combined.
-
-    Attributes:
-        how: `lerp` along the straight line; `slerp` along the arc between them, which keeps their length.
-        weights: (pattern of keys, λ of its own); of several that match, the last counts.
-    """
-
-    how: Combine = "lerp"
-    weights: tuple[tuple[str, float], ...] = ()
-
-    def at(self, key: str, lam: float) -> float:
-        """The λ of a tensor."""
-        for pattern, own in self.weights:
-            lam = own if fnmatchcase(key, pattern) else lam
-        return lam
-
-
-LINE = Blend()
-"""The straight line, one λ for all."""
-
-
-def check_lambda(lam: float) -> None:
-    """Refuse a λ outside 0–1.
-
-    Raises:
-        UsageError: `lam` is below 0, above 1 or not a number.
-    """
-    if not 0.0 <= lam <= 1.0:
-        raise UsageError(
-            f"λ is {lam:g}, but it is the weight on B and lies between 0 (A) and 1 (B)",
-            remedy="give a number from 0 to 1; 0.5 is the midpoint",
-        )
-
-
-def lambda_grid(steps: int) -> tuple[float, ...]:
-    """`steps` evenly spaced λ from 0 to 1, both ends included (25 points are 24 intervals).
-
-    Raises:
-        UsageError: fewer than two points, which would leave an end out.
-    """
-    if steps < 2:
-        raise UsageError(
-            f"a path of {steps} points cannot include both ends",
-            remedy="give at least 2 points; 25 is usual",
-        )
-    return tuple(i / (steps - 1) for i in range(steps))
 
 
 def interpolate_tensor(a: Tensor, b: Tensor, lam: float, *, ignored: bool = False, how: Combine = "lerp") -> Tensor:

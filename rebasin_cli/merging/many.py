@@ -15,46 +15,28 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Literal
 
 import torch
 
 from rebasin_cli.matching.descent.settling import settled
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import dot
+from rebasin_cli.matching.options import STARTS, WeightsOptions
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import Problem, Resources, State
-from rebasin_cli.matching.relaxation.rounding import STARTS
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.merging.frank_wolfe_many import check_joint, frank_wolfe_many
 from rebasin_cli.merging.models import Mean, Models, total_similarity
+from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
-Algorithm = Literal["merge-many", "cycle-consistent", "frank-wolfe", "to-first", "hierarchical"]
 Match = Callable[[Problem, Resources], MatchResult]
 OnRound = Callable[[str, int, int], None]
 """Called with what is done, how many steps of the round are, and of how many; it may raise `StopMatching`."""
 
 _GAIN = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class ManyOptions:
-    """How N models are brought together.
-
-    Attributes:
-        algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
-            `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
-            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
-            one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
-            stochastic matrices of all models (see `frank_wolfe_many`), and holds all of them in memory.
-        max_rounds: after which the search ends.
-    """
-
-    algorithm: Algorithm = "cycle-consistent"
-    max_rounds: int = 100
 
 
 @dataclass(frozen=True, slots=True)

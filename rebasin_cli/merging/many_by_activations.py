@@ -15,17 +15,16 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.data.activations import ActivationOptions, Grams, Solver, by_weights, pair_grams, untold
+from rebasin_cli.matching.data.activations import Grams, Solver, by_weights, pair_grams, untold
+from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.result import Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks
-from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, OnRound, in_order_of_first
+from rebasin_cli.merging.many import ManyResult, OnRound, in_order_of_first
 from rebasin_cli.merging.models import Models, total_similarity
+from rebasin_cli.merging.options import ManyOptions
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
-
-BY_ACTIVATIONS: tuple[Algorithm, ...] = ("cycle-consistent", "merge-many", "to-first")
-"""Algorithms that activations can take the place of weights in."""
 
 _GAIN = 1e-9
 

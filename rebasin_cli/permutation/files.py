@@ -7,17 +7,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
-from rebasin_cli.checkpoints.writer import tensors_bytes
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_bytes
-from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
+
+if TYPE_CHECKING:  # a file that is none is refused without torch
+    from rebasin_cli.permutation.values import Permutation
 
 FORMAT = "rebasin.permutation/1"
 LARGEST = 1 << 30  # bytes: 8 for each unit, of which the largest networks have some millions
@@ -83,6 +83,8 @@ class SavedPermutation:
 
 def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mapping[str, str]) -> bytes:
     """A permutation file. `inputs` maps roles (`a`, `b`) to the sha256 of the checkpoints."""
+    from rebasin_cli.checkpoints.writer import tensors_bytes
+
     metadata = {
         "format": FORMAT,
         "spec.name": layout.spec.name,
@@ -118,6 +120,10 @@ def load_permutation(path: Path) -> SavedPermutation:
             where=f"its metadata has format {checkpoint.metadata.get('format')!r}, expected {FORMAT!r}",
             remedy="`rebasin align A B` writes one beside the aligned checkpoint: NAME.permutation.safetensors",
         )
+    import torch
+
+    from rebasin_cli.permutation.values import Permutation
+
     indices = {dim: checkpoint[dim] for dim in checkpoint}
     for dim, perm in indices.items():
         wanted = torch.arange(perm.shape[-1] if perm.dim() else 0)

@@ -30,7 +30,7 @@ from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
 if TYPE_CHECKING:  # what loads data imports networks
-    from rebasin_cli.pipeline.data import DataRequest
+    from rebasin_cli.pipeline.data_request import DataRequest
 
 
 @dataclass(frozen=True, slots=True)

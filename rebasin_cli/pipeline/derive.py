@@ -16,8 +16,8 @@ from torch import nn
 
 import rebasin_cli
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.checkpoints.replacing import check_file_target, replacing_file
+from rebasin_cli.checkpoints.outputs import Outputs, replacing_file
+from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
@@ -27,7 +27,8 @@ from rebasin_cli.evaluation.running import in_dtype
 from rebasin_cli.evaluation.user_code import module_files
 from rebasin_cli.files import read_text
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data import DataRequest, read_data
+from rebasin_cli.pipeline.data import read_data
+from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import shapes_of
 from rebasin_cli.pipeline.progress import Progress

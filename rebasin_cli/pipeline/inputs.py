@@ -9,7 +9,6 @@ from pathlib import Path
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.scan import require_finite, scan
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record
@@ -53,6 +52,8 @@ def scan_sources(
     Raises:
         ContentError: a value that is not finite, or a file that has changed since.
     """
+    from rebasin_cli.checkpoints.scan import require_finite, scan
+
     records = {}
     for role, (source, checkpoint) in opened.items():
         with progress.phase(f"checking {source.shown.name}", checkpoint.nbytes, "bytes") as advance:

@@ -17,7 +17,7 @@ from rebasin_cli.report.document import RunDocument, TensorRecord
 from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # what loads data imports networks
-    from rebasin_cli.pipeline.data import DataRequest
+    from rebasin_cli.pipeline.data_request import DataRequest
 
 
 def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequest | None = None) -> RunDocument:

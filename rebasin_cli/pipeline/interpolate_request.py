@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.merging.interpolation import LINE, Blend, check_lambda, lambda_grid
+from rebasin_cli.merging.options import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data import DataRequest
+from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.methods import MatchChoice, search_longer
+from rebasin_cli.pipeline.method_choice import MatchChoice, search_longer
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.safe_text import shell_word
 

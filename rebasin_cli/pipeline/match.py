@@ -5,34 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-import torch
-
-from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.result import MatchResult, Trial
-from rebasin_cli.matching.similarity.contributions import sweep_work
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.data import DataRequest
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.match_data import prepare_match_data
-from rebasin_cli.pipeline.methods import (
-    MatchChoice,
-    Running,
-    missing_data,
-    run_method,
-)
+from rebasin_cli.pipeline.method_choice import MatchChoice
+from rebasin_cli.pipeline.methods import Running, run_method
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.report.figures import loss_text
-from rebasin_cli.spec import Layout
-
-GPU_WORK = 1 << 33
-"""Multiply-adds of a sweep from which on a GPU is worth it: a core does as many while a CUDA context is being made."""
 
 
 class _Noted(Protocol):
@@ -44,47 +30,6 @@ class _Noted(Protocol):
 
 
 Result = TypeVar("Result", bound=_Noted)
-
-
-def resolve_device(name: str) -> str:
-    """`auto` is CUDA where there is some.
-
-    Raises:
-        UsageError: `cuda` was asked for and is not there.
-    """
-    if name == "cpu":
-        return name
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UsageError("--device cuda: torch sees no CUDA device", remedy="leave --device away, or use --device cpu")
-    return "cuda" if available else "cpu"
-
-
-def matching_device(choice: MatchChoice, layout: Layout) -> str:
-    """Where weights are matched: `auto` leaves small networks to the CPU, which is done before a GPU has begun.
-
-    Raises:
-        UsageError: as `resolve_device`.
-    """
-    device = resolve_device(choice.device)
-    small = choice.device == "auto" and not choice.looks_at_data and sweep_work(layout) < GPU_WORK
-    return "cpu" if small else device
-
-
-def with_data(
-    choice: MatchChoice, data: DataRequest | None, pair: Pair, device: str, progress: Progress
-) -> MatchChoice:
-    """The choice with the examples its method looks at, if it looks at any.
-
-    Raises:
-        UsageError: there are none. RebasinError: they do not fit the network.
-    """
-    if not choice.looks_at_data:
-        return choice
-    if data is None or (data.path or data.fit) is None:
-        raise missing_data(choice, judged=data is not None and data.judges)
-    fitting = prepare_match_data(data, pair.layout, pair.a, choice.method, device, progress)
-    return replace(choice, fitting=fitting)
 
 
 @dataclass(slots=True)

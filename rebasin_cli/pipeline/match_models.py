@@ -7,11 +7,14 @@ from functools import partial
 from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.merging.many import Algorithm, ManyOptions, ManyResult, match_many
+from rebasin_cli.merging.many import ManyResult, match_many
 from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
-from rebasin_cli.pipeline.match import MatchRun, matching_device, run_match
-from rebasin_cli.pipeline.methods import MatchChoice, Running, activation_problem, match_by_search
+from rebasin_cli.merging.options import Algorithm, ManyOptions
+from rebasin_cli.pipeline.devices import matching_device
+from rebasin_cli.pipeline.match import MatchRun, run_match
+from rebasin_cli.pipeline.method_choice import MatchChoice
+from rebasin_cli.pipeline.methods import Running, activation_problem, match_by_search
 from rebasin_cli.pipeline.progress import Progress
 
 

@@ -10,25 +10,22 @@ from math import isfinite
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import torch_dtype
+from rebasin_cli.checkpoints.tensors import torch_dtype
 from rebasin_cli.evaluation.barrier import barrier_above_line
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.merging.interpolation import interpolated, lambda_grid
+from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.models import Mean, Models
+from rebasin_cli.merging.options import lambda_grid
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.points import is_first
 from rebasin_cli.pipeline.progress import Advance, Progress
+from rebasin_cli.pipeline.record import role_of
 from rebasin_cli.pipeline.scoring import CommandScorer, Scorer, score_or_nan
 from rebasin_cli.report.document import ScoreRecord
 from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]
-
-
-def role_of(i: int) -> str:
-    """What the i-th model is called."""
-    return f"model.{i + 1}"
 
 
 @dataclass(frozen=True, slots=True)

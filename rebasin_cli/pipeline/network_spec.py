@@ -14,7 +14,7 @@ from rebasin_cli.pipeline.layouts import bind_models
 from rebasin_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:  # what loads data imports networks
-    from rebasin_cli.pipeline.data import DataRequest
+    from rebasin_cli.pipeline.data_request import DataRequest
 
 
 def settled_spec(

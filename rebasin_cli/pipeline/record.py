@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
-from rebasin_cli.matching.objective import Distance
-from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.report.document import (
@@ -28,8 +26,10 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.spec import Layout
 
-if TYPE_CHECKING:  # what loads data imports networks, which a record of shapes does not need
-    from rebasin_cli.pipeline.data import DataRequest
+if TYPE_CHECKING:  # what finds them works on tensors, which a record of shapes does not need
+    from rebasin_cli.matching.objective import Distance
+    from rebasin_cli.matching.result import MatchResult
+    from rebasin_cli.pipeline.data_request import DataRequest
 
 
 def input_record(path: Path, sha256: str | None) -> InputRecord:
@@ -38,6 +38,11 @@ def input_record(path: Path, sha256: str | None) -> InputRecord:
     if str(file) == "-":
         return InputRecord(str(path), sha256)
     return InputRecord(os.path.abspath(file) + (f":{key}" if key else ""), sha256, key or "")
+
+
+def role_of(i: int) -> str:
+    """What the i-th model of a merge is called."""
+    return f"model.{i + 1}"
 
 
 def data_records(request: DataRequest) -> dict[str, InputRecord]:

@@ -53,7 +53,7 @@ def proof_of(spec: PermutationSpec) -> RememberedProof | None:
 
 def remember(spec: PermutationSpec, proof: RememberedProof) -> None:
     """Keep a proof; where that cannot be done, nothing happens."""
-    from rebasin_cli.checkpoints.replacing import replacing_file
+    from rebasin_cli.checkpoints.outputs import replacing_file
 
     stored = {key: value for key, value in _stored().items() if _entry(value) is not None and key != spec.sha256}
     stored = dict([*stored.items(), (spec.sha256, asdict(proof))][-_KEPT:])

@@ -11,17 +11,19 @@ from typing import BinaryIO
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
+from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.evaluation.sweep import evaluate
-from rebasin_cli.merging.interpolation import check_lambda
+from rebasin_cli.merging.options import check_lambda
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data import DataRequest, batch_size_of, network_and_data
+from rebasin_cli.pipeline.data import batch_size_of, network_and_data
+from rebasin_cli.pipeline.data_request import DataRequest
+from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.match import resolve_device
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
-from rebasin_cli.pipeline.repairer import Kind, Repairer
+from rebasin_cli.pipeline.repairer import Repairer
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import to_json

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.evaluation.sweep import AnyNetwork, runner
 from rebasin_cli.hooks import Run
 from rebasin_cli.merging.channel_statistics import Channels, measure_channels, repair_channels, reset_statistics
 from rebasin_cli.pipeline.progress import Progress
-
-Kind = Literal["bn", "repair"]
 
 FIT_EXAMPLES = 2000
 """Examples that statistics are taken from, unless the user says otherwise: tens of thousands change little."""

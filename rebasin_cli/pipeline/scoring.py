@@ -16,14 +16,16 @@ from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.data import IGNORED, Dataset
-from rebasin_cli.evaluation.losses import CROSS_ENTROPY, Loss, blind_loss
+from rebasin_cli.evaluation.losses import Loss, blind_loss
 from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
+from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate
 from rebasin_cli.evaluation.user_code import is_named
-from rebasin_cli.pipeline.data import DataRequest, batch_size_of, fitting_data, network_and_data
+from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
+from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.repairer import FIT_EXAMPLES, Kind, Repairer
+from rebasin_cli.pipeline.repairer import FIT_EXAMPLES, Repairer
 from rebasin_cli.spec import Layout
 
 

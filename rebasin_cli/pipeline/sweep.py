@@ -11,11 +11,11 @@ from functools import partial
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.errors import ContentError, GateError, UsageError
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.sweep import as_curve
-from rebasin_cli.merging.interpolation import LINE, Blend, interpolated
+from rebasin_cli.merging.interpolation import interpolated
+from rebasin_cli.merging.options import LINE, Blend
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.choices import SpecChoice
@@ -23,7 +23,7 @@ from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.resume import NO_SWEEP, Basis, EarlierSweep, place_of
 from rebasin_cli.pipeline.scoring import Scorer, score_or_nan
-from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord, RunDocument
+from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
 
@@ -122,49 +122,6 @@ def _repair(
         if kind == "repair" and sweeper.lacks(whole):
             repairer.measure_ends(a, b)
         sweeper.curve(a, b, f"{base} + {kind}", whole, partial(repairer.finish, kind=kind))
-
-
-def check_measured(document: RunDocument) -> None:
-    """Answer points that could not be measured, once everything that was has been written.
-
-    Raises:
-        ContentError: naming the first of them.
-    """
-    if document.merge and document.merge.failures:
-        failures = document.merge.failures
-        place, why = next(iter(failures.items()))
-        raise ContentError(
-            f"{len(failures)} networks of the merge could not be measured; {place}: {why}",
-            remedy="everything else was measured and written; judge a model by hand, to see what is wrong",
-        )
-    failures = document.barrier.failures if document.barrier else {}
-    if failures:
-        place, why = next(iter(failures.items()))
-        raise ContentError(
-            f"{len(failures)} points of the path could not be measured; {place}: {why}",
-            remedy="everything else was measured and written; --at LAM -o FILE writes such a point, to try it by hand",
-        )
-
-
-def check_gate(document: RunDocument, limit: float, better: str) -> None:
-    """`--max-barrier`: the rise above the line between the ends, of the repaired path, or else the aligned one.
-
-    Args:
-        better: what may bring it down.
-
-    Raises:
-        GateError: it is higher than `limit`, or not a number.
-    """
-    barrier = document.barrier
-    if barrier is None or barrier.best is None:
-        raise UsageError("--max-barrier needs a barrier, and without data there is none", remedy="add --data FILE")
-    name, curve = barrier.best
-    if not curve.barrier <= limit:
-        raise GateError(
-            f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",
-            where=f"largest loss above the line between the ends, {barrier.loss_unit}, {barrier.examples} examples",
-            remedy=f"{better}; everything was written all the same",
-        )
 
 
 def _held(checkpoint: Checkpoint, pair: Pair) -> Mapping[str, Tensor]:

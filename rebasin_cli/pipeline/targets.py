@@ -10,8 +10,7 @@ from typing import BinaryIO
 
 from rebasin_cli.checkpoints.addresses import file_name_of, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.replacing import check_file_target
-from rebasin_cli.checkpoints.writer import check_target
+from rebasin_cli.checkpoints.replacing import check_file_target, check_target
 from rebasin_cli.errors import UsageError
 
 # What is read with a checkpoint: sizes, preparation of images, a tokenizer.

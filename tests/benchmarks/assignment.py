@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from rebasin_cli.matching.assignment.solve import has_fast_solver, solve_assignment
+from rebasin_cli.matching.assignment.solve import solve_assignment
+from rebasin_cli.matching.costs import has_fast_solver
 from tests.benchmarks.families import FAMILIES, make_similarity
 
 TYPICAL = ("gaussian", "weak-signal", "very-weak-signal", "low-rank", "spectrum", "trained-like")

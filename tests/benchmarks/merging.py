@@ -25,8 +25,9 @@ from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.merging.many import ALGORITHMS, ManyOptions, Match, match_many
+from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, State
+from rebasin_cli.merging.options import ManyOptions
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, detect
 from tests.benchmarks.trained import RECIPES, trained

@@ -29,14 +29,15 @@ from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.registry import build_network
 from rebasin_cli.evaluation.sweep import runner, sweep
-from rebasin_cli.matching.descent.weights import WeightsOptions
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging.channel_statistics import reset_statistics
-from rebasin_cli.merging.interpolation import interpolated, lambda_grid
+from rebasin_cli.merging.interpolation import interpolated
+from rebasin_cli.merging.options import lambda_grid
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.spec import Layout, detect
 from tests.benchmarks.trained import RECIPES, trained

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.descent.weights import WeightsOptions
 from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import Attempt, best_of, descents
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts

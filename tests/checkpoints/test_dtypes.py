@@ -7,10 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.checkpoints.dtypes import (
-    BITS,
+from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
+from rebasin_cli.checkpoints.tensors import (
     TORCH_DTYPES,
-    TensorInfo,
     as_bytes,
     as_elements,
     as_tensor,
@@ -78,7 +77,7 @@ def test_small_floats_have_the_values_of_their_standard() -> None:
 
 
 def test_a_scale_type_that_torch_may_lack_is_decoded_the_same() -> None:
-    from rebasin_cli.checkpoints.dtypes import _values
+    from rebasin_cli.checkpoints.tensors import _values
 
     codes = torch.arange(256, dtype=torch.uint8)
     torch.testing.assert_close(

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoints.dtypes import tensor_bytes
 from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.tensors import tensor_bytes
 from rebasin_cli.errors import ContentError, SystemFailure
 from tests.checkpoints.building import entry, every_dtype_file, run_python, safetensors_bytes
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.matching import MatchOptions
-from rebasin_cli.pipeline.data import DataRequest
-from rebasin_cli.pipeline.methods import METHODS
+from rebasin_cli.pipeline.data_request import DataRequest
+from rebasin_cli.pipeline.method_choice import METHODS
 
 
 @dataclass(frozen=True, slots=True)

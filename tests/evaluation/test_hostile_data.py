@@ -21,7 +21,7 @@ from rebasin_cli.evaluation.data import load_data
 from rebasin_cli.evaluation.images import MOST_PIXELS, Preparation, load_images
 from rebasin_cli.evaluation.text import load_text
 from rebasin_cli.evaluation.user_code import module_files
-from rebasin_cli.pipeline.data import DataRequest
+from rebasin_cli.pipeline.data_request import DataRequest
 from tests.deadline import deadline
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n%%EOF\n"

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.evaluation.images import IMAGENET, Preparation, image_root, load_images, parse_moments
+from rebasin_cli.evaluation.images import Preparation, image_root, load_images
+from rebasin_cli.evaluation.options import IMAGENET, parse_moments
 
 
 def save_image(path: Path, colour: int | tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:

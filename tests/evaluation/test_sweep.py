@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.evaluation.data import Dataset, load_data
 from rebasin_cli.evaluation.sweep import evaluate, sweep
-from rebasin_cli.merging.interpolation import interpolated, lambda_grid
+from rebasin_cli.merging.interpolation import interpolated
+from rebasin_cli.merging.options import lambda_grid
 from tests.evaluation.building import images, layout_of, network_for, randomise
 from tests.pretended import device
 

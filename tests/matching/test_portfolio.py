@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import Stop, StopMatching

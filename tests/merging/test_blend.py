@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.merging.interpolation import Blend, interpolate_tensor, interpolated
+from rebasin_cli.merging.interpolation import interpolate_tensor, interpolated
+from rebasin_cli.merging.options import Blend
 from tests.networks import TINY, tiny_layout, tiny_state
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching.relaxation.rounding import STARTS, RelaxedStart, joint_dims
+from rebasin_cli.matching.options import STARTS, RelaxedStart
+from rebasin_cli.matching.relaxation.rounding import joint_dims
 from rebasin_cli.merging.frank_wolfe_many import _Joint, best_step, frank_wolfe_many
-from rebasin_cli.merging.many import ManyOptions, match_many
+from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Models, total_similarity
+from rebasin_cli.merging.options import ManyOptions
 from rebasin_cli.permutation.values import Permutation
 from tests.merging.test_many import matcher, states
 from tests.networks import TINY, tiny_layout

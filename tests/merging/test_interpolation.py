@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.merging.interpolation import interpolate_tensor, interpolated, lambda_grid
+from rebasin_cli.merging.interpolation import interpolate_tensor, interpolated
+from rebasin_cli.merging.options import lambda_grid
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 

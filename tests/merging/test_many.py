@@ -13,8 +13,9 @@ from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, StopMatching
-from rebasin_cli.merging.many import ALGORITHMS, Algorithm, ManyOptions, Match, match_many
+from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, pairwise_distances, total_similarity
+from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout

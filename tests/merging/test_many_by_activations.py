@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rebasin_cli.matching.problem import ActivationProblem
 from rebasin_cli.merging import many_by_activations
-from rebasin_cli.merging.many import Algorithm, ManyOptions
-from rebasin_cli.merging.many_by_activations import BY_ACTIVATIONS, match_many_by_activations
+from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
+from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm, ManyOptions
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout

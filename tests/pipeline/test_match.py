@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rebasin_cli.pipeline.match import MatchRun, run_match
-from rebasin_cli.pipeline.methods import MatchChoice
+from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.progress import Advance, Progress
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.matching.data.activations import ActivationOptions
+from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.pipeline import methods
-from rebasin_cli.pipeline.methods import METHODS, NOT_OPTIONS, Running, match_by_search, match_choice
+from rebasin_cli.pipeline.method_choice import METHODS, NOT_OPTIONS, match_choice
+from rebasin_cli.pipeline.methods import Running, match_by_search
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
 

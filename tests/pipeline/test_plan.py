@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.matching.assignment.solve import has_fast_solver
+from rebasin_cli.matching.costs import has_fast_solver
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.layouts import bind_pair
 from rebasin_cli.pipeline.plan import estimate, matching_seconds

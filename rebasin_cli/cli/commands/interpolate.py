@@ -20,7 +20,7 @@ from rebasin_cli.cli.values import file_path, number, pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rebasin_cli.merging.interpolation import Blend
+    from rebasin_cli.merging.options import Blend
 
 _OUTPUT, _PATH = "Output", "Path"
 _USAGE = "rebasin interpolate A B, or rebasin align A B | rebasin interpolate"
@@ -133,10 +133,10 @@ def command(
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     if results.resume is not None and results.report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
+    from rebasin_cli.pipeline.gates import check_gate, check_measured
     from rebasin_cli.pipeline.interpolate import interpolate
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum
     from rebasin_cli.pipeline.resume import from_document
-    from rebasin_cli.pipeline.sweep import check_gate, check_measured
 
     session = talk.session(shows=dry_run or not (results.any() or max_barrier is not None))
     spec_choice, choice = spec.choice(), match.choice()
@@ -177,7 +177,7 @@ def _point(text: str | None) -> float | None:
 
 
 def _blend(combine: Combine, weight: list[str] | None) -> Blend:
-    from rebasin_cli.merging.interpolation import Blend
+    from rebasin_cli.merging.options import Blend
 
     weights = [
         (pattern, number(n.LAMBDA, text, option=f"--weight {pattern}", example=f"--weight '{pattern}=0.3'"))

@@ -72,8 +72,8 @@ def command(
 
     Beside it appear the permutation of every model (1 is the first, which stays as it is) and a run document.
     """
+    from rebasin_cli.pipeline.gates import check_measured
     from rebasin_cli.pipeline.merge import MergeRequest, merge
-    from rebasin_cli.pipeline.sweep import check_measured
 
     session = talk.session(shows=dry_run)
     choice = match.choice()

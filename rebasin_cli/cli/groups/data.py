@@ -16,8 +16,8 @@ from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rebasin_cli.pipeline.data import DataRequest
-    from rebasin_cli.pipeline.methods import MatchChoice
+    from rebasin_cli.pipeline.data_request import DataRequest
+    from rebasin_cli.pipeline.method_choice import MatchChoice
 
 PANEL = "Data"
 
@@ -77,7 +77,7 @@ class NamedNetwork:
         Raises:
             UsageError: a network option that is not NAME=VALUE, or one without a network.
         """
-        from rebasin_cli.pipeline.data import DataRequest
+        from rebasin_cli.pipeline.data_request import DataRequest
 
         options = pairs("--network-option", self.network_option)
         if self.network is None:
@@ -116,8 +116,8 @@ class NetworkOptions(NamedNetwork):
         Raises:
             UsageError: a network option that is not NAME=VALUE, or moments that are none.
         """
-        from rebasin_cli.evaluation.images import parse_moments
-        from rebasin_cli.pipeline.data import DataRequest
+        from rebasin_cli.evaluation.options import parse_moments
+        from rebasin_cli.pipeline.data_request import DataRequest
 
         return DataRequest(
             options=pairs("--network-option", self.network_option), network=self.network,
@@ -238,7 +238,7 @@ def check_loss(choice: MatchChoice, loss: str | None) -> None:
     """
     if loss is None:
         return
-    from rebasin_cli.evaluation.losses import check_name
+    from rebasin_cli.evaluation.options import check_name
 
     check_name(loss)
     if not choice.goes_down_a_loss:

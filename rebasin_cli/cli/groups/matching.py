@@ -14,7 +14,7 @@ from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rebasin_cli.pipeline.methods import MatchChoice
+    from rebasin_cli.pipeline.method_choice import MatchChoice
     from rebasin_cli.report.document import RunDocument
 
 _PANEL = "Run"
@@ -124,11 +124,10 @@ class MergeMatchOptions:
         Raises:
             UsageError: an option that the method does not read, or a size or time that is none.
         """
-        from rebasin_cli.pipeline import methods
-        from rebasin_cli.pipeline.quantities import parse_bytes
-        from rebasin_cli.pipeline.stopping import parse_duration
+        from rebasin_cli.pipeline.method_choice import match_choice
+        from rebasin_cli.pipeline.quantities import parse_bytes, parse_duration
 
-        return methods.match_choice(
+        return match_choice(
             self.method.value, self.given(),
             seed=self.seed, max_sweeps=self.max_sweeps, device=self.device.value,
             time_budget=parse_duration(self.time_budget) if self.time_budget else None,

@@ -72,11 +72,6 @@ class Assignments:
     solver: str
 
 
-def has_fast_solver() -> bool:
-    """Whether the compiled solver is there."""
-    return _lazy_jv is not None
-
-
 def solve_assignment(
     similarity: NDArray[Any] | torch.Tensor,
     *,

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,25 +23,13 @@ from rebasin_cli.matching.data.channels import Segment, channel_axis, segment_of
 from rebasin_cli.matching.descent.nested import solve_of_layout
 from rebasin_cli.matching.descent.settling import settle_rows, settled
 from rebasin_cli.matching.descent.sweep import Descent
+from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
-
-Similarity = Literal["covariance", "correlation"]
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationOptions:
-    """How units are compared.
-
-    Attributes:
-        similarity: `covariance` is Σ z_A z_Bᵀ (least squares); `correlation` is Pearson's, 0 where a unit is dead.
-    """
-
-    similarity: Similarity = "correlation"
 
 
 def match_by_activations(

@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import LossProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.permutation.gather import permuted

@@ -15,29 +15,11 @@ from torch import Tensor
 
 from rebasin_cli.matching.data.held_out import match_first, midpoint, search_by_loss
 from rebasin_cli.matching.descent.settling import settled
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.options import SteOptions, WeightsOptions
 from rebasin_cli.matching.problem import LossProblem, Problem, Resources
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation.values import Permutation
-
-RATE = 1e-2
-"""The paper's learning rate for its MNIST network."""
-
-
-@dataclass(frozen=True, slots=True)
-class SteOptions:
-    """Hyper-parameters; the paper's for its MNIST network, but for the number of epochs (100).
-
-    Attributes:
-        epochs, patience: as of `search_by_loss`.
-        max_sweeps: of the descent before and of each projection.
-    """
-
-    learning_rate: float = RATE
-    momentum: float = 0.9
-    epochs: int = 20
-    patience: int = 10
-    max_sweeps: int = 100
 
 
 def match_by_straight_through(

@@ -8,8 +8,8 @@ find what it found before. `reference` has the plain loop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from rebasin_cli.matching.assignment.solve import NotFiniteError
 from rebasin_cli.matching.cache import budgets, reading_seconds
 from rebasin_cli.matching.descent.settling import gains_nothing, is_tie, settled
 from rebasin_cli.matching.descent.sweep import Descent
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources, State
 from rebasin_cli.matching.result import MatchResult, Stop, rising
 from rebasin_cli.permutation.values import Permutation
@@ -24,25 +25,6 @@ from rebasin_cli.spec import Layout
 
 SMALL = 1 << 18
 """Up to this many elements similarities are computed in float64, which costs little and breaks no ties by rounding."""
-
-Start = Literal["identity", "anchored"]
-Order = Literal["random", "forward"]
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsOptions:
-    """How to descend.
-
-    Attributes:
-        start: `anchored`, a first pass outwards from the sides that never move, each block solved with only what
-            is already aligned; `identity`, as in Algorithm 1; or a permutation to improve.
-        order: `forward` visits the blocks of a sweep in the spec's order, `random` as Algorithm 1 does.
-        max_sweeps: the descent ends after this number of sweeps.
-    """
-
-    start: Start | Permutation = "anchored"
-    order: Order = "forward"
-    max_sweeps: int = 100
 
 
 def match_by_weights(

@@ -27,9 +27,10 @@ from rebasin_cli.matching.assignment.solve import Assignment, solve_assignment
 from rebasin_cli.matching.cache import budgets, free_memory
 from rebasin_cli.matching.descent.weights import in_wide_enough_type, similarity_dtype
 from rebasin_cli.matching.objective import paired_sum
+from rebasin_cli.matching.options import STARTS, FrankWolfeOptions, RelaxedStart
 from rebasin_cli.matching.portfolio import GRADIENTS, Attempt
 from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.relaxation.rounding import STARTS, Polishing, RelaxedStart, joint_dims
+from rebasin_cli.matching.relaxation.rounding import Polishing, joint_dims
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.contributions import Plan
@@ -37,24 +38,9 @@ from rebasin_cli.matching.similarity.matrices import Similarities
 from rebasin_cli.permutation.gather import gather_piece, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
 
-MAX_ITERATIONS = 60
 TOLERANCE = 1e-4
 """The iterations end when the best vertex promises less than this share of the objective: what comes after rounding
 and descent does not depend on more."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrankWolfeOptions:
-    """How to go.
-
-    Attributes:
-        start: `barycentre`, every unit of B spread evenly over all places, or `identity`.
-        max_iterations: of Frank-Wolfe; max_sweeps: of the descent that follows.
-    """
-
-    start: RelaxedStart = "barycentre"
-    max_iterations: int = MAX_ITERATIONS
-    max_sweeps: int = 100
 
 
 def match_by_frank_wolfe(

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from rebasin_cli.matching.descent.settling import gains_nothing
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Stop, rising
 from rebasin_cli.matching.similarity.blocks import blocks
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
-
-RelaxedStart = Literal["barycentre", "identity"]
-"""Where doubly stochastic matrices begin: every unit spread evenly over all places, or in its own."""
-STARTS: tuple[RelaxedStart, ...] = ("barycentre", "identity")
 
 
 def joint_dims(layout: Layout) -> tuple[str, ...]:

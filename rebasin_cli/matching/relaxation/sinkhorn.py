@@ -14,10 +14,8 @@ that polishes the rounded result moves them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import log
 from time import perf_counter
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +25,7 @@ from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.matching.data.held_out import match_first, search_by_loss
 from rebasin_cli.matching.descent.settling import settled
+from rebasin_cli.matching.options import SinkhornLossOptions, SinkhornOptions
 from rebasin_cli.matching.portfolio import Attempt
 from rebasin_cli.matching.problem import LossProblem, OnStep, Problem, Resources
 from rebasin_cli.matching.relaxation.mixing import Mixer, between
@@ -35,9 +34,6 @@ from rebasin_cli.matching.relaxation.sinkhorn_operator import doubly_stochastic
 from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
-
-RATE = 0.2
-"""AdamW's learning rate: scores move by so much a step, and the logarithm of the number of units is far."""
 
 STEPS = 200
 FLAT, PATIENCE = 1e-4, 10
@@ -49,37 +45,6 @@ tells nothing."""
 
 COPIES = 12
 """Matrices of a dim, as float32, that are alive in a step: scores, moments, gradients, and the system in float64."""
-
-
-@dataclass(frozen=True, slots=True)
-class SinkhornOptions:
-    """How to go.
-
-    Attributes:
-        learning_rate: AdamW's: scores move by so much a step, and the logarithm of the number of units is far.
-        max_sweeps: of the descent that follows.
-    """
-
-    learning_rate: float = RATE
-    max_sweeps: int = 100
-
-
-@dataclass(frozen=True, slots=True)
-class SinkhornLossOptions:
-    """How to go down a loss.
-
-    Attributes:
-        objective: where the loss is taken: at the `midpoint`, or at a `random` λ, another one in every step.
-        learning_rate: as of `SinkhornOptions`.
-        epochs, patience: as of `search_by_loss`.
-        max_sweeps: of the descent before.
-    """
-
-    objective: Literal["midpoint", "random"]
-    learning_rate: float = RATE
-    epochs: int = 20
-    patience: int = 10
-    max_sweeps: int = 100
 
 
 def match_by_sinkhorn(

@@ -71,19 +71,6 @@ class Plan:
         return gather_piece(flat, self.frame, permutation, self.bound.place).reshape(-1)
 
 
-def sweep_work(layout: Layout) -> int:
-    """Multiply-adds of one product for every moving side: what a sweep takes if nothing is kept."""
-    moving = set(layout.moving())
-    return sum(
-        side.size * piece.elements
-        for bound in layout.tensors.values()
-        if bound.section == "tensors"
-        for piece in bound.pieces
-        for side in piece.sides
-        if side.dim in moving
-    )
-
-
 def permutes_keys(layout: Layout, block: Block) -> bool:
     """Whether a dim of the block acts on the keys of tensors (experts): those are no pieces with sides of their own."""
     return any(layout.tensors[key].index_dim in block.dims for dim in block.dims for key in layout.users[dim])

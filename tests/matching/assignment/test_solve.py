@@ -17,13 +17,8 @@ from scipy.optimize import linear_sum_assignment
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment import solve as module
-from rebasin_cli.matching.assignment.solve import (
-    Assignment,
-    Backend,
-    has_fast_solver,
-    solve_assignment,
-    solve_assignments,
-)
+from rebasin_cli.matching.assignment.solve import Assignment, Backend, solve_assignment, solve_assignments
+from rebasin_cli.matching.costs import has_fast_solver
 from tests.benchmarks.families import FAMILIES, make_similarity
 
 needs_fast_solver = pytest.mark.skipif(not has_fast_solver(), reason="built without the compiled solver")

@@ -10,8 +10,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from rebasin_cli.hooks import Taps
-from rebasin_cli.matching.data.activations import ActivationOptions, Similarity, match_by_activations
+from rebasin_cli.matching.data.activations import match_by_activations
 from rebasin_cli.matching.data.channels import channel_axis, segment_of, segments_of
+from rebasin_cli.matching.options import ActivationOptions, Similarity
 from rebasin_cli.matching.problem import ActivationProblem, PairRun
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.descent.anchored_start import Turn, anchored_turns
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import blocks, neighbours_of
 from rebasin_cli.matching.similarity.contributions import permutes_keys, plans_of
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.methods import Running, match_by_search, match_choice
+from rebasin_cli.pipeline.method_choice import match_choice
+from rebasin_cli.pipeline.methods import Running, match_by_search
 from rebasin_cli.spec import Layout, bind, find_spec, load_spec
 from tests.benchmarks.cases import CASES
 from tests.networks import TINY, tiny_layout, tiny_state

@@ -10,8 +10,9 @@ import torch
 
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve, swap_gains
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state

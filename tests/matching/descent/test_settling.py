@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.descent.settling import TIE, is_tie, settled
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product, measure_distance
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import simplest
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.merging.many import ManyOptions, match_many
+from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Models
+from rebasin_cli.merging.options import ManyOptions
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.methods import MatchChoice, Running, match_by_search
+from rebasin_cli.pipeline.method_choice import MatchChoice
+from rebasin_cli.pipeline.methods import Running, match_by_search
 from rebasin_cli.spec import bind, load_spec
 from tests.matching.test_properties import BY_WEIGHTS
 from tests.networks import TINY, tiny_layout, tiny_state

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rebasin_cli.matching.cache import Budget
-from rebasin_cli.matching.descent.weights import WeightsOptions, match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.similarity.blocks import Block, block_terms, blocks
 from rebasin_cli.matching.similarity.chunks import chunks

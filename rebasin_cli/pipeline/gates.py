@@ -1,0 +1,50 @@
+"""What a finished run is refused for: figures that could not be measured, or that a gate does not let pass."""
+
+from __future__ import annotations
+
+from rebasin_cli.errors import ContentError, GateError, UsageError
+from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.figures import loss_text
+
+
+def check_measured(document: RunDocument) -> None:
+    """Answer points that could not be measured, once everything that was has been written.
+
+    Raises:
+        ContentError: naming the first of them.
+    """
+    if document.merge and document.merge.failures:
+        failures = document.merge.failures
+        place, why = next(iter(failures.items()))
+        raise ContentError(
+            f"{len(failures)} networks of the merge could not be measured; {place}: {why}",
+            remedy="everything else was measured and written; judge a model by hand, to see what is wrong",
+        )
+    failures = document.barrier.failures if document.barrier else {}
+    if failures:
+        place, why = next(iter(failures.items()))
+        raise ContentError(
+            f"{len(failures)} points of the path could not be measured; {place}: {why}",
+            remedy="everything else was measured and written; --at LAM -o FILE writes such a point, to try it by hand",
+        )
+
+
+def check_gate(document: RunDocument, limit: float, better: str) -> None:
+    """`--max-barrier`: the rise above the line between the ends, of the repaired path, or else the aligned one.
+
+    Args:
+        better: what may bring it down.
+
+    Raises:
+        GateError: it is higher than `limit`, or not a number.
+    """
+    barrier = document.barrier
+    if barrier is None or barrier.best is None:
+        raise UsageError("--max-barrier needs a barrier, and without data there is none", remedy="add --data FILE")
+    name, curve = barrier.best
+    if not curve.barrier <= limit:
+        raise GateError(
+            f"the {name} barrier is {loss_text(curve.barrier)}, above --max-barrier {limit:g}",
+            where=f"largest loss above the line between the ends, {barrier.loss_unit}, {barrier.examples} examples",
+            remedy=f"{better}; everything was written all the same",
+        )

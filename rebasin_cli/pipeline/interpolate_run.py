@@ -1,0 +1,264 @@
+"""`rebasin interpolate` after all headers were judged: the match, the losses, and what is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from pathlib import Path
+
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.errors import ContentError
+from rebasin_cli.matching.objective import measure_distance
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.merging.options import Blend
+from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline.devices import matching_device
+from rebasin_cli.pipeline.inputs import scan_sources
+from rebasin_cli.pipeline.interpolate import Run, points_run
+from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
+from rebasin_cli.pipeline.match import match_pair, tell_identity
+from rebasin_cli.pipeline.points import PathPoints
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.record import (
+    architecture_record,
+    data_records,
+    distance_record,
+    input_record,
+    match_record,
+    peak_memory,
+)
+from rebasin_cli.pipeline.resume import continued, keeping
+from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
+from rebasin_cli.pipeline.targets import Targets
+from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.versions import versions
+from rebasin_cli.pipeline.write_points import PathRecipe, write_path
+from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
+from rebasin_cli.report.figures import loss_text
+
+
+@dataclass(frozen=True, slots=True)
+class _Alignment:
+    """The permutation, its file, and the match that found it; empty if B is left as it is."""
+
+    permutation: Permutation | None = None
+    file: bytes = b""
+    result: MatchResult | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.file).hexdigest()
+
+
+def carry_out(run: Run, ends: tuple[Checkpoint, Checkpoint], ours: Collection[Path], progress: Progress) -> RunDocument:
+    """Carry out a path that is ready; `ours`: files that an earlier part of the same run left."""
+    with Outputs(force=run.request.force, ours=ours) as outputs:
+        outputs.claim(*run.targets.paths().values())
+        return _carry_out(run, ends, outputs, progress)
+
+
+def _carry_out(run: Run, ends: tuple[Checkpoint, Checkpoint], outputs: Outputs, progress: Progress) -> RunDocument:
+    """Scan, match, measure, write and document a path that is ready."""
+    inputs = _scan(run, ends, progress)
+    sweep = _begin_sweep(run, inputs)
+    alignment = _alignment(run, inputs, progress)
+    document = _document(run, inputs, alignment)
+    document = _write_permutation(run, alignment, document, outputs)
+    document_of = partial(_so_far, document, run.before, progress)
+    barrier, points = None, run.points
+    if sweep:
+        with keeping(run.targets.path("report"), document_of, outputs, progress) as keep:
+            barrier = measure_barrier(sweep, alignment.permutation, points.grid, progress=progress, keep=keep)
+        if run.request.best:
+            points = replace(points, at=_best_point(barrier, progress))
+    else:
+        progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
+    recipe = _recipe(run, points, inputs, alignment)
+    written = write_path(points, run.pair, alignment.permutation, recipe, outputs, progress)
+    document = document_of(barrier, written, at=points.at if points.output is not None else None)
+    _write_reports(document, run.targets, outputs)
+    return document
+
+
+def _scan(run: Run, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> dict[str, InputRecord]:
+    """Read both checkpoints once, and refuse what would not stay the same network."""
+    request, pair = run.request, run.pair
+    a, b = ends
+    known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
+    heads: dict[str, Mapping[str, int]] = {}
+    inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, known, heads)
+    if run.check:
+        drawn = [run.saved.permutation] if run.saved else any_permutation(pair.layout)
+        check_ties(pair.layout_b, b, heads["b"], drawn)
+        run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
+    return inputs
+
+
+def _begin_sweep(run: Run, inputs: Mapping[str, InputRecord]) -> Sweep | None:
+    """Measure A, if there is something to judge it by."""
+    request = run.request
+    if run.scorer is None:
+        return None
+    along = Blend(request.blend.how)
+    return begin_sweep(
+        run.scorer, run.pair, request.spec, inputs, run.points.grid, blend=along, kept=run.kept, force=request.force
+    )  # fmt: skip
+
+
+def _alignment(run: Run, inputs: Mapping[str, InputRecord], progress: Progress) -> _Alignment:
+    """Take the permutation that is given, or match."""
+    request, pair = run.request, run.pair
+    result = None
+    if not request.align:
+        return _Alignment()
+    if run.saved is not None:
+        _check_saved(request, run.saved, inputs, progress)
+        permutation = run.saved.permutation
+    elif request.document is not None:
+        progress.warn("the piped run has no permutation file, so that only the naive path is measured")
+        return _Alignment()
+    else:
+        result = match_pair(pair, run.choice, matching_device(run.choice, pair.layout), progress, inputs)
+        permutation = result.permutation
+    if run.check:
+        run.check.found(pair.layout, permutation, pair.b, pair.a)
+    of = {role: entry.identity for role, entry in inputs.items()}
+    return _Alignment(permutation, permutation_bytes(permutation, pair.layout, inputs=of), result)
+
+
+def _check_saved(
+    request: InterpolateRequest, saved: SavedPermutation, inputs: Mapping[str, InputRecord], progress: Progress
+) -> None:
+    """Refuse a permutation that is not the one of the run document, and warn of one made for other checkpoints."""
+    others = [role for role, entry in inputs.items() if saved.inputs.get(role) not in (None, entry.identity)]
+    which = " and ".join(role.upper() for role in others)
+    if request.document is not None and _of_document(request.document, saved.path):
+        recorded = request.document.hashes.get("permutation")
+        unsaid = [role for role in inputs if role not in saved.inputs] if recorded is None else []
+        if others or unsaid or recorded not in (None, saved.sha256):
+            raise ContentError(
+                f"{saved.path} was replaced since the run document was made, or the document was edited: "
+                + (f"it is for another {which}" if others else "it is another permutation"),
+                remedy="run `rebasin align` again, or name the file with --permutation",
+            )
+    if others:
+        progress.warn(f"{saved.path.name} was made for another {which}: it need not be an optimum for these two")
+    tell_identity(saved.permutation, progress, inputs)
+
+
+def _of_document(document: RunDocument, path: Path) -> bool:
+    """Whether the permutation is the one that the document names, and not one that the user named instead."""
+    named = document.outputs.get("permutation")
+    return named is not None and Path(named).absolute() == path.absolute()
+
+
+def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment) -> RunDocument:
+    """What is known before the path is measured."""
+    pair, permutation = run.pair, alignment.permutation
+    checked = run.check.record() if run.check and permutation is not None else None
+    distance = measure_distance(pair.layout, pair.a, pair.b, permutation or Permutation({}))
+    return RunDocument(
+        command="interpolate",
+        inputs=_all_inputs(run.request, inputs),
+        architecture=architecture_record(pair.layout, run.request.spec, distance, checked),
+        match=match_record(alignment.result) if alignment.result else None,
+        distance=distance_record(distance),
+        versions=versions(),
+        device=run.device,
+    )
+
+
+def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) -> dict[str, InputRecord]:
+    found = dict(inputs)
+    if request.permutation and request.align:
+        found["permutation"] = input_record(request.permutation, None)
+    return found | (data_records(request.data) if request.data else {})
+
+
+def _write_permutation(run: Run, alignment: _Alignment, document: RunDocument, outputs: Outputs) -> RunDocument:
+    """Write the permutation if it is asked for, and return the document that tells of it.
+
+    It is written before the sweep and the points, so that they can be cut short and gone on with without a match.
+    """
+    path = run.targets.path("permutation")
+    if path is None or alignment.permutation is None:
+        return document
+    outputs.write(path, alignment.file, at_once=run.scorer is not None or run.points.at is None)
+    return replace(document, outputs={"permutation": str(path)}, hashes={"permutation": alignment.sha256})
+
+
+def _so_far(
+    document: RunDocument,
+    before: RunDocument | None,
+    progress: Progress,
+    barrier: BarrierRecord | None,
+    written: Mapping[str, str] | None = None,
+    at: float | None = None,
+) -> RunDocument:
+    """What is known of the path so far, together with what an earlier run found."""
+    outputs = {**document.outputs, **(written or {})}
+    now = replace(
+        document, barrier=barrier, outputs=outputs, warnings=tuple(progress.warnings), at=at,
+        peak_memory_bytes=peak_memory(),
+    )  # fmt: skip
+    return continued(before, now)
+
+
+def _best_point(barrier: BarrierRecord, progress: Progress) -> float:
+    """The λ between the ends with the lowest loss on the curve that is written.
+
+    An end is a network that is there already, and no merge: where it is better, that is said.
+
+    Raises:
+        ContentError: no loss could be measured.
+    """
+    losses = barrier.best[1].loss if barrier.best else ()
+    (_, at_a), *inside, (_, at_b) = zip(barrier.lam, losses, strict=True)
+    finite = [(loss, lam) for lam, loss in inside if isfinite(loss)]
+    if not finite:
+        raise ContentError("--at best: no point between the ends has a loss", remedy="say which point: --at 0.5")
+    loss, lam = min(finite)
+    progress.remark(
+        f"the lowest loss between the ends is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was "
+        "measured on"
+    )
+    better = [f"{name} alone has {loss_text(end)}" for name, end in (("A", at_a), ("B", at_b)) if end <= loss]
+    if better:
+        progress.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
+    return lam
+
+
+def _recipe(run: Run, points: PathPoints, inputs: Mapping[str, InputRecord], alignment: _Alignment) -> PathRecipe:
+    """What the points are made with."""
+    request = run.request
+    facts = {f"inputs.{role}": entry.sha256 or "" for role, entry in inputs.items()}
+    facts["permutation"] = alignment.sha256
+    if run.repairer and run.repairs:
+        facts["repaired on"] = run.repairer.examples.sha256()
+    return PathRecipe(
+        spec=request.spec,
+        inputs=inputs,
+        run=points_run(request, run.pair, points, facts),
+        method=alignment.result.method if alignment.result else None,
+        seed=request.choice.seed,
+        repairer=run.repairer,
+        kind=run.repairs[-1] if run.repairs else None,
+        blend=request.blend,
+        finite=not request.allow_non_finite,
+    )
+
+
+def _write_reports(document: RunDocument, targets: Targets, outputs: Outputs) -> None:
+    if (path := targets.path("plot")) and document.barrier:
+        from rebasin_cli.report.png import to_png
+
+        outputs.write(path, to_png(document.barrier))
+    if path := targets.path("report"):
+        outputs.write(path, to_json(document).encode())
