@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from rebasin_cli import waiting
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
@@ -74,6 +76,7 @@ def raising() -> Iterator[None]:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
+    waiting.end()
     with suppress(OSError):
         os.write(2, f"error: {WORDS[signal.Signals(number)]}\n".encode())
     os._exit(128 + number)

@@ -12,7 +12,7 @@ import sys
 import warnings
 from io import TextIOWrapper
 
-from rebasin_cli import signals
+from rebasin_cli import signals, waiting
 
 _CLOSED_PIPE, _SYSTEM = 141, 4
 _WIDTHS = ("COLUMNS", "LINES", "TERMINAL_WIDTH")  # rich and typer make numbers of them
@@ -23,12 +23,14 @@ def main() -> int:
     """Run the program as a process of its own and return its exit code."""
     _keep_descriptors()
     signals.exit_at_once()
+    waiting.begin(sys.argv[1:])
     _settle_surroundings()
     try:
         from rebasin_cli.cli import main as run
 
         code = run()
     except (ImportError, MemoryError, OSError) as failure:  # `run` tells all others
+        waiting.end()
         print(f"error: rebasin cannot be loaded: {failure}", file=sys.stderr)
         print("  try:   look at the limits of the process (ulimit -a), or install it again", file=sys.stderr)
         code = _SYSTEM
@@ -61,6 +63,7 @@ def _settle_surroundings() -> None:
 def _finish(code: int) -> int:
     """Empty the streams, or point them at nothing: what is left in them would make the interpreter end with 120."""
     signals.ignore()
+    waiting.end()
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             if stream is not None:

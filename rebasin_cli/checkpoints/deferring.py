@@ -1,8 +1,9 @@
-"""Signals deferred for a moment, so that renames and their cleanup are not interrupted."""
+"""Signals deferred for a moment, so that renames with their cleanup, and the import of torch, are not interrupted."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,13 @@ def signals_deferred() -> Iterator[None]:
             signal.signal(number, handler)
         for one in dict.fromkeys(came):
             signal.raise_signal(one)
+
+
+def load_torch() -> None:
+    """Import torch, which what follows needs.
+
+    A signal meanwhile counts afterwards: libraries swallow exceptions that come while they are imported, or fail later.
+    """
+    if "torch" not in sys.modules:
+        with signals_deferred():
+            import torch  # noqa: F401

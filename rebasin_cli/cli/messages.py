@@ -7,6 +7,7 @@ import sys
 import traceback
 from contextlib import suppress
 
+from rebasin_cli import waiting
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.safe_text import block, printable
 
@@ -52,5 +53,6 @@ def _painted(word: str, colour: str) -> str:
 
 
 def _say(text: str) -> None:
+    waiting.end()
     with suppress(OSError):  # nobody listens to stderr any more; the exit code still tells
         print(text, file=sys.stderr, flush=True)

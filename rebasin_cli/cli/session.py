@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rebasin_cli import waiting
 from rebasin_cli.cli.messages import print_note, print_warning
 from rebasin_cli.cli.streams import need_stdout, print_payload
 from rebasin_cli.pipeline.progress import Advance, Progress
@@ -45,6 +46,7 @@ class Session(Progress):
         if self.quiet or not sys.stderr.isatty():
             yield lambda amount: None
             return
+        waiting.end()
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -79,4 +81,5 @@ class Session(Progress):
 
         from rebasin_cli.report.console import print_summary
 
+        waiting.end()
         print_summary(Console(), document, verbose=self.verbose)

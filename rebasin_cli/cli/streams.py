@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from rebasin_cli import signals
+from rebasin_cli import signals, waiting
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class _Pipe:
 def print_payload(text: str) -> None:
     """Write to stdout all of it, or raise ClosedPipe."""
     need_stdout()
+    waiting.end()
     raw: bytes | None
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
@@ -120,6 +121,7 @@ def load_permutation(path: Path) -> SavedPermutation:
             where=f"its metadata has format {checkpoint.metadata.get('format')!r}, expected {FORMAT!r}",
             remedy="`rebasin align A B` writes one beside the aligned checkpoint: NAME.permutation.safetensors",
         )
+    load_torch()
     import torch
 
     from rebasin_cli.permutation.values import Permutation

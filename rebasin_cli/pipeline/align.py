@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data_request import DataRequest
@@ -73,6 +74,7 @@ def align(request: AlignRequest, progress: Progress) -> RunDocument:
         check = prepare_check(pair, device, progress, fitting=choice.fitting, data=request.data)
         if request.dry_run:
             return _plan(request, pair, targets, progress)
+        load_torch()
         from rebasin_cli.pipeline.align_run import Run, carry_out
 
         return carry_out(Run(request, pair, b, targets, choice, check, device), progress)

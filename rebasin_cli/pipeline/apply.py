@@ -9,27 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
-from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
-from rebasin_cli.pipeline.match import tell_identity
 from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
-from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.same_run import check_same_run
 from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
-from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
-if TYPE_CHECKING:  # what loads data imports networks
+if TYPE_CHECKING:
+    from rebasin_cli.permutation.values import Permutation
     from rebasin_cli.pipeline.data_request import DataRequest
 
 
@@ -73,7 +69,20 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
             size = checkpoint.nbytes
             plan = PlanRecord(size * 2, size, targets.written(), peak_memory(), size / 3e8)
             return replace(document, plan=plan)
-        outputs = files.enter_context(Outputs(force=request.force))
+        return _carry_out(request, checkpoint, layout, permutation, targets, document, progress)
+
+
+def _carry_out(
+    request: ApplyRequest, checkpoint: Checkpoint, layout: Layout, permutation: Permutation, targets: Targets,
+    document: RunDocument, progress: Progress,
+) -> RunDocument:  # fmt: skip
+    """Check the contents, and write the checkpoint and the document."""
+    from rebasin_cli.checkpoints.outputs import Outputs
+    from rebasin_cli.pipeline.match import tell_identity
+    from rebasin_cli.pipeline.outputs import exact_reader, write_weights
+    from rebasin_cli.pipeline.ties import check_ties
+
+    with Outputs(force=request.force) as outputs:
         outputs.claim(*targets.paths().values())
         tell_identity(permutation, progress)
         heads: dict[str, Mapping[str, int]] = {}

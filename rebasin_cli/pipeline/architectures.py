@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.choices import SpecChoice
@@ -117,6 +118,7 @@ def prove_architecture(request: ProveRequest, progress: Progress) -> RunDocument
     Raises:
         RebasinError: the spec, the network or the config cannot be used; a proof that fails is a finding.
     """
+    load_torch()
     from rebasin_cli.proofs.proof import prove
 
     spec = find_spec(request.spec)

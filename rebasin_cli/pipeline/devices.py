@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.costs import sweep_work
 from rebasin_cli.pipeline.method_choice import MatchChoice
@@ -36,6 +37,7 @@ def resolve_device(name: str) -> str:
     """
     if name == "cpu" or (name == "auto" and not _may_see_gpu()):
         return "cpu"
+    load_torch()
     import torch
 
     available = torch.cuda.is_available()

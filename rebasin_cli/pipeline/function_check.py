@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError
 from rebasin_cli.failures import human_bytes
 from rebasin_cli.pipeline.data_request import DataRequest
@@ -115,6 +116,7 @@ def prepare_check(
         progress.warn(f"B was not compared before and after: {why}")
         return FunctionCheck(why)
     if named:
+        load_torch()
         from rebasin_cli.pipeline.network_check import check_by_named
 
         found = check_by_named(pair, device, progress, scorer, fitting, data)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.choices import SpecChoice
@@ -99,6 +100,7 @@ def interpolate(request: InterpolateRequest, progress: Progress) -> RunDocument:
         run = Run(request, kept, before, pair, saved, points, targets, choice, scorer, check, device)
         if request.dry_run:
             return _plan(run, progress)
+        load_torch()
         from rebasin_cli.pipeline.interpolate_run import carry_out
 
         return carry_out(run, (a, b), replaceable, progress)
@@ -171,6 +173,7 @@ def _scorer_and_check(
     """What the points are judged by, and what sees that B stays the same network."""
     scorer = None
     if request.data is not None and request.judged:
+        load_torch()
         from rebasin_cli.pipeline.scoring import prepare_scorer
 
         scorer = prepare_scorer(request.data, pair.layout, pair.a, device, progress)

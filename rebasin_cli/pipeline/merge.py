@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
 from rebasin_cli.pipeline.choices import SpecChoice
@@ -79,6 +80,7 @@ def merge(request: MergeRequest, progress: Progress) -> RunDocument:
         check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting)
         if request.dry_run:
             return replace(document, plan=_plan(pairs, targets))
+        load_torch()
         from rebasin_cli.merging.models import Models
         from rebasin_cli.pipeline.merge_run import Run, carry_out
 
@@ -101,6 +103,7 @@ def _scorer(request: MergeRequest, pair: Pair, device: str, progress: Progress) 
     """What the models and the merge are judged by, if there is data for it."""
     if request.data is None or not request.data.judges:
         return None
+    load_torch()
     from rebasin_cli.pipeline.scoring import prepare_scorer
 
     return prepare_scorer(request.data, pair.layout, pair.a, device, progress)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.options import (
     ActivationOptions,
@@ -203,6 +204,7 @@ def with_data(
         return choice
     if data is None or (data.path or data.fit) is None:
         raise missing_data(choice, judged=data is not None and data.judges)
+    load_torch()
     from rebasin_cli.pipeline.match_data import prepare_match_data
 
     fitting = prepare_match_data(data, pair.layout, pair.a, choice.method, device, progress)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.options import Kind
-from rebasin_cli.evaluation.sweep import evaluate
 from rebasin_cli.merging.options import check_lambda
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data import batch_size_of, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
-from rebasin_cli.pipeline.repairer import Repairer
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import to_json
@@ -76,13 +72,28 @@ def repair(request: RepairRequest, progress: Progress) -> RunDocument:
         checkpoint = files.enter_context(open_source(request.checkpoint, progress))
         ends = [files.enter_context(open_source(end, progress)) for end in request.ends]
         layout = bind_one(checkpoint, request.spec)
-        named = [bind_pair(checkpoint, end, request.spec).b for end in ends]  # under the checkpoint's names
-        network, examples, loss = network_and_data(request.data, layout, checkpoint, progress)
-        repairer = Repairer(network, examples, device, progress)
-        repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
-        targets = _targets(request, checkpoint)
-        targets.check((checkpoint, *ends, layout.spec.path, *request.data.inputs()), checkpoint, force=request.force)
-        outputs = files.enter_context(Outputs(force=request.force))
+        named = [bind_pair(checkpoint, end, request.spec).b for end in ends]
+        return _carry_out(request, checkpoint, ends, named, layout, device, progress)
+
+
+def _carry_out(
+    request: RepairRequest, checkpoint: Checkpoint, ends: Sequence[Checkpoint], named: Sequence[Checkpoint],
+    layout: Layout, device: str, progress: Progress,
+) -> RunDocument:  # fmt: skip
+    """Find the network and the examples, and repair; `named`: the ends under the checkpoint's names."""
+    load_torch()
+    from rebasin_cli.checkpoints.outputs import Outputs
+    from rebasin_cli.evaluation.sweep import evaluate
+    from rebasin_cli.pipeline.data import batch_size_of, network_and_data
+    from rebasin_cli.pipeline.outputs import write_weights
+    from rebasin_cli.pipeline.repairer import Repairer
+
+    network, examples, loss = network_and_data(request.data, layout, checkpoint, progress)
+    repairer = Repairer(network, examples, device, progress)
+    repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
+    targets = _targets(request, checkpoint)
+    targets.check((checkpoint, *ends, layout.spec.path, *request.data.inputs()), checkpoint, force=request.force)
+    with Outputs(force=request.force) as outputs:
         outputs.claim(*targets.paths().values())
         tell_layout(layout, progress)
         sources = {"checkpoint": (request.checkpoint, checkpoint)}

@@ -1,0 +1,57 @@
+"""A line on the terminal while the program is loaded, so that a command that takes longer shows at once that it works.
+
+Whatever writes to the terminal afterwards takes the line away first. Nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+_WORKING = {"align", "interpolate", "merge", "apply", "repair", "inspect"}
+_OF_ARCH = {"list", "show", "check", "prove"}
+_SILENT = {"--help", "--quiet", "--version"}
+
+_TAKE_AWAY = b"\r\x1b[K"
+_shown = False
+
+
+def begin(arguments: Sequence[str]) -> None:
+    """Show the line, if stderr is a terminal and the command is one that works and may talk."""
+    global _shown
+    if _works(arguments) and _is_terminal():
+        _shown = _write(f"rebasin {arguments[0]}: loading ...".encode())
+
+
+def end() -> None:
+    """Take the line away, if it is there."""
+    global _shown
+    if _shown:
+        _shown = False
+        _write(_TAKE_AWAY)
+
+
+def _works(arguments: Sequence[str]) -> bool:
+    if len(arguments) < 2 or any(map(_silences, arguments)):
+        return False
+    return arguments[0] in _WORKING or (arguments[0] == "arch" and arguments[1] in _OF_ARCH)
+
+
+def _silences(word: str) -> bool:
+    """`--quiet`, `-q`, `-fq`."""
+    return word in _SILENT or (word[:1] == "-" != word[1:2] and bool({*"qh"} & {*word}))
+
+
+def _is_terminal() -> bool:
+    return "_REBASIN_COMPLETE" not in os.environ and os.environ.get("TERM") != "dumb" and os.isatty(2)
+
+
+def _write(data: bytes) -> bool:
+    with suppress(OSError):  # nobody looks any more
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.write(2, data)
+        return True
+    return False
