@@ -2,7 +2,8 @@
 
 While modules are imported nothing has been written yet, and a signal ends the process at once: an exception might be
 swallowed by whichever library is being imported, or come out as its failure. Later a signal is an exception, so that
-temporary files are taken away. What is ignored, as SIGHUP is under nohup, stays so.
+temporary files are taken away; torch, which is imported then, is waited for (`load_torch`). What is ignored, as SIGHUP
+is under nohup, stays so.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ PIPE = Path("-")
 
 @contextmanager
 def working() -> Iterator[ExitStack]:
-    """What a command does after its imports, and what it has to clean up: from here on signals are exceptions."""
+    """What a command does once its options are known, with what it has to clean up: here signals are exceptions."""
     with signals.raising(), ExitStack() as cleanup:
         yield cleanup
 

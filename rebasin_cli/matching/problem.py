@@ -2,7 +2,7 @@
 
     match_by_weights(Problem(layout, a, b), Resources(seed=1), WeightsOptions(start="identity"))
 
-A method's options stand in its own module, with their defaults.
+Options of all methods stand in `options`, with their defaults.
 """
 
 from __future__ import annotations

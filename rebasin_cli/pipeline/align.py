@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.devices import matching_device, require_device
 from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source
@@ -27,6 +26,9 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument
+
+if TYPE_CHECKING:  # examples and networks, which not every command has
+    from rebasin_cli.pipeline.data_request import DataRequest
 
 
 @dataclass(frozen=True, slots=True)

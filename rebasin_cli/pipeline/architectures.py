@@ -25,7 +25,7 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
 
-if TYPE_CHECKING:  # what reads checkpoints imports torch, which a list of specs does not need
+if TYPE_CHECKING:  # what reads checkpoints, which a list of specs does not need
     from rebasin_cli.pipeline.inputs import Source
 
 

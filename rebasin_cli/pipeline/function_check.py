@@ -17,14 +17,14 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError
 from rebasin_cli.failures import human_bytes
-from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.document import CheckedRecord
 from rebasin_cli.spec import Layout
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # examples and networks, which not every command has
     from rebasin_cli.permutation.values import Permutation
+    from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.match_data import MatchData
     from rebasin_cli.pipeline.scoring import Scorer
 

@@ -6,17 +6,19 @@ import fnmatch
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice, search_longer
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.safe_text import shell_word
+
+if TYPE_CHECKING:  # examples and networks, which not every command has
+    from rebasin_cli.pipeline.data_request import DataRequest
 
 
 @dataclass(frozen=True, slots=True)

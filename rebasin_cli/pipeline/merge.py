@@ -12,7 +12,6 @@ from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source
@@ -28,7 +27,8 @@ from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import PlanRecord, RunDocument
 from rebasin_cli.spec import Layout
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # examples and networks, which not every command has
+    from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.scoring import Scorer
 
 _METHODS = ("weights", "frank-wolfe", "sinkhorn", "activations")

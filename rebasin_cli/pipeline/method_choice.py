@@ -19,11 +19,11 @@ from rebasin_cli.matching.options import (
     Start,
     SteOptions,
 )
-from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # examples and networks, which not every command has
+    from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.match_data import MatchData
 
 DESCENTS: Mapping[str, int] = {"fast": 1, "default": 1, "high": 5}

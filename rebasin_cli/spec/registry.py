@@ -15,6 +15,7 @@ from rebasin_cli.spec.limits import LONGEST_FILE
 from rebasin_cli.spec.shipped_folder import architectures_folder
 
 
+@lru_cache(maxsize=1)
 def shipped_specs() -> Mapping[str, Path]:
     """Name and file of every shipped spec, by name."""
     return {path.stem: path for path in sorted(architectures_folder().glob("*.yaml"))}

@@ -125,13 +125,18 @@ class MergeMatchOptions:
             UsageError: an option that the method does not read, or a size or time that is none.
         """
         from rebasin_cli.pipeline.method_choice import match_choice
-        from rebasin_cli.pipeline.quantities import parse_bytes, parse_duration
 
+        seconds = memory = None
+        if self.time_budget or self.memory:
+            from rebasin_cli.pipeline.quantities import parse_bytes, parse_duration
+
+            seconds = parse_duration(self.time_budget) if self.time_budget else None
+            memory = parse_bytes(self.memory) if self.memory else None
         return match_choice(
             self.method.value, self.given(),
             seed=self.seed, max_sweeps=self.max_sweeps, device=self.device.value,
-            time_budget=parse_duration(self.time_budget) if self.time_budget else None,
-            on_interrupt=self.on_interrupt.value, memory=parse_bytes(self.memory) if self.memory else None,
+            time_budget=seconds,
+            on_interrupt=self.on_interrupt.value, memory=memory,
             threads=self.threads,
         )  # fmt: skip
 

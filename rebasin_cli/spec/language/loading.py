@@ -22,7 +22,6 @@ from rebasin_cli.spec.language.permutation_spec import (
     Section,
     Shorthand,
     SizeRule,
-    canonical_hash,
 )
 from rebasin_cli.spec.language.template import Template, alternatives, parse_templates
 from rebasin_cli.spec.language.yaml_nodes import Items, Node, Scalar, Table, parse_yaml, read_spec, read_yaml
@@ -101,7 +100,6 @@ class _Parser:
             title=self._text(sections["title"]) if "title" in sections else "",
             path=self.path,
             shipped=self.shipped,
-            sha256=canonical_hash(lines, rules, sizes, shorthands),
             lines=tuple(lines),
             rules=rules,
             sizes=sizes,

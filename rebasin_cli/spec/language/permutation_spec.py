@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +82,6 @@ class PermutationSpec:
     """A permutation spec, parsed: which axes of which tensors of an architecture move together.
 
     Attributes:
-        sha256: over the canonical parsed form, so that comments, order of sections and spacing do not change it.
         stays: what never moves in this family and why, as text for users.
         shipped: whether it is one of the specs that come with the program (its tests prove them).
         parts: the names of the specs that it puts together.
@@ -93,7 +92,6 @@ class PermutationSpec:
     title: str
     path: Path
     shipped: bool
-    sha256: str
     lines: tuple[Line, ...]
     rules: tuple[Rule, ...]
     sizes: tuple[SizeRule, ...]
@@ -104,20 +102,24 @@ class PermutationSpec:
     parts: tuple[str, ...] = ()
     text: str = ""
 
+    @property
+    def sha256(self) -> str:
+        """Over the canonical parsed form, so that comments, order of sections and spacing do not change it."""
+        return _hash_of(self)
+
     def at(self, line: int) -> str:
         """`file.yaml:12`, for messages."""
         return f"{self.path.name}:{line}"
 
 
-def canonical_hash(
-    lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
-) -> str:
-    """The SHA-256 of a parsed spec: comments, spacing, order and texts for users do not change it."""
+@lru_cache(maxsize=512)
+def _hash_of(spec: PermutationSpec) -> str:
+    """Of the few specs that are asked for theirs, out of all that are tried on a checkpoint."""
     form: dict[str, Any] = {
         "lines": sorted(
             [ln.section, ln.template.text, ln.template.family, "" if ln.pattern is None else str(ln.pattern)]
             + ([ln.needed_with] if ln.needed_with else [])
-            for ln in lines
+            for ln in spec.lines
         ),
         "rules": sorted(
             [
@@ -128,10 +130,10 @@ def canonical_hash(
                 str(r.index and (r.index[0], r.index[1].text)),
                 *sorted(t.text for t in r.without),
             ]
-            for r in rules
+            for r in spec.rules
         ),
-        "sizes": sorted([str(s.name), [str(e) for e in s.choices]] for s in sizes),
+        "sizes": sorted([str(s.name), [str(e) for e in s.choices]] for s in spec.sizes),
     }
-    if shorthands:
-        form["axes"] = sorted([str(s.name), str(s.pattern)] for s in shorthands)
+    if spec.shorthands:
+        form["axes"] = sorted([str(s.name), str(s.pattern)] for s in spec.shorthands)
     return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
