@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -45,5 +46,11 @@ def load_torch() -> None:
     A signal meanwhile counts afterwards: libraries swallow exceptions that come while they are imported, or fail later.
     """
     if "torch" not in sys.modules:
-        with signals_deferred():
-            import torch  # noqa: F401
+        collecting = gc.isenabled()
+        gc.disable()  # nothing of it is garbage, and looking for some takes a tenth of the time
+        try:
+            with signals_deferred():
+                import torch  # noqa: F401
+        finally:
+            if collecting:
+                gc.enable()

@@ -13,7 +13,7 @@ from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.pipeline import methods
 from rebasin_cli.pipeline.method_choice import METHODS, NOT_OPTIONS, match_choice
-from rebasin_cli.pipeline.methods import Running, match_by_search
+from rebasin_cli.pipeline.methods import RUNS, Running, match_by_search
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
 
@@ -136,3 +136,7 @@ def test_a_search_by_a_loss_reads_no_start(name: str) -> None:
 def test_what_was_not_given_is_not_refused() -> None:
     given = {"start": None, "momentum": None, "epochs": None, "objective": None, "restarts": None}
     assert match_choice("activations", given).options == ActivationOptions()
+
+
+def test_every_method_has_what_runs_it() -> None:
+    assert {method.options for method in METHODS} == set(RUNS)
