@@ -19,9 +19,12 @@ _shown = False
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """Show the line, if stderr is a terminal and the command is one that works and may talk."""
+    """Show the line, if stderr is a terminal and the command is one that works and may talk.
+
+    A terminal that gets a document (`--json`) gets nothing else.
+    """
     global _shown
-    if _works(arguments) and _is_terminal():
+    if _works(arguments) and _is_terminal() and not ("--json" in arguments and os.isatty(1)):
         _shown = _write(f"rebasin {arguments[0]}: loading ...".encode())
 
 
