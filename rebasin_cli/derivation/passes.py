@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +66,7 @@ class Network:
         self.keys: dict[str, tuple[str, ...]] = {}
         self.others: tuple[str, ...] = ()
         self.passes = 0
+        self._wide: AbstractContextManager[object] = InFloat64()
         self._collect()
         self._original = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         rows = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
@@ -116,8 +117,11 @@ class Network:
     def answer(self) -> Any:
         """What the real module returns with the weights that it came with."""
         self.restore()
-        with torch.no_grad(), float64(), InFloat64(), Exact():
-            return run(self.module, self.inputs)
+        wide = InFloat64()
+        with torch.no_grad(), float64(), wide, Exact():
+            answer = run(self.module, self.inputs)
+        self._wide = wide if wide.needed else nullcontext()
+        return answer
 
     def keep_tables(self) -> None:
         """Draw no table: the network does not take any other values of them."""
@@ -126,7 +130,7 @@ class Network:
     def outputs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the real module answers with these tensors, by name; the logits alone where there are some."""
         self._load(values)
-        with torch.no_grad(), float64(), InFloat64(), Exact():
+        with torch.no_grad(), float64(), self._wide, Exact():
             answers = answers_of(tensors_in(run(self.module, self.inputs)))
             return {name: _bounded(output).clone() for name, output in answers.items()}
 
@@ -192,7 +196,7 @@ class Network:
 
     def _gradients(self, seed: int, functions: Exact) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        with float64(), InFloat64():
+        with float64(), self._wide:
             with functions:
                 outputs = answers_of(tensors_in(run(self.module, self.inputs)))
             loss = sum((_random_loss(output, generator) for output in outputs.values()), torch.zeros(()))

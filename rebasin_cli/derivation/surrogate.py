@@ -32,11 +32,20 @@ _EPSILON = 0.1
 _TIED = 1e-9  # relative to the largest value: closer values are equal but for rounding
 
 
+def _wide_type(value: Any) -> Any:
+    return WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
 class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A cast to a narrower type that the code asks for becomes one to float64, and so do constants of the code."""
+    """A cast to a narrower type that the code asks for becomes one to float64, and so do constants of the code.
+
+    Attributes:
+        needed: whether there was one that `Exact`, which costs less, does not see.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.needed = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -45,21 +54,25 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def wide(value: Any) -> Any:
-            if isinstance(value, torch.dtype):
-                return WIDE.get(value, value)
             constant = type(value) is Tensor and value.dtype in WIDE and not func._schema.is_mutable
-            return value.to(WIDE[value.dtype]) if constant else value
+            wider = value.to(WIDE[value.dtype]) if constant else _wide_type(value)
+            self.needed = self.needed or wider is not value
+            return wider
 
         return func(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
 
 
 class Exact(TorchFunctionMode):
-    """Functions that torch has for narrow types alone, in float64; norms by running statistics with gradients of all
-    that they read.
+    """Casts, and functions that torch has for narrow types alone, in float64.
+
+    Norms by running statistics are spelled out, so that these have gradients.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = {key: _wide_type(value) for key, value in (kwargs or {}).items()}
+        args = tuple(map(_wide_type, args))
+        if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args and isinstance(args[0], Tensor):
+            return args[0].double()
         made = self.replaced(getattr(func, "__name__", ""), func, args, kwargs)
         return func(*args, **kwargs) if made is None else made
 
