@@ -18,6 +18,7 @@ from rebasin_cli.derivation.reading import Reader, split_where_apart, without_mo
 from rebasin_cli.derivation.search import Found, Marks, Search, Told
 from rebasin_cli.derivation.soundness import sound_judge, unread_tensors
 from rebasin_cli.derivation.stays import Stays, what_stays
+from rebasin_cli.derivation.unsaid import unsaid
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import spec_text
 from rebasin_cli.errors import ContentError
@@ -33,16 +34,17 @@ class Derivation:
     """A derived spec, and how it was found.
 
     Attributes:
-        text: its YAML; proof: on the network it was derived from.
+        text: its YAML; proof: on the network it was derived from; wiring: what it says, without names.
         passes: forward and backward runs; seconds: of all of it.
         held: dims that were found and are held still, with the reason; unread: tensors that the outputs do not
         depend on.
-        free: sides that stay though moving them alone changes nothing: the group may be larger than the spec says.
+        free: units that may be exchanged though the spec does not say so: the group may be larger.
     """
 
     text: str
     spec: PermutationSpec
     proof: Proof
+    wiring: Wiring
     passes: int
     seconds: float
     stays: Stays
@@ -96,23 +98,25 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
     wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
     wiring = with_inner_permutations(judge, wiring)
     unread = unread_tensors(judge)
-    stays = what_stays(judge, wiring, found, unread)
+    stays = what_stays(judge, wiring, unread)
     made = candidate(
         judge, wiring, title or f"derived from {name}", name=name, comments=stays.comments, stays=stays.lines,
         ignored={**dict.fromkeys(network.others, ""), **stays.ignored},
     )  # fmt: skip
     proof = prove(made.spec, judge.subject(name), seed)
+    free = unsaid(judge, made.layout, seed + 2)
     return Derivation(
         text=spec_text(made.draft),
         spec=made.spec,
         proof=proof,
+        wiring=wiring,
         passes=network.passes,
         seconds=monotonic() - start,
         stays=stays,
         held=(*held, *tables, *more),
         unread=unread,
         complete=found.complete,
-        free=stays.free,
+        free=free,
     )
 
 

@@ -105,7 +105,7 @@ class Search:
     """A search in a network; `run` does all of it."""
 
     def __init__(self, network: Network, seed: int = 0, seconds: float = 600.0, told: Told | None = None) -> None:
-        self._network, self._refiner = network, Refiner(network, seed)
+        self._network, self.refiner = network, Refiner(network, seed)
         self._random, self._seconds, self._told = random.Random(seed), seconds, told
         self._shapes = network.shapes
         self._order = {name: at for at, name in enumerate(self._shapes)}
@@ -120,7 +120,7 @@ class Search:
     def run(self) -> Found:
         """Find the dims."""
         start = monotonic()
-        self._begin()
+        self.begin()
         last = False
         while (cls := self._next(last)) is not None:
             if monotonic() - start > self._seconds:
@@ -130,7 +130,7 @@ class Search:
             if not last or all((c.axis, c.positions) in self._alone for c in self._open()):
                 self._alone.clear()
         try:
-            self._now = self._refiner.refine(self._now, _CERTAIN)
+            self._now = self.refiner.refine(self._now, _CERTAIN)
         except MismatchError:
             self._found.complete = False
         for indices in self._found.marks.values():
@@ -143,13 +143,15 @@ class Search:
 
     # ---- the start, and what comes next
 
-    def _begin(self) -> None:
+    def begin(self) -> Colouring:
+        """The colours of indices that can be told apart with nothing told."""
         colouring: Colouring = uniform(self._shapes)
-        tied = self._network.tied_lengths(colouring, self._refiner.next_seed())
+        tied = self._network.tied_lengths(colouring, self.refiner.next_seed())
         if tied:
             colouring = self._with_routers(colouring, tied)
-        self._base = self._refiner.refine([colouring], _CERTAIN)[0]
+        self._base = self.refiner.refine([colouring], _CERTAIN)[0]
         self._now = [self._base, dict(self._base)]
+        return self._base
 
     def _with_routers(self, colouring: Colouring, lengths: set[int]) -> Colouring:
         """All that the network chooses among is told apart, before anything else is looked at."""
@@ -157,7 +159,7 @@ class Search:
             (name, 0) for name, shape in self._shapes.items() if len(shape) in (1, 2) and shape[0] in lengths
         )
         self._found.routed = routed
-        self._refiner.quiet = _CHOOSING
+        self.refiner.quiet = _CHOOSING
         return {axis: np.arange(len(c)) if axis in routed else c for axis, c in colouring.items()}
 
     def _open(self) -> list[ColourClass]:
@@ -184,7 +186,7 @@ class Search:
         return (-whole, len(shape), len(cls), -self._order[name], at, cls.positions[0])
 
     def _silent(self, cls: ColourClass) -> bool:
-        return bool(self._refiner.silent(cls.axis)[list(cls.positions)].all())
+        return bool(self.refiner.silent(cls.axis)[list(cls.positions)].all())
 
     # ---- one stage
 
@@ -217,7 +219,7 @@ class Search:
             MismatchError: one of its orders is no symmetry.
         """
         return [
-            self._refiner.refine(
+            self.refiner.refine(
                 recoloured(
                     self._now,
                     [
@@ -282,7 +284,7 @@ class Search:
         n = len(cls)
         first = np.minimum(np.arange(n), 1)
         try:
-            probe = self._refiner.refine(recoloured(self._now[:1], [(cls, (first,))]), _CERTAIN)[0]
+            probe = self.refiner.refine(recoloured(self._now[:1], [(cls, (first,))]), _CERTAIN)[0]
         except MismatchError:
             return
         orbit = probe[cls.axis][list(cls.positions)]
@@ -297,7 +299,7 @@ class Search:
     def _settle(self, cls: ColourClass, why: str) -> None:
         """No order but the given one is a symmetry: tell the units apart, so that what depends on them goes on."""
         with suppress(MismatchError):
-            self._now = self._refiner.refine(recoloured(self._now, [(cls, (np.arange(len(cls)),) * 2)]))
+            self._now = self.refiner.refine(recoloured(self._now, [(cls, (np.arange(len(cls)),) * 2)]))
         self._found.still.append((cls, why))
 
     # ---- the same in other layers

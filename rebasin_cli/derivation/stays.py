@@ -13,7 +13,6 @@ from rebasin_cli.derivation.candidate import TOLERANCE, Judge
 from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.expressions import Chain, Expression, Nest, Still, moves_in, size_of
 from rebasin_cli.derivation.naming import template_of, words_of
-from rebasin_cli.derivation.search import Found
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.evaluation.comparing import change
 from rebasin_cli.evaluation.inputs import each
@@ -31,20 +30,17 @@ class Stays:
 
     Attributes:
         comments: tensor → why an axis of it stays; lines: (what, why) for the whole network.
-        ignored: keys of tensors that the outputs do not depend on; free: axes that stay though exchanging units
-        changes nothing.
+        ignored: keys of tensors that the outputs do not depend on.
     """
 
     comments: Mapping[str, str] = field(default_factory=dict)
     lines: Sequence[tuple[str, str]] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
-    free: tuple[str, ...] = ()
 
 
-def what_stays(judge: Judge, wiring: Wiring, found: Found, unread: Sequence[str]) -> Stays:
+def what_stays(judge: Judge, wiring: Wiring, unread: Sequence[str]) -> Stays:
     """Try the real network once for every kind of axis that stays."""
     comments: dict[str, list[str]] = {}
-    free: list[str] = []
     kinds: dict[tuple[str, int], str] = {}
     general: dict[str, str] = {}
     exact = _exact_gradients(judge)
@@ -57,10 +53,7 @@ def what_stays(judge: Judge, wiring: Wiring, found: Found, unread: Sequence[str]
         if kind not in kinds:
             if len(kinds) >= _MOST_RUNS:
                 break
-            reason = _reason(judge, exact, wiring, real)
-            kinds[kind] = reason or ""
-            if reason == "" and real not in found.silent:
-                free.append(f"axis {at} of {name}")
+            kinds[kind] = _reason(judge, exact, wiring, real)
         if kinds[kind] in _GENERAL:
             general[kinds[kind]] = _GENERAL[kinds[kind]]
         elif kinds[kind]:
@@ -72,7 +65,7 @@ def what_stays(judge: Judge, wiring: Wiring, found: Found, unread: Sequence[str]
         if not any(moves_in(wiring.expressions[name, at]) for at in range(len(wiring.shapes.get(name, ()))))
         for key in judge.network.keys[name]
     }
-    return Stays({name: "; ".join(why) for name, why in comments.items()}, tuple(general.items()), ignored, tuple(free))
+    return Stays({name: "; ".join(why) for name, why in comments.items()}, tuple(general.items()), ignored)
 
 
 def _exact_gradients(judge: Judge) -> Mapping[str, Tensor]:
@@ -103,8 +96,8 @@ def _with_its_weight(wiring: Wiring, axis: AxisOf) -> bool:
     )
 
 
-def _reason(judge: Judge, exact: Mapping[str, Tensor], wiring: Wiring, axis: AxisOf) -> str | None:
-    """What exchanging two units of one axis does; empty where it does nothing, None where nothing tells."""
+def _reason(judge: Judge, exact: Mapping[str, Tensor], wiring: Wiring, axis: AxisOf) -> str:
+    """What exchanging two units of one axis does; empty where it does nothing, or nothing tells."""
     name, at = axis
     stem = name.rpartition(".")[0]
     module = dict(judge.network.module.named_modules()).get(stem)
@@ -113,7 +106,7 @@ def _reason(judge: Judge, exact: Mapping[str, Tensor], wiring: Wiring, axis: Axi
     tensor = judge.state[name]
     units = _two_units(judge, exact[name], wiring, axis)
     if units is None:
-        return None
+        return ""
     moved = {
         (name, at),
         *((n, 0) for n, s in wiring.shapes.items() if s == (tensor.shape[at],) and n.rpartition(".")[0] == stem),

@@ -1,0 +1,201 @@
+"""The counter-proof: what may be permuted though a spec does not say so.
+
+A proof shows that all that a spec moves may move, and says nothing of what it leaves out. Here a spec's own orbits are
+compared with the classes of indices that refinement cannot tell apart: with nothing told, and with one unit of each
+dim told apart. Where a class holds several orbits, two indices of different orbits are refined against each other. If
+they stay alike, something sends one to the other, and the spec does not say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rebasin_cli.derivation.candidate import Judge
+from rebasin_cli.derivation.colouring import AxisOf, ColourClass, Colouring, Colours, MismatchError, classes, recoloured
+from rebasin_cli.derivation.late import with_inner_permutations
+from rebasin_cli.derivation.refinement import Refiner
+from rebasin_cli.derivation.search import Search
+from rebasin_cli.derivation.wiring import Wiring
+from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.spec.binding.layout import INDEX_SIDE, Layout, Piece
+
+_ELEMENTS = 8
+"""Random elements that orbits are made of: two generate a symmetric group nearly always."""
+
+
+def needlessly_shared(judge: Judge, wiring: Wiring) -> tuple[int, ...]:
+    """Dims of which every unit of another dim may have a permutation of its own, though the wiring has one for all."""
+    return tuple(with_inner_permutations(judge, wiring).owners.keys() - wiring.owners.keys())
+
+
+def unsaid(judge: Judge, layout: Layout, seed: int = 0) -> tuple[str, ...]:
+    """Pairs of indices that the network lets be exchanged and the spec does not."""
+    search = Search(judge.network, seed)
+    base = search.begin()
+    counter = _Counter(judge, layout, search.refiner, base)
+    found = list(counter.against(base, None))
+    for point in [] if found else counter.points():
+        with suppress(MismatchError):
+            told = search.refiner.refine(recoloured([base], [counter.told(base, point)]))[0]
+            found += counter.against(told, point)
+        if found:
+            break
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """An index of an axis."""
+
+    axis: AxisOf
+    index: int
+
+
+class _Counter:
+    """Compares the orbits of a spec with classes of colours."""
+
+    def __init__(self, judge: Judge, layout: Layout, refiner: Refiner, base: Colouring) -> None:
+        self._judge, self._layout, self._refiner, self._base = judge, layout, refiner, base
+        self._keys = {name: keys[0] for name, keys in judge.network.keys.items()}
+        indexed = {bound.index_dim for bound in layout.tensors.values()}
+        self._drawn = [
+            Permutation({dim: p for dim, p in Permutation.random(layout, seed).items() if dim not in indexed})
+            for seed in range(_ELEMENTS)
+        ]
+        self._orbits = self._orbits_at(None)
+
+    def points(self) -> Iterator[_Point]:
+        """For every dim an index that carries a unit of it, and as few of other dims as can be."""
+        best: dict[str, tuple[int, _Point]] = {}
+        for name, key in self._keys.items():
+            shape = self._judge.network.shapes[name]
+            for piece in self._layout.tensors[key].pieces:
+                for at in range(len(shape)):
+                    sides, first = _on_axis(piece, shape, at)
+                    dims = [piece.sides[side].dim for side in sides]
+                    if self._refiner.silent((name, at))[first]:
+                        continue
+                    for dim in dims:
+                        if dim is not None and (dim not in best or len(dims) < best[dim][0]):
+                            best[dim] = (len(dims), _Point((name, at), first))
+        yield from dict.fromkeys(point for _, point in best.values())
+
+    def told(self, colouring: Colouring, *points: _Point) -> tuple[ColourClass, list[Colours]]:
+        """A change of as many colourings as there are points: in each the index of one is told apart."""
+        colours = colouring[points[0].axis]
+        colour = int(colours[points[0].index])
+        members = np.flatnonzero(colours == colour)
+        cls = ColourClass(points[0].axis, colour, tuple(members.tolist()))
+        return cls, [(members == point.index).astype(np.int64) for point in points]
+
+    def against(self, colouring: Colouring, point: _Point | None) -> Iterator[str]:
+        """What refines alike and is in different orbits of those elements that leave a point where it is."""
+        orbits = self._orbits_at(point)
+        for cls in classes(colouring):
+            (name, at), silent = cls.axis, self._refiner.silent(cls.axis)
+            heard = [index for index in cls.positions if not silent[index]]
+            by_orbit = {int(orbits[cls.axis][index]): index for index in reversed(heard)}
+            one, *others = list(by_orbit.values())[::-1] or [0]
+            for two in others:
+                known = point is not None and self._orbits[cls.axis][one] != self._orbits[cls.axis][two]
+                if known or not self._alike(colouring, _Point(cls.axis, one), _Point(cls.axis, two)):
+                    continue
+                yield f"{one} and {two} on axis {at} of {name}"
+                break
+
+    def _alike(self, colouring: Colouring, one: _Point, two: _Point) -> bool:
+        try:
+            self._refiner.refine(recoloured([colouring, colouring], [self.told(colouring, one, two)]), 1)
+        except MismatchError:
+            return False
+        return True
+
+    def _orbits_at(self, point: _Point | None) -> dict[AxisOf, Colours]:
+        """For every axis the orbits of its indices, numbered."""
+        fixed = list(self._units(point)) if point is not None else []
+        drawn = [_resting(permutation, fixed) for permutation in self._drawn]
+        found: dict[AxisOf, Colours] = {}
+        for name, key in self._keys.items():
+            shape = self._judge.network.shapes[name]
+            for at, length in enumerate(shape):
+                view = [-1 if other == at else 1 for other in range(len(shape))]
+                places = torch.arange(length).view(view).expand(shape).contiguous()
+                found[name, at] = _joined(length, places, [self._moved(key, places, p) for p in drawn])
+        return found
+
+    def _moved(self, key: str, places: Tensor, permutation: Permutation) -> Tensor:
+        return permute_tensor(permutation, self._layout, key, lambda _: places)
+
+    def _units(self, point: _Point) -> Iterator[tuple[str, int, tuple[int | slice, ...]]]:
+        """The units that an index carries: (dim, unit, units of its owners, or all where they are on another axis)."""
+        (name, at), shape = point.axis, self._judge.network.shapes[point.axis[0]]
+        bound = self._layout.tensors[self._keys[name]]
+        for piece in bound.pieces:
+            sides, first = _on_axis(piece, shape, at)
+            stride = _stride(shape, at)
+            places = {
+                side: (point.index - first) // (piece.sides[side].stride // stride) % piece.sides[side].size
+                for side in sides
+            }
+            reach = sum((piece.sides[side].size - 1) * (piece.sides[side].stride // stride) for side in sides)
+            if not 0 <= point.index - first <= reach:
+                continue
+            for side, place in places.items():
+                dim, owners, owner = piece.sides[side].dim, [], piece.sides[side].owner
+                while owner is not None:
+                    owners.append(bound.place if owner == INDEX_SIDE else places.get(owner, slice(None)))
+                    owner = None if owner == INDEX_SIDE else piece.sides[owner].owner
+                if dim is not None:
+                    yield dim, place, tuple(reversed(owners))
+
+
+def _stride(shape: tuple[int, ...], at: int) -> int:
+    return int(np.prod(shape[at + 1 :], dtype=np.int64))
+
+
+def _on_axis(piece: Piece, shape: tuple[int, ...], at: int) -> tuple[list[int], int]:
+    """The sides of a piece that lie along an axis, and the first index of the axis that it has."""
+    stride = _stride(shape, at)
+    sides = [n for n, s in enumerate(piece.sides) if s.size > 1 and stride <= s.stride < stride * shape[at]]
+    return sides, piece.offset // stride % shape[at]
+
+
+def _resting(permutation: Permutation, fixed: list[tuple[str, int, tuple[int | slice, ...]]]) -> Permutation:
+    """The permutation with some units put back to their places."""
+    changed = {dim: permutation[dim].clone() for dim, _, _ in fixed if dim in permutation}
+    for dim, unit, owners in fixed:
+        if dim in changed:
+            rows = changed[dim][owners] if owners else changed[dim]
+            flat = rows.reshape(-1, rows.shape[-1])
+            at = (flat == unit).int().argmax(-1)
+            flat = flat.scatter(1, at[:, None], flat[:, unit : unit + 1])
+            flat[:, unit] = unit
+            if owners:
+                changed[dim][owners] = flat.reshape(rows.shape)
+            else:
+                changed[dim] = flat.reshape(rows.shape)
+    return permutation.replace(changed)
+
+
+def _joined(length: int, here: Tensor, moved: list[Tensor]) -> Colours:
+    """Numbers of the orbits of indices that some moves send to each other."""
+    root = list(range(length))
+
+    def top(index: int) -> int:
+        while root[index] != index:
+            index = root[index]
+        return index
+
+    for there in moved:
+        if there is here:
+            continue
+        for pair in torch.unique(here.flatten() * length + there.flatten()).tolist():
+            root[top(pair // length)] = top(pair % length)
+    return np.array([top(index) for index in range(length)], np.int64)
