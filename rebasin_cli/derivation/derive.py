@@ -130,7 +130,8 @@ def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...]]:
     ]
     while True:
         reader = Reader()
-        expressions, unreadable = reader.read(marks)
+        expressions, unknown = reader.read(marks)
+        unreadable = [axis for axis in unknown if not _half_silent(network, found, axis)]
         if not unreadable:
             break
         apart = split_where_apart(marks, unreadable, fresh)
@@ -158,6 +159,11 @@ def _without_tables(network: Network, wiring: Wiring) -> tuple[Wiring, tuple[str
         if names & network.tables and len(names - network.tables) < 2
     }
     return wiring.without(set(found)), tuple(f"{table}: the code made it" for table in found.values())
+
+
+def _half_silent(network: Network, found: Found, axis: AxisOf) -> bool:
+    """Whether it is a vector of which a part is silent, such as a bias of keys: its weight will tell what it does."""
+    return axis in found.silent and len(network.shapes[axis[0]]) == 1
 
 
 def _repaired(judge: Judge, wiring: Wiring, seed: int) -> tuple[Wiring, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -135,7 +135,23 @@ def _lines(draft: Draft, names: Sequence[str]) -> list[_Line]:
         line, covered = _general(draft, template, members)
         general |= dict.fromkeys(covered, line)
     single = {key: _Line(key, _pattern(draft, name, ()), draft.comments.get(name, "")) for key, name in keys}
-    return _joined(list(dict.fromkeys(general.get(key, single[key]) for key, _ in keys)))
+    lines = dict.fromkeys(general.get(key, single[key]) for key, _ in keys)
+    return _joined([*lines], _lacking(general))
+
+
+def _lacking(general: Mapping[str, _Line]) -> set[_Line]:
+    """The lines with variables that some of the layers lack, which others of the same place have."""
+    covered: dict[_Line, set[tuple[int, ...]]] = {}
+    everywhere: dict[str, set[tuple[int, ...]]] = {}
+    for key, line in general.items():
+        covered.setdefault(line, set()).add(numbers_of(key))
+        everywhere.setdefault(_scope(line.key), set()).add(numbers_of(key))
+    return {line for line, numbers in covered.items() if numbers < everywhere[_scope(line.key)]}
+
+
+def _scope(key: str) -> str:
+    """A key up to its last variable."""
+    return key.rpartition("}")[0]
 
 
 def _general(draft: Draft, template: str, members: Sequence[tuple[str, str]]) -> tuple[_Line, set[str]]:
@@ -151,18 +167,16 @@ def _general(draft: Draft, template: str, members: Sequence[tuple[str, str]]) ->
     return _Line(key, pattern, comment), right
 
 
-def _joined(lines: Sequence[_Line]) -> list[_Line]:
-    """Neighbours that differ in the last word alone as one line: `norm.{weight,bias}`."""
+def _joined(lines: Sequence[_Line], lacking: Collection[_Line]) -> list[_Line]:
+    """Neighbours that differ in the last word alone as one line: `norm.{weight,bias}`; `?` where layers lack it."""
     joined: list[_Line] = []
-    for (stem, pattern, comment), group in itertools.groupby(
-        lines, key=lambda line: (line.key.rpartition(".")[0], line.pattern, line.comment)
+    for (stem, pattern, comment, lacks), group in itertools.groupby(
+        lines, key=lambda line: (line.key.rpartition(".")[0], line.pattern, line.comment, line in lacking)
     ):
         lasts = [line.key.rpartition(".")[2] for line in group]
-        plain = stem and len(lasts) > 1 and not any(c in last for last in lasts for c in "{}*?")
-        if plain:
-            joined.append(_Line(f"{stem}.{{{','.join(lasts)}}}", pattern, comment))
-        else:
-            joined += [_Line(f"{stem}.{last}" if stem else last, pattern, comment) for last in lasts]
+        if stem and len(lasts) > 1 and not any(c in last for last in lasts for c in "{}*?"):
+            lasts = [f"{{{','.join(lasts)}}}"]
+        joined += [_Line(f"{stem}.{last}{'?' * lacks}" if stem else last, pattern, comment) for last in lasts]
     return joined
 
 
@@ -194,11 +208,15 @@ def _atom(draft: Draft, expression: Expression, numbers: Sequence[int]) -> str:
 
 
 def _ignored(draft: Draft) -> list[tuple[str, str]]:
-    """Templates of the keys that are copied, with every number a variable."""
+    """Templates of the keys that are copied, with every number a variable where all keys of that form are copied."""
+    spoken = {
+        template_of(k) for name in draft.wiring.shapes for k in draft.keys.get(name, ()) if k not in draft.ignored
+    }
     found: dict[str, str] = {}
     for key, why in draft.ignored.items():
         letters = iter(_LETTERS)
-        found.setdefault(".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in key.split(".")), why)
+        general = ".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in key.split("."))
+        found.setdefault(key if template_of(key) in spoken else general, why)
     return list(found.items())
 
 

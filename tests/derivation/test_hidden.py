@@ -1,0 +1,71 @@
+"""Units that show late, or in part, what they move with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rebasin_cli.derivation.derive import derive
+from rebasin_cli.evaluation.running import in_dtype
+from tests.derivation.networks import tokens, vectors
+
+
+class Attention(nn.Module):
+    """One layer of attention in a residual stream, its heads of four, with a LayerNorm before."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, width = heads, 4 * heads
+        self.tok, self.ln, self.ln2 = nn.Embedding(11, width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.o, self.out = nn.Linear(width, width), nn.Linear(width, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.tok(x)
+        q, k, v = (part(self.ln(h)).view(*x.shape, self.heads, 4).transpose(1, 2) for part in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(self.placed(q), self.placed(k), v)
+        return self.out(self.ln2(h + self.o(y.transpose(1, 2).flatten(2))))
+
+    def placed(self, x: Tensor) -> Tensor:
+        return x
+
+
+class PartlyRotated(Attention):
+    """The first half of queries and keys is turned with the position."""
+
+    def placed(self, x: Tensor) -> Tensor:
+        angle = torch.arange(x.shape[2], dtype=x.dtype)
+        a, b, rest = x[..., 0], x[..., 1], x[..., 2:]
+        turned = [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()]
+        return torch.cat([torch.stack(turned, -1), rest], -1)
+
+
+class Spread(nn.Module):
+    """Units of one layer differ by how far apart the units of another are, which is nothing where all are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.fc, self.out = nn.Linear(5, 4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inp(x)
+        spread = (h - h.sum(-1, keepdim=True) / h.shape[-1]).square().sum(-1, keepdim=True)
+        return self.out(self.fc(h) * (1 + spread * torch.arange(6, dtype=x.dtype).div(3).floor()))
+
+
+def sizes(module: nn.Module, inputs: Tensor) -> list[tuple[int, ...]]:
+    derivation = derive(module, in_dtype(inputs, torch.float64))
+    assert derivation.holds, derivation.proof.describe()
+    layout = derivation.proof.layout
+    return sorted((*layout.owner_sizes(dim), layout.dims[dim].size) for dim in layout.moving())
+
+
+def test_a_bias_of_keys_that_is_half_silent_hides_no_head() -> None:
+    torch.manual_seed(0)
+    assert sizes(PartlyRotated(3), tokens(11, 6)) == [(3,), (3, 2), (3, 4), (12,)]
+
+
+def test_units_that_are_told_apart_late_hold_nothing_still() -> None:
+    torch.manual_seed(0)
+    assert sizes(Spread(), vectors(5)) == [(3,), (3,), (4,)]
