@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
@@ -43,6 +44,7 @@ class Subject:
         config: what its config.json says, where the spec needs it; overrides: what `--set` would say.
         tolerance: largest relative change of an output that is rounding (networks that cast to float32: more).
         ties: keys that are one tensor in the network.
+        network: the module and its example inputs, where its own keys are those of the state.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Subject:
     overrides: Mapping[str, int] = field(default_factory=dict)
     tolerance: float = 1e-9
     ties: tuple[tuple[str, ...], ...] = ()
+    network: tuple[nn.Module, Any] | None = None
 
     def tied_to(self, key: str) -> tuple[str, ...]:
         """Every key of the tensor, itself included."""

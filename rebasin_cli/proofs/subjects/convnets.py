@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rebasin_cli.evaluation.libraries import library
-from rebasin_cli.evaluation.running import run_module
-from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.proofs.subjects import depthwise_convnets, paper, perceptrons, zero_padded
 from rebasin_cli.proofs.subjects.images import on_images, renamed, torchvision_subject
 
@@ -109,16 +107,13 @@ def googlenet() -> Subject:
 
     torch.manual_seed(0)
     module = models.googlenet(num_classes=7, aux_logits=True, init_weights=False)
-    subject = on_images("torchvision GoogLeNet", module, 64)
-    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    module.register_forward_pre_hook(_in_training)
+    return on_images("torchvision GoogLeNet", module, 64)
 
-    def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
-        """With the auxiliary classifiers, which only run in training; without dropout and batch statistics."""
-        module.load_state_dict(dict(state))
-        module.training = True
-        return run_module(module, (images,), trace)
 
-    return replace(subject, run=run)
+def _in_training(module: nn.Module, inputs: Any) -> None:
+    """The auxiliary classifiers run in training alone; the layers inside are without dropout and batch statistics."""
+    module.training = True
 
 
 def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:

@@ -39,7 +39,8 @@ def diffusers_subject(name: str, model: Any, inputs: Mapping[str, Any], toleranc
         model.load_state_dict(dict(tensors), assign=True)
         return run_module(model, inputs, trace)
 
-    return Subject(name, state, run, json.loads(model.to_json_string()), tolerance=tolerance)
+    config = json.loads(model.to_json_string())
+    return Subject(name, state, run, config, tolerance=tolerance, network=(model, inputs))
 
 
 def unet(name: str, groups: int, cell: int, heads: int, context: int = 20, pooled: int = 10) -> nn.Module:

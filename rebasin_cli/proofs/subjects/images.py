@@ -40,7 +40,7 @@ def renamed(subject: Subject, replacements: Mapping[str, str]) -> Subject:
         return subject.run({names[key]: tensor for key, tensor in state.items()}, trace)
 
     state = {name: subject.state[key] for name, key in names.items()}
-    return replace(subject, name=f"{subject.name}, other keys", state=state, run=run)
+    return replace(subject, name=f"{subject.name}, other keys", state=state, run=run, network=None)
 
 
 def on_images(name: str, module: nn.Module, side: int) -> Subject:

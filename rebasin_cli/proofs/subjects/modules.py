@@ -60,7 +60,8 @@ def module_subject(
         assert set(missing) <= set(drop)
         return run_module(network, inputs, trace)
 
-    return Subject(name, state, run, config, overrides or {}, tolerance, _ties(module, prefix, state))
+    ties = _ties(module, prefix, state)
+    return Subject(name, state, run, config, overrides or {}, tolerance, ties, (module, inputs))
 
 
 def _ties(module: nn.Module, prefix: str, state: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:

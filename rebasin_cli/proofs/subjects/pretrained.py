@@ -58,7 +58,7 @@ def pretrained_subject(
         network.double().eval()
         return run_module(network, inputs, trace)
 
-    return Subject(name, state, run, json.loads(config_text), overrides or {}, tolerance)
+    return Subject(name, state, run, json.loads(config_text), overrides or {}, tolerance, network=(model, inputs))
 
 
 def transformers_subject(

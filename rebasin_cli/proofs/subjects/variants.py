@@ -18,7 +18,8 @@ def under_other_keys(subject: Subject, name: str, rename: Callable[[str], str]) 
     def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
         return subject.run({original[key]: tensor for key, tensor in tensors.items()}, trace)
 
-    return replace(subject, name=name, state={rename(k): v for k, v in subject.state.items()}, run=run)
+    state = {rename(key): tensor for key, tensor in subject.state.items()}
+    return replace(subject, name=name, state=state, run=run, network=None)
 
 
 def with_extra(subject: Subject, name: str, extra: Mapping[str, Tensor]) -> Subject:
@@ -27,7 +28,7 @@ def with_extra(subject: Subject, name: str, extra: Mapping[str, Tensor]) -> Subj
     def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
         return subject.run({key: tensor for key, tensor in tensors.items() if key not in extra}, trace)
 
-    return replace(subject, name=name, state={**subject.state, **extra}, run=run)
+    return replace(subject, name=name, state={**subject.state, **extra}, run=run, network=None)
 
 
 def judged_by(subject: Subject, *outputs: str) -> Subject:

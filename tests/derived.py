@@ -1,0 +1,149 @@
+"""The shipped specs as the yardstick of the derivation: `python -m tests.derived [SPECS…]` writes the table.
+
+For every network on which a shipped spec is proved, a spec is derived from the network alone, and compared with the
+shipped one as a group. Results are kept in a folder, so that a run goes on where the last one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.derivation.derive import Derivation, derive
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.evaluation.running import in_dtype, tensors_in
+from rebasin_cli.proofs.subjects import SUBJECTS, Subject
+from rebasin_cli.spec import bind, shipped_spec
+from tests.derivation.yardstick import compare, groups
+
+TABLE = Path(__file__).parent / "derivation" / "DERIVED.md"
+KEPT = Path(__file__).parent.parent / ".cache" / "derived"
+
+Row = dict[str, Any]
+
+
+class TooLongError(Exception):
+    """A derivation did not end in time."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Any:
+    """Raise in the main thread when it has computed for so long."""
+
+    def over(*_: Any) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGPROF, over)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def only(module: nn.Module, names: Iterable[str]) -> None:
+    """Let a module return the outputs that its spec is proved by."""
+    wanted = frozenset(names)
+
+    def chosen(part: nn.Module, inputs: Any, outputs: Any) -> Mapping[str, Tensor]:
+        return {f"proved {n}": t for n, t in tensors_in(outputs).items() if n in wanted}
+
+    module.register_forward_hook(chosen)
+
+
+def derived_from(subject: Subject, seconds: float) -> Derivation:
+    """The spec of a subject's network, from the network alone."""
+    assert subject.network is not None
+    module, inputs = subject.network
+    only(module, subject.run({key: tensor.clone() for key, tensor in subject.state.items()}, None))
+    given = inputs if isinstance(inputs, Mapping) else tuple(inputs)
+    return derive(module, in_dtype(given, torch.float64), subject.name, seconds=seconds)
+
+
+def measured(spec: str, subject: Subject, seconds: float) -> tuple[Row, str]:
+    """A row of the table, and the YAML that was derived."""
+    row: Row = {"network": subject.name, "parameters": sum(t.numel() for t in subject.state.values())}
+    if subject.network is None:
+        return row | {"skipped": "the same network under other keys, or several networks in one file"}, ""
+    start = monotonic()
+    try:
+        with at_most(seconds):
+            memory = {key: tensor.detach().clone() for key, tensor in subject.network[0].state_dict().items()}
+            found = derived_from(subject, 4 * seconds)  # the machine may be busy
+        shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
+        shipped = bind(shipped_spec(spec), shapes, config=subject.config, overrides=subject.overrides)
+        compared = compare(*groups((shipped, subject.state), (found.proof.layout, memory)))
+    except TooLongError:
+        return row | {"seconds": seconds, "failed": f"not derived in {seconds:.0f} s of one core"}, ""
+    except RebasinError as error:
+        return row | {"seconds": monotonic() - start, "failed": str(error).splitlines()[0]}, ""
+    row |= {
+        "shipped": len(shipped.moving()),
+        "derived": len(found.proof.layout.moving()),
+        "passes": found.passes,
+        "seconds": round(found.seconds, 1),
+        "holds": found.holds,
+        "proof": found.proof.describe(),
+        "complete": found.complete,
+        "held": found.held,
+        "free": found.free,
+        **asdict(compared),
+    }
+    return row, found.text
+
+
+def run(names: Iterable[str], kept: Path, seconds: float, *, afresh: bool) -> None:
+    """Derive what is not kept yet, one network after the other."""
+    kept.mkdir(parents=True, exist_ok=True)
+    wanted = [(at, spec) for spec in names for at in range(len(SUBJECTS[spec]))]
+    for at, spec in sorted(wanted, key=lambda case: case[0]):  # the first network of every spec comes first
+        file = kept / f"{spec}-{at}.json"
+        if file.exists() and not afresh:
+            continue
+        row, text = measured(spec, SUBJECTS[spec][at](), seconds)
+        file.write_text(json.dumps(row, indent=1))
+        file.with_suffix(".yaml").write_text(text)
+        print(f"{spec}-{at}", line(spec, row), flush=True)
+
+
+def line(spec: str, row: Row) -> str:
+    """One row of the Markdown table."""
+    head = [f"`{spec}`", row["network"], f"{row['parameters']:,}"]
+    if "skipped" in row or "failed" in row:
+        return _cells(*head, *[""] * 7, row.get("seconds", ""), row.get("failed") or f"skipped: {row['skipped']}")
+    counts = [len(row[kind]) for kind in ("equal", "finer", "coarser", "missing")]
+    notes = [] if row["holds"] else [f"**not proved**: {row['proof']}"]
+    notes += [] if row["complete"] else ["out of time"]
+    for kind in ("finer", "coarser", "missing", "more"):
+        families = list(dict.fromkeys(dim.split(".")[0] for dim in row[kind]))
+        notes += [f"{kind}: {', '.join(families)}"] if families else []
+    return _cells(*head, row["shipped"], row["derived"], *counts, row["passes"], row["seconds"], "; ".join(notes))
+
+
+def _cells(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("specs", nargs="*", help="names of shipped specs; all without any")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="the folder of results")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for one network")
+    parser.add_argument("--afresh", action="store_true", help="derive again what is kept")
+    options = parser.parse_args()
+    run(options.specs or SUBJECTS, options.kept, options.seconds, afresh=options.afresh)
+
+
+if __name__ == "__main__":
+    main()
