@@ -122,6 +122,12 @@ _many = partial(
 qwen2_moe = partial(_many, "Qwen2MoeConfig", "Qwen2MoeForCausalLM")
 qwen3_moe = partial(_many, "Qwen3MoeConfig", "Qwen3MoeForCausalLM", head_dim=10)
 olmoe = partial(_many, "OlmoeConfig", "OlmoeForCausalLM")
+starcoder2 = partial(grouped_subject, "Starcoder2Config", "Starcoder2ForCausalLM")
+stablelm = partial(
+    grouped_subject, "StableLmConfig", "StableLmForCausalLM", note=", half of each rotated", partial_rotary_factor=0.5
+)
+cohere = partial(grouped_subject, "CohereConfig", "CohereForCausalLM", tie_word_embeddings=True)
+olmo = partial(grouped_subject, "OlmoConfig", "OlmoForCausalLM")
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "llama": (
@@ -140,6 +146,13 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "gemma": (gemma2, gemma3, gemma3_with_images),
     "phi3": (phi3, partly_rotated_phi3),
     "olmo2": (olmo2, olmo3),
+    "olmo": (olmo, partial(olmo, note=", tied", tie_word_embeddings=True)),
+    "starcoder2": (starcoder2, partial(starcoder2, note=", no biases, tied", use_bias=False, tie_word_embeddings=True)),
+    "stablelm": (
+        stablelm,
+        partial(stablelm, note=", biases, side by side", use_qkv_bias=True, use_parallel_residual=True),
+    ),
+    "cohere": (cohere, partial(cohere, note=", a norm for every head", use_qk_norm=True, attention_bias=True)),
     "mixtral": (mixtral,),
     "qwen-moe": (qwen2_moe, qwen3_moe),
     "olmoe": (olmoe,),
