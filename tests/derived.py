@@ -29,6 +29,11 @@ from tests.derivation.yardstick import compare, groups
 TABLE = Path(__file__).parent / "derivation" / "DERIVED.md"
 KEPT = Path(__file__).parent.parent / ".cache" / "derived"
 
+KINDS = ("equal", "finer", "coarser", "missing")
+
+EXPLAINED: Mapping[str, str] = {}
+"""Why a derived spec differs from the shipped one."""
+
 Row = dict[str, Any]
 
 
@@ -121,14 +126,50 @@ def line(spec: str, row: Row) -> str:
     """One row of the Markdown table."""
     head = [f"`{spec}`", row["network"], f"{row['parameters']:,}"]
     if "skipped" in row or "failed" in row:
-        return _cells(*head, *[""] * 7, row.get("seconds", ""), row.get("failed") or f"skipped: {row['skipped']}")
-    counts = [len(row[kind]) for kind in ("equal", "finer", "coarser", "missing")]
+        return _cells(*head, *[""] * 7, round(row.get("seconds", 0)), row.get("failed") or f"skipped: {row['skipped']}")
     notes = [] if row["holds"] else [f"**not proved**: {row['proof']}"]
     notes += [] if row["complete"] else ["out of time"]
     for kind in ("finer", "coarser", "missing", "more"):
         families = list(dict.fromkeys(dim.split(".")[0] for dim in row[kind]))
         notes += [f"{kind}: {', '.join(families)}"] if families else []
-    return _cells(*head, row["shipped"], row["derived"], *counts, row["passes"], row["seconds"], "; ".join(notes))
+    notes += [EXPLAINED[spec]] if spec in EXPLAINED and any(row[kind] for kind in KINDS[1:]) else []
+    counts = [len(row[kind]) for kind in KINDS]
+    return _cells(
+        *head, row["shipped"], row["derived"], *counts, row["passes"], round(row["seconds"]), "; ".join(notes)
+    )
+
+
+def table(kept: Path) -> str:
+    """All that is kept, as a page."""
+    rows = [
+        (spec, json.loads(file.read_text()))
+        for spec in SUBJECTS
+        for at in range(len(SUBJECTS[spec]))
+        if (file := kept / f"{spec}-{at}.json").exists()
+    ]
+    compared = [(spec, row) for spec, row in rows if "shipped" in row]
+    totals = {kind: sum(len(row[kind]) for _, row in compared) for kind in KINDS}
+    dims = sum(row["shipped"] for _, row in compared)
+    return "\n".join(
+        [
+            "# Derived specs beside the shipped ones",
+            "",
+            "Written by `python -m tests.derived`: for the network behind each proof of a shipped spec, a spec is",
+            "derived from the network alone and compared as a group. A dim of the shipped spec is *equal* where the",
+            "derived group has all of it, *finer* where it has more, *coarser* where it has a part, *missing* where it",
+            "has nothing of it. Seconds are wall clock on a shared machine, an upper bound.",
+            "",
+            f"{len(compared)} networks of {len({spec for spec, _ in compared})} specs were compared,",
+            f"{sum('skipped' in row for _, row in rows)} skipped, {sum('failed' in row for _, row in rows)} failed.",
+            f"Of {dims} dims {totals['equal']} are equal, {totals['finer']} finer, {totals['coarser']} coarser,",
+            f"{totals['missing']} missing. Not proved: {sum(not row['holds'] for _, row in compared)} derived specs.",
+            "",
+            _cells("spec", "network", "parameters", "dims", "derived", *KINDS, "passes", "seconds", "note"),
+            _cells(*["---"] * 11),
+            *(line(spec, row) for spec, row in rows),
+            "",
+        ]
+    )
 
 
 def _cells(*cells: object) -> str:
@@ -136,13 +177,17 @@ def _cells(*cells: object) -> str:
 
 
 def main() -> None:
+    """Derive what is not kept, and write the table of all that is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("specs", nargs="*", help="names of shipped specs; all without any")
     parser.add_argument("--kept", type=Path, default=KEPT, help="the folder of results")
-    parser.add_argument("--seconds", type=float, default=120.0, help="for one network")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of one core, for one network")
     parser.add_argument("--afresh", action="store_true", help="derive again what is kept")
+    parser.add_argument("--table", action="store_true", help="derive nothing, write the table of what is kept")
     options = parser.parse_args()
-    run(options.specs or SUBJECTS, options.kept, options.seconds, afresh=options.afresh)
+    if not options.table:
+        run(options.specs or SUBJECTS, options.kept, options.seconds, afresh=options.afresh)
+    TABLE.write_text(table(options.kept))
 
 
 if __name__ == "__main__":
