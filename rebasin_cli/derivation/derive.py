@@ -20,7 +20,7 @@ from rebasin_cli.derivation.soundness import sound_judge, unread_tensors
 from rebasin_cli.derivation.stays import Stays, what_stays
 from rebasin_cli.derivation.unsaid import unsaid
 from rebasin_cli.derivation.wiring import Wiring
-from rebasin_cli.derivation.writing import spec_text
+from rebasin_cli.derivation.writing import Draft, spec_text
 from rebasin_cli.errors import ContentError
 from rebasin_cli.proofs.proof import Proof, families, prove
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
@@ -38,7 +38,8 @@ class Derivation:
         passes: forward and backward runs; seconds: of all of it.
         held: dims that were found and are held still, with the reason; unread: tensors that the outputs do not
         depend on.
-        free: units that may be exchanged though the spec does not say so: the group may be larger.
+        free=free,
+        draft=made.draft,
     """
 
     text: str
@@ -53,6 +54,7 @@ class Derivation:
     notes: tuple[str, ...] = ()
     complete: bool = True
     free: tuple[str, ...] = ()
+    draft: Draft | None = None
 
     @property
     def holds(self) -> bool:
@@ -80,8 +82,7 @@ def derive(
 
     Raises:
         ContentError: the module does not run on the inputs, is not deterministic, gives no finite outputs, has no
-        gradient, or
-            nothing in it may be permuted.
+            gradient, or nothing in it may be permuted.
     """
     with borrowed(module):
         return _derived(Network(module, inputs), name, title, seed, seconds, told)
@@ -117,6 +118,7 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         unread=unread,
         complete=found.complete,
         free=free,
+        draft=made.draft,
     )
 
 

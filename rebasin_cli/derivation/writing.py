@@ -12,6 +12,9 @@ from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, 
 from rebasin_cli.derivation.naming import Name, numbers_of, template_of, words_of
 from rebasin_cli.derivation.wiring import Wiring
 
+_Place = tuple[int, str]
+"""A number of a key, and how a line has it: as a variable, or as it is where all of its keys have the same."""
+
 _LETTERS = "ijklmnopqrstuvwxyz"  # of variables; `e` is the unit of a dim that is an index of keys
 
 
@@ -22,7 +25,11 @@ class Draft:
     Attributes:
         names: of the dims; keys: all keys of the state dict of each tensor, the first of which names it.
         buffers: tensors that are moved and not matched; ignored: keys that are copied, with the reason.
-        sizes: of dims that no shape tells; stays: (what, why), for people; comments: of single tensors.
+        sizes: of dims that no shape tells, as numbers or expressions; stays: (what, why), for people; comments: of
+        single tensors.
+        constants: how a part of a product or of segments that stays is written, by its size; as the size itself where
+        nothing is said. named: sizes by the names that `constants` use, as expressions.
+        prefixes: that keys may begin with; optional: keys that a checkpoint may be without.
     """
 
     title: str
@@ -30,11 +37,15 @@ class Draft:
     names: Mapping[int, Name]
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
-    sizes: Mapping[int, int] = field(default_factory=dict)
+    sizes: Mapping[int, int | str] = field(default_factory=dict)
     name: str = "derived"
     ignored: Mapping[str, str] = field(default_factory=dict)
     stays: Sequence[tuple[str, str]] = ()
     comments: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[int, str] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Sequence[str] = ()
+    optional: frozenset[str] = frozenset()
 
     def spelled(self, dim: int) -> str:
         """The name of a dim as checkpoints have it: `fc1.0`."""
@@ -54,7 +65,10 @@ def spec_text(draft: Draft) -> str:
     """The YAML of a spec."""
     out = [f"name: {_quoted(draft.name)}", f"title: {_quoted(draft.title)}"]
     wiring = draft.wiring
-    sizes = _rules(draft, {dim: partial(_size_rule, size) for dim, size in draft.sizes.items()})
+    if draft.prefixes:
+        out.append(f"prefixes: [{', '.join(draft.prefixes)}]")
+    sizes = [f"{name}: [{expression}]" for name, expression in draft.named.items()]
+    sizes += _rules(draft, {dim: partial(_size_rule, size) for dim, size in draft.sizes.items()})
     rules = _rules(draft, {dim: partial(_owner_rule, owner) for dim, owner in wiring.owners.items()})
     rules += _rules(draft, {dim: partial(_index_rule, draft, dim) for dim in wiring.indices})
     stays = [f"{_quoted(what)}: {_quoted(why)}" for what, why in draft.stays]
@@ -64,15 +78,17 @@ def spec_text(draft: Draft) -> str:
     for section, wanted in (("tensors", False), ("buffers", True)):
         lines_of = _lines(draft, [name for name in wiring.shapes if (name in draft.buffers) is wanted])
         if lines_of:
-            out += [f"{section}:", *(_written(line) for line in lines_of)]
+            out += [f"{section}:", *(_written(line, "?" * (line.key in draft.optional)) for line in lines_of)]
     if draft.ignored:
         out.append("ignored:")
         out += [f"  - {_quoted(key)}" + (f"       # {why}" if why else "") for key, why in _ignored(draft)]
     return "\n".join(out) + "\n"
 
 
-def _written(line: _Line) -> str:
-    return f"  {_quoted(line.key)}: {_quoted(line.pattern)}" + (f"       # {line.comment}" if line.comment else "")
+def _written(line: _Line, end: str) -> str:
+    return f"  {_quoted(line.key + end)}: {_quoted(line.pattern)}" + (
+        f"       # {line.comment}" if line.comment else ""
+    )
 
 
 def _quoted(text: str) -> str:
@@ -100,22 +116,25 @@ def _rules(draft: Draft, rules: Mapping[int, Callable[[Callable[[int], str]], st
         by_word.setdefault((word, len(numbers)), []).append(dim)
     lines = []
     for (word, count), dims in by_word.items():
-        general = {rules[dim](partial(_relative, draft, draft.names[dim][1])) for dim in dims}
+        variables = _variables(count)
+        general = {
+            rules[dim](partial(_relative, draft, [*zip(draft.names[dim][1], variables, strict=True)])) for dim in dims
+        }
         everyone = sum(1 for other in draft.names.values() if (other[0], len(other[1])) == (word, count))
         if len(general) == 1 and count and 1 < len(dims) == everyone:
-            lines.append(f"{'.'.join([word, *_variables(count)])}: {general.pop()}")
+            lines.append(f"{'.'.join([word, *variables])}: {general.pop()}")
         else:
             lines += [f"{_spelled(draft.names[dim])}: {rules[dim](lambda o: _spelled(draft.names[o]))}" for dim in dims]
     return lines
 
 
-def _relative(draft: Draft, numbers: Sequence[int], dim: int) -> str:
-    """The name of a dim where `numbers` are the values of the variables."""
+def _relative(draft: Draft, places: Sequence[_Place], dim: int) -> str:
+    """The name of a dim where the numbers of a key are written in some way."""
     word, own = draft.names[dim]
-    variables = _variables(len(numbers))
-    if own and own == tuple(numbers[: len(own)]):
-        return ".".join([word, *variables[: len(own)]])
-    if len(own) == len(numbers) == 1 and abs(own[0] - numbers[0]) == 1:
+    numbers, texts = [number for number, _ in places], [text for _, text in places]
+    if own and list(own) == numbers[: len(own)]:
+        return ".".join([word, *texts[: len(own)]])
+    if len(own) == len(numbers) == 1 and abs(own[0] - numbers[0]) == 1 and texts[0] == f"{{{_LETTERS[0]}}}":
         return f"{word}.{{{_LETTERS[0]}{own[0] - numbers[0]:+d}}}"
     return _spelled(draft.names[dim])
 
@@ -157,11 +176,14 @@ def _scope(key: str) -> str:
 def _general(draft: Draft, template: str, members: Sequence[tuple[str, str]]) -> tuple[_Line, set[str]]:
     """A line with variables, and the keys for which it is right; none where that would be fewer than two."""
     letters = iter(_LETTERS)
-    key = ".".join(f"{{{next(letters)}}}" if word == "#" else word for word in template.split("."))
-    spelled = {member: _pattern(draft, name, numbers_of(member)) for member, name in members}
+    values = [*zip(*(numbers_of(member) for member, _ in members), strict=True)]
+    texts = [f"{{{next(letters)}}}" if len(set(numbers)) > 1 else str(numbers[0]) for numbers in values]
+    rest = iter(texts)
+    key = ".".join(next(rest) if word == "#" else word for word in template.split("."))
+    spelled = {m: _pattern(draft, name, [*zip(numbers_of(m), texts, strict=True)]) for m, name in members}
     pattern, times = Counter(spelled.values()).most_common(1)[0]
     right = {member for member, text in spelled.items() if text == pattern}
-    if "#" not in template or times < 2 or not words_of(template.rpartition(".")[0].replace("#", "0")):
+    if "{" not in key or times < 2 or not words_of(template.rpartition(".")[0].replace("#", "0")):
         right = set()
     comment = next((draft.comments[name] for k, name in members if k in right and name in draft.comments), "")
     return _Line(key, pattern, comment), right
@@ -180,28 +202,28 @@ def _joined(lines: Sequence[_Line], lacking: Collection[_Line]) -> list[_Line]:
     return joined
 
 
-def _pattern(draft: Draft, name: str, numbers: Sequence[int]) -> str:
-    axes = [_axis(draft, draft.wiring.expressions[name, at], numbers) for at in range(len(draft.wiring.shapes[name]))]
+def _pattern(draft: Draft, name: str, places: Sequence[_Place]) -> str:
+    axes = [_axis(draft, draft.wiring.expressions[name, at], places) for at in range(len(draft.wiring.shapes[name]))]
     return " ".join(axes)
 
 
-def _axis(draft: Draft, expression: Expression, numbers: Sequence[int]) -> str:
+def _axis(draft: Draft, expression: Expression, places: Sequence[_Place]) -> str:
     if isinstance(expression, Still):
         return "_"
     if isinstance(expression, Chain):
-        return " + ".join(_atom(draft, part, numbers) for part in expression.parts)
-    return _atom(draft, expression, numbers)
+        return " + ".join(_atom(draft, part, places) for part in expression.parts)
+    return _atom(draft, expression, places)
 
 
-def _atom(draft: Draft, expression: Expression, numbers: Sequence[int]) -> str:
+def _atom(draft: Draft, expression: Expression, places: Sequence[_Place]) -> str:
     if isinstance(expression, Still):
-        return str(expression.size)
+        return draft.constants.get(expression.size, str(expression.size))
     if isinstance(expression, Moving):
-        return _relative(draft, numbers, expression.move)
+        return _relative(draft, places, expression.move)
     if isinstance(expression, Chain):
-        return f"({' + '.join(_atom(draft, part, numbers) for part in expression.parts)})"
+        return f"({' + '.join(_atom(draft, part, places) for part in expression.parts)})"
     inner = [
-        _axis(draft, factor, numbers) if isinstance(factor, Chain) else _atom(draft, factor, numbers)
+        _axis(draft, factor, places) if isinstance(factor, Chain) else _atom(draft, factor, places)
         for factor in expression.factors
     ]
     return f"({' '.join(inner)})"
@@ -233,7 +255,7 @@ def unsized(wiring: Wiring) -> dict[int, int]:
     return sizes
 
 
-def _size_rule(size: int, name: Callable[[int], str]) -> str:
+def _size_rule(size: int | str, name: Callable[[int], str]) -> str:
     return f"[{size}]"
 
 

@@ -1,0 +1,321 @@
+"""Networks of transformers and diffusers from a config, with inputs, under the names that their files have."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.libraries import from_folder, library, on_files_of_others
+from rebasin_cli.evaluation.networks.pretrained import architecture_of, class_named
+from rebasin_cli.files import read_json
+
+_LIMIT = 16 << 20  # bytes of a config.json
+_REMEDY = "name the network with --network, and its inputs with --inputs"
+_EXAMPLES, _TOKENS = 4, 12
+_HIDDEN = ("hidden_state", "hidden_states", "attentions", "past_key_values", "model_output", "router_logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a folder's config.json describes.
+
+    Attributes:
+        name: of the class; config: as config.json says it; whole: with the defaults of the class.
+        make: a model from such a config; complete: a config with the defaults of the class.
+        prefix: what the keys of some files begin with.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    whole: Mapping[str, Any]
+    make: Callable[[Mapping[str, Any]], nn.Module]
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    prefix: str = ""
+    unexpected: tuple[str, ...] = ()
+
+
+def source_of(folder: Path) -> Source:
+    """The model of transformers or diffusers that a folder describes; nothing is fetched, no code of it is run.
+
+    Raises:
+        UsageError: the library is not installed. ContentError: it has no such class.
+    """
+    config = read_json(folder / "config.json", _LIMIT)
+    if not isinstance(config, Mapping):
+        raise ContentError("config.json holds no table", where=str(folder), remedy=_REMEDY)
+    return _of_diffusers(config, folder) if "_class_name" in config else _of_transformers(config, folder)
+
+
+def _of_transformers(config: Mapping[str, Any], folder: Path) -> Source:
+    model_class = class_named(architecture_of(config), folder)
+    config_class = type(from_folder("AutoConfig", folder, remedy=_REMEDY))
+
+    def complete(small: Mapping[str, Any]) -> Mapping[str, Any]:
+        return dict(config_class.from_dict(dict(small)).to_dict())
+
+    def make(small: Mapping[str, Any]) -> nn.Module:
+        made = config_class.from_dict(dict(small))
+        made._attn_implementation, made.use_cache = "eager", False
+        model: nn.Module = model_class(made)
+        return model
+
+    prefix = getattr(model_class, "base_model_prefix", "")
+    unexpected = tuple(getattr(model_class, "_keys_to_ignore_on_load_unexpected", None) or ())
+    return Source(model_class.__name__, config, complete(config), make, complete, prefix and f"{prefix}.", unexpected)
+
+
+def _of_diffusers(config: Mapping[str, Any], folder: Path) -> Source:
+    name, diffusers = str(config["_class_name"]), library("diffusers")
+    with on_files_of_others(f"diffusers has no {name} that can be used", _REMEDY, folder):
+        found = getattr(diffusers, name, None) if name.isidentifier() else None
+        if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+            raise ContentError(
+                f"diffusers {diffusers.__version__} has no model {name}", where=str(folder), remedy=_REMEDY
+            )
+
+    model_class: Any = found
+
+    def complete(small: Mapping[str, Any]) -> Mapping[str, Any]:
+        parameters = inspect.signature(model_class).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return {**{n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}, **small}
+
+    def make(small: Mapping[str, Any]) -> nn.Module:
+        model: nn.Module = model_class.from_config(dict(small))
+        return model
+
+    return Source(name, config, complete(config), make, complete)
+
+
+class FileNetwork(nn.Module):
+    """A model whose tensors have the names, and the form, that they have in files.
+
+    Recent versions of transformers rename tensors in memory, and stack experts. Which entry of a file an entry in
+    memory is, is learned from numbered tensors; the forward gathers what is stacked from what the files have.
+    """
+
+    def __init__(self, model: nn.Module, prefix: str = "", *, as_saved: bool = True) -> None:
+        super().__init__()
+        self.model, self._prefix = model.double().eval(), prefix
+        memory = {k: t for k, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+        files = _files(self.model, memory, as_saved)
+        short = {key: key.removeprefix(prefix) for key in files}
+        if len(set(short.values())) < len(short):
+            short = {key: key for key in files}
+        self._tensors: dict[str, Tensor] = {}
+        self._made: list[str] = []  # of what another form is in memory
+        self._places: dict[str, Tensor] = {}
+        sources: list[Tensor] = []
+        for key, value in files.items():
+            if isinstance(value, str):
+                self._tensors[short[key]] = memory[value]
+                continue
+            flat = torch.cat([t.detach().flatten() for t in memory.values() if t.is_floating_point()])
+            made = nn.Parameter(flat[value].clone())
+            self.register_parameter(short[key].replace(".", "/"), made)
+            self._tensors[short[key]] = made
+            self._made.append(short[key])
+            sources.append(value.flatten())
+        if sources:
+            self._find_places(memory, torch.cat(sources))
+
+    def _find_places(self, memory: Mapping[str, Tensor], source: Tensor) -> None:
+        floats = {key: t for key, t in memory.items() if t.is_floating_point()}
+        inverse = torch.full((sum(t.numel() for t in floats.values()),), -1, dtype=torch.long)
+        inverse[source] = torch.arange(len(source))
+        start = 0
+        for key, tensor in floats.items():
+            place = inverse[start : start + tensor.numel()].view(tensor.shape)
+            start += tensor.numel()
+            if bool((place >= 0).all()):
+                self._places[key] = place
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The tensors by the names that files have."""
+        return dict(self._tensors)
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
+        """The parameters by the names that files have."""
+        return ((name, t) for name, t in self._tensors.items() if isinstance(t, nn.Parameter))
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        """The modules of the model, by the names that files have for what is in them."""
+        return ((name.removeprefix(self._prefix), part) for name, part in self.model.named_modules(*args, **kwargs))
+
+    def forward(self, **inputs: Any) -> Any:
+        """The answers: logits or embeddings where there are some, and else what is no cache and no inner state."""
+        if self._made:
+            flat = torch.cat([self._tensors[name].flatten() for name in self._made])
+            gathered = {key: flat[place] for key, place in self._places.items()}
+            outputs = torch.func.functional_call(self.model, gathered, (), inputs)
+        else:
+            outputs = self.model(**inputs)
+        encode: Any = getattr(self.model, "encode", None)
+        if encode is not None and isinstance(inputs.get("sample"), Tensor):
+            latents = encode(inputs["sample"])
+            return {"sample": outputs.sample, "latents": getattr(latents, "latent_dist", latents).parameters}
+        return answers(outputs)
+
+
+def answers(outputs: Any) -> Any:
+    """What a model is asked for: logits and embeddings, or else what is neither a cache nor an inner state."""
+    if not isinstance(outputs, Mapping):
+        return outputs
+    asked = {k: v for k, v in outputs.items() if k.endswith(("logits", "_embeds")) and not k.endswith(_HIDDEN)}
+    asked |= {k: v for k, v in outputs.items() if k.startswith("logits_per")}
+    kept = {k: v for k, v in outputs.items() if k == "last_hidden_state" or not k.endswith(_HIDDEN)}
+    return asked or kept or outputs
+
+
+def saved_shapes(model: nn.Module, *, as_saved: bool = True) -> dict[str, tuple[int, ...]]:
+    """The shapes that a model's tensors have in its files."""
+    state = {k: t for k, t in model.state_dict().items() if isinstance(t, Tensor)}
+    return {key: tuple(t.shape) for key, t in (_as_saved(model, state) if as_saved else state).items()}
+
+
+def _as_saved(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not hasattr(model, "base_model_prefix"):
+        return state
+    conversions = getattr(library("transformers"), "core_model_loading", None)
+    with on_files_of_others("transformers cannot say how the model's tensors are saved", _REMEDY):
+        revert = getattr(conversions, "revert_weight_conversion", None)
+        return dict(revert(model, state)) if revert else state
+
+
+def _files(model: nn.Module, memory: Mapping[str, Tensor], as_saved: bool) -> dict[str, str | Tensor]:
+    """By the keys of files: the key of the same tensor in memory, or the place of every entry among all of those.
+
+    Raises:
+        ContentError: an entry of the model is saved several times, or not at all.
+    """
+    if not as_saved:
+        return {key: key for key in memory}
+    numbers: dict[str, Tensor] = {}
+    start = 0
+    for key, tensor in memory.items():
+        if tensor.is_floating_point():
+            end = start + tensor.numel()
+            numbers[key] = torch.arange(start, end, dtype=torch.float64).view(tensor.shape)
+            start = end
+    others = {key: key for key, tensor in memory.items() if not tensor.is_floating_point()}
+    first = {(n.flatten()[0].item(), n.shape): key for key, n in numbers.items() if n.numel()}
+    found: dict[str, str | Tensor] = dict(others)
+    seen: list[Tensor] = []
+    starts: dict[str, int] = {}
+    for key, value in _as_saved(model, dict(numbers)).items():
+        starts[key] = int(value.min()) if value.numel() else start
+        same = first.get((value.flatten()[0].item(), value.shape)) if value.numel() else None
+        found[key] = same if same is not None and torch.equal(numbers[same], value) else value.long()
+        seen.append(value.flatten())
+    every = torch.cat(seen).long()
+    if len(every) != start or len(set(every.tolist())) != start:
+        raise ContentError("the model's files hold its tensors in a form that cannot be followed", remedy=_REMEDY)
+    return {key: found[key] for key in sorted(found, key=lambda key: starts.get(key, start))}
+
+
+def inputs_for(model: nn.Module, config: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+    """Random inputs that a model may take: all that its forward asks for, then the main ones alone."""
+    generator = torch.Generator().manual_seed(seed)
+    asked = list(inspect.signature(model.forward).parameters)
+    made = {name: _MAKERS[name](config, generator) for name in asked if name in _MAKERS}
+    made = {name: value for name, value in made.items() if value is not None}
+    main = str(getattr(model, "main_input_name", ""))
+    if "decoder_input_ids" in made and not config.get("is_encoder_decoder"):
+        del made["decoder_input_ids"]
+    yield made
+    alone = {name: value for name, value in made.items() if name in (main, "decoder_input_ids")}
+    if alone and alone.keys() != made.keys():
+        yield alone
+
+
+def _of(config: Mapping[str, Any], *names: str) -> Any:
+    """The first of some fields that the config or one of its parts has."""
+    parts = [config, *(v for k, v in config.items() if k.endswith("_config") and isinstance(v, Mapping))]
+    return next((part[name] for name in names for part in parts if part.get(name) is not None), None)
+
+
+def _ids(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    """Tokens that are nothing special, and the end after them."""
+    vocabulary = _of(config, "vocab_size")
+    if vocabulary is None:
+        return None
+    special = {_of(config, f"{name}_token_id") for name in ("pad", "bos", "eos", "decoder_start")}
+    plain = torch.tensor([token for token in range(int(vocabulary)) if token not in special])
+    ids = plain[torch.randint(0, len(plain), (_EXAMPLES, _TOKENS), generator=generator)]
+    end = _of(config, "eos_token_id")
+    if isinstance(end, int) and 0 <= end < int(vocabulary):
+        ids[:, -1] = end
+    return ids
+
+
+def _pixels(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    side, channels = _of(config, "image_size"), _of(config, "num_channels") or 3
+    if side is None:
+        return None
+    height, width = side if isinstance(side, Sequence) else (side, side)
+    return _floats(generator, int(channels), int(height), int(width))
+
+
+def _sample(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    side = config.get("sample_size")
+    channels = config.get("in_channels")
+    if side is None or channels is None:
+        return None
+    height, width = side if isinstance(side, Sequence) else (side, side)
+    return _floats(generator, int(channels), int(height), int(width))
+
+
+def _context(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    width = _of(config, "cross_attention_dim", "joint_attention_dim", "caption_channels")
+    width = width[0] if isinstance(width, Sequence) else width
+    return None if width is None or "_class_name" not in config else _floats(generator, 5, int(width))
+
+
+def _features(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    mels, length = config.get("num_mel_bins"), config.get("max_source_positions")
+    return None if mels is None or length is None else _floats(generator, int(mels), 2 * int(length))
+
+
+def _labels(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    many = _of(config, "num_class_embeds", "num_embeds_ada_norm")
+    return None if many is None else torch.randint(0, int(many), (_EXAMPLES,), generator=generator)
+
+
+def _times(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    if "_class_name" not in config:
+        return None
+    return torch.randint(1, 900, (_EXAMPLES,), generator=generator).double()
+
+
+def _pooled(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    width = config.get("pooled_projection_dim")
+    return None if width is None else _floats(generator, int(width))
+
+
+def _added(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor] | None:
+    if config.get("addition_embed_type") != "text_time":
+        return None
+    width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    times = torch.randint(1, 900, (_EXAMPLES, 6), generator=generator).double()
+    return {"text_embeds": _floats(generator, int(width)), "time_ids": times}
+
+
+def _floats(generator: torch.Generator, *shape: int) -> Tensor:
+    if math.prod(shape) > 1 << 24:
+        raise ContentError(f"inputs of {' × '.join(map(str, shape))} are too large to try", remedy=_REMEDY)
+    return torch.randn(_EXAMPLES, *shape, generator=generator, dtype=torch.float64)
+
+
+_MAKERS: Mapping[str, Callable[[Mapping[str, Any], torch.Generator], Any]] = {
+    "input_ids": _ids, "decoder_input_ids": _ids, "pixel_values": _pixels, "input_features": _features,
+    "sample": _sample, "hidden_states": _sample, "timestep": _times, "encoder_hidden_states": _context,
+    "class_labels": _labels, "pooled_projections": _pooled, "added_cond_kwargs": _added,
+}  # fmt: skip
