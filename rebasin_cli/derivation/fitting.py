@@ -89,7 +89,8 @@ def _choices(size: int, configs: Configs) -> list[str]:
         if other is None or whole is None:
             continue
         told = expression.evaluate(configs.real, lambda _: None) is not None
-        found.setdefault((other, whole), text if told else f"{text}, {whole}")
+        quoted = f'"{text}"' if "[" in text else text  # as YAML has it inside of a list
+        found.setdefault((other, whole), quoted if told else f"{quoted}, {whole}")
     return list(found.values())[:_MOST_CHOICES]
 
 

@@ -53,6 +53,7 @@ class _Instance:
     config: Mapping[str, Any]
     network: FileNetwork
     inputs: Mapping[str, Any]
+    judge: Judge
 
     @property
     def shapes(self) -> Shapes:
@@ -83,9 +84,13 @@ def derive_folder(
     with on_files_of_others(f"{source.name} cannot be built from config.json", _REMEDY, folder):
         as_saved, real = _real_shapes(source, shapes)
     end, tried, best = monotonic() + seconds, list[str](), list[Derivation]()
+    seen: list[object] = []
     for small, other in SCALES:
         try:
             pair = _instance(source, small, real, as_saved, seed), _instance(source, other, real, as_saved, seed + 1)
+            if pair[0].config in seen:
+                continue
+            seen.append(pair[0].config)
             best.append(_derived(source, pair, real, seed, end - monotonic(), told))
         except (_UnfitError, RebasinError) as error:
             tried.append(f"{small.name}: {str(error).splitlines()[0]}")
@@ -146,13 +151,13 @@ def _instance(source: Source, scale: Scale, real: Shapes, as_saved: bool, seed: 
             if numel > _LARGEST:
                 raise _UnfitError(f"{numel:,} parameters are too many")
             network = FileNetwork(source.make(config), source.prefix, as_saved=as_saved)
-            inputs = _working_inputs(network, source.complete(config), seed)
+            judge = _judge(network, source.complete(config), seed)
     except (RebasinError, MemoryError, _UnfitError):
         raise
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else ""
         raise _UnfitError(f"{type(error).__name__}: {first}") from error
-    made = _Instance(config, network, inputs)
+    made = _Instance(config, network, judge.network.inputs, judge)
     _require_same_kinds(made, source, real)
     return made
 
@@ -169,19 +174,24 @@ def _small_config(source: Source, scale: Scale) -> dict[str, Any]:
     return config
 
 
-def _working_inputs(network: FileNetwork, config: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
-    """The first inputs that the network runs on."""
+def _judge(network: FileNetwork, config: Mapping[str, Any], seed: int) -> Judge:
+    """The network with the first inputs that it runs on.
+
+    Raises:
+        _UnfitError: there are none.
+    """
     why = "no inputs are known that it takes"
     for inputs in inputs_for(network.model, config, seed):
         try:
             judge = Judge.of(Network(network, inputs), seed)
-            if judge.reference and all(bool(t.isfinite().all()) for t in judge.reference.values()):
-                return inputs
-            why = "the outputs are not finite"
         except MemoryError:
             raise
         except Exception as error:
             why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            continue
+        if judge.reference and all(bool(t.isfinite().all()) for t in judge.reference.values()):
+            return judge
+        why = "the outputs are not finite"
     raise _UnfitError(why)
 
 
@@ -221,18 +231,17 @@ def _derived(
     if draft is None or not found.holds:
         raise _UnfitError(found.proof.describe())
     draft = _for_files(draft, source, small, real)
-    judges = [Judge.of(Network(one.network, one.inputs), seed + 1) for one in pair]
     configs = Configs(small.config, other.config, source.config, source.whole)
     why = ""
     for guess in fitted(draft, configs):
         text = spec_text(guess)
         try:
             spec = parse_spec(text, f"{guess.name}.yaml")
-            proof = _confirmed(spec, found, pair, judges, seed)
+            proof = _confirmed(spec, found, pair, seed)
             layout = bind(spec, real, config=source.config)
             _require_sized(layout)
         except (_UnfitError, RebasinError) as error:
-            why = str(error)
+            why = why or str(error).splitlines()[0]
             continue
         note = f"derived on {small.parameters:,} parameters, confirmed on {other.parameters:,} of other sizes"
         return replace(found, text=text, spec=spec, proof=proof, draft=guess, notes=(*found.notes, note))
@@ -255,28 +264,27 @@ def _for_files(draft: Draft, source: Source, small: _Instance, real: Shapes) -> 
     )
 
 
-def _confirmed(
-    spec: PermutationSpec, found: Derivation, pair: tuple[_Instance, _Instance], judges: list[Judge], seed: int
-) -> Proof:
-    """The proof on the network that it was derived on, where it says the same, if it holds on the second one too."""
+def _confirmed(spec: PermutationSpec, found: Derivation, pair: tuple[_Instance, _Instance], seed: int) -> Proof:
+    """The proof on the network that it was derived on, where it says the same, if it holds on the second one too.
+
+    Raises:
+        _UnfitError: it does not.
+    """
     small, other = pair
     layout = bind(spec, small.shapes, config=small.config)
-    _require_sized(layout)
-    if _group(layout) != _group(found.proof.layout):
-        raise _UnfitError("other dims than those that were derived")
+    if _said(layout) != _said(found.proof.layout):
+        raise _UnfitError("it says something else than what was derived")
     _require_sized(bind(spec, other.shapes, config=other.config))
-    proofs = [
-        prove(spec, replace(judge.subject(spec.name), config=one.config), seed)
-        for one, judge in zip(pair, judges, strict=True)
-    ]
-    for proof in proofs:
-        if not proof.holds:
-            raise _UnfitError(proof.describe())
-    return proofs[0]
+    proof = prove(spec, replace(other.judge.subject(spec.name), config=other.config), seed)
+    if not proof.holds:
+        raise _UnfitError(proof.describe())
+    return replace(found.proof, spec=spec, layout=layout)
 
 
-def _group(layout: Layout) -> dict[str, tuple[int, str | None]]:
-    return {name: (layout.dims[name].size, layout.dims[name].owner) for name in layout.moving()}
+def _said(layout: Layout) -> Any:
+    """What moves where, whatever the words."""
+    dims = {name: layout.dims[name] for name in layout.moving()}
+    return dims, {key: (t.pieces, t.index_dim, t.siblings) for key, t in layout.tensors.items()}
 
 
 def _require_sized(layout: Layout) -> None:
@@ -292,7 +300,8 @@ def _derived_whole(
     with on_files_of_others(f"{source.name} cannot be built from config.json", _REMEDY):
         network = FileNetwork(source.make(source.config), source.prefix, as_saved=as_saved)
         try:
-            whole = _Instance(source.config, network, _working_inputs(network, source.whole, seed))
+            judge = _judge(network, source.whole, seed)
+            whole = _Instance(source.config, network, judge.network.inputs, judge)
             _require_same_kinds(whole, source, real)
         except _UnfitError as error:
             raise ContentError(f"{source.name} cannot be run: {error}", remedy=_REMEDY) from error

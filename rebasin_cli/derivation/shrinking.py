@@ -72,7 +72,7 @@ class Scale:
     per_kv: int = 2
     apart: bool = True
     step: int = 1
-    ratio: int = 2
+    ratio: int = 3
     keep: frozenset[str] = frozenset()
 
 
@@ -85,15 +85,15 @@ _ROUND_A = {"inner": 48, "projection": 40, "vocabulary": 56, "positions": 64, "r
 _ROUND_B = {"inner": 72, "projection": 56, "vocabulary": 80, "positions": 96, "rank": 16, "image": 24, "patch": 8,
             "mels": 24, "window": 96, "groups": 4, "experts": 8, "classes": 7}  # fmt: skip
 
-_TELLING = Scale("all sizes apart", 2, (3, 5, 7), (4, 6, 10), _A), Scale("", 3, (4, 6, 5), (6, 8, 14), _B, 3, ratio=3)
+_TELLING = Scale("all sizes apart", 2, (3, 5, 7), (4, 6, 10), _A), Scale("", 3, (4, 6, 5), (6, 8, 14), _B, 3, ratio=2)
 _TOGETHER = tuple(replace(one, name="hidden = heads × head dim", apart=False) for one in _TELLING)
 _GROUPED = tuple(replace(one, name="groups as they are", apart=False, keep=frozenset({"groups"})) for one in _TELLING)
 _WIDE = (
     Scale("wider heads", 2, (3, 5, 7), (8, 16, 32), _A, apart=False),
-    Scale("", 3, (4, 6, 5), (16, 24, 40), _B, 3, apart=False, ratio=3),
+    Scale("", 3, (4, 6, 5), (16, 24, 40), _B, 3, apart=False, ratio=2),
 )
 _ROUND = (
-    Scale("round sizes", 2, (4, 2, 8), (8, 16, 24), _ROUND_A, apart=False, step=8),
+    Scale("round sizes", 2, (4, 2, 8), (8, 16, 24), _ROUND_A, apart=False, step=8, ratio=2),
     Scale("", 3, (2, 4, 6), (16, 24, 32), _ROUND_B, 4, apart=False, step=8, ratio=4),
 )
 
@@ -135,10 +135,15 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
     dim = _head_dim(config, scale, number)
     said = [n for n in by_role.get(HEAD_DIM, ()) if _is_size(config[n])]
     for name in said:
+        if "block_out_channels" in config:  # divides the channels of every level
+            made[name] = scale.ratio
+            continue
         made[name] = dim if config[name] == config[said[0]] else small.of("head dim", config[name], 2)
     for name, role in roles.items():
         real = config[name]
-        if role == HIDDEN and _is_size(real):
+        if role == "projection" and real == _product(config, by_role):
+            made[name] = many * dim
+        elif role == HIDDEN and _is_size(real):
             first = many * (dim + 1 + dim % 2) if said and scale.apart else many * dim
             main = next(config[n] for n in by_role[HIDDEN] if _is_size(config[n]))
             made[name] = first if real == main else small.of(f"hidden {number}", real, many)
@@ -161,6 +166,11 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
         if name.endswith("_config") and isinstance(value, Mapping):
             made[name] = _part(value, small, parts)
     return made
+
+
+def _product(config: Config, by_role: Mapping[str, list[str]]) -> int:
+    """Heads times head dim, where the config says both."""
+    return int(math.prod(config[by_role[role][0]] if by_role.get(role) else 0 for role in (HEADS, HEAD_DIM)))
 
 
 def _is_size(value: Any) -> bool:

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rebasin_cli.derivation.derive import Derivation
-from rebasin_cli.derivation.instances import saved_shapes
+from rebasin_cli.derivation.instances import FileNetwork, saved_shapes, source_of
 from rebasin_cli.derivation.pretrained import derive_folder
+from rebasin_cli.derivation.shrinking import SCALES, Scale, smaller
+from rebasin_cli.derivation.surrogate import Exact
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.spec import bind
 from rebasin_cli.spec.binding.layout import Layout
@@ -62,3 +66,90 @@ def test_the_spec_of_a_folder_is_that_of_its_family(name: str, tmp_path: Path) -
     derived = bind(found.spec, shapes, config=config)
     shipped = bind(shipped_spec(MODELS[name][3]), shapes, config=config)
     assert group(derived) == group(shipped), found.text
+
+
+def written(folder: Path, **config: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256,
+    "max_position_embeddings": 8192, "bos_token_id": 128000, "eos_token_id": 128001,
+}  # fmt: skip
+
+
+def test_a_class_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContentError, match="NoSuchModel"):
+        derive_folder(written(tmp_path, architectures=["NoSuchModel"], model_type="llama"))
+    with pytest.raises(ContentError, match=r"diffusers .* has no model NoSuchModel"):
+        derive_folder(written(tmp_path, _class_name="NoSuchModel"))
+
+
+def test_code_of_the_folder_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("raise SystemExit('run')")
+    config = {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own", "architectures": ["LlamaForCausalLM"]}
+    with pytest.raises(ContentError, match="never run"):
+        derive_folder(written(tmp_path, **config))
+
+
+def test_a_checkpoint_with_other_tensors_is_refused_before_the_search(tmp_path: Path) -> None:
+    folder = written(tmp_path, **LLAMA_8B)
+    source = source_of(folder)
+    with torch.device("meta"):
+        shapes = saved_shapes(source.make(source.config))
+    shapes["model.layers.0.mlp.adapter.weight"] = (8, 4096)
+    told: list[str] = []
+    with pytest.raises(ContentError) as error:
+        derive_folder(folder, shapes, told=lambda _, what: told.append(what))
+    assert "adapter.weight, which the checkpoint has" in error.value.where
+    assert "--network" in error.value.remedy
+    assert not told
+
+
+@pytest.mark.parametrize("scale", SCALES[0], ids=["derived on", "confirming"])
+def test_sizes_that_may_differ_are_small_and_differ(scale: Scale) -> None:
+    small = smaller(LLAMA_8B, scale)
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+    sizes = [small[name] for name in names]
+    assert len(set(sizes)) == len(sizes)
+    assert max(sizes) < 100
+    assert small["hidden_size"] % small["num_attention_heads"] == 0
+    assert small["num_attention_heads"] % small["num_key_value_heads"] == 0
+    assert max(small["bos_token_id"], small["eos_token_id"]) < small["vocab_size"]
+
+
+def test_sizes_that_are_equal_stay_equal() -> None:
+    config = {"hidden_size": 512, "word_embed_proj_dim": 512, "num_attention_heads": 8, "num_key_value_heads": 8}
+    small = smaller(config, SCALES[0][0])
+    assert small["hidden_size"] == small["word_embed_proj_dim"]
+    assert small["num_attention_heads"] == small["num_key_value_heads"]
+
+
+def test_every_kind_of_layer_is_kept() -> None:
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    small = smaller({"num_hidden_layers": 24, "layer_types": kinds * 4}, SCALES[0][0])
+    assert small["layer_types"] == ["sliding_attention", "full_attention"] * 2
+    assert small["num_hidden_layers"] == 4
+
+
+def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 12, "intermediate_size": 7, "num_attention_heads": 3, "num_key_value_heads": 3}
+    config = library("transformers").MixtralConfig(
+        **sizes, num_hidden_layers=1, vocab_size=19, num_local_experts=3, num_experts_per_tok=2
+    )
+    torch.manual_seed(0)
+    model = library("transformers").MixtralForCausalLM(config).double().eval()
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    network = FileNetwork(model)
+    found = network.state_dict()
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in stored.items())
+    tokens = torch.arange(12)[None]
+    with torch.no_grad(), Exact():
+        before = network(input_ids=tokens)["logits"]
+        torch.testing.assert_close(before, model(input_ids=tokens).logits)
+        found["model.layers.0.block_sparse_moe.experts.1.w2.weight"].mul_(2)
+        assert not torch.equal(network(input_ids=tokens)["logits"], before)
