@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs, replacing_file
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.derivation.derive import Derivation, derive
+from rebasin_cli.derivation.search import Told
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
 from rebasin_cli.evaluation.inputs import Inputs
@@ -55,7 +56,7 @@ class DeriveRequest:
     """What the user asked for.
 
     Attributes:
-        source: `package.module:factory`.
+        source: `package.module:factory`, or a folder of transformers or diffusers.
         checkpoint: whose keys and sizes the spec has to cover; inputs: as `--inputs` has them.
         output: where the spec goes; None: nowhere but into the document.
         sizes: `--set`, of the checkpoint; seconds: for the search.
@@ -83,11 +84,14 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
     given = None if request.inputs is None else parse_inputs(request.inputs, request.seed)
     checkpoint = None if request.checkpoint is None else open_source(request.checkpoint, progress)
     try:
-        module, own = build_module(request.source, checkpoint or {}, request.options)
-        if checkpoint is not None:
-            _require_same_keys(module, checkpoint)
-        inputs, called = _inputs_for(module, given, own, request.inputs, progress)
-        found = _derived(request.source, module, inputs, request.seed, request.seconds, progress)
+        if os.path.isdir(request.source):
+            found, called = _of_folder(request, checkpoint, progress), "random inputs of a small network of its code"
+        else:
+            module, own = build_module(request.source, checkpoint or {}, request.options)
+            if checkpoint is not None:
+                _require_same_keys(module, checkpoint)
+            inputs, called = _inputs_for(module, given, own, request.inputs, progress)
+            found = _derived(request.source, module, inputs, request.seed, request.seconds, progress)
         layout, covers = _covers(found, checkpoint, request.sizes)
         if request.output is not None:
             layout = replace(layout, spec=replace(layout.spec, path=request.output))
@@ -161,6 +165,49 @@ def _examples(data: DataRequest, checkpoint: Checkpoint, progress: Progress) -> 
     return read_data(data, data.path, data.fit_split, 2 * FEWEST, network, checkpoint, progress).inputs
 
 
+def _of_folder(request: DeriveRequest, checkpoint: Checkpoint | None, progress: Progress) -> Derivation:
+    """Derived on small networks of the code that a folder's config.json names, for the shapes of its weights.
+
+    Raises:
+        UsageError: options that are for a network of the user's own.
+    """
+    from rebasin_cli.derivation.pretrained import derive_folder
+
+    for option, value in (("--inputs", request.inputs), ("--network-option", request.options)):
+        if value:
+            raise UsageError(f"{option} is for a function that builds a network, and {request.source} is a folder")
+    folder = Path(request.source)
+    with ExitStack() as files, _deriving(request.source, progress) as told:
+        own = checkpoint
+        if own is None and _has_weights(folder):
+            own = files.enter_context(open_source(Source.file(folder), progress))
+        shapes = None if own is None else shapes_of(own)
+        found = derive_folder(folder, shapes, seed=request.seed, seconds=request.seconds, told=told)
+    for note in found.notes:
+        progress.remark(note)
+    return found
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether there is more than a config in a folder."""
+    return any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in folder.iterdir())
+
+
+@contextmanager
+def _deriving(source: str, progress: Progress) -> Iterator[Told]:
+    """A phase that hears what share is done."""
+    with progress.phase(f"deriving a spec from {source}", _STEPS) as advance:
+        done = 0
+
+        def told(share: float, name: str) -> None:
+            nonlocal done
+            now = max(done, int(share * _STEPS))
+            advance(now - done)
+            done = now
+
+        yield told
+
+
 def _derived(
     reference: str, module: nn.Module, inputs: Inputs, seed: int, seconds: float, progress: Progress
 ) -> Derivation:
@@ -170,15 +217,7 @@ def _derived(
             f"{reference} has {count:,} parameters, and up to {LARGEST:,} are searched",
             remedy="build a smaller one of the same code, with --network-option; the spec holds for both",
         )
-    with progress.phase(f"deriving a spec from {reference}", _STEPS) as advance:
-        done = 0
-
-        def told(share: float, name: str) -> None:
-            nonlocal done
-            now = max(done, int(share * _STEPS))
-            advance(now - done)
-            done = now
-
+    with _deriving(reference, progress) as told:
         name = reference.replace(":", "-")
         title = f"derived from {reference}"
         return derive(module, in_dtype(inputs, torch.float64), name, title=title, seed=seed, seconds=seconds, told=told)

@@ -153,8 +153,8 @@ def _tie(layouts: Sequence[Layout]) -> ContentError:
 
 def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
     remedy = (
-        "name the network's code with --network MODULE:FACTORY, from which a spec is derived; or write one: "
-        "architectures/README.md"
+        "name the network's code with --network MODULE:FACTORY, and a spec is derived from it (of a folder with a "
+        "config.json by `rebasin arch derive FOLDER -o FILE.yaml`); or write one: architectures/README.md"
     )
     if not mismatches:
         return ContentError(

@@ -79,7 +79,9 @@ def check_command(spec: SpecName, checkpoint: CheckpointPath, options: NamedSpec
 def derive_command(
     source: Annotated[
         str,
-        typer.Argument(metavar="MODULE:FACTORY", help="Your network: returns a module, or a module and its inputs."),
+        typer.Argument(
+            metavar="SOURCE", help="MODULE:FACTORY, a function that returns a module, or (module, inputs); or a folder."
+        ),
     ],
     *,
     checkpoint: Annotated[
@@ -104,7 +106,10 @@ def derive_command(
     force: Force = False,
     talk: Talk,
 ) -> None:
-    """Derive a spec from your network's own code and prove it; without -o it is printed. Exit code 1 if it fails."""
+    """Derive a spec from a network's own code and prove it; without -o it is printed. Exit code 1 if it fails.
+
+    Of a Hugging Face or diffusers folder the config.json is read; the search runs on a small network of the same code.
+    """
     from rebasin_cli.pipeline.derive import DeriveRequest, derive_architecture
 
     session = talk.session(shows=output is None)
