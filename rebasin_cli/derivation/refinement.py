@@ -5,6 +5,7 @@ rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,7 @@ class Refiner:
 
     Attributes:
         quiet: rounds without a split that end a refinement. A network that chooses (among experts) says nothing of
-        what it did
-            not choose in a round, and takes more.
+            what it did not choose in a round, and takes more.
     """
 
     def __init__(self, network: Network, seed: int) -> None:
@@ -82,9 +82,10 @@ class Refiner:
         self._hear(found[0], tops)
         if self._noise:
             margin = {axis: _MARGIN * tops[axis] * noise for axis, noise in self._noise.items()}
-            refined = self._told_apart(colourings, found, margin)
-            if count(refined[0]) > known:
-                return refined
+            with suppress(MismatchError):  # is a decision, too: measured below
+                refined = self._told_apart(colourings, found, margin)
+                if count(refined[0]) > known:
+                    return refined
         jittered = self.network.signatures(colourings[0], seed, jitter=True)[0]
         noise = {axis: np.abs(s - jittered[axis]).max(0, initial=0.0) for axis, s in found[0].items()}
         self._noise = {

@@ -278,7 +278,7 @@ def _judged(found: Derivation) -> list[CheckRecord]:
     checks = [CheckRecord("the search is complete", found.complete, f"{found.passes} passes, {found.seconds:.1f} s")]
     if found.free:
         checks.append(
-            CheckRecord("what stays has to", False, f"exchanging units changes nothing: {'; '.join(found.free)}")
+            CheckRecord("what stays has to", False, f"exchanging units changes nothing: {first_names(found.free, 4)}")
         )
     return checks
 
