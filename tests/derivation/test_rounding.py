@@ -23,4 +23,4 @@ def test_attention_without_a_scale_leaves_the_stream_movable(seed: int) -> None:
         found = Search(Network(model, {"input_ids": tokens}), seed).run()
     assert found.complete
     assert not found.still
-    assert [move.units for move in found.moves][0] == 24
+    assert next(move.units for move in found.moves) == 24
