@@ -238,14 +238,16 @@ def _derived(
         try:
             spec = parse_spec(text, f"{guess.name}.yaml")
             proof = _confirmed(spec, found, pair, seed)
-            layout = bind(spec, real, config=source.config)
-            _require_sized(layout)
+            try:
+                _require_sized(bind(spec, real, config=source.config))
+            except RebasinError as error:
+                raise _UnfitError(" ".join(f"it does not fit the checkpoint: {error}".split())) from error
         except (_UnfitError, RebasinError) as error:
             why = why or str(error).splitlines()[0]
             continue
         note = f"derived on {small.parameters:,} parameters, confirmed on {other.parameters:,} of other sizes"
         return replace(found, text=text, spec=spec, proof=proof, draft=guess, notes=(*found.notes, note))
-    raise _UnfitError(f"its sizes are not confirmed by a second network: {why}")
+    raise _UnfitError(f"what was derived is not confirmed: {why}")
 
 
 def _name(source: Source) -> str:

@@ -46,6 +46,9 @@ _OF_NAME = tuple((role, re.compile(pattern)) for role, pattern in _ROLES)
 WHOLE_MODEL = ("groups", "image", "patch", "window", "mels")  # one value for all parts of a config
 
 
+_OF_STAGES = ("stage_names", "out_features", "out_indices")  # named by the number of layers, which the class knows
+
+
 def role_of(name: str) -> str:
     """What a field of a config counts; empty where it is not known."""
     return next((role for role, pattern in _OF_NAME if pattern.search(name)), "")
@@ -128,10 +131,12 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
     number = next(parts) if any(role_of(name) == HEADS for name in config) else 0
     roles = {name: role_of(name) for name, value in config.items() if _is_size(value) or _are_sizes(value)}
     roles = {name: role for name, role in roles.items() if role not in scale.keep}
-    heads = _heads(config, roles, scale, number)
-    made |= heads
+    made |= _heads(config, roles, scale, number)
+    made |= {
+        n: _in_ratio(config[n], config, small, HEADS) for n in roles if roles[n] == HEADS and _are_sizes(config[n])
+    }
     by_role = {role: [n for n in roles if roles[n] == role] for role in set(roles.values())}
-    many = next((made[n] for n in by_role.get(HEADS, ()) if _is_size(made[n])), 1)
+    many = next((_first(made[n]) for n in by_role.get(HEADS, ())), 1)
     dim = _head_dim(config, scale, number)
     said = [n for n in by_role.get(HEAD_DIM, ()) if _is_size(config[n])]
     for name in said:
@@ -151,17 +156,18 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
             made[name] = min(real, scale.layers) if _is_size(real) else [min(n, 2) for n in real]
         elif role == "rotary":
             made[name] = dim if real == config.get(said[0] if said else "", -1) else dim // 2 + dim // 2 % 2
-        elif role == "channels" or (_are_sizes(real) and role in (HEAD_DIM, HEADS, HIDDEN)):
+        elif role == "channels" or (_are_sizes(real) and role in (HEAD_DIM, HIDDEN)):
             made[name] = _in_ratio(real, config, small, role)
         elif role == "image":
             made[name] = _side(config, small) if _is_size(real) else [_side(config, small)] * len(real)
         elif role in ("patch", "window", "mels", "groups", "classes", "experts", "inner", "projection", "vocabulary",
                       "positions", "rank") and _is_size(real):  # fmt: skip
-            made[name] = min(real, small.of(role, real)) if role != "window" else small.of(role, real)
+            made[name] = min(real, _of_image(config, small) if role == "window" else small.of(role, real))
         elif role == "chosen":
             made[name] = min(real, 2)
     _cut_lists(config, made, small)
     _clamp_tokens(made)
+    made = {name: value for name, value in made.items() if name not in _OF_STAGES}
     for name, value in config.items():
         if name.endswith("_config") and isinstance(value, Mapping):
             made[name] = _part(value, small, parts)
@@ -171,6 +177,10 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
 def _product(config: Config, by_role: Mapping[str, list[str]]) -> int:
     """Heads times head dim, where the config says both."""
     return int(math.prod(config[by_role[role][0]] if by_role.get(role) else 0 for role in (HEADS, HEAD_DIM)))
+
+
+def _first(value: int | list[int]) -> int:
+    return value[0] if isinstance(value, list) else value
 
 
 def _is_size(value: Any) -> bool:
@@ -214,15 +224,25 @@ def _in_ratio(real: list[int], config: Config, small: _Small, role: str) -> list
     groups = config.get("norm_num_groups") or 1
     unit = groups if "groups" in small.scale.keep else min(groups, small.of("groups", groups))
     common = math.gcd(*real)
-    base = unit * small.scale.ratio if role == "channels" else small.scale.ratio if role == HIDDEN else 1
+    base = unit * small.scale.ratio if role == "channels" else small.scale.heads[0]
     return [base * n // common for n in real]
+
+
+def _of_image(config: Config, small: _Small) -> int:
+    """A window: of patches as many as an image has on its smallest level; of tokens more than there are."""
+    sizes = small.scale.sizes
+    return sizes["image"] // sizes["patch"] if "patch_size" in config else sizes["window"]
 
 
 def _side(config: Config, small: _Small) -> int:
     """The side of an image of two or three patches, or of what a network of convolutions halves at each level."""
-    patch = config.get("patch_size")
+    patch, depths = config.get("patch_size"), config.get("depths")
     if _is_size(patch):
-        return small.of("patch", int(patch or 1)) * (small.scale.sizes["image"] // small.scale.sizes["patch"])
+        patches = small.scale.sizes["image"] // small.scale.sizes["patch"]
+        levels = len(depths) if isinstance(depths, list) else 1
+        return small.of("patch", int(patch or 1)) * (patches << levels - 1)
+    if isinstance(depths, list):
+        return 8 << len(depths)
     return 1 << max(3, len(config.get("block_out_channels", ())))
 
 

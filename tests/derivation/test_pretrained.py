@@ -29,6 +29,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "LLaMA 7B": ("LlamaForCausalLM", "LlamaConfig", {}, "llama"),
     "BERT base": ("BertForMaskedLM", "BertConfig", {}, "bert"),
     "ViT-B/16": ("ViTForImageClassification", "ViTConfig", {"num_labels": 1000}, "vit-hf"),
+    "T5 small": ("T5ForConditionalGeneration", "T5Config", {}, "t5"),
     "CLIP text": ("CLIPTextModel", "CLIPTextConfig", {}, "sd-text-encoder"),
 }
 
