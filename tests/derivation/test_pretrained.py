@@ -30,6 +30,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "BERT base": ("BertForMaskedLM", "BertConfig", {}, "bert"),
     "ViT-B/16": ("ViTForImageClassification", "ViTConfig", {"num_labels": 1000}, "vit-hf"),
     "T5 small": ("T5ForConditionalGeneration", "T5Config", {}, "t5"),
+    "Mixtral 8x7B": ("MixtralForCausalLM", "MixtralConfig", {}, "mixtral"),
     "CLIP text": ("CLIPTextModel", "CLIPTextConfig", {}, "sd-text-encoder"),
 }
 
