@@ -23,6 +23,7 @@ from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import Draft, spec_text
 from rebasin_cli.errors import ContentError
 from rebasin_cli.proofs.proof import Proof, families, prove
+from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 _REPAIRS = 8
@@ -37,9 +38,10 @@ class Derivation:
         text: its YAML; proof: on the network it was derived from; wiring: what it says, without names.
         passes: forward and backward runs; seconds: of all of it.
         held: dims that were found and are held still, with the reason; unread: tensors that the outputs do not
-        depend on.
-        free=free,
-        draft=made.draft,
+            depend on.
+        free: exchanges of units that change nothing though the spec does not say so: the group may be larger.
+        draft: what the text was written from; bound: the spec bound to a checkpoint, where another network than the
+            checkpoint's was searched.
     """
 
     text: str
@@ -55,6 +57,7 @@ class Derivation:
     complete: bool = True
     free: tuple[str, ...] = ()
     draft: Draft | None = None
+    bound: Layout | None = None
 
     @property
     def holds(self) -> bool:

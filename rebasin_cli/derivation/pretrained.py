@@ -96,10 +96,18 @@ def derive_folder(
             tried.append(f"{small.name}: {str(error).splitlines()[0]}")
         if monotonic() > end or len(best) > 1 or (best and not best[0].held):
             break
-    if best:
-        return min(best, key=lambda made: len(made.held))
+    made = min(best, key=lambda made: len(made.held)) if best else None
     if sum(map(_numel, real.values())) <= _LARGEST:
-        return _derived_whole(source, real, as_saved, seed, end - monotonic(), told)
+        try:
+            whole = _whole(source, real, as_saved, seed)
+        except ContentError:
+            if made is None:
+                raise
+            return made
+        if made is None or not _holds_on(whole, made, seed):
+            return _derived_whole(source, whole, real, seed, end - monotonic(), told)
+    if made is not None:
+        return made
     raise ContentError(
         f"no spec can be derived for {source.name} on a smaller network of its code",
         where="; ".join(tried),
@@ -239,14 +247,16 @@ def _derived(
             spec = parse_spec(text, f"{guess.name}.yaml")
             proof = _confirmed(spec, found, pair, seed)
             try:
-                _require_sized(bind(spec, real, config=source.config))
+                layout = bind(spec, real, config=source.config)
+                _require_sized(layout)
             except RebasinError as error:
                 raise _UnfitError(" ".join(f"it does not fit the checkpoint: {error}".split())) from error
         except (_UnfitError, RebasinError) as error:
             why = why or str(error).splitlines()[0]
             continue
         note = f"derived on {small.parameters:,} parameters, confirmed on {other.parameters:,} of other sizes"
-        return replace(found, text=text, spec=spec, proof=proof, draft=guess, notes=(*found.notes, note))
+        notes = (*found.notes, note)
+        return replace(found, text=text, spec=spec, proof=proof, draft=guess, bound=layout, notes=notes)
     raise _UnfitError(f"what was derived is not confirmed: {why}")
 
 
@@ -295,10 +305,12 @@ def _require_sized(layout: Layout) -> None:
             raise _UnfitError(f"nothing tells the size of {name}")
 
 
-def _derived_whole(
-    source: Source, real: Shapes, as_saved: bool, seed: int, seconds: float, told: Told | None
-) -> Derivation:
-    """Derived on the network itself."""
+def _whole(source: Source, real: Shapes, as_saved: bool, seed: int) -> _Instance:
+    """The network itself.
+
+    Raises:
+        ContentError: it cannot be built or run.
+    """
     with on_files_of_others(f"{source.name} cannot be built from config.json", _REMEDY):
         network = FileNetwork(source.make(source.config), source.prefix, as_saved=as_saved)
         try:
@@ -307,13 +319,25 @@ def _derived_whole(
             _require_same_kinds(whole, source, real)
         except _UnfitError as error:
             raise ContentError(f"{source.name} cannot be run: {error}", remedy=_REMEDY) from error
+    return whole
+
+
+def _holds_on(whole: _Instance, made: Derivation, seed: int) -> bool:
+    """Whether what was derived on a small network is proved on the network itself, too: sizes may round otherwise."""
+    return prove(made.spec, replace(whole.judge.subject(made.spec.name), config=whole.config), seed).holds
+
+
+def _derived_whole(
+    source: Source, whole: _Instance, real: Shapes, seed: int, seconds: float, told: Told | None
+) -> Derivation:
+    """Derived on the network itself."""
     if told is not None:
         told(0.0, f"{source.name} with all its {whole.parameters:,} parameters")
-    found = derive(network, whole.inputs, _name(source), seed=seed, seconds=seconds, told=told)
+    found = derive(whole.network, whole.inputs, _name(source), seed=seed, seconds=seconds, told=told)
     if found.draft is None:
         return found
     draft = _for_files(found.draft, source, whole, real)
     text = spec_text(draft)
     spec = parse_spec(text, f"{draft.name}.yaml")
-    bind(spec, real, config=source.config)
-    return replace(found, text=text, spec=spec, draft=draft)
+    layout = bind(spec, real, config=source.config)
+    return replace(found, text=text, spec=spec, draft=draft, bound=layout)

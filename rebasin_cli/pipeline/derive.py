@@ -265,7 +265,7 @@ def _covers(
     found: Derivation, checkpoint: Checkpoint | None, sizes: Mapping[str, int]
 ) -> tuple[Layout, list[CheckRecord]]:
     if checkpoint is None:
-        return found.proof.layout, []
+        return found.bound or found.proof.layout, []
     try:
         layout = bind(found.spec, shapes_of(checkpoint), config=checkpoint.config, overrides=sizes)
     except ContentError as error:

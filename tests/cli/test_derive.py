@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rebasin_cli.evaluation.libraries import library
 from tests.cli.conftest import Rebasin
 
 MODULE = """
@@ -238,3 +239,26 @@ def test_the_error_of_an_unknown_network_leads_to_a_result(rebasin: Rebasin, net
     option = re.search(r"with (--network) MODULE:FACTORY", done.err)
     assert option is not None
     assert rebasin("align", *PAIR, option[1], "nets_of_derive:make").code == 0
+
+
+def test_a_folder_of_an_unknown_family_leads_to_a_result(
+    rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its config.json is enough for a spec, and the error of `align` says how to get it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 48, "intermediate_size": 20, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config = library("transformers").NemotronConfig(**sizes, num_hidden_layers=1, vocab_size=30)
+    for seed, folder in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        library("transformers").NemotronForCausalLM(config).save_pretrained(folder)
+    refused = rebasin("align", "one", "two")
+    assert refused.code == 3
+    advice = re.search(r"`rebasin (arch derive FOLDER -o FILE.yaml)`", " ".join(refused.err.split()))
+    assert advice is not None
+    done = rebasin(*advice[1].replace("FOLDER", "one").split())
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["dims"]["kv.0"]["size"] == 2
+    aligned = rebasin("align", "one", "two", "--arch", "FILE.yaml", "-o", "aligned")
+    assert aligned.code == 0, aligned.err
+    assert aligned.document["architecture"]["checked"]["error"] < 1e-9
