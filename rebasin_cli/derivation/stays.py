@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from rebasin_cli.derivation.expressions import Chain, Expression, Nest, Still, m
 from rebasin_cli.derivation.naming import template_of, words_of
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.evaluation.comparing import change
-from rebasin_cli.evaluation.inputs import each
 
 _MOST_RUNS = 200
 _GENERAL = {
@@ -176,7 +175,7 @@ def _reads_inputs(judge: Judge, swapped: Mapping[str, Tensor], length: int, unit
     rank = max((t.dim() for t in _tensors(before)), default=0)
     try:
         for at in range(1, rank):
-            network.inputs = each(partial(_exchanged_where, at, length, units), before)
+            network.inputs = _exchanged_where(before, at, length, units)
             if judge.change(swapped) <= TOLERANCE:
                 return True
     finally:
@@ -184,8 +183,15 @@ def _reads_inputs(judge: Judge, swapped: Mapping[str, Tensor], length: int, unit
     return False
 
 
-def _exchanged_where(at: int, length: int, units: tuple[int, int], name: str, x: Tensor) -> Tensor:
-    return _exchanged(x, at, units) if x.dim() > at and x.shape[at] == length else x
+def _exchanged_where(inputs: Any, at: int, length: int, units: tuple[int, int]) -> Any:
+    """Inputs with two units of every axis of that place and length exchanged; what is no tensor stays as it is."""
+    if isinstance(inputs, Tensor):
+        return _exchanged(inputs, at, units) if inputs.dim() > at and inputs.shape[at] == length else inputs
+    if isinstance(inputs, Mapping):
+        return {name: _exchanged_where(value, at, length, units) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(_exchanged_where(value, at, length, units) for value in inputs)
+    return inputs
 
 
 def _tensors(inputs: object) -> Iterator[Tensor]:

@@ -54,3 +54,21 @@ def test_a_layer_that_nothing_reads_is_ignored_alone() -> None:
     assert found.holds, found.proof.describe()
     assert "\n  - layers.2.b.weight" in found.text
     assert found.proof.layout.moving()
+
+
+class Flagged(nn.Module):
+    """Its forward takes a flag beside its tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, squash: bool) -> Tensor:
+        return self.b(torch.tanh(self.a(x)) if squash else self.a(x))
+
+
+def test_inputs_may_hold_what_is_no_tensor() -> None:
+    torch.manual_seed(0)
+    found = derive(Flagged(), {"x": vectors(6).double(), "squash": True})
+    assert found.holds, found.proof.describe()
+    assert "axis 1: inputs" in found.text
