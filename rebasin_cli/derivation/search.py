@@ -34,6 +34,7 @@ from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
+_ORDERS = 20  # draws of one that keeps no blocks together
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
 
 Told = Callable[[float, str], None]
@@ -195,7 +196,7 @@ class Search:
         why = ""
         for trial in self._trials(cls):
             try:
-                states = self._refined(trial)
+                trial, states = self._tried(trial)
             except MismatchError as mismatch:
                 why = str(mismatch)
                 continue
@@ -211,6 +212,19 @@ class Search:
         self._decided.add((cls.axis, cls.positions))
         self._settle(cls, why)
         return "still"
+
+    def _tried(self, trial: _Trial) -> tuple[_Trial, list[list[Colouring]]]:
+        """The trial and its colourings, with one more round where a class does not follow its orders: part of it may
+        rest in one round.
+
+        Raises:
+            MismatchError: one of its orders is no symmetry.
+        """
+        states = self._refined(trial)
+        if any(split.match(trial, split.all) is None for split in _splits(self._now, states)):
+            trial = self._longer(trial)
+            states.append(self._refined(replace(trial, rounds=trial.rounds[-1:]))[0])
+        return trial, states
 
     def _refined(self, trial: _Trial) -> list[list[Colouring]]:
         """The colourings after each round of a trial.
@@ -252,11 +266,20 @@ class Search:
         taken: set[tuple[tuple[int, ...], ...]] = {(tuple(range(units)),) * rounds}
         codes = []
         for _ in group:
-            while (code := tuple(tuple(self._random.sample(range(units), units)) for _ in range(rounds))) in taken:
+            while (code := tuple(self._ordered(units) for _ in range(rounds))) in taken:
                 pass
             taken.add(code)
             codes.append(code)
         return _Trial(tuple(group), blocks, tuple(tuple(np.array(code[at]) for code in codes) for at in range(rounds)))
+
+    def _ordered(self, units: int) -> tuple[int, ...]:
+        """A random order that keeps no blocks together, which would pass where blocks alone may be permuted."""
+        order: tuple[int, ...] = ()
+        for _ in range(_ORDERS):
+            order = tuple(self._random.sample(range(units), units))
+            if not any(_keeps(order, blocks) for blocks in _cuts(units)):
+                break
+        return order
 
     def _longer(self, trial: _Trial) -> _Trial:
         """The trial with one more round, in which no block rests and each comes to the place of every other."""
@@ -288,13 +311,10 @@ class Search:
         except MismatchError:
             return
         orbit = probe[cls.axis][list(cls.positions)]
-        for count in range(2, n):
-            if n % count:
-                continue
-            for blocks in (np.arange(n) // (n // count), np.arange(n) % count):
-                inside = blocks == blocks[0]
-                if not set(orbit[inside].tolist()) & set(orbit[~inside].tolist()):
-                    yield blocks
+        for blocks in _cuts(n):
+            inside = blocks == blocks[0]
+            if not set(orbit[inside].tolist()) & set(orbit[~inside].tolist()):
+                yield blocks
 
     def _settle(self, cls: ColourClass, why: str) -> None:
         """No order but the given one is a symmetry: tell the units apart, so that what depends on them goes on."""
@@ -316,18 +336,13 @@ class Search:
             return
         repeated = self._trial(others, trial.blocks)
         with suppress(MismatchError):
-            self._record(repeated, self._refined(repeated))
+            self._record(*self._tried(repeated))
 
     # ---- writing down what was found
 
     def _record(self, trial: _Trial, states: Sequence[Sequence[Colouring]]) -> None:
         """Go on from the last round, and mark every index that the trial moved with its move and unit."""
         splits = _splits(self._now, states)
-        if any(split.match(trial, split.all) is None for split in splits):  # part of a class may rest in one round
-            trial = self._longer(trial)
-            with suppress(MismatchError):
-                states = [*states, self._refined(trial)[-1]]
-                splits = _splits(self._now, states)
         self._now = list(states[-1])
         start = len(self._found.moves)
         self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
@@ -344,6 +359,20 @@ class Search:
         if self._told is not None:
             single = sum(int(c.max()) + 1 for c in self._now[0].values() if c.size)
             self._told(single / max(1, sum(len(c) for c in self._now[0].values())), cls.axis[0])
+
+
+def _cuts(n: int) -> Iterator[Colours]:
+    """Every way to cut n units into equal chunks or strides, the fewest first: for each unit its block."""
+    for count in range(2, n):
+        if n % count == 0:
+            yield np.arange(n) // (n // count)
+            yield np.arange(n) % count
+
+
+def _keeps(order: Sequence[int], blocks: Colours) -> bool:
+    """Whether an order sends blocks to blocks."""
+    sent = set(zip(blocks.tolist(), blocks[list(order)].tolist(), strict=True))
+    return len(sent) == int(blocks.max()) + 1
 
 
 def _place(axis: AxisOf) -> tuple[str, int]:
