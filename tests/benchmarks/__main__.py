@@ -7,6 +7,7 @@
     python -m tests.benchmarks optima                      objective and barrier by method, on trained pairs
     python -m tests.benchmarks merging                     five trained models merged
     python -m tests.benchmarks startup                     commands against `import torch`
+    python -m tests.benchmarks derivation                  specs derived from networks: passes and seconds
 
 Each measurement is a process of its own with one thread, and its processor time counts: on a quiet machine that is
 the time on the wall, and on a shared one it still gives the ratio. `floor` is what cannot be saved: reading both
@@ -34,7 +35,7 @@ FAST = ("mlp", "vgg16", "resnet20", "resnet20-x4", "resnet50", "gpt2-mlps", "gpt
 SLOW = ("resnet20-x16", "resnet20-x32", "llama-block", "sd15-unet", "two-gigabytes", "llama-7b-1", "llama-7b-2",
         "llama-7b-4", "llama-7b-8")  # fmt: skip
 WEIGHTS = ("tuned", "planted", "faint", "independent")
-OTHERS = ("assignment", "recovery", "optima", "merging", "startup")
+OTHERS = ("assignment", "recovery", "optima", "merging", "startup", "derivation")
 """Benchmarks that are programs of their own."""
 
 PHASES = ("read", "similarity", "assignment", "objective", "progress", "apply", "write")
