@@ -98,7 +98,8 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
     finally:
         if checkpoint is not None:
             checkpoint.close()
-    checks = [CheckRecord(request.source, found.holds, found.proof.describe()), *covers, *_judged(found)]
+    _warn_if_small(found, progress)
+    checks = [CheckRecord(request.source, found.holds, found.proof.describe()), *covers]
     if all(check.passed for check in checks):
         remember(found.spec, RememberedProof.now(request.source, found.proof.error))
     document = RunDocument(
@@ -147,6 +148,7 @@ def spec_of_network(
                 f"no spec could be proved for {reference}: {found.proof.describe()}",
                 remedy=f"`rebasin arch derive {reference} -o FILE.yaml` writes what is known; mend it, name it: --arch",
             )
+        _warn_if_small(found, progress)
         text = found.text
         _keep(place, text)
         remember(found.spec, RememberedProof.now(reference, found.proof.error))
@@ -273,14 +275,19 @@ def _covers(
     return layout, [CheckRecord("covers the checkpoint", True, f"all {len(checkpoint)} tensors")]
 
 
-def _judged(found: Derivation) -> list[CheckRecord]:
-    """What the judge says beside the proof."""
-    checks = [CheckRecord("the search is complete", found.complete, f"{found.passes} passes, {found.seconds:.1f} s")]
-    if found.free:
-        checks.append(
-            CheckRecord("what stays has to", False, f"exchanging units changes nothing: {first_names(found.free, 4)}")
+def _warn_if_small(found: Derivation, progress: Progress) -> None:
+    """Say where the symmetry of the network may be larger than a spec that is proved."""
+    if not found.complete:
+        progress.warn(
+            f"the search ended after {found.seconds:.0f} s: what was not decided by then stays (--max-seconds)"
         )
-    return checks
+    if found.held:
+        progress.warn(f"{len(found.held)} found and left in place: {first_names(found.held, 3)}")
+    if found.free:
+        progress.warn(
+            "the symmetry is larger than the spec says, which is right but leaves something: exchanging "
+            f"{first_names(found.free, 3)} changes nothing"
+        )
 
 
 def _record(found: Derivation, network: str, inputs: str) -> DerivationRecord:

@@ -37,6 +37,16 @@ class Chain(nn.Module):
         h = self.fc1(x).relu()
         return self.fc3(h + self.fc2(h).relu())
 
+class Padded(nn.Module):
+    # a residual connection that pads with zeros: units of one dim in two places, which a spec cannot say
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 4), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.a(x).relu()
+        return self.c((nn.functional.pad(h, (2, 2)) + self.b(h)).relu())
+
 class Noisy(Net):
     def forward(self, x):
         return super().forward(nn.functional.dropout(x, training=True))
@@ -56,6 +66,7 @@ class Broken(Net):
 
 def make(width="12"): return Net(int(width)), torch.randn(2, 6)
 def chain(): return Chain(), torch.randn(5, 6)
+def padded(): return Padded(), torch.randn(5, 6)
 def noisy(): return Noisy(), torch.randn(5, 6)
 def blind(): return Blind(), torch.randn(5, 6)
 def mute(): return Mute(), torch.randn(5, 6)
@@ -117,7 +128,7 @@ def test_a_derived_spec_is_a_file_like_any_other(rebasin: Rebasin, nets: Path) -
     derivation = done.document["derivation"]
     assert derivation["network"] == "nets_of_derive:make"
     assert 10 < derivation["passes"] < 100
-    assert [check["passed"] for check in done.document["checks"]] == [True, True, True]
+    assert [check["passed"] for check in done.document["checks"]] == [True, True]
     assert rebasin("arch", "prove", "own.yaml", *MAKE).code == 0
     aligned = rebasin("align", *PAIR, "--arch", "own.yaml")
     assert aligned.code == 0, aligned.err
@@ -262,3 +273,11 @@ def test_a_folder_of_an_unknown_family_leads_to_a_result(
     aligned = rebasin("align", "one", "two", "--arch", "FILE.yaml", "-o", "aligned")
     assert aligned.code == 0, aligned.err
     assert aligned.document["architecture"]["checked"]["error"] < 1e-9
+
+
+def test_a_group_that_the_language_cannot_say_in_full_is_told(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("arch", "derive", "nets_of_derive:padded", "--json")
+    assert done.code == 0, done.err
+    assert "the symmetry is larger than the spec says" in done.err
+    assert done.document["derivation"]["free"]
+    assert sorted(dim["size"] for dim in done.document["architecture"]["dims"].values()) == [2, 2, 4]
