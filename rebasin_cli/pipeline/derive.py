@@ -26,6 +26,7 @@ from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import build_module, user_network
 from rebasin_cli.evaluation.running import in_dtype
 from rebasin_cli.evaluation.user_code import module_files
+from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import read_text
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import read_data
@@ -49,6 +50,9 @@ SECONDS = 600.0
 """After which a search ends with what it has, unless the user says otherwise."""
 
 _STEPS = 1000
+_TOLD = 1_000_000  # parameters from which on memory and runs are told beforehand
+_BYTES = 128  # of memory for a parameter: weights, their draws and gradients in float64
+_OTHER_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,12 @@ def _derived(
             f"{reference} has {count:,} parameters, and up to {LARGEST:,} are searched",
             remedy="build a smaller one of the same code, with --network-option; the spec holds for both",
         )
+    if count > _TOLD:
+        progress.remark(
+            f"{count:,} parameters: about {human_bytes(_BYTES * count)} of memory, and a hundred runs or so"
+        )
+    if any(part.training and isinstance(part, _OTHER_IN_TRAINING) for part in module.modules()):
+        progress.remark("the network is run in evaluation mode: BatchNorm by its running statistics, without dropout")
     with _deriving(reference, progress) as told:
         name = reference.replace(":", "-")
         title = f"derived from {reference}"

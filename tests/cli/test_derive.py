@@ -66,6 +66,7 @@ class Broken(Net):
 
 def make(width="12"): return Net(int(width)), torch.randn(2, 6)
 def chain(): return Chain(), torch.randn(5, 6)
+def dropped(): return nn.Sequential(nn.Linear(6, 9), nn.Dropout(), nn.ReLU(), nn.Linear(9, 2)), torch.randn(5, 6)
 def padded(): return Padded(), torch.randn(5, 6)
 def noisy(): return Noisy(), torch.randn(5, 6)
 def blind(): return Blind(), torch.randn(5, 6)
@@ -210,6 +211,8 @@ def test_options_and_inputs_reach_the_network(rebasin: Rebasin, nets: Path) -> N
     done = rebasin("arch", "derive", "nets_of_derive:Net", "--json")
     assert done.code == 0, done.err
     assert "the network is run on a guess, 4x6" in done.document["warnings"][0]
+    assert "evaluation mode" not in done.err
+    assert "evaluation mode" in rebasin("arch", "derive", "nets_of_derive:dropped").err
 
 
 @pytest.mark.parametrize(

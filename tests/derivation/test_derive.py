@@ -11,6 +11,11 @@ import torch
 from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.passes import Network
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.options import WeightsOptions
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.layout import Layout
 from tests.derivation import networks, networks_attention, networks_images, networks_others
 
@@ -58,3 +63,20 @@ def test_most_parameters_stand_on_a_moving_axis(name: str) -> None:
     sizes = {key: math.prod(shape) for key, shape in shapes.items() if key not in found.unread}
     moving = {key for dim in layout.moving() for key in layout.users[dim]}
     assert sum(size for name, size in sizes.items() if name in moving or "{e}" in name) >= 0.9 * sum(sizes.values())
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_a_planted_permutation_is_recovered(name: str) -> None:
+    """By weight matching with the derived spec: B is A with its units in another order, and the match undoes it."""
+    layout = derived(name).proof.layout
+    module, inputs = NETWORKS[name]()
+    with borrowed(module):
+        values = Network(module, inputs).generic(7)
+        keys = {key: name for name, found in Network(module, inputs).keys.items() for key in found}
+    a = {key: values[keys[key]] for key, tensor in layout.tensors.items() if key in keys}
+    a |= {key: tensor for key, tensor in module.state_dict().items() if key not in a}
+    planted = Permutation.random(layout, 3)
+    b = dict(permuted(planted, layout, a))
+    result = match_by_weights(Problem(layout, a, b), Resources(seed=0), WeightsOptions())
+    found = dict(permuted(result.permutation, layout, b))
+    assert all(torch.equal(found[key], tensor) for key, tensor in a.items())
