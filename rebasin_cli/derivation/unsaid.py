@@ -140,13 +140,10 @@ class _Counter:
         for piece in bound.pieces:
             sides, first = _on_axis(piece, shape, at)
             stride = _stride(shape, at)
-            places = {
-                side: (point.index - first) // (piece.sides[side].stride // stride) % piece.sides[side].size
-                for side in sides
-            }
-            reach = sum((piece.sides[side].size - 1) * (piece.sides[side].stride // stride) for side in sides)
-            if not 0 <= point.index - first <= reach:
-                continue
+            steps = {side: piece.sides[side].stride // stride for side in sides}
+            places = {side: (point.index - first) // step % piece.sides[side].size for side, step in steps.items()}
+            if point.index != first + sum(steps[side] * place for side, place in places.items()):
+                continue  # it is of another piece, which may lie between the units of this one
             for side, place in places.items():
                 dim, owners, owner = piece.sides[side].dim, [], piece.sides[side].owner
                 while owner is not None:
