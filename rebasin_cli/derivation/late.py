@@ -207,7 +207,7 @@ def with_hidden_vectors(judge: Judge, wiring: Wiring) -> Wiring:
             (axis, wiring.expressions[other, axis])
             for other, others in wiring.shapes.items()
             for axis, n in enumerate(others)
-            if n == shape[0] and len(others) > 1 and other.rpartition(".")[0] == stem
+            if n == shape[0] and other != name and other.rpartition(".")[0] == stem
         ]
         made = [expression for axis, expression in beside if axis == 0] or [expression for _, expression in beside]
         if len(set(made)) == 1 and moves_in(made[0]):

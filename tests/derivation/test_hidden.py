@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,6 +43,14 @@ class PartlyRotated(Attention):
         return torch.cat([torch.stack(turned, -1), rest], -1)
 
 
+class NormedKeys(PartlyRotated):
+    """Keys have a LayerNorm, which all heads share."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__(heads)
+        self.k = nn.Sequential(self.k, nn.Unflatten(-1, (heads, 4)), nn.LayerNorm(4))
+
+
 class Spread(nn.Module):
     """Units of one layer differ by how far apart the units of another are, which is nothing where all are alike."""
 
@@ -64,6 +74,12 @@ def sizes(module: nn.Module, inputs: Tensor) -> list[tuple[int, ...]]:
 def test_a_bias_of_keys_that_is_half_silent_hides_no_head() -> None:
     torch.manual_seed(0)
     assert sizes(PartlyRotated(3), tokens(11, 6)) == [(3,), (3, 2), (3, 4), (12,)]
+
+
+def test_a_hidden_part_of_a_norm_moves_with_its_weight() -> None:
+    torch.manual_seed(0)
+    text = derive(NormedKeys(3), in_dtype(tokens(11, 6), torch.float64)).text
+    assert re.search(r"k\.2\.\{weight,bias\}: 2 \+ \w+", text), text
 
 
 def test_units_that_are_told_apart_late_hold_nothing_still() -> None:
