@@ -203,7 +203,7 @@ class Network:
             if not loss.requires_grad:
                 raise ContentError(
                     "no gradient reaches any weight of the network",
-                    remedy="its forward must not run under torch.no_grad, nor detach what it returns",
+                    remedy="its forward must not detach what it returns",
                 )
             gradients = torch.autograd.grad(loss, list(self.tensors.values()), allow_unused=True)
         self.passes += 1

@@ -9,6 +9,7 @@ The proof runs the real network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -65,16 +66,23 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class Exact(TorchFunctionMode):
     """Casts, and functions that torch has for narrow types alone, in float64.
 
-    Norms by running statistics are spelled out, so that these have gradients.
+    Norms by running statistics are spelled out, so that these have gradients. Where gradients are asked for, what the
+    code computes without them has them too: the outputs depend on it.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._gradients = torch.is_grad_enabled()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {key: _wide_type(value) for key, value in (kwargs or {}).items()}
         args = tuple(map(_wide_type, args))
         if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args and isinstance(args[0], Tensor):
             return args[0].double()
-        made = self.replaced(getattr(func, "__name__", ""), func, args, kwargs)
-        return func(*args, **kwargs) if made is None else made
+        name = getattr(func, "__name__", "")
+        with torch.enable_grad() if self._gradients and not _changes(name, kwargs) else nullcontext():
+            made = self.replaced(name, func, args, kwargs)
+            return func(*args, **kwargs) if made is None else made
 
     def replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """What stands in for a call; None if nothing does."""
@@ -124,6 +132,12 @@ class Smooth(Exact):
 
 def _in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
     return name.endswith("_") or kwargs.get("inplace") is True
+
+
+def _changes(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call changes a tensor, which may be a weight, or the mode of torch."""
+    in_place = name.startswith("__i") if name.endswith("__") else name.endswith("_")
+    return in_place or "out" in kwargs or name in ("__setitem__", "_set_grad_enabled")
 
 
 def _argument(args: Any, kwargs: Mapping[str, Any], at: int, name: str, default: Any = None) -> Any:

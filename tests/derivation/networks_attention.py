@@ -91,6 +91,22 @@ class GroupedRotary(nn.Module):
         return self.out(h + self.down(F.silu(gate) * up))
 
 
+class FusedHeads(nn.Module):
+    """Three heads, each with its queries, keys and values in turn; a third of queries and keys is rotated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(11, 10), nn.Linear(10, 5)
+        self.qkv, self.o = nn.Linear(10, 54), nn.Linear(18, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        q, k, v = self.qkv(h).view(*x.shape, 3, 18).transpose(1, 2).chunk(3, -1)
+        q, k = (torch.cat([rotated(part[..., :2]), part[..., 2:]], -1) for part in (q, k))
+        y = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        return self.out(h + self.o(y.transpose(1, 2).flatten(2)))
+
+
 class OtherWidths(nn.Module):
     """Queries, keys and values of three widths."""
 
@@ -165,6 +181,21 @@ class Sinusoidal(nn.Module):
         return self.out((h + self.back(torch.tanh(self.fc(h)))).mean(1))
 
 
+class PlacesWithoutGradient(nn.Module):
+    """Positions are a parameter that the code reads where it asks for no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.places, self.out = nn.Embedding(11, 10), nn.Embedding(8, 10), nn.Linear(10, 4)
+        self.fc, self.back = nn.Linear(10, 9), nn.Linear(9, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            places = self.places(torch.arange(x.shape[1]))
+        h = self.embed(x) + places
+        return self.out((h + self.back(torch.tanh(self.fc(h)))).mean(1))
+
+
 class Perceiver(nn.Module):
     """Learned queries are alike: they may be permuted, as the outputs are their mean."""
 
@@ -185,10 +216,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "decoder": lambda: (Decoder(), (tokens(11, 6), vectors(5, 4))),
     "encoder and decoder": lambda: (EncoderDecoder(), {"source": tokens(11, 6), "target": tokens(11, 5)}),
     "grouped rotary": lambda: (GroupedRotary(), tokens(11, 7)),
+    "fused heads": lambda: (FusedHeads(), tokens(11, 7)),
     "other widths": lambda: (OtherWidths(), vectors(4, 6)),
     "mixture": lambda: (Mixture(), tokens(11, 6)),
     "lstm with attention": lambda: (LstmWithAttention(), tokens(11, 6)),
     "sinusoidal": lambda: (Sinusoidal(), tokens(11, 8)),
+    "places without gradient": lambda: (PlacesWithoutGradient(), tokens(11, 8)),
     "perceiver": lambda: (Perceiver(), vectors(3, 6)),
 }
 
@@ -197,9 +230,11 @@ GROUPS = {
     "decoder": {"12": 1, "3": 2, "4 in 3": 4, "14": 1},
     "encoder and decoder": {"12": 1, "3": 3, "4 in 3": 6, "14": 2},
     "grouped rotary": {"10": 1, "2": 1, "3 in 2": 1, "4 in 2": 1, "13": 1},
+    "fused heads": {"10": 1, "3": 1, "4 in 3": 1, "6 in 3": 1},
     "other widths": {"12": 2, "5": 1, "6": 1, "3": 1, "4 in 3": 2},
     "mixture": {"10": 1, "2": 2, "5 in 2": 4, "4": 2, "7 in 4": 2},
     "lstm with attention": {"6": 1, "7": 1, "5": 1},
     "sinusoidal": {"10": 1, "9": 1},
+    "places without gradient": {"10": 1, "9": 1},
     "perceiver": {"8": 1, "2": 1, "4 in 2": 2, "5": 1},
 }

@@ -34,19 +34,13 @@ class Noisy(nn.Module):
         return F.dropout(x, 0.5, training=True)
 
 
-class WithoutGradient(Mlp):
-    def forward(self, x: Tensor) -> Any:
-        with torch.no_grad():
-            return super().forward(x)
-
-
 REFUSED: dict[str, tuple[nn.Module, Any, str, str]] = {
     "other inputs": (Mlp(), vectors(5), "does not run on the inputs: RuntimeError: mat1", "floats of shape (5, 5)"),
     "missing inputs": (Mlp(), (vectors(6), vectors(6)), "TypeError", "(floats of shape (5, 6), floats"),
     "tokens for floats": (nn.Embedding(4, 3), vectors(6), "does not run on the inputs", "floats of shape (5, 6)"),
     "noise": (nn.Sequential(nn.Linear(6, 9), Noisy(), nn.Linear(9, 2)), vectors(6), "not deterministic: 1 gave", ""),
     "not a number": (Mlp(after=torch.log), vectors(6), "not a number at random weights", "first in the whole"),
-    "no gradient": (WithoutGradient(), vectors(6), "no gradient reaches any weight", ""),
+    "no gradient": (Mlp(after=lambda x: x.detach()), vectors(6), "no gradient reaches any weight", ""),
     "detached": (Mlp(between=lambda x: x.detach() * 0), vectors(6), "nothing in this network may be permuted", ""),
     "choices": (Mlp(after=lambda x: x.argmax(-1)), vectors(6), "no tensor of floats", "int64 of shape (5,)"),
     "nothing hidden": (nn.Linear(6, 3), vectors(6), "nothing in this network may be permuted", ""),
