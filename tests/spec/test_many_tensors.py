@@ -34,13 +34,25 @@ _EXPERTS = {
 @pytest.mark.parametrize(
     ("shapes", "most"),
     [
-        (_MLP | {f"junk.{i}.weight": (1, 1) for i in range(_MANY)}, 80),
-        (_MLP | {f"fc.{i}.junk": (1, 1) for i in range(_MANY)}, 60),
-        (_LLAMA | {f"model.layers.{i}.junk.weight": (1, 1) for i in range(_MANY)}, 120),
-        ({f"fc.{i}.weight": (1, 1) for i in range(_MANY)}, 150),
-        (_EXPERTS, 400),
+        (_MLP | {f"junk.{i}.weight": (1, 1) for i in range(_MANY)}, 25),
+        (_MLP | {f"fc.{i}.junk": (1, 1) for i in range(_MANY)}, 15),
+        (_LLAMA | {f"model.layers.{i}.junk.weight": (1, 1) for i in range(_MANY)}, 30),
+        ({f"fc.{i}.weight": (1, 1) for i in range(_MANY)}, 50),
+        (_LLAMA | {f"junk.{i}.weight": (1, 1) for i in range(_MANY)}, 25),
+        (_LLAMA | {f"model.layers.{i}.steps": () for i in range(_MANY)}, 25),
+        (_MLP | {f"fc.{i}.bias": (1,) for i in range(2, _MANY)}, 45),
+        (_EXPERTS, 170),
     ],
-    ids=["junk after an MLP", "junk in an MLP", "junk in layers", "an MLP of 12,000 layers", "experts"],
+    ids=[
+        "junk after an MLP",
+        "junk in an MLP",
+        "junk in layers",
+        "an MLP of 12,000 layers",
+        "junk after layers",
+        "scalars in layers",
+        "biases without weights",
+        "experts",
+    ],
 )
 def test_the_work_on_one_tensor_is_bounded(shapes: dict[str, tuple[int, ...]], most: int) -> None:
     detect(_MLP)  # specs are parsed once

@@ -69,7 +69,7 @@ def attempt(
             `transposed`), a BatchNorm that was folded away, and scalars that no line matches.
     """
     left = keys_matching(request.ignore, shapes) | (set(request.apart) & shapes.keys())
-    kept = {key: shape for key, shape in shapes.items() if key not in left}
+    kept = {key: shape for key, shape in shapes.items() if key not in left} if left else shapes
     matcher = matcher_for(spec)
     prefixes = prefix_candidates(spec, list(kept), MOST if loose else 1.0)
     mismatches: dict[Prefix, Mismatch] = {}
@@ -80,7 +80,7 @@ def attempt(
         mismatches[prefix] = result
     other = transposed(spec) if loose else None
     for prefix, mismatch in mismatches.items():
-        if other is None or any(fault.unlisted for fault in mismatch.faults):  # those have no line either way
+        if other is None or not mismatch.claimed:  # a line matches the same names either way
             continue
         result = Binder(matcher_for(other), shapes, left, prefix, request, loose).run()
         if isinstance(result, Layout):

@@ -8,8 +8,17 @@ moving them would leave the tensor behind.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from rebasin_cli.spec.binding.claims import MOST_FAULTS, Claim, Matcher, Shape, claim_tensors, missing_tensors
+from rebasin_cli.spec.binding.claims import (
+    MOST_FAULTS,
+    Claim,
+    Matcher,
+    Shape,
+    claim_tensors,
+    missing_tensors,
+    scalars_without_line,
+)
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.fixed_dims import fixed_dims, frozen_dims, unknown_dims
 from rebasin_cli.spec.binding.ignore_patterns import keys_matching, patterns_for
@@ -46,23 +55,25 @@ class Binder:
     ) -> None:
         self.matcher, self.spec = matcher, matcher.spec
         self.all_shapes, self.prefix, self.request, self.loose = all_shapes, prefix, request, loose
-        names = dict(zip(all_shapes, prefix.strip_all(all_shapes), strict=True))
-        kept = {name for key, name in names.items() if key not in left}
-        self.on_disk: dict[str, str] = {}
+        self.names = prefix.strip_all(all_shapes)
+        names = dict(zip(all_shapes, self.names, strict=True))
+        self.on_disk = {name: key for key, name in names.items() if key not in left}
         self.left: set[str] = set()
-        for key, name in names.items():
-            if key not in left:
-                self.on_disk[name] = key
-            elif name not in kept and name not in self.on_disk:
+        for key, name in names.items() if left else ():
+            if key in left and name not in self.on_disk:
                 self.on_disk[name] = key
                 self.left.add(name)
-        self.shapes = {key: tuple(all_shapes[disk]) for key, disk in self.on_disk.items()}
+        disk = {name: key for key, name in names.items() if self.on_disk[name] == key} if left else self.on_disk
+        self.on_disk = disk
+        self.shapes = {name: tuple(all_shapes[key]) for name, key in disk.items()}
         self.notes: list[str] = []
         self.ignorable: set[str] = set()  # scalars, and what the spec ignores: a pattern may match them too
 
     def run(self) -> Layout | Mismatch:
         """The layout, or why the spec does not fit."""
-        claims, faults = claim_tensors(self.matcher, self.shapes, forms=self.loose)
+        scalars = scalars_without_line(self.matcher, self.shapes) if self.loose else set()
+        named = {key: shape for key, shape in self.shapes.items() if key not in scalars} if scalars else self.shapes
+        claims, faults = claim_tensors(self.matcher, named, forms=self.loose)
         if sum(bool(self.shapes[fault.key]) for fault in faults) >= MOST_FAULTS:
             return Mismatch(self.spec, str(self.prefix), tuple(faults))
         self.ignorable = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
@@ -70,8 +81,8 @@ class Binder:
         fixed_families = self._families(
             ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
         )
-        faults = self._without_scalars([fault for fault in faults if fault.key not in self.left])
-        present = {*self.shapes, *self.prefix.strip_all(self.all_shapes)}
+        faults = self._without_scalars([fault for fault in faults if fault.key not in self.left], scalars)
+        present = {*self.names}
         present |= {claim.form.base for claim in claims.values() if claim.form}
         faults += self._without_folded_norms(missing_tensors(self.spec, claims, present), claims)
         stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}
@@ -87,7 +98,7 @@ class Binder:
             kept = {key: claim for key, claim in expanded.items() if key not in self.left}
             fixed_families |= self._families(claim.line for key, claim in expanded.items() if key in self.left)
             result = self._try_to_bind(kept, fixed_families)
-        return result
+        return replace(result, claimed=True) if isinstance(result, Mismatch) else result
 
     def _families(self, lines: Iterable[Line]) -> set[str]:
         """The first words of the dims in the patterns of lines, shorthands expanded."""
@@ -99,13 +110,13 @@ class Binder:
             found |= more
         return {str(word) for word in found}
 
-    def _without_scalars(self, faults: Sequence[Fault]) -> list[Fault]:
+    def _without_scalars(self, faults: Sequence[Fault], more: Collection[str]) -> list[Fault]:
         """The faults without those about scalars that no line matches: counters, in which nothing moves."""
-        scalars = [p for p in faults if self.loose and p.unlisted and not self.shapes[p.key]]
-        self.ignorable |= {self.on_disk[fault.key] for fault in scalars}
-        if scalars:
-            self.notes.append(f"no line speaks of {_listed([self.on_disk[p.key] for p in scalars])}; scalars stay")
-        keys = {fault.key for fault in scalars}
+        keys = {p.key for p in faults if self.loose and p.unlisted and not self.shapes[p.key]} | set(more) - self.left
+        if keys:
+            scalars = [disk for key, disk in self.on_disk.items() if key in keys]
+            self.ignorable |= set(scalars)
+            self.notes.append(f"no line speaks of {_listed(scalars)}; scalars stay")
         return [fault for fault in faults if fault.key not in keys]
 
     def _without_folded_norms(self, missing: Sequence[Fault], claims: Mapping[str, Claim]) -> list[Fault]:

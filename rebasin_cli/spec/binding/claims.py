@@ -9,11 +9,11 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 from rebasin_cli.spec.binding.instances import Instance, instance_of
-from rebasin_cli.spec.binding.reparametrised import Form, form_of, stored_weights, weight_shape
+from rebasin_cli.spec.binding.reparametrised import Form, form_of, may_be_derived, stored_weights, weight_shape
 from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.pattern import DimName
 from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
-from rebasin_cli.spec.language.template import skeleton_of
+from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 
 Shape = tuple[int, ...]
@@ -21,6 +21,7 @@ Shape = tuple[int, ...]
 MOST_FAULTS = 5000
 """Tensors without a line, after which a spec is given up. A second network in the file may add many."""
 
+_KINDS_KEPT = 10_000  # kinds of keys whose lines a matcher knows; a hostile file has a kind for every tensor
 _HINTS = 20  # faults that come with the nearest templates, which are slow to find; an error shows fewer
 
 
@@ -60,32 +61,50 @@ class Matcher:
 
     spec: PermutationSpec
     exact: dict[str, list[Line]] = field(default_factory=dict)
-    wild: list[Line] = field(default_factory=list)
+    wild: list[tuple[str, str, Line]] = field(default_factory=list)
+    _known: dict[tuple[str, int], tuple[Line, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for line in self.spec.lines:
             skeletons = line.template.skeletons
             if not skeletons:
-                self.wild.append(line)
+                self.wild.append((*line.template.ends, line))
             for skeleton in skeletons:
                 self.exact.setdefault(skeleton, []).append(line)
 
-    def lines_for(self, key: str) -> Iterator[Line]:
-        """The few lines whose template may match `key`."""
-        yield from self.exact.get(skeleton_of(key), ())
-        yield from self.wild
+    def lines_for(self, skeleton: str, axes: int) -> tuple[Line, ...]:
+        """The few lines whose template may match a key of this kind, and whose pattern has as many axes."""
+        kind = (skeleton, axes)
+        if kind not in self._known:
+            if len(self._known) >= _KINDS_KEPT:
+                self._known.clear()
+            lines = self.named(skeleton)
+            self._known[kind] = tuple(ln for ln in lines if ln.pattern is None or len(ln.pattern.axes) == axes)
+        return self._known[kind]
 
-    def candidates(self, key: str, axes: int, ends: _Ends | None = None) -> list[Claim]:
-        """Every line of the lowest rank that matches `key`; without `ends`, `{first i}` matches any i."""
+    def named(self, skeleton: str) -> tuple[Line, ...]:
+        """The lines whose template may match a key with this skeleton."""
+        wild = (ln for begin, end, ln in self.wild if skeleton.startswith(begin) and skeleton.endswith(end))
+        return (*self.exact.get(skeleton, ()), *wild)
+
+    def candidates(
+        self, key: str, axes: int, ends: _Ends | None = None, lines: Sequence[Line] | None = None
+    ) -> list[Claim]:
+        """Every line of the lowest rank that matches `key`; without `ends`, `{first i}` matches any i.
+
+        Args:
+            lines: `lines_for` the key, where the caller knows them.
+        """
         claims = [
             Claim(key, line, bindings)
-            for line in self.lines_for(key)
-            if (line.pattern is None or len(line.pattern.axes) == axes)
-            and (bindings := line.template.match(key)) is not None
+            for line in (self.lines_for(skeleton_of(key), axes) if lines is None else lines)
+            if (bindings := line.template.match(key)) is not None
         ]
         if ends:
             claims = [claim for claim in claims if _is_at_its_ends(claim, ends)]
-        best = min((c.line.template.rank for c in claims), default=(0, 0))
+        if len(claims) < 2:
+            return claims
+        best = min(c.line.template.rank for c in claims)
         return [c for c in claims if c.line.template.rank == best]
 
     def derived(self, key: str, shapes: Mapping[str, Shape], ends: _Ends | None = None) -> list[Claim]:
@@ -111,8 +130,8 @@ class Matcher:
 def one_of_each_kind(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """One key of every kind (numbers and lengths aside): a mixture of experts has thousands of a few kinds."""
     kinds: dict[tuple[str, int], str] = {}
-    for key, shape in shapes.items():
-        kinds.setdefault((skeleton_of(key), len(shape)), key)
+    for skeleton, (key, shape) in zip(skeletons_of(shapes), shapes.items(), strict=True):
+        kinds.setdefault((skeleton, len(shape)), key)
     return {key: shapes[key] for key in kinds.values()}
 
 
@@ -120,10 +139,11 @@ def one_of_each_kind(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 def count_kinds(keys: tuple[str, ...], axes: tuple[int, ...]) -> tuple[tuple[str, int, int], ...]:
     """Of every kind (see `one_of_each_kind`) the first key, its number of axes, and how many tensors there are."""
     first: dict[tuple[str, int], str] = {}
-    counts: Counter[str] = Counter()
-    for key, count in zip(keys, axes, strict=True):
-        counts[first.setdefault((skeleton_of(key), count), key)] += 1
-    return tuple((key, count, counts[key]) for (_, count), key in first.items())
+    skeletons = skeletons_of(keys)
+    for key, kind in zip(keys, zip(skeletons, axes, strict=True), strict=True):
+        first.setdefault(kind, key)
+    counts = Counter(zip(skeletons, axes, strict=True))
+    return tuple((key, kind[1], counts[kind]) for kind, key in first.items())
 
 
 def claim_tensors(
@@ -140,29 +160,35 @@ def claim_tensors(
     ambiguous: dict[str, list[Claim]] = {}
     faults: list[Fault] = []
     unclaimed = 0
-    ends = _ends(matcher, {**shapes, **stored_weights(shapes)} if forms else shapes)
-    for key, shape in shapes.items():
-        candidates = matcher.candidates(key, len(shape), ends)
-        if not candidates and forms:
+    ends = _ends(matcher, shapes, forms=forms)
+    for skeleton, (key, shape) in zip(skeletons_of(shapes), shapes.items(), strict=True):
+        lines = matcher.lines_for(skeleton, len(shape))
+        candidates = matcher.candidates(key, len(shape), ends, lines) if lines else []
+        if not candidates and forms and may_be_derived(key):
             candidates = matcher.derived(key, shapes, ends)
         if len(candidates) == 1:
             claims[key] = candidates[0]
         elif candidates:
             ambiguous[key] = candidates
         else:
-            faults.append(_unclaimed(matcher, key, shape, hint=len(faults) < _HINTS))
+            lines = matcher.named(skeleton)
+            faults.append(_unclaimed(matcher, key, shape, lines, hint=len(faults) < _HINTS))
             unclaimed += bool(shape)  # scalars may be counters
             if unclaimed >= MOST_FAULTS:
                 return claims, faults
     defined_by = Definitions().of
     known = {instance for claim in claims.values() for instance in defined_by(claim)} if ambiguous else set()
     for key, candidates in ambiguous.items():
-        named = all(defined_by(c) for c in candidates)  # nothing decides for a line without dims
-        fitting = [c for c in candidates if named and known.issuperset(defined_by(c))]
-        fewest = min((_offsets(c) for c in fitting), default=0)
-        fitting = [c for c in fitting if _offsets(c) == fewest]
+        dims = [defined_by(c) for c in candidates]
+        # Nothing decides for a line without dims.
+        fitting = [c for c, own in zip(candidates, dims, strict=True) if all(dims) and known.issuperset(own)]
+        if len(fitting) > 1:
+            fewest = min(_offsets(c) for c in fitting)
+            fitting = [c for c in fitting if _offsets(c) == fewest]
         if len(fitting) == 1:
             claims[key] = fitting[0]
+        elif len(faults) >= MOST_FAULTS:
+            break
         else:
             one, two = (fitting or candidates)[:2]
             faults.append(
@@ -175,6 +201,14 @@ def claim_tensors(
                 )
             )
     return {key: claims[key] for key in shapes if key in claims}, faults
+
+
+def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape]) -> set[str]:
+    """The scalars whose names are like those of no line: counters, of which there may be thousands."""
+    keys = [key for key, shape in shapes.items() if not shape]
+    skeletons = skeletons_of(keys)
+    named = {skeleton: bool(matcher.named(skeleton)) for skeleton in set(skeletons)}
+    return {key for key, kind in zip(keys, skeletons, strict=True) if not named[kind] and not may_be_derived(key)}
 
 
 def _offsets(claim: Claim) -> int:
@@ -194,9 +228,10 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
         for line in spec.lines
         if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
     ]
+    unused = any(id(line) not in used for line in required)
     by_skeleton: dict[str, list[str]] = {}
-    for name in present:
-        by_skeleton.setdefault(skeleton_of(name), []).append(name)
+    for skeleton, name in zip(skeletons_of(present), present, strict=True) if unused else ():
+        by_skeleton.setdefault(skeleton, []).append(name)
     families: dict[tuple[str, int], list[Line]] = {}
     for line in required:
         families.setdefault((line.template.family, line.line), []).append(line)
@@ -255,11 +290,14 @@ def _defining(line: Line) -> Iterator[DimName]:
 _Ends = dict[tuple[int, str], dict[tuple[Value, ...], tuple[Value, Value]]]
 
 
-def _ends(matcher: Matcher, shapes: Mapping[str, Shape]) -> _Ends:
+def _ends(matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool) -> _Ends:
     """First and last value of every variable that a template picks by `{first i}` or `{last i}`."""
     ends: _Ends = {}
-    for line in matcher.spec.lines:
-        for ref in line.template.picks():
+    picks = [(line, picked) for line in matcher.spec.lines if (picked := line.template.picks())]
+    if picks and forms:
+        shapes = {**shapes, **stored_weights(shapes)}
+    for line, picked in picks:
+        for ref in picked:
             ranges: dict[tuple[Value, ...], tuple[Value, Value]] = {}
             for key, shape in shapes.items():
                 bindings = line.template.match(key)
@@ -285,9 +323,9 @@ def _is_at_its_ends(claim: Claim, ends: _Ends) -> bool:
     return True
 
 
-def _unclaimed(matcher: Matcher, key: str, shape: Shape, *, hint: bool) -> Fault:
-    """Say why no line fits: a wrong number of axes, or the nearest templates (with `hint`)."""
-    for line in matcher.lines_for(key):
+def _unclaimed(matcher: Matcher, key: str, shape: Shape, lines: Sequence[Line], *, hint: bool) -> Fault:
+    """Say why none of the lines fits: a wrong number of axes, or the nearest templates (with `hint`)."""
+    for line in lines:
         if line.pattern is not None and line.template.match(key) is not None:
             return Fault(
                 f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.safe_text import printable, shell_word
-from rebasin_cli.spec.binding.prefixes import beginnings
+from rebasin_cli.spec.binding.prefixes import beginnings, count_beginning
 
 _LONGEST = 2000  # characters of options that a message can take
 
@@ -34,10 +34,11 @@ def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:
 
 def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...]:
     """Few patterns that match `keys` and no other key of `all_keys`, such as `encoder_k.*`."""
+    if not keys:
+        return ()
     wanted = set(keys)
-    taken = {beginning for key in all_keys if key not in wanted for beginning in beginnings(key)}
-    patterns = (_pattern(key, taken) for key in keys)
-    return tuple(dict.fromkeys(patterns))
+    others = sorted(key for key in all_keys if key not in wanted)
+    return tuple(dict.fromkeys(_pattern(key, others) for key in keys))
 
 
 def options_for(patterns: Sequence[str]) -> str:
@@ -46,6 +47,7 @@ def options_for(patterns: Sequence[str]) -> str:
     return options if options == printable(options, _LONGEST) else "--ignore PATTERN for each of them"
 
 
-def _pattern(key: str, taken: Collection[str]) -> str:
-    free = next((beginning for beginning in beginnings(key) if beginning not in taken), None)
+def _pattern(key: str, others: Sequence[str]) -> str:
+    """A pattern for `key` that none of the `others`, which are sorted, matches."""
+    free = next((beginning for beginning in beginnings(key) if not count_beginning(others, beginning)), None)
     return glob.escape(key) if free is None else f"{glob.escape(free)}*"

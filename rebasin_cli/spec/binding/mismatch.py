@@ -18,6 +18,7 @@ class Mismatch:
     Attributes:
         odd: the keys on disk that no line matches, if all else fits.
         patterns: the `--ignore` patterns that match these keys alone.
+        claimed: whether every tensor has its line, and only what the lines say does not fit.
     """
 
     spec: PermutationSpec
@@ -25,6 +26,7 @@ class Mismatch:
     faults: tuple[Fault, ...]
     odd: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    claimed: bool = False
 
     @property
     def counted(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from math import ceil
 
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
@@ -18,7 +19,8 @@ WRAPPERS = (
 """Prefixes that training frameworks add to every key (DDP, torch.compile, Lightning, PEFT, …)."""
 
 
-_INSIDE = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_INSIDE_WORDS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_INSIDE = re.compile(rf"(?<![^.])(?:{'|'.join(_INSIDE_WORDS)})\.")
 """Wrappers around a submodule: `features.module.0.weight`."""
 
 MOST = 0.3
@@ -72,9 +74,29 @@ def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float =
     for inside in (False, True) if _wrapped_inside(keys) else (False,):  # what keeps more of the keys comes first
         for wrapper in _wrappers(keys, share):
             found.append(Prefix(wrapper, "", inside))
-            bare = found[-1].strip_all(keys) if spec.prefixes else []
-            found += [Prefix(wrapper, own, inside) for own in spec.prefixes if any(k.startswith(own) for k in bare)]
+            found += [p for own in spec.prefixes if _is_there(p := Prefix(wrapper, own, inside), keys)]
     return [prefix for prefix in found if prefix == Prefix() or _keeps_apart(prefix, keys)]
+
+
+def _is_there(prefix: Prefix, keys: tuple[str, ...]) -> bool:
+    """Whether a key begins with the prefix from the spec once wrappers are removed."""
+    wrapper, own = prefix.wrapper, prefix.own
+    if prefix.inside or wrapper.startswith(own):
+        return any(key.startswith(own) for key in Prefix(wrapper, "", prefix.inside).strip_all(keys))
+    ordered = _ordered(keys)
+    either = (wrapper + own,) if own.startswith(wrapper) else (wrapper + own, own)
+    return any(key.startswith(start) for start in either for key in _from(ordered, start))
+
+
+def _from(ordered: Sequence[str], start: str) -> Sequence[str]:
+    """The first key that begins with `start` or comes after it."""
+    at = bisect_left(ordered, start)
+    return ordered[at : at + 1]
+
+
+@lru_cache(maxsize=4)
+def _ordered(keys: tuple[str, ...]) -> list[str]:
+    return sorted(keys)
 
 
 @lru_cache(maxsize=64)  # the same for every spec, here and below
@@ -84,7 +106,8 @@ def _keeps_apart(prefix: Prefix, keys: tuple[str, ...]) -> bool:
 
 @lru_cache(maxsize=4)
 def _wrapped_inside(keys: tuple[str, ...]) -> bool:
-    return any(_INSIDE.search(key) for key in keys)
+    text = "\n".join(keys)
+    return any(word in text for word in _INSIDE_WORDS) and any(_INSIDE.search(key) for key in keys)
 
 
 @lru_cache(maxsize=4)
@@ -92,8 +115,12 @@ def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
     """None, the known wrappers (nested in any order), and other prefixes that this share of the keys has."""
     if not keys:
         return ("",)
-    counts = Counter(prefix for key in keys for prefix in beginnings(key))
-    shared = [prefix for prefix, count in counts.items() if count >= share * len(keys)]
+    least = max(1, ceil(share * len(keys)))
+    ordered = _ordered(keys)
+    # Keys with one beginning follow each other there, so that `least` of them take in one of these.
+    found = dict.fromkeys(prefix for key in ordered[least - 1 :: least] for prefix in beginnings(key))
+    counts = {prefix: count for prefix in found if (count := count_beginning(ordered, prefix)) >= least}
+    shared = sorted(counts, key=lambda p: (next(at for at, key in enumerate(keys) if key.startswith(p)), len(p)))
     seen = {"": None}
     stack = [""]
     while stack:
@@ -105,6 +132,12 @@ def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
                 stack.append(prefix)
     rest = sorted((p for p in shared if p not in seen), key=lambda p: -counts[p])
     return (*seen, *(rest if share == 1.0 else rest[:_TRIED]))
+
+
+def count_beginning(ordered: Sequence[str], beginning: str) -> int:
+    """How many of the keys, which are sorted, begin with this, which ends with a dot."""
+    low = bisect_left(ordered, beginning)
+    return bisect_left(ordered, f"{beginning[:-1]}/", low) - low  # the character after the dot
 
 
 def beginnings(key: str) -> Iterator[str]:

@@ -21,6 +21,9 @@ Role = Literal["whole", "mask", "length", "left", "right", "bias"]
 
 _NEW = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.(?P<role>original[01]?|\d+\._[uv])")
 _OLD = re.compile(r"(?P<base>.*\w)_(?P<role>orig|mask|g|v|u)")
+_WHOLE_ENDS = ("original", "original1", "_orig", "_v")
+_ENDS = ("bias", "original0", "_mask", "_g", "_u", *_WHOLE_ENDS)
+"""How the keys end that the expressions match: of 100,000 keys most end otherwise."""
 _ANONYMOUS = Axis((Anonymous(),))
 
 # Names of torch.nn.utils.parametrizations, and of the older functions: what the tensor is to the weight.
@@ -67,11 +70,15 @@ class Form:
 
 def may_be_derived(key: str) -> bool:
     """Whether a key is spelled like one that `form_of` knows; the other keys decide."""
-    return key.rpartition(".")[2] == "bias" or bool(_NEW.fullmatch(key) or _OLD.fullmatch(key))
+    return key.endswith(_ENDS) and (
+        key.rpartition(".")[2] == "bias" or bool(_NEW.fullmatch(key) or _OLD.fullmatch(key))
+    )
 
 
 def form_of(key: str, shapes: Mapping[str, Shape]) -> Form | None:
     """How `key` is derived from a weight, or None; `shapes` are those of all tensors."""
+    if not key.endswith(_ENDS):
+        return None
     new = _NEW.fullmatch(key)
     if new:
         role = _NEW_ROLES.get(new["role"]) or ("left" if new["role"].endswith("u") else "right")
@@ -95,7 +102,7 @@ def form_of(key: str, shapes: Mapping[str, Shape]) -> Form | None:
 
 def stored_weights(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The weights that are stored in another form: the key and shape that each would have by itself."""
-    forms = [form_of(key, shapes) for key in shapes]
+    forms = [form_of(key, shapes) for key in shapes if key.endswith(_WHOLE_ENDS)]
     found = {form.base: weight_shape(form.base, shapes) for form in forms if form is not None and form.role == "whole"}
     return {base: shape for base, shape in found.items() if shape is not None}
 

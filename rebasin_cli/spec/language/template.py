@@ -9,7 +9,7 @@ candidate templates without trying every expression on every key.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -19,6 +19,7 @@ from rebasin_cli.spec.limits import MOST_OPEN, check_alternatives
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
 _NUMBER = re.compile(r"\d+")
+_TEN = "0123456789"
 _NUMBERS = re.compile(r"[\d#]+")
 _WORD = r"[^.]+?"
 _DIGITS = r"0|[1-9][0-9]*"
@@ -126,6 +127,12 @@ class Template:
         return _spelled(self.first, bindings)
 
     @property
+    def ends(self) -> tuple[str, str]:
+        """How the skeletons of its keys begin and end, as far as words without variables tell."""
+        first, last = (token if isinstance(token, str) else "" for token in (self.tokens[0], self.tokens[-1]))
+        return _NUMBER.sub("#", first.rstrip(_TEN)), _NUMBER.sub("#", last.lstrip(_TEN))
+
+    @property
     def skeletons(self) -> tuple[str, ...]:
         """The template with every number as `#`, for each of its choices; none if it has free words or wildcards."""
         parts: list[tuple[str, ...]] = []
@@ -156,6 +163,12 @@ def _spelled(tokens: tuple[Token, ...], bindings: Bindings) -> str | None:
 def skeleton_of(key: str) -> str:
     """`key` with every number as `#`."""
     return _NUMBER.sub("#", key)
+
+
+def skeletons_of(keys: Collection[str]) -> list[str]:
+    """`skeleton_of` of every key, in one substitution: there may be 100,000."""
+    found = _NUMBER.sub("#", "\n".join(keys)).split("\n") if keys else []
+    return found if len(found) == len(keys) else [skeleton_of(key) for key in keys]
 
 
 def parse_templates(text: str) -> tuple[Template, ...]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.spec.language.template import Template, parse_templates, skeleton_of
+from rebasin_cli.spec.language.template import Template, parse_templates, skeleton_of, skeletons_of
 
 
 def one(text: str) -> Template:
@@ -136,3 +136,19 @@ def test_a_choice_of_one_letter_binds_numbers() -> None:
     assert template.key({"n": 0}) == "middle.0.weight"
     with pytest.raises(ValueError, match=r"binds numbers, as in \{n:0,2\}"):
         parse_templates("middle.{n:a,b}.weight")
+
+
+@given(st.lists(st.text("a1.\n", max_size=5)))
+def test_skeletons_of_many_keys(keys: list[str]) -> None:
+    assert skeletons_of(keys) == [skeleton_of(key) for key in keys]
+
+
+@given(
+    st.sampled_from(["a.{i}.*", "*.w1", "*2.w", "x7*", "{word}.b3", "4{word}.5{word}6"]),
+    st.from_regex(r"[a-z0-9.]{0,6}"),
+)
+def test_a_wild_template_tells_the_ends_of_its_keys(text: str, free: str) -> None:
+    template = one(text)
+    key = text.replace("{i}", "12").replace("*", free).replace("{word}", free.replace(".", "") or "q")
+    begin, end = template.ends
+    assert template.match(key) is None or (skeleton_of(key).startswith(begin) and skeleton_of(key).endswith(end))
