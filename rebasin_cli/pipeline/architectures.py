@@ -24,6 +24,7 @@ from rebasin_cli.report.document import (
     TensorRecord,
 )
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
+from rebasin_cli.spec.outlines import shipped_outlines
 
 if TYPE_CHECKING:  # what reads checkpoints, which a list of specs does not need
     from rebasin_cli.pipeline.inputs import Source
@@ -32,9 +33,9 @@ if TYPE_CHECKING:  # what reads checkpoints, which a list of specs does not need
 def list_architectures() -> RunDocument:
     """Every shipped spec, by name."""
     listed = []
-    for name in shipped_specs():
-        spec = shipped_spec(name)
-        listed.append(ListedArchitecture(name, spec.title, spec.sha256, os.path.abspath(spec.path), shipped=True))
+    for name, path in shipped_specs().items():
+        known = shipped_outlines().get(name) or shipped_spec(name)
+        listed.append(ListedArchitecture(name, known.title, known.sha256, os.path.abspath(path), shipped=True))
     return RunDocument(command="arch list", architectures=tuple(listed), versions=versions())
 
 

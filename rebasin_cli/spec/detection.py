@@ -15,6 +15,7 @@ from rebasin_cli.spec.binding.mismatch import Mismatch
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
 from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.outlines import may_cover
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
 
 MOST_KINDS = 5000
@@ -51,18 +52,19 @@ def detect(
     if not shapes:
         raise ContentError("the checkpoint has no tensors", remedy="check the file with `rebasin inspect`")
     require_matches(ignore, shapes)
-    specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
     model_type = str((config or {}).get("model_type", ""))
     left = keys_matching(ignore, shapes)
     kinds = one_of_each_kind({key: shape for key, shape in shapes.items() if key not in left})
     request = Request(config, None, (), ignore)
     if len(kinds) > MOST_KINDS:
         raise _too_many_kinds(kinds)
-    results = strictly = [attempt(spec, shapes, request) for spec in specs if _covers(spec, kinds)]
+    likely = [shipped_spec(name) for name in shipped_specs() if may_cover(name, kinds)] if specs is None else specs
+    results = strictly = [attempt(spec, shapes, request) for spec in likely if _covers(spec, kinds)]
     loose = not any(isinstance(r, Layout) for r in results)
     near: list[PermutationSpec] = []
     screens: dict[str, float] = {}
     if loose:
+        specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
         some = {key: kinds[key] for key in list(kinds)[:: -(-len(kinds) // _SAMPLE)]} if kinds else kinds
         screens = {spec.name: _screen(spec, some) for spec in specs}
         tried = _TRIED if len(shapes) <= _LARGE else _TRIED_IF_LARGE

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from math import ceil
-
-from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from typing import Protocol
 
 WRAPPERS = (
     "module.", "_orig_mod.", "model.", "base_model.model.", "base_model.", "network.", "net.", "student.", "teacher.",
@@ -58,12 +57,20 @@ class Prefix:
         return [key.removeprefix(wrapper).removeprefix(own) for key in keys] if wrapper or own else list(keys)
 
 
+class WithPrefixes(Protocol):
+    """A spec, or its outline."""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The prefixes that the spec lists."""
+
+
 def without_wrappers(key: str) -> str:
     """A key without the wrappers in it: `features.module.0.weight` as `features.0.weight`."""
     return _INSIDE.sub("", key)
 
 
-def prefix_candidates(spec: PermutationSpec, keys: Sequence[str], share: float = 1.0) -> list[Prefix]:
+def prefix_candidates(spec: WithPrefixes, keys: Sequence[str], share: float = 1.0) -> list[Prefix]:
     """Prefixes worth trying, likeliest first; none under which two keys would become one.
 
     Args:
