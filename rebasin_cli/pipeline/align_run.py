@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import Distance, measure_distance
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
@@ -89,7 +90,8 @@ def _measure(pair: Pair, result: MatchResult, inputs: Mapping[str, InputRecord],
     """Measure the distance of A and B, before and after the match."""
     count = sum(tensor.section == "tensors" for tensor in pair.layout.tensors.values())
     with progress.phase("measuring", count) as advance:
-        distance = measure_distance(pair.layout, pair.a, pair.b, result.permutation, lambda _: advance(1))
+        layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
+        distance = measure_distance(layout, a, b, result.permutation, lambda _: advance(1))
     of = {role: entry.identity for role, entry in inputs.items()}
     return _Found(result, distance, permutation_bytes(result.permutation, pair.layout, inputs=of))
 

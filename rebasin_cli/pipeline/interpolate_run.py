@@ -12,6 +12,7 @@ from pathlib import Path
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
+from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging.options import Blend
@@ -163,7 +164,8 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment
     """What is known before the path is measured."""
     pair, permutation = run.pair, alignment.permutation
     checked = run.check.record() if run.check and permutation is not None else None
-    distance = measure_distance(pair.layout, pair.a, pair.b, permutation or Permutation({}))
+    layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
+    distance = measure_distance(layout, a, b, permutation or Permutation({}))
     return RunDocument(
         command="interpolate",
         inputs=_all_inputs(run.request, inputs),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
@@ -99,15 +100,17 @@ def _match(request: MergeRequest, run: Run, progress: Progress) -> _Found:
     """Match the models, check what was found, and measure the merge."""
     models, scorer = run.models, run.scorer
     first = scorer.measure(run.first) if scorer else None  # fails before anything that takes time
-    result = match_models(models, request.algorithm, run.choice, progress)
+    layout, states = in_reals(models.layout, *models.states)
+    reals = replace(models, layout=layout, states=states)
+    result = match_models(models if run.choice.looks_at_data else reals, request.algorithm, run.choice, progress)
     for model, permutation in zip((run.first, *(pair.b for pair in run.pairs)), result.permutations, strict=True):
         run.check.found(models.layout, permutation, model, run.first)
-    distances = pairwise_distances(models, result.permutations)
-    states = merged_states(scorer, models, result.permutations, run.first)
+    distances = pairwise_distances(reals, result.permutations)
+    merged = merged_states(scorer, models, result.permutations, run.first)
     worth = MergeScores()
     if scorer and first:
-        worth = score_merge(scorer, models, run.opened, result.permutations, states, first, request.steps, progress)
-    return _Found(result, distances, list(states.values())[-1], worth)  # repaired as was asked for last
+        worth = score_merge(scorer, models, run.opened, result.permutations, merged, first, request.steps, progress)
+    return _Found(result, distances, list(merged.values())[-1], worth)  # repaired as was asked for last
 
 
 def _write_merged(

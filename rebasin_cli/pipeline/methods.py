@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.costs import sweep_work
 from rebasin_cli.matching.options import (
     STARTS,
@@ -116,7 +117,8 @@ def _together(problem: Problem, choice: MatchChoice, options: SearchOptions) -> 
 
 
 def _search(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
-    return match_by_search(Problem(pair.layout, pair.a, pair.b), choice, running)
+    layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
+    return match_by_search(Problem(layout, a, b), choice, running)
 
 
 def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
