@@ -51,6 +51,7 @@ def load_torch() -> None:
         try:
             with signals_deferred():
                 import torch  # noqa: F401
+            gc.freeze()  # the first look at it afterwards would take as long as matching small networks
         finally:
             if collecting:
                 gc.enable()

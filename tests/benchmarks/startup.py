@@ -30,8 +30,10 @@ COMMANDS = {
 
 def seconds(arguments: Sequence[str], folder: str) -> float:
     """Processor time of a Python process."""
+    surroundings = environment()
+    surroundings.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has bytecode, as torch has here
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=folder, env=environment(),
+        [sys.executable, *arguments], cwd=folder, env=surroundings,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
