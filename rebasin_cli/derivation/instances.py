@@ -20,6 +20,7 @@ from rebasin_cli.files import read_json
 _LIMIT = 16 << 20  # bytes of a config.json
 _REMEDY = "name the network with --network, and its inputs with --inputs"
 _EXAMPLES, _TOKENS = 4, 12
+_SIDE = 64  # of an image, where a config names none: networks of convolutions take any
 _HIDDEN = ("hidden_state", "hidden_states", "attentions", "past_key_values", "model_output", "router_logits")
 
 
@@ -247,21 +248,28 @@ def _ids(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None
     vocabulary = _of(config, "vocab_size")
     if vocabulary is None:
         return None
-    special = {_of(config, f"{name}_token_id") for name in ("pad", "bos", "eos", "decoder_start")}
+    said = [_of(config, f"{name}_token_id") for name in ("pad", "bos", "eos", "decoder_start")]
+    special = {token for one in said for token in (one if isinstance(one, Sequence) else [one])}
     plain = torch.tensor([token for token in range(int(vocabulary)) if token not in special])
     ids = plain[torch.randint(0, len(plain), (_EXAMPLES, _TOKENS), generator=generator)]
-    end = _of(config, "eos_token_id")
+    end = said[2][0] if isinstance(said[2], Sequence) and said[2] else said[2]
     if isinstance(end, int) and 0 <= end < int(vocabulary):
         ids[:, -1] = end
     return ids
 
 
 def _pixels(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    side, channels = _of(config, "image_size"), _of(config, "num_channels") or 3
-    if side is None:
-        return None
+    side, channels = _of(config, "image_size") or _SIDE, _of(config, "num_channels") or 3
     height, width = side if isinstance(side, Sequence) else (side, side)
     return _floats(generator, int(channels), int(height), int(width))
+
+
+def _waves(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
+    """Sound: of some frames, where convolutions make frames of it, or as a spectrogram."""
+    strides, mels, length = (config.get(name) for name in ("conv_stride", "num_mel_bins", "max_length"))
+    if isinstance(strides, Sequence):
+        return _floats(generator, math.prod(strides) * _TOKENS)
+    return None if mels is None or length is None else _floats(generator, int(length), int(mels))
 
 
 def _sample(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
@@ -316,6 +324,7 @@ def _floats(generator: torch.Generator, *shape: int) -> Tensor:
 
 _MAKERS: Mapping[str, Callable[[Mapping[str, Any], torch.Generator], Any]] = {
     "input_ids": _ids, "decoder_input_ids": _ids, "pixel_values": _pixels, "input_features": _features,
+    "input_values": _waves,
     "sample": _sample, "hidden_states": _sample, "timestep": _times, "encoder_hidden_states": _context,
     "class_labels": _labels, "pooled_projections": _pooled, "added_cond_kwargs": _added,
 }  # fmt: skip

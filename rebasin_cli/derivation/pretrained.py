@@ -163,11 +163,17 @@ def _instance(source: Source, scale: Scale, real: Shapes, as_saved: bool, seed: 
     except (RebasinError, MemoryError, _UnfitError):
         raise
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else ""
-        raise _UnfitError(f"{type(error).__name__}: {first}") from error
+        raise _UnfitError(_in_a_line(error)) from error
     made = _Instance(config, network, judge.network.inputs, judge)
     _require_same_kinds(made, source, real)
     return made
+
+
+def _in_a_line(error: Exception) -> str:
+    """What a library said: its first line, and the next one where that is its title."""
+    lines = [line.strip() for line in str(error).splitlines()] or [""]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {said}"
 
 
 def _small_config(source: Source, scale: Scale) -> dict[str, Any]:
@@ -195,7 +201,7 @@ def _judge(network: FileNetwork, config: Mapping[str, Any], seed: int) -> Judge:
         except MemoryError:
             raise
         except Exception as error:
-            why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            why = _in_a_line(error)
             continue
         if judge.reference and all(bool(t.isfinite().all()) for t in judge.reference.values()):
             return judge

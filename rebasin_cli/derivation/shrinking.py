@@ -15,15 +15,17 @@ LAYERS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN = "layers", "heads", "key/value heads"
 
 _ROLES: tuple[tuple[str, str], ...] = (
     ("left", r"vocab_size_per|type_vocab|^num_(parallel|beam|return)|max_window_layers|_drop|feature_layer|per_block"),
+    ("dense layers", r"^first_k_dense|_dense_layers$"),
+    ("expert groups", r"^n_group$|^num_expert_groups?$"),
     ("chosen", r"experts_per_tok(en)?$|experts_per_token$|moe_top_?k$|^num_selected|^top_?k(_experts)?$"),
     ("experts", r"(num|n)_(local_|routed_)?experts$|moe_num_experts$"),
     ("layer kinds", r"^(layer_types|layers_block_type|attention_layers|mlp_layer_types)$"),
     (LAYERS, r"^(n_layers?|depths?)$|(num|_)_?(hidden_|single_|encoder_|decoder_)?layers$"),
-    (KV_HEADS, r"^(num_key_value_heads|n_head_kv|num_kv_heads|n_kv_heads)$"),
-    (HEAD_DIM, r"head_dim$|^d_kv$|^kv_channels$|^attention_head_size$"),
+    (KV_HEADS, r"^(num_key_value_heads|n_head_kv|num_kv_heads|n_kv_heads|n_groups)$"),
+    (HEAD_DIM, r"head_dim$|^d_kv$|^d_head$|^kv_channels$|^attention_head_size$"),
     (HEADS, r"heads?$"),
     ("rotary", r"^rotary_(dim|ndims)$"),
-    ("inner", r"intermediate_size$|ffn_dim$|^n_inner$|^d_ff$|^mlp_dim$|ffn_hidden|feed_forward|expert_(inter|hidden)"),
+    ("inner", r"intermediate_size$|ffn_dim$|^[nd]_inner$|^d_ff$|^mlp_dim$|ffn_hidden|feed_forward|expert_[ih]"),
     ("projection", r"projection_dim$|pooled_projection"),
     (
         HIDDEN,
@@ -36,8 +38,8 @@ _ROLES: tuple[tuple[str, str], ...] = (
     ("patch", r"^patch_size$"),
     ("mels", r"^num_mel_bins$"),
     ("window", r"window"),
-    ("groups", r"^norm_num_groups$"),
-    ("channels", r"^(block_out_channels|embed_dims|conv_channels)$"),
+    ("groups", r"^norm_num_groups$|_conv_pos_embedding_groups$"),
+    ("channels", r"^(block_out_channels|embed_dims|conv_channels|conv_dim)$"),
     ("classes", r"^(num_labels|num_classes|num_class_embeds)$"),
     ("token", r"_token_id$|_token_index$|_idx$"),
 )
@@ -80,13 +82,13 @@ class Scale:
 
 
 _A = {"inner": 13, "projection": 11, "vocabulary": 19, "positions": 22, "rank": 5, "image": 4, "patch": 2, "mels": 7,
-      "window": 32, "groups": 2, "experts": 5, "classes": 5}  # fmt: skip
+      "window": 32, "groups": 2, "experts": 5, "expert groups": 2, "classes": 5}  # fmt: skip
 _B = {"inner": 17, "projection": 14, "vocabulary": 23, "positions": 26, "rank": 6, "image": 9, "patch": 3, "mels": 10,
-      "window": 40, "groups": 4, "experts": 6, "classes": 7}  # fmt: skip
+      "window": 40, "groups": 4, "experts": 6, "expert groups": 4, "classes": 7}  # fmt: skip
 _ROUND_A = {"inner": 48, "projection": 40, "vocabulary": 56, "positions": 64, "rank": 8, "image": 16, "patch": 8,
-            "mels": 16, "window": 64, "groups": 2, "experts": 4, "classes": 5}  # fmt: skip
+            "mels": 16, "window": 64, "groups": 2, "experts": 4, "expert groups": 2, "classes": 5}  # fmt: skip
 _ROUND_B = {"inner": 72, "projection": 56, "vocabulary": 80, "positions": 96, "rank": 16, "image": 24, "patch": 8,
-            "mels": 24, "window": 96, "groups": 4, "experts": 8, "classes": 7}  # fmt: skip
+            "mels": 24, "window": 96, "groups": 4, "experts": 8, "expert groups": 4, "classes": 7}  # fmt: skip
 
 _TELLING = Scale("all sizes apart", 2, (3, 5, 7), (4, 6, 10), _A), Scale("", 3, (4, 6, 5), (6, 8, 14), _B, 3, ratio=2)
 _TOGETHER = tuple(replace(one, name="hidden = heads × head dim", apart=False) for one in _TELLING)
@@ -99,8 +101,12 @@ _ROUND = (
     Scale("round sizes", 2, (4, 2, 8), (8, 16, 24), _ROUND_A, apart=False, step=8, ratio=2),
     Scale("", 3, (2, 4, 6), (16, 24, 32), _ROUND_B, 4, apart=False, step=8, ratio=4),
 )
+_FOURS = (
+    Scale("heads in fours", 2, (8, 16, 24), (4, 6, 10), _A, apart=False),
+    Scale("", 3, (12, 20, 28), (6, 8, 14), _B, 3, apart=False, ratio=2),
+)
 
-SCALES: tuple[tuple[Scale, ...], ...] = (_TELLING, _TOGETHER, _WIDE, _GROUPED, _ROUND)
+SCALES: tuple[tuple[Scale, ...], ...] = (_TELLING, _TOGETHER, _WIDE, _GROUPED, _ROUND, _FOURS)
 """What is tried, the most telling first: the instance that is derived on, and the one that confirms it."""
 
 
@@ -149,8 +155,11 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
         if role == "projection" and real == _product(config, by_role):
             made[name] = many * dim
         elif role == HIDDEN and _is_size(real):
-            first = many * (dim + 1 + dim % 2) if said and scale.apart else many * dim
             main = next(config[n] for n in by_role[HIDDEN] if _is_size(config[n]))
+            first = many * (dim + 1 + dim % 2) if said and scale.apart else many * dim
+            expanded, rest = divmod(_product(config, by_role), main)  # heads on several times the hidden size
+            if not scale.apart and not rest and expanded > 1 and many * dim % expanded == 0:
+                first = many * dim // expanded
             made[name] = first if real == main else small.of(f"hidden {number}", real, many)
         elif role == LAYERS:
             made[name] = min(real, scale.layers) if _is_size(real) else [min(n, 2) for n in real]
@@ -165,6 +174,9 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
             made[name] = min(real, _of_image(config, small) if role == "window" else small.of(role, real))
         elif role == "chosen":
             made[name] = min(real, 2)
+        elif role == "dense layers":
+            made[name] = min(real, 1)
+    _group_experts(config, made, by_role, small)
     _cut_lists(config, made, small)
     _clamp_tokens(made)
     made = {name: value for name, value in made.items() if name not in _OF_STAGES}
@@ -174,9 +186,21 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
     return made
 
 
+def _group_experts(config: Config, made: dict[str, Any], by_role: Mapping[str, list[str]], small: _Small) -> None:
+    """Experts in as many groups, of which some are chosen where some are."""
+    for name in by_role.get("expert groups", ()):
+        groups = min(config[name], small.scale.sizes["expert groups"])
+        made[name] = groups
+        if groups > 1:
+            made |= {n: small.of("grouped experts", config[n], groups) for n in by_role.get("experts", ())}
+        if _is_size(config.get("topk_group")):
+            made["topk_group"] = groups if config["topk_group"] == config[name] else 1
+
+
 def _product(config: Config, by_role: Mapping[str, list[str]]) -> int:
     """Heads times head dim, where the config says both."""
-    return int(math.prod(config[by_role[role][0]] if by_role.get(role) else 0 for role in (HEADS, HEAD_DIM)))
+    said = [config[by_role[role][0]] if by_role.get(role) else 0 for role in (HEADS, HEAD_DIM)]
+    return int(math.prod(said)) if not any(isinstance(value, list) for value in said) else 0
 
 
 def _first(value: int | list[int]) -> int:
@@ -225,6 +249,8 @@ def _in_ratio(real: list[int], config: Config, small: _Small, role: str) -> list
     unit = groups if "groups" in small.scale.keep else min(groups, small.of("groups", groups))
     common = math.gcd(*real)
     base = unit * small.scale.ratio if role == "channels" else small.scale.heads[0]
+    if role == HIDDEN and any(role_of(n) == HEADS and _are_sizes(heads) for n, heads in config.items()):
+        base *= small.scale.head_dims[0]
     return [base * n // common for n in real]
 
 
@@ -248,15 +274,16 @@ def _side(config: Config, small: _Small) -> int:
 
 def _cut_lists(config: Config, made: dict[str, Any], small: _Small) -> None:
     """Lists with an entry for every layer: each kind of layer as often as there are layers of each."""
-    kinds = next((n for n in config if role_of(n) == "layer kinds" and isinstance(config[n], list) and config[n]), "")
-    if kinds:
-        different = list(dict.fromkeys(config[kinds]))
-        cut = different * small.scale.layers
-        length = len(config[kinds])
-        made[kinds] = cut
-        for name, role in ((n, role_of(n)) for n in config):
-            if role == LAYERS and config[name] == length:
-                made[name] = len(cut)
+    layers = [n for n in config if role_of(n) == LAYERS and _is_size(config[n])]
+    kinds = [n for n in config if role_of(n) == "layer kinds" and isinstance(config[n], list) and config[n]]
+    for length in {config[n] for n in layers} | {len(config[n]) for n in kinds}:
+        lists = [n for n, value in config.items() if isinstance(value, list) and len(value) == length]
+        entries = [*zip(*(map(str, config[n]) for n in lists), strict=True)]
+        chosen = [entries.index(entry) for entry in dict.fromkeys(entries)] * small.scale.layers
+        if len(chosen) >= length:
+            chosen = [*range(length)]
+        made |= {n: [made[n][at] for at in chosen] for n in lists}
+        made |= {n: len(chosen) for n in layers if config[n] == length and lists}
     labels = config.get("id2label")
     if isinstance(labels, Mapping) and len(labels) > small.scale.sizes["classes"]:
         made["id2label"] = dict(list(labels.items())[: small.scale.sizes["classes"]])
@@ -266,7 +293,8 @@ def _cut_lists(config: Config, made: dict[str, Any], small: _Small) -> None:
 def _clamp_tokens(made: dict[str, Any]) -> None:
     """Numbers of special tokens that the vocabulary has, from its end: most are told from 0, 1 and 2."""
     vocabulary = next((made[n] for n in made if role_of(n) == "vocabulary" and _is_size(made[n])), 0)
-    far = sorted({v for n, v in made.items() if role_of(n) == "token" and _is_size(v) and v >= vocabulary})
-    for name, value in made.items():
-        if vocabulary and role_of(name) == "token" and value in far and _is_size(value):
-            made[name] = max(0, vocabulary - 1 - far[::-1].index(value))
+    said = {n: v if isinstance(v, list) else [v] for n, v in made.items() if role_of(n) == "token"}
+    far = sorted({v for values in said.values() for v in values if _is_size(v) and v >= vocabulary})
+    for name, values in said.items() if vocabulary else ():
+        near = [max(0, vocabulary - 1 - far[::-1].index(v)) if v in far else v for v in values]
+        made[name] = near if isinstance(made[name], list) else near[0]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rebasin_cli.derivation.derive import Derivation
-from rebasin_cli.derivation.instances import FileNetwork, saved_shapes, source_of
+from rebasin_cli.derivation.instances import FileNetwork, inputs_for, saved_shapes, source_of
 from rebasin_cli.derivation.pretrained import derive_folder
 from rebasin_cli.derivation.shrinking import SCALES, Scale, smaller
 from rebasin_cli.derivation.surrogate import Exact
@@ -134,6 +134,59 @@ def test_every_kind_of_layer_is_kept() -> None:
     small = smaller({"num_hidden_layers": 24, "layer_types": kinds * 4}, SCALES[0][0])
     assert small["layer_types"] == ["sliding_attention", "full_attention"] * 2
     assert small["num_hidden_layers"] == 4
+
+
+def test_lists_stay_as_long_as_their_stack() -> None:
+    """As those of Wav2Vec2."""
+    config = {"num_feat_extract_layers": 7, "conv_dim": [512] * 7, "conv_stride": [5, *[2] * 6], "num_layers": 12}
+    small = smaller(config, SCALES[0][0])
+    assert small["conv_stride"] == [5, 2] * 2
+    assert len(set(small["conv_dim"])) == 1
+    assert len(small["conv_dim"]) == small["num_feat_extract_layers"] == 4
+    config = {"num_layers": 3, "depths": [2, 2, 6], "num_heads": [3, 6, 12]}  # stages
+    assert smaller(config, SCALES[0][0])["num_layers"] == 3
+
+
+@pytest.mark.parametrize("scale", SCALES[1], ids=["derived on", "confirming"])
+def test_heads_stay_on_twice_the_hidden_size(scale: Scale) -> None:
+    """As those of Mamba 2."""
+    small = smaller({"hidden_size": 4096, "expand": 2, "num_heads": 128, "head_dim": 64, "n_groups": 8}, scale)
+    assert small["num_heads"] * small["head_dim"] == 2 * small["hidden_size"]
+    assert 1 < small["n_groups"] < small["num_heads"]
+    assert small["num_heads"] % small["n_groups"] == 0
+
+
+@pytest.mark.parametrize("scale", SCALES[0], ids=["derived on", "confirming"])
+def test_experts_stay_in_groups(scale: Scale) -> None:
+    """As those of DeepSeek V3: they may not be exchanged between groups."""
+    config = {"n_routed_experts": 256, "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8}
+    small = smaller({**config, "num_hidden_layers": 61, "first_k_dense_replace": 3}, scale)
+    assert small["n_routed_experts"] % small["n_group"] == 0
+    assert small["topk_group"] < small["n_group"] < small["n_routed_experts"]
+    assert 0 < small["first_k_dense_replace"] < small["num_hidden_layers"]
+
+
+def test_several_ends_stay_in_the_vocabulary() -> None:
+    config = {"vocab_size": 151552, "eos_token_id": [151329, 151336], "pad_token_id": 151329}
+    small = smaller(config, SCALES[0][0])
+    assert small["eos_token_id"] == [17, 18]
+    assert small["pad_token_id"] == 17
+    ids = next(inputs_for(Takes(), small, 0))["input_ids"]
+    assert set(ids[:, -1].tolist()) == {17}
+    assert ids[:, :-1].max() < 17
+
+
+class Takes(torch.nn.Module):
+    def forward(self, input_ids: Any, pixel_values: Any, input_values: Any) -> None:
+        """Only its parameters are looked at."""
+
+
+def test_images_and_sounds_need_no_size_in_a_config() -> None:
+    inputs = next(inputs_for(Takes(), {"num_channels": 2, "conv_stride": [5, 2]}, 0))
+    assert inputs["pixel_values"].shape[1:] == (2, 64, 64)
+    assert inputs["input_values"].shape[1:] == (120,)
+    spectrogram = next(inputs_for(Takes(), {"num_mel_bins": 7, "max_length": 9}, 0))["input_values"]
+    assert spectrogram.shape[1:] == (9, 7)
 
 
 def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
