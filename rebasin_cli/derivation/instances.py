@@ -111,18 +111,18 @@ class FileNetwork(nn.Module):
         short = {key: key.removeprefix(prefix) for key in files}
         if len(set(short.values())) < len(short):
             short = {key: key for key in files}
-        self._tensors: dict[str, Tensor] = {}
+        self._keys: dict[str, str] = {}  # of an entry that has the form of files in memory, too: its key there
         self._made: list[str] = []  # of what another form is in memory
         self._places: dict[str, Tensor] = {}
         sources: list[Tensor] = []
         for key, value in files.items():
             if isinstance(value, str):
-                self._tensors[short[key]] = memory[value]
+                self._keys[short[key]] = value
                 continue
             flat = torch.cat([t.detach().flatten() for t in memory.values() if t.is_floating_point()])
             made = nn.Parameter(flat[value].clone())
             self.register_parameter(short[key].replace(".", "/"), made)
-            self._tensors[short[key]] = made
+            self._keys[short[key]] = ""
             self._made.append(short[key])
             sources.append(value.flatten())
         if sources:
@@ -140,12 +140,16 @@ class FileNetwork(nn.Module):
                 self._places[key] = place
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The tensors by the names that files have."""
-        return dict(self._tensors)
+        """The tensors that the model has now, by the names that files have: its buffers may have been replaced."""
+        memory = self.model.state_dict(keep_vars=True)
+        return {name: memory[key] if key else self._own(name) for name, key in self._keys.items()}
+
+    def _own(self, name: str) -> Tensor:
+        return self.get_parameter(name.replace(".", "/"))
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """The parameters by the names that files have."""
-        return ((name, t) for name, t in self._tensors.items() if isinstance(t, nn.Parameter))
+        return ((name, t) for name, t in self.state_dict().items() if isinstance(t, nn.Parameter))
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
         """The modules of the model, by the names that files have for what is in them."""
@@ -154,7 +158,7 @@ class FileNetwork(nn.Module):
     def forward(self, **inputs: Any) -> Any:
         """The answers: logits or embeddings where there are some, and else what is no cache and no inner state."""
         if self._made:
-            flat = torch.cat([self._tensors[name].flatten() for name in self._made])
+            flat = torch.cat([self._own(name).flatten() for name in self._made])
             gathered = {key: flat[place] for key, place in self._places.items()}
             outputs = torch.func.functional_call(self.model, gathered, (), inputs)
         else:

@@ -189,6 +189,18 @@ def test_images_and_sounds_need_no_size_in_a_config() -> None:
     assert spectrogram.shape[1:] == (9, 7)
 
 
+def test_running_statistics_of_a_folder_are_moved(tmp_path: Path) -> None:
+    """They are those that the model works with, and no copies that its outputs do not depend on."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [12], "depths": [1], "layer_type": "basic"}
+    folder = written(tmp_path, architectures=["ResNetForImageClassification"], model_type="resnet", **sizes)
+    found = derive_folder(folder)
+    assert found.holds
+    assert not found.unread
+    running = {key for key in found.proof.layout.tensors if "running_" in key}
+    assert running == {key for dim in found.proof.layout.moving() for key in found.proof.layout.users[dim]} & running
+    assert running
+
+
 def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
     sizes = {"hidden_size": 12, "intermediate_size": 7, "num_attention_heads": 3, "num_key_value_heads": 3}
     config = library("transformers").MixtralConfig(
