@@ -9,7 +9,6 @@ heads move as a whole, and what is inside of a head comes later.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rebasin_cli.derivation.colouring import (
     AxisOf,
@@ -32,9 +30,9 @@ from rebasin_cli.derivation.colouring import (
 )
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
+from rebasin_cli.derivation.trials import Trial, by_appearance, cuts, drawn, longer, splits
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
-_ORDERS = 20  # draws of one that keeps no blocks together
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
 
 Told = Callable[[float, str], None]
@@ -79,27 +77,6 @@ class Found:
     complete: bool = True
     passes: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """Classes that are permuted at once.
-
-    Attributes:
-        blocks: for each index of a class, the block that it moves with.
-        rounds: for every round and class the order of its blocks in the second colouring. Over all rounds no two
-        classes have
-            the same orders, so that what moves along with which of them can be told.
-    """
-
-    classes: tuple[ColourClass, ...]
-    blocks: Colours
-    rounds: tuple[tuple[Colours, ...], ...]
-
-    @property
-    def units(self) -> int:
-        """How many blocks each class has."""
-        return int(self.blocks.max()) + 1
 
 
 class Search:
@@ -213,7 +190,7 @@ class Search:
         self._settle(cls, why)
         return "still"
 
-    def _tried(self, trial: _Trial) -> tuple[_Trial, list[list[Colouring]]]:
+    def _tried(self, trial: Trial) -> tuple[Trial, list[list[Colouring]]]:
         """The trial and its colourings, with one more round where a class does not follow its orders: part of it may
         rest in one round.
 
@@ -221,12 +198,12 @@ class Search:
             MismatchError: one of its orders is no symmetry.
         """
         states = self._refined(trial)
-        if any(split.match(trial, split.all) is None for split in _splits(self._now, states)):
-            trial = self._longer(trial)
+        if any(split.match(trial, split.all) is None for split in splits(self._now, states)):
+            trial = longer(self._random, trial)
             states.append(self._refined(replace(trial, rounds=trial.rounds[-1:]))[0])
         return trial, states
 
-    def _refined(self, trial: _Trial) -> list[list[Colouring]]:
+    def _refined(self, trial: Trial) -> list[list[Colouring]]:
         """The colourings after each round of a trial.
 
         Raises:
@@ -245,50 +222,17 @@ class Search:
             for orders in trial.rounds
         ]
 
-    def _trials(self, cls: ColourClass) -> Iterator[_Trial]:
+    def _trials(self, cls: ColourClass) -> Iterator[Trial]:
         """What to try, the largest group first."""
         mates = self._mates(cls)
         if len(mates) > 1:
-            yield self._trial(mates)
-        yield self._trial([cls])
+            yield drawn(self._random, mates)
+        yield drawn(self._random, [cls])
         for blocks in self._block_systems(cls):
             alike = [mate for mate in mates if len(mate) == len(cls)]
             if len(alike) > 1:
-                yield self._trial(alike, blocks)
-            yield self._trial([cls], blocks)
-
-    def _trial(self, group: Sequence[ColourClass], blocks: Colours | None = None) -> _Trial:
-        blocks = np.arange(len(group[0])) if blocks is None else blocks
-        units = int(blocks.max()) + 1
-        rounds = 1
-        while math.factorial(min(units, 20)) ** rounds <= len(group):
-            rounds += 1
-        taken: set[tuple[tuple[int, ...], ...]] = {(tuple(range(units)),) * rounds}
-        codes = []
-        for _ in group:
-            while (code := tuple(self._ordered(units) for _ in range(rounds))) in taken:
-                pass
-            taken.add(code)
-            codes.append(code)
-        return _Trial(tuple(group), blocks, tuple(tuple(np.array(code[at]) for code in codes) for at in range(rounds)))
-
-    def _ordered(self, units: int) -> tuple[int, ...]:
-        """A random order that keeps no blocks together, which would pass where blocks alone may be permuted."""
-        order: tuple[int, ...] = ()
-        for _ in range(_ORDERS):
-            order = tuple(self._random.sample(range(units), units))
-            if not any(_keeps(order, blocks) for blocks in _cuts(units)):
-                break
-        return order
-
-    def _longer(self, trial: _Trial) -> _Trial:
-        """The trial with one more round, in which no block rests and each comes to the place of every other."""
-        circles = []
-        for _ in trial.classes:
-            ring, order = self._random.sample(range(trial.units), trial.units), np.arange(trial.units)
-            order[ring] = ring[1:] + ring[:1]
-            circles.append(order)
-        return replace(trial, rounds=(*trial.rounds, tuple(circles)))
+                yield drawn(self._random, alike, blocks)
+            yield drawn(self._random, [cls], blocks)
 
     def _mates(self, cls: ColourClass) -> list[ColourClass]:
         """The classes of its size on its axis that were one class with it at the start."""
@@ -311,7 +255,7 @@ class Search:
         except MismatchError:
             return
         orbit = probe[cls.axis][list(cls.positions)]
-        for blocks in _cuts(n):
+        for blocks in cuts(n):
             inside = blocks == blocks[0]
             if not set(orbit[inside].tolist()) & set(orbit[~inside].tolist()):
                 yield blocks
@@ -324,7 +268,7 @@ class Search:
 
     # ---- the same in other layers
 
-    def _repeat(self, trial: _Trial) -> None:
+    def _repeat(self, trial: Trial) -> None:
         """What held in one layer is tried in all the others at once."""
         first = trial.classes[0]
         place = _place(first.axis)
@@ -334,25 +278,25 @@ class Search:
                 others.append(cls)
         if not others:
             return
-        repeated = self._trial(others, trial.blocks)
+        repeated = drawn(self._random, others, trial.blocks)
         with suppress(MismatchError):
             self._record(*self._tried(repeated))
 
     # ---- writing down what was found
 
-    def _record(self, trial: _Trial, states: Sequence[Sequence[Colouring]]) -> None:
+    def _record(self, trial: Trial, states: Sequence[Sequence[Colouring]]) -> None:
         """Go on from the last round, and mark every index that the trial moved with its move and unit."""
-        splits = _splits(self._now, states)
+        found = splits(self._now, states)
         self._now = list(states[-1])
         start = len(self._found.moves)
         self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
-        for split in splits:
+        for split in found:
             for inside in [split.all] if split.match(trial, split.all) is not None else split.orbits():
                 at = split.match(trial, inside)
                 if at is None:
                     self._found.twisted.update({start + each: split.axis for each in range(len(trial.classes))})
                     continue
-                for position, unit in zip(split.places[inside], _by_appearance(split.parts[inside]), strict=True):
+                for position, unit in zip(split.places[inside], by_appearance(split.parts[inside]), strict=True):
                     self._found.marks[split.axis][position][start + at] = (int(unit), trial.units)
 
     def _tell(self, cls: ColourClass) -> None:
@@ -361,88 +305,6 @@ class Search:
             self._told(single / max(1, sum(len(c) for c in self._now[0].values())), cls.axis[0])
 
 
-def _cuts(n: int) -> Iterator[Colours]:
-    """Every way to cut n units into equal chunks or strides, the fewest first: for each unit its block."""
-    for count in range(2, n):
-        if n % count == 0:
-            yield np.arange(n) // (n // count)
-            yield np.arange(n) % count
-
-
-def _keeps(order: Sequence[int], blocks: Colours) -> bool:
-    """Whether an order sends blocks to blocks."""
-    sent = set(zip(blocks.tolist(), blocks[list(order)].tolist(), strict=True))
-    return len(sent) == int(blocks.max()) + 1
-
-
 def _place(axis: AxisOf) -> tuple[str, int]:
     """An axis without the numbers of layers in its name."""
     return re.sub(r"\d+", "#", axis[0]), axis[1]
-
-
-def _by_appearance(colours: Colours) -> Colours:
-    """The same partition, numbered in the order in which its parts appear."""
-    _, first, inverse = np.unique(colours, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
-
-
-class _Split:
-    """A class of indices that a trial split, and where each of its parts is in the second colouring of every round.
-
-    Attributes:
-        places: of its indices in the first colouring; parts: by index, 0, 1, … in order of appearance.
-    """
-
-    def __init__(self, axis: AxisOf, one: Colours, two: Colours, states: Sequence[Sequence[Colouring]]) -> None:
-        self.axis, self.places = axis, one
-        self.parts = _by_appearance(states[-1][0][axis][one])
-        self.all = np.ones(len(one), bool)
-        self._seen = [self._arrived(first[axis][one], second[axis][two]) for first, second in states]
-
-    def _arrived(self, first: Colours, second: Colours) -> Colours:
-        number = {int(colour): int(part) for colour, part in zip(first, self.parts, strict=True)}
-        return np.array([number.get(int(colour), -1) for colour in second])
-
-    def match(self, trial: _Trial, inside: NDArray[np.bool_]) -> int | None:
-        """The class of the trial of which these indices follow the orders; None if there is none."""
-        units = _by_appearance(self.parts[inside])
-        number = dict(zip(self.parts[inside].tolist(), units.tolist(), strict=True))
-        if len(number) != trial.units:
-            return None
-        seen = [np.array([number.get(part, -1) for part in arrived[inside].tolist()]) for arrived in self._seen]
-        for at in range(len(trial.classes)):
-            if all(np.array_equal(orders[at][units], to) for orders, to in zip(trial.rounds, seen, strict=True)):
-                return at
-        return None
-
-    def orbits(self) -> Iterator[NDArray[np.bool_]]:
-        """The parts that a trial sends to each other, those that it leaves where they are aside: they were told apart
-        by something that was hidden before.
-        """
-        root = list(range(int(self.parts.max()) + 1))
-
-        def top(part: int) -> int:
-            while root[part] != part:
-                part = root[part]
-            return part
-
-        for arrived in self._seen:
-            for here, there in zip(self.parts.tolist(), arrived.tolist(), strict=True):
-                root[top(here)] = top(max(there, 0))
-        orbit = np.array([top(part) for part in self.parts.tolist()])
-        for each in np.unique(orbit):
-            if len(np.unique(self.parts[orbit == each])) > 1:
-                yield orbit == each
-
-
-def _splits(before: Sequence[Colouring], states: Sequence[Sequence[Colouring]]) -> list[_Split]:
-    """The classes that a trial split."""
-    found, after = [], states[-1][0]
-    for axis, colours in before[0].items():
-        if after[axis].max() == colours.max():
-            continue
-        for colour in np.unique(colours):
-            one, two = (np.flatnonzero(side[axis] == colour) for side in before)
-            if (after[axis][one] != after[axis][one[0]]).any():
-                found.append(_Split(axis, one, two, states))
-    return found
