@@ -77,7 +77,7 @@ def merge(request: MergeRequest, progress: Progress) -> RunDocument:
         scorer = _scorer(request, pairs[0], device, progress)
         _tell_models(pairs, progress)
         document = _planned(request, pairs[0].layout, device, progress)
-        check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting)
+        check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
         if request.dry_run:
             return replace(document, plan=_plan(pairs, targets))
         load_torch()

@@ -52,9 +52,8 @@ class Noisy(Net):
         return super().forward(nn.functional.dropout(x, training=True))
 
 class Blind(Net):
-    @torch.no_grad()
     def forward(self, x):
-        return super().forward(x)
+        return super().forward(x).detach()
 
 class Mute(Net):
     def forward(self, x):

@@ -136,7 +136,7 @@ def test_the_merge_goes_through_a_pipe(family: Path) -> None:
         ((*MODELS, "-o", "x.safetensors", "--weights", "1,a,2,1"), 2, "'a' is not a finite number"),
         ((*MODELS, "-o", "m2.safetensors"), 2, "both an input"),
         ((*MODELS, "-o", "data.npz"), 2, "another format"),
-        ((*MODELS, "-o", "x.safetensors", "--network", "a:b"), 2, "add --data"),
+        ((*MODELS, "-o", "x.safetensors", "--network", "a:b"), 2, "No module named 'a'"),
         ((*MODELS, "wide.safetensors", "-o", "x.safetensors"), 3, "9"),
         ((*MODELS, "nan.safetensors", "-o", "x.safetensors"), 3, "nan"),
         ((*MODELS, "absent.safetensors", "-o", "x.safetensors"), 4, "absent"),

@@ -49,7 +49,7 @@ def test_the_schema_and_the_dataclasses_name_the_same_fields() -> None:
         "curve": "CurveRecord", "barrier": "BarrierRecord", "tensor": "TensorRecord", "listed": "ListedArchitecture",
         "check": "CheckRecord", "plan": "PlanRecord", "trial": "TrialRecord",
         "merge": "MergeRecord", "pair": "PairRecord", "score": "ScoreRecord",
-        "checked": "CheckedRecord",
+        "checked": "CheckedRecord", "derivation": "DerivationRecord",
     }  # fmt: skip
     assert set(described) == set(named)
     for part, kind in named.items():
