@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from rebasin_cli.derivation.expressions import Chain, Expression, Nest, Still, m
 from rebasin_cli.derivation.naming import template_of, words_of
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.evaluation.comparing import change
+from rebasin_cli.evaluation.inputs import each, leaves
 
 _MOST_RUNS = 200
 _GENERAL = {
@@ -172,34 +173,16 @@ def _reads_inputs(judge: Judge, swapped: Mapping[str, Tensor], length: int, unit
     """Whether exchanging the inputs in the same way makes up for it."""
     network = judge.network
     before = network.inputs
-    rank = max((t.dim() for t in _tensors(before)), default=0)
+    rank = max((tensor.dim() for tensor in leaves(before).values()), default=0)
+
+    def exchanged(at: int, _: str, x: Tensor) -> Tensor:
+        return _exchanged(x, at, units) if x.dim() > at and x.shape[at] == length else x
+
     try:
         for at in range(1, rank):
-            network.inputs = _exchanged_where(before, at, length, units)
+            network.inputs = each(partial(exchanged, at), before)
             if judge.change(swapped) <= TOLERANCE:
                 return True
     finally:
         network.inputs = before
     return False
-
-
-def _exchanged_where(inputs: Any, at: int, length: int, units: tuple[int, int]) -> Any:
-    """Inputs with two units of every axis of that place and length exchanged; what is no tensor stays as it is."""
-    if isinstance(inputs, Tensor):
-        return _exchanged(inputs, at, units) if inputs.dim() > at and inputs.shape[at] == length else inputs
-    if isinstance(inputs, Mapping):
-        return {name: _exchanged_where(value, at, length, units) for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(_exchanged_where(value, at, length, units) for value in inputs)
-    return inputs
-
-
-def _tensors(inputs: object) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, Mapping):
-        for value in inputs.values():
-            yield from _tensors(value)
-    elif isinstance(inputs, (tuple, list)):
-        for value in inputs:
-            yield from _tensors(value)

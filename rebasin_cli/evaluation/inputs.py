@@ -17,16 +17,18 @@ NAME = "inputs"
 
 
 def leaves(inputs: Inputs, name: str = NAME) -> dict[str, Tensor]:
-    """Every tensor by its dotted name: `inputs`, or `inputs.0`, `inputs.mask`."""
+    """Every tensor by its dotted name: `inputs`, or `inputs.0`, `inputs.mask`; flags among them are left out."""
     if isinstance(inputs, Tensor):
         return {name: inputs}
     return {key: tensor for part, value in _parts(inputs) for key, tensor in leaves(value, f"{name}.{part}").items()}
 
 
 def each(function: Callable[[str, Tensor], Tensor], inputs: Inputs, name: str = NAME) -> Inputs:
-    """The same structure with `function` of every name and tensor in its place."""
+    """The same structure with `function` of every name and tensor in its place; other values stay as they are."""
     if isinstance(inputs, Tensor):
         return function(name, inputs)
+    if not isinstance(inputs, (Mapping, tuple, list)):
+        return inputs
     made = {part: each(function, value, f"{name}.{part}") for part, value in _parts(inputs)}
     return made if isinstance(inputs, Mapping) else tuple(made.values())
 
@@ -85,4 +87,4 @@ def arguments(forward: Callable[..., Any], inputs: Inputs) -> tuple[tuple[Any, .
 def _parts(inputs: tuple[Inputs, ...] | Mapping[str, Inputs]) -> list[tuple[str, Inputs]]:
     if isinstance(inputs, Mapping):
         return list(inputs.items())
-    return [(str(place), value) for place, value in enumerate(inputs)]
+    return [(str(place), value) for place, value in enumerate(inputs)] if isinstance(inputs, (tuple, list)) else []
