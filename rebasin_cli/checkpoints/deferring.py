@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from rebasin_cli.garbage import collection_paused
+
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,12 +48,7 @@ def load_torch() -> None:
     A signal meanwhile counts afterwards: libraries swallow exceptions that come while they are imported, or fail later.
     """
     if "torch" not in sys.modules:
-        collecting = gc.isenabled()
-        gc.disable()  # nothing of it is garbage, and looking for some takes a tenth of the time
-        try:
-            with signals_deferred():
-                import torch  # noqa: F401
+        with collection_paused(), signals_deferred():
+            import torch  # noqa: F401
+
             gc.freeze()  # the first look at it afterwards would take as long as matching small networks
-        finally:
-            if collecting:
-                gc.enable()

@@ -13,10 +13,10 @@ from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import Draft, spec_text, unsized
 from rebasin_cli.evaluation.comparing import Trace, change
-from rebasin_cli.evaluation.running import tensors_in
+from rebasin_cli.evaluation.running import recorded
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.proofs.proof import UNSIZED, Subject
+from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.language.loading import parse_spec
@@ -59,14 +59,8 @@ class Judge:
 
     def run(self, state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
         """The outputs with a state; its modules' too, where a trace is given."""
-        hooks = []
-        for name, part in self.network.module.named_modules() if trace is not None else ():
-            hooks.append(part.register_forward_hook(_recorder(trace, name or "the whole network")))
-        try:
+        with recorded(self.network.module, trace):
             return self.network.outputs({name: state[name] for name in self.network.tensors})
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def subject(self, name: str) -> Subject:
         """The network for a proof."""
@@ -117,13 +111,4 @@ def candidate(judge: Judge, wiring: Wiring, title: str, **texts: Any) -> Candida
 
 def _unsized(layout: Layout, name: str) -> bool:
     dim = layout.dims.get(name)
-    return dim is not None and (dim.fixed or "").startswith(UNSIZED)
-
-
-def _recorder(trace: Trace | None, name: str) -> Any:
-    def record(module: Any, inputs: Any, outputs: Any) -> None:
-        for tensor in tensors_in(outputs).values():
-            if trace is not None:
-                trace.append((name, tensor.detach().clone()))
-
-    return record
+    return dim is not None and dim.unsized

@@ -7,7 +7,7 @@ send to each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,12 +53,6 @@ def classes(colouring: Colouring) -> Iterator[ColourClass]:
             yield ColourClass(axis, int(colour), tuple(np.flatnonzero(colours == colour).tolist()))
 
 
-def class_at(colouring: Colouring, axis: AxisOf, position: int) -> ColourClass:
-    """The class of one index."""
-    colour = int(colouring[axis][position])
-    return ColourClass(axis, colour, tuple(np.flatnonzero(colouring[axis] == colour).tolist()))
-
-
 def recoloured(
     colourings: Sequence[Colouring], changes: Sequence[tuple[ColourClass, Sequence[Colours]]]
 ) -> list[dict[AxisOf, Colours]]:
@@ -81,3 +75,17 @@ def recoloured(
 def count(colouring: Colouring) -> int:
     """How many colours there are, over all axes."""
     return sum(int(colours.max()) + 1 for colours in colouring.values() if colours.size)
+
+
+def connected(n: int, links: Iterable[tuple[int, int]]) -> Colours:
+    """For each of n things one that stands for all that it is linked with, directly or through others."""
+    root = list(range(n))
+
+    def top(one: int) -> int:
+        while root[one] != one:
+            one = root[one]
+        return one
+
+    for one, two in links:
+        root[top(int(one))] = top(int(two))
+    return np.array([top(one) for one in range(n)], np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +45,26 @@ def size_of(expression: Expression) -> int:
         return expression.size
     if isinstance(expression, Chain):
         return sum(map(size_of, expression.parts))
-    product = 1
-    for factor in expression.factors:
-        product *= size_of(factor)
-    return product
+    return prod(map(size_of, expression.factors))
+
+
+def inside(expression: Expression) -> tuple[Expression, ...]:
+    """The factors of a product, or the segments of a chain; nothing for what is neither."""
+    if isinstance(expression, Nest):
+        return expression.factors
+    return expression.parts if isinstance(expression, Chain) else ()
+
+
+def parts_of(expression: Expression) -> Iterator[Expression]:
+    """An expression, and all that it consists of, in order."""
+    yield expression
+    for part in inside(expression):
+        yield from parts_of(part)
 
 
 def moves_in(expression: Expression) -> list[int]:
     """The moves that stand in it, in order."""
-    if isinstance(expression, Moving):
-        return [expression.move]
-    inner = (
-        expression.factors
-        if isinstance(expression, Nest)
-        else expression.parts
-        if isinstance(expression, Chain)
-        else ()
-    )
-    return [move for part in inner for move in moves_in(part)]
-
-
-def parts_of(expression: Expression) -> Iterator[Expression]:
-    """An expression, and all that it consists of."""
-    yield expression
-    inner = (
-        expression.factors
-        if isinstance(expression, Nest)
-        else expression.parts
-        if isinstance(expression, Chain)
-        else ()
-    )
-    for part in inner:
-        yield from parts_of(part)
+    return [part.move for part in parts_of(expression) if isinstance(part, Moving)]
 
 
 def chain(parts: Sequence[Expression]) -> Expression:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
-from rebasin_cli.derivation.expressions import Chain, Nest, Still, parts_of
+from rebasin_cli.derivation.expressions import Still, inside, parts_of
 from rebasin_cli.derivation.shrinking import HEADS, HIDDEN, role_of
 from rebasin_cli.derivation.writing import Draft
 from rebasin_cli.spec.language.expressions import parse_expression
@@ -59,8 +59,7 @@ def _still_ways(size: int, configs: Configs) -> list[str]:
 
 def _inner_stills(expression: Any) -> Iterator[Still]:
     for part in parts_of(expression):
-        inner = part.factors if isinstance(part, Nest) else part.parts if isinstance(part, Chain) else ()
-        yield from (each for each in inner if isinstance(each, Still))
+        yield from (each for each in inside(part) if isinstance(each, Still))
 
 
 def _named(draft: Draft, chosen: Mapping[int, str]) -> tuple[dict[int, str], dict[str, str]]:

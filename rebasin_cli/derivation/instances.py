@@ -156,7 +156,7 @@ class FileNetwork(nn.Module):
         return ((name.removeprefix(self._prefix), part) for name, part in self.model.named_modules(*args, **kwargs))
 
     def forward(self, **inputs: Any) -> Any:
-        """The answers: logits or embeddings where there are some, and else what is no cache and no inner state."""
+        """The logits or embeddings where there are some; otherwise all outputs but caches and hidden states."""
         if self._made:
             flat = torch.cat([self._own(name).flatten() for name in self._made])
             gathered = {key: flat[place] for key, place in self._places.items()}

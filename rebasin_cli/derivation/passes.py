@@ -56,7 +56,7 @@ class Network:
     Attributes:
         tensors: parameters and buffers of floats that its state dict has, each once, by the first of its keys.
         keys: all keys of the state dict of each of them (several where it is tied).
-        others: keys of what is no tensor of floats; buffers: names of tensors that are no parameters.
+        others: keys of values that are not tensors of floats; buffers: names of the tensors that are buffers.
         tables: buffers that the code made and no training changes; passes: how many there were.
     """
 

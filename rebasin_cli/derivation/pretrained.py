@@ -27,7 +27,7 @@ from rebasin_cli.derivation.shrinking import SCALES, Scale, smaller
 from rebasin_cli.derivation.writing import Draft, spec_text
 from rebasin_cli.errors import ContentError, RebasinError
 from rebasin_cli.evaluation.libraries import MODULES, on_files_of_others, whole_numbers
-from rebasin_cli.proofs.proof import UNSIZED, Proof, prove
+from rebasin_cli.proofs.proof import Proof, prove
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.language.loading import parse_spec
@@ -307,7 +307,7 @@ def _said(layout: Layout) -> Any:
 
 def _require_sized(layout: Layout) -> None:
     for name, dim in layout.dims.items():
-        if (dim.fixed or "").startswith(UNSIZED):
+        if dim.unsized:
             raise _UnfitError(f"nothing tells the size of {name}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rebasin_cli.derivation.colouring import AxisOf
-from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, chain, nest, size_of
+from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, chain, inside, nest, size_of
 from rebasin_cli.derivation.search import Marks
 
 
@@ -139,9 +139,7 @@ class _Axis:
             return False
         if isinstance(one, Still):
             return one == two
-        first, second = (
-            e.factors if isinstance(e, Nest) else e.parts for e in (one, two) if not isinstance(e, Still | Moving)
-        )
+        first, second = inside(one), inside(two)
         return len(first) == len(second) and all(self._alike(a, b, within) for a, b in zip(first, second, strict=True))
 
 

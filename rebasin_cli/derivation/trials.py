@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from rebasin_cli.derivation.colouring import AxisOf, ColourClass, Colouring, Colours
+from rebasin_cli.derivation.colouring import AxisOf, ColourClass, Colouring, Colours, connected
 
 _ORDERS = 20  # draws of one that keeps no blocks together
 
@@ -128,17 +128,8 @@ class Split:
         """The parts that a trial sends to each other, those that it leaves where they are aside: they were told apart
         by something that was hidden before.
         """
-        root = list(range(int(self.parts.max()) + 1))
-
-        def top(part: int) -> int:
-            while root[part] != part:
-                part = root[part]
-            return part
-
-        for arrived in self._seen:
-            for here, there in zip(self.parts.tolist(), arrived.tolist(), strict=True):
-                root[top(here)] = top(max(there, 0))
-        orbit = np.array([top(part) for part in self.parts.tolist()])
+        moves = (pair for arrived in self._seen for pair in zip(self.parts, np.maximum(arrived, 0), strict=True))
+        orbit = connected(int(self.parts.max()) + 1, moves)[self.parts]
         for each in np.unique(orbit):
             if len(np.unique(self.parts[orbit == each])) > 1:
                 yield orbit == each

@@ -17,22 +17,24 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.derivation.candidate import Judge
-from rebasin_cli.derivation.colouring import AxisOf, ColourClass, Colouring, Colours, MismatchError, classes, recoloured
-from rebasin_cli.derivation.late import with_inner_permutations
+from rebasin_cli.derivation.colouring import (
+    AxisOf,
+    ColourClass,
+    Colouring,
+    Colours,
+    MismatchError,
+    classes,
+    connected,
+    recoloured,
+)
 from rebasin_cli.derivation.refinement import Refiner
 from rebasin_cli.derivation.search import Search
-from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, Layout, Piece
 
 _ELEMENTS = 8
 """Random elements that orbits are made of: two generate a symmetric group nearly always."""
-
-
-def needlessly_shared(judge: Judge, wiring: Wiring) -> tuple[int, ...]:
-    """Dims of which every unit of another dim may have a permutation of its own, though the wiring has one for all."""
-    return tuple(with_inner_permutations(judge, wiring).owners.keys() - wiring.owners.keys())
 
 
 def unsaid(judge: Judge, layout: Layout, seed: int = 0) -> tuple[str, ...]:
@@ -183,16 +185,5 @@ def _resting(permutation: Permutation, fixed: list[tuple[str, int, tuple[int | s
 
 def _joined(length: int, here: Tensor, moved: list[Tensor]) -> Colours:
     """Numbers of the orbits of indices that some moves send to each other."""
-    root = list(range(length))
-
-    def top(index: int) -> int:
-        while root[index] != index:
-            index = root[index]
-        return index
-
-    for there in moved:
-        if there is here:
-            continue
-        for pair in torch.unique(here.flatten() * length + there.flatten()).tolist():
-            root[top(pair // length)] = top(pair % length)
-    return np.array([top(index) for index in range(length)], np.int64)
+    pairs = (torch.unique(here.flatten() * length + there.flatten()).tolist() for there in moved if there is not here)
+    return connected(length, (divmod(pair, length) for found in pairs for pair in found))

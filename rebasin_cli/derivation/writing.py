@@ -143,6 +143,12 @@ def _variables(count: int) -> list[str]:
     return [f"{{{letter}}}" for letter in _LETTERS[:count]]
 
 
+def _with_variables(key: str) -> str:
+    """A key with a variable in place of every number."""
+    letters = iter(_LETTERS)
+    return ".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in key.split("."))
+
+
 def _lines(draft: Draft, names: Sequence[str]) -> list[_Line]:
     """One line for all keys of a template that agree, single ones for the others; in the order of the network."""
     keys = [(key, name) for name in names for key in draft.keys.get(name, (name,)) if key not in draft.ignored]
@@ -236,9 +242,7 @@ def _ignored(draft: Draft) -> list[tuple[str, str]]:
     }
     found: dict[str, str] = {}
     for key, why in draft.ignored.items():
-        letters = iter(_LETTERS)
-        general = ".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in key.split("."))
-        found.setdefault(key if template_of(key) in spoken else general, why)
+        found.setdefault(key if template_of(key) in spoken else _with_variables(key), why)
     return list(found.items())
 
 
@@ -266,6 +270,5 @@ def _owner_rule(owner: int, name: Callable[[int], str]) -> str:
 def _index_rule(draft: Draft, dim: int, name: Callable[[int], str]) -> str:
     place = draft.wiring.indices[dim]
     if "{" in name(dim):
-        letters = iter(_LETTERS)
-        place = ".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in place.split("."))
+        place = _with_variables(place)
     return f"index e in {place}.{{e}}.*"

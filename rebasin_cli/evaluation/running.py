@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -14,15 +15,18 @@ from rebasin_cli.evaluation.comparing import Trace
 
 def run_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], trace: Trace | None) -> dict[str, Tensor]:
     """Run a module without gradients and return every tensor among its outputs, by name."""
-    hooks = []
-    if trace is not None:
-        for name, part in module.named_modules():
-            hooks.append(part.register_forward_hook(_recorder(trace, name or "the whole network")))
-    with torch.no_grad():
-        outputs = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return tensors_in(outputs)
+    with recorded(module, trace), torch.no_grad():
+        return tensors_in(module(**inputs) if isinstance(inputs, Mapping) else module(*inputs))
+
+
+@contextmanager
+def recorded(module: nn.Module, trace: Trace | None) -> Iterator[None]:
+    """Append what every module makes to a trace, if there is one."""
+    with ExitStack() as stack:
+        for name, part in module.named_modules() if trace is not None else ():
+            assert trace is not None
+            stack.callback(part.register_forward_hook(_recorder(trace, name or "the whole network")).remove)
+        yield
 
 
 def in_dtype(value: Any, dtype: torch.dtype) -> Any:

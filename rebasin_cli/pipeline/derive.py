@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,6 @@ from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import build_module, user_network
-from rebasin_cli.evaluation.running import in_dtype
 from rebasin_cli.evaluation.user_code import module_files
 from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import read_text
@@ -35,7 +34,7 @@ from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import shapes_of
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record
-from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
+from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember, user_folder
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import CheckRecord, DerivationRecord, RunDocument
 from rebasin_cli.safe_text import first_names
@@ -124,12 +123,13 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
 
 
 def spec_of_network(
-    data: DataRequest, checkpoint: Checkpoint, progress: Progress, *, again: bool = False
+    data: DataRequest, checkpoint: Checkpoint, progress: Progress, fits: Callable[[SpecChoice], bool]
 ) -> SpecChoice:
     """The spec of a network that the user named, derived or as it was derived before.
 
     Args:
-        data: the network, and examples to run it on if there are any; again: derive it whatever is remembered.
+        data: the network, and examples to run it on if there are any.
+        fits: whether a spec that was kept is the network's still: its code may have changed elsewhere.
 
     Raises:
         ContentError: none can be proved. UsageError: the network cannot be imported.
@@ -139,28 +139,27 @@ def spec_of_network(
     module, own = build_module(reference, checkpoint, data.options)
     _require_same_keys(module, checkpoint)
     place = _place(reference, data.options, module)
-    text = None if again else _remembered(place)
-    if text is not None:
+    text = _remembered(place)
+    if text is not None and fits(kept := SpecChoice(arch=str(place), text=text)):
         progress.remark(
             f"no shipped spec is that of {reference}; the one derived from its code before is used: {place}"
         )
-    else:
-        examples, _ = _inputs_for(module, _examples(data, checkpoint, progress), own, None, progress)
-        found = _derived(reference, module, examples, 0, SECONDS, progress)
-        if not found.holds:
-            raise ContentError(
-                f"no spec could be proved for {reference}: {found.proof.describe()}",
-                remedy=f"`rebasin arch derive {reference} -o FILE.yaml` writes what is known; mend it, name it: --arch",
-            )
-        _warn_if_small(found, progress)
-        text = found.text
-        _keep(place, text)
-        remember(found.spec, RememberedProof.now(reference, found.proof.error))
-        progress.remark(
-            f"no shipped spec is that of {reference}, so one was derived from its code and proved on it "
-            f"({found.passes} passes, {found.seconds:.0f} s); it is kept in {place}"
+        return kept
+    examples, _ = _inputs_for(module, _examples(data, checkpoint, progress), own, None, progress)
+    found = _derived(reference, module, examples, 0, SECONDS, progress)
+    if not found.holds:
+        raise ContentError(
+            f"no spec could be proved for {reference}: {found.proof.describe()}",
+            remedy=f"`rebasin arch derive {reference} -o FILE.yaml` writes what is known; mend it, name it: --arch",
         )
-    return SpecChoice(arch=str(place), text=text)
+    _warn_if_small(found, progress)
+    _keep(place, found.text)
+    remember(found.spec, RememberedProof.now(reference, found.proof.error))
+    progress.remark(
+        f"no shipped spec is that of {reference}, so one was derived from its code and proved on it "
+        f"({found.passes} passes, {found.seconds:.0f} s); it is kept in {place}"
+    )
+    return SpecChoice(arch=str(place), text=found.text)
 
 
 def _examples(data: DataRequest, checkpoint: Checkpoint, progress: Progress) -> Inputs | None:
@@ -232,7 +231,7 @@ def _derived(
     with _deriving(reference, progress) as told:
         name = reference.replace(":", "-")
         title = f"derived from {reference}"
-        return derive(module, in_dtype(inputs, torch.float64), name, title=title, seed=seed, seconds=seconds, told=told)
+        return derive(module, inputs, name, title=title, seed=seed, seconds=seconds, told=told)
 
 
 def _inputs_for(
@@ -256,13 +255,17 @@ def _inputs_for(
     )
 
 
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+
+
 def _require_same_keys(module: nn.Module, checkpoint: Checkpoint) -> None:
     """The module's tensors are the checkpoint's, but for a prefix that all have.
 
     Raises:
         ContentError: they are not.
     """
-    own = {name: tuple(t.shape) for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    own = _shapes(module)
     there = shapes_of(checkpoint)
     absent = [name for name in own if name not in there and not any(key.endswith(f".{name}") for key in there)]
     if absent:
@@ -312,11 +315,12 @@ def _place(reference: str, options: Mapping[str, str], module: nn.Module) -> Pat
     for path in module_files(reference):
         with suppress(OSError):
             digest.update(path.read_bytes())
-    shapes = {name: list(t.shape) for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
-    digest.update(json.dumps([reference, dict(options), shapes], sort_keys=True).encode())
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~")) / ".cache"
-    return home / "rebasin" / "derived" / f"{reference.replace(':', '-')}-{digest.hexdigest()[:16]}.yaml"
+    digest.update(json.dumps([reference, dict(options), _shapes(module)], sort_keys=True).encode())
+    return (
+        user_folder("XDG_CACHE_HOME", ".cache")
+        / "derived"
+        / f"{reference.replace(':', '-')}-{digest.hexdigest()[:16]}.yaml"
+    )
 
 
 _MARK = "# derived by rebasin, sha256 "

@@ -42,13 +42,14 @@ def settled_spec(
     from rebasin_cli.pipeline.derive import spec_of_network
 
     progress.detail(f"no shipped spec is that of {data.network}: {why}")
-    for again in (False, True):
-        spec = spec_of_network(data, models[0], progress, again=again)
-        named = replace(choice, arch=spec.arch, text=spec.text)
-        if not again and _misfit(named, data, models, progress):  # kept from code that has changed elsewhere
-            continue
-        return named
-    raise AssertionError
+
+    def named(spec: SpecChoice) -> SpecChoice:
+        return replace(choice, arch=spec.arch, text=spec.text)
+
+    def fits(spec: SpecChoice) -> bool:
+        return not _misfit(named(spec), data, models, progress)
+
+    return named(spec_of_network(data, models[0], progress, fits))
 
 
 def spec_of_permutation(saved: SavedPermutation, choice: SpecChoice) -> SpecChoice:

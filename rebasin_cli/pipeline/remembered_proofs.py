@@ -64,10 +64,19 @@ def remember(spec: PermutationSpec, proof: RememberedProof) -> None:
             out.write((json.dumps({"proofs": stored}, indent=1) + "\n").encode())
 
 
+def user_folder(variable: str, otherwise: str) -> Path:
+    """Where the program keeps things of the user: under the folder that a variable names, if it is absolute.
+
+    Args:
+        otherwise: the folder below the home directory.
+    """
+    named = os.environ.get(variable, "")
+    home = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~")) / otherwise
+    return home / "rebasin"
+
+
 def _place() -> Path:
-    named = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~")) / ".local" / "state"
-    return home / "rebasin" / "proofs.json"
+    return user_folder("XDG_STATE_HOME", ".local/state") / "proofs.json"
 
 
 def _stored() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rebasin_cli.evaluation.comparing import Run, Trace, change, first_differenc
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, PermutationSpec, bind
+from rebasin_cli.spec.binding.layout import UNSIZED
 
 ELEMENTS = 20
 """Random permutations that a spec is judged by: a wrong group survives each with a probability of a half at most."""
@@ -27,8 +28,6 @@ ELEMENTS = 20
 SECONDS = 20.0
 """After which no further one is drawn; the first always is."""
 
-UNSIZED = "not known: "
-"""How the reason of a dim begins that stays at identity because nothing tells its size."""
 
 __all__ = ["ELEMENTS", "Proof", "Subject", "Trace", "families", "prove"]
 
@@ -185,7 +184,7 @@ def families(layout: Layout) -> dict[str, list[str]]:
 
 def _unsized(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Families of dims whose size nothing tells, and the names that `--set` takes for them."""
-    reasons = {name: dim.fixed for name, dim in layout.dims.items() if (dim.fixed or "").startswith(UNSIZED)}
+    reasons = {name: dim.fixed for name, dim in layout.dims.items() if dim.unsized}
     told = [str(rule.name.parts[0]) for rule in layout.spec.sizes]
     named = told or [name for why in reasons.values() for name in (why or "").removeprefix(UNSIZED).split(", ")]
     found = tuple(dict.fromkeys(name.split(".")[0] for name in reasons))

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from rebasin_cli.cli import main
 from tests.small import save_pair
@@ -58,3 +61,26 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_pair(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, from which modules are imported; nothing is remembered from before."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def networks_of(code: str) -> dict[str, Callable[[], nn.Module]]:
+    """The classes of a module's code, by name."""
+    found: dict[str, Any] = {}
+    exec(code, found)
+    return found
+
+
+def same_tensors(one: str, two: str) -> bool:
+    """Whether two safetensors files hold the same values under the same names."""
+    first, second = load_file(one), load_file(two)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)

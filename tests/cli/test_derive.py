@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rebasin_cli.evaluation.libraries import library
-from tests.cli.conftest import Rebasin
+from tests.cli.conftest import Rebasin, networks_of, same_tensors
 
 MODULE = """
 import torch
@@ -66,6 +66,11 @@ class Broken(Net):
 def make(width="12"): return Net(int(width)), torch.randn(2, 6)
 def chain(): return Chain(), torch.randn(5, 6)
 def dropped(): return nn.Sequential(nn.Linear(6, 9), nn.Dropout(), nn.ReLU(), nn.Linear(9, 2)), torch.randn(5, 6)
+class Flagged(Net):
+    def forward(self, x, twice):
+        return (2 if twice else 1) * super().forward(x)
+
+def flagged(): return Flagged(), {"x": torch.randn(2, 6), "twice": True}
 def padded(): return Padded(), torch.randn(5, 6)
 def noisy(): return Noisy(), torch.randn(5, 6)
 def blind(): return Blind(), torch.randn(5, 6)
@@ -90,27 +95,20 @@ PAIR = ("a.safetensors", "b.safetensors")
 
 
 @pytest.fixture
-def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with modules and two checkpoints of each of two networks; nothing is remembered."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "nets_of_derive", raising=False)
-    monkeypatch.chdir(tmp_path)
     Path("nets_of_derive.py").write_text(MODULE)
-    code: dict[str, type[torch.nn.Module]] = {}
-    exec(MODULE, code)
+    code = networks_of(MODULE)
     for seed, name in enumerate("abc"):
         torch.manual_seed(seed)
         save_file(code["Net"]().state_dict(), f"{name}.safetensors")
         save_file(code["Chain"]().state_dict(), f"chain_{name}.safetensors")
-    return tmp_path
+    return workplace
 
 
 def outputs(kind: str, file: str) -> torch.Tensor:
-    code: dict[str, type[torch.nn.Module]] = {}
-    exec(MODULE, code)
-    module = code[kind]().double()
+    module = networks_of(MODULE)[kind]().double()
     module.load_state_dict(load_file(file))
     return module(torch.ones(3, 6, dtype=torch.float64).cumsum(0))
 
@@ -151,8 +149,7 @@ def test_an_unknown_network_is_aligned_at_once(rebasin: Rebasin, nets: Path) -> 
         kept.unlink()
     applied = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "again.safetensors")
     assert applied.code == 0, applied.err
-    one, two = load_file("b.aligned.safetensors"), load_file("again.safetensors")
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert same_tensors("b.aligned.safetensors", "again.safetensors")
     halfway = rebasin("interpolate", "--at", "0.5", "-o", "half.safetensors", stdin=done.out.encode())
     assert halfway.code == 0, halfway.err
     given = rebasin(
@@ -283,3 +280,10 @@ def test_a_group_that_the_language_cannot_say_in_full_is_told(rebasin: Rebasin, 
     assert "the symmetry is larger than the spec says" in done.err
     assert done.document["derivation"]["free"]
     assert sorted(dim["size"] for dim in done.document["architecture"]["dims"].values()) == [2, 2, 4]
+
+
+def test_flags_among_the_inputs_are_passed_on(rebasin: Rebasin, nets: Path) -> None:
+    """And further examples are drawn for the tensors alone."""
+    done = rebasin("arch", "derive", "nets_of_derive:flagged", "--json")
+    assert done.code == 0, done.err
+    assert [dim["size"] for dim in done.document["architecture"]["dims"].values()] == [12]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rebasin_cli.evaluation.libraries import library
-from tests.cli.conftest import Outcome, Rebasin
+from tests.cli.conftest import Outcome, Rebasin, networks_of
 
 MODULE = """
 import torch
@@ -80,20 +79,16 @@ DATA = ("--data", "d.npz")
 
 
 @pytest.fixture
-def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nets(workplace: Path) -> Path:
     """The current folder: three checkpoints whose names and shapes are a chain's, modules that read them, and data."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.chdir(tmp_path)
     Path("nets_of_tests.py").write_text(MODULE)
-    code: dict[str, type[torch.nn.Module]] = {}
-    exec(MODULE, code)
+    code = networks_of(MODULE)
     for seed, name in enumerate("abc"):
         torch.manual_seed(seed)
         save_file(code["Chain"]().state_dict(), f"{name}.safetensors")
     generator = np.random.default_rng(0)
     np.savez("d.npz", inputs=generator.standard_normal((60, 8)).astype(np.float32), targets=np.arange(60) % 4)
-    return tmp_path
+    return workplace
 
 
 def network(name: str) -> tuple[str, str]:

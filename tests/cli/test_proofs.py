@@ -6,14 +6,11 @@ import json
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from tests.cli.conftest import Rebasin
+from tests.cli.conftest import Rebasin, same_tensors
 
 SPEC = """
 name: own
@@ -54,15 +51,12 @@ ALIGN = ("align", "a.safetensors", "b.safetensors", "--arch", "own.yaml", "--set
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own(workplace: Path) -> Path:
     """The current folder, with a spec, a network and two checkpoints of it; and no proof remembered."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.chdir(tmp_path)
     Path("own.yaml").write_text(SPEC)
     Path("attention_of_tests.py").write_text(MODULE)
     exec(MODULE, {})  # it writes the checkpoints
-    return tmp_path
+    return workplace
 
 
 def test_sizes_that_nothing_tells(rebasin: Rebasin, own: Path) -> None:
@@ -191,8 +185,7 @@ def test_results_hold_the_spec_they_were_made_with(rebasin: Rebasin, own: Path) 
     Path("own.yaml").unlink()
     applied = rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "again.safetensors")
     assert applied.code == 0, applied.err
-    one, two = load_file("b.aligned.safetensors"), load_file("again.safetensors")
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert same_tensors("b.aligned.safetensors", "again.safetensors")
     halfway = rebasin("interpolate", "--at", "0.5", "-o", "half.safetensors", stdin=done.out.encode())
     assert halfway.code == 0, halfway.err
     assert halfway.document["architecture"]["sha256"] == done.document["architecture"]["sha256"]

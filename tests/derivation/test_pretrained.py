@@ -96,7 +96,7 @@ def test_code_of_the_folder_is_never_run(tmp_path: Path) -> None:
         derive_folder(written(tmp_path, **config))
 
 
-def test_a_checkpoint_with_other_tensors_is_refused_before_the_search(tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_tensors_is_refused_first(tmp_path: Path) -> None:
     folder = written(tmp_path, **LLAMA_8B)
     source = source_of(folder)
     with torch.device("meta"):

@@ -30,7 +30,7 @@ def state(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_permutation_that_shows_in_imaginary_parts_alone_is_found() -> None:
+def test_a_permutation_of_imaginary_parts_is_found() -> None:
     bound, a = layout(), state(1)
     a["fc1.weight"].real.zero_()
     a["fc2.weight"].real.zero_()

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from rebasin_cli.errors import UsageError
 from rebasin_cli.spec.binding.equations import Sizes
 from rebasin_cli.spec.binding.instances import dim_text
+from rebasin_cli.spec.binding.layout import UNSIZED
 from rebasin_cli.spec.binding.resolve import Plus, Resolver
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule
@@ -30,7 +31,7 @@ def unknown_dims(
         names = sorted({_plain_name(str(leaf.size)) for leaf in axis.leaves() if sizes.of(leaf) is None})
         for leaf in axis.leaves():
             if leaf.dim:
-                reasons[leaf.dim] = f"not known: {', '.join(names)}"
+                reasons[leaf.dim] = f"{UNSIZED}{', '.join(names)}"
                 missing |= dict.fromkeys(names)
     changed = True
     while changed:

@@ -12,6 +12,9 @@ from math import prod
 
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
 
+UNSIZED = "not known: "
+"""How the reason of a dim begins that stays because nothing tells its size; the names of sizes that would follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dim:
@@ -27,6 +30,11 @@ class Dim:
     size: int
     owner: str | None = None
     fixed: str | None = None
+
+    @property
+    def unsized(self) -> bool:
+        """Whether it stays because nothing tells its size."""
+        return (self.fixed or "").startswith(UNSIZED)
 
 
 INDEX_SIDE = -1
