@@ -4,11 +4,12 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo test lint outlines bench torture mutants clean
+.PHONY: help install demo test lint outlines schema bench torture mutants clean
 help:
 	@echo "make demo    install into $(VENV), then align and interpolate the trained pair that ships"
 	@echo "make test    lint, type check, layer check and tests"
 	@echo "make outlines note for each shipped spec which names it has lines for, after a change to one"
+	@echo "make schema  write the JSON schema of the run document, after a change to it"
 	@echo "make torture attack with hostile files, faults and kills, and print a table (slow); TORTURE='--quick' for less"
 	@echo "make mutants change the source in small ways and list what no test notices (slow); MUTANTS='--minutes 15' for fewer"
 	@echo "make bench   time the engine (slow); BENCH='--help' shows the choices"
@@ -35,6 +36,9 @@ demo: $(VENV)/.installed
 
 outlines: $(VENV)/.installed
 	$(BIN)/python -c 'from rebasin_cli.spec.outlines import write_outlines; write_outlines()'
+
+schema: $(VENV)/.installed
+	$(BIN)/python -c 'from rebasin_cli.report.codec import write_schema; write_schema()'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from msgspec import structs
+
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
@@ -68,7 +70,7 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
         if request.dry_run:
             size = checkpoint.nbytes
             plan = PlanRecord(size * 2, size, targets.written(), peak_memory(), size / 3e8)
-            return replace(document, plan=plan)
+            return structs.replace(document, plan=plan)
         return _carry_out(request, checkpoint, layout, permutation, targets, document, progress)
 
 
@@ -93,7 +95,7 @@ def _carry_out(
             metadata=output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse),
             outputs=outputs, progress=progress,
         )  # fmt: skip
-        document = replace(
+        document = structs.replace(
             document, inputs={**document.inputs, **inputs}, outputs=targets.written(),
             warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(),
         )  # fmt: skip
@@ -105,14 +107,16 @@ def _carry_out(
 def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, progress: Progress) -> RunDocument:
     """What is known before anything is read: the spec, and what the permutation moves."""
     architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
-    moved = {name: replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()}
+    moved = {
+        name: structs.replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()
+    }
     return RunDocument(
         command="apply",
         inputs={
             "permutation": input_record(request.permutation, None),
             "checkpoint": input_record(request.checkpoint.shown, None),
         },
-        architecture=replace(architecture, dims=moved),
+        architecture=structs.replace(architecture, dims=moved),
         warnings=tuple(progress.warnings),
         versions=versions(),
     )

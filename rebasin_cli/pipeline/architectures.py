@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.files import read_json
@@ -56,12 +58,13 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
         tell_layout(layout, progress)
         architecture = architecture_record(layout, choice)
         dims = {
-            dim: replace(record, tensors=tuple(layout.users.get(dim, ()))) for dim, record in architecture.dims.items()
+            dim: structs.replace(record, tensors=tuple(layout.users.get(dim, ())))
+            for dim, record in architecture.dims.items()
         }
         return RunDocument(
             command="arch show",
             inputs={"checkpoint": input_record(checkpoint.shown, None)},
-            architecture=replace(architecture, dims=dims),
+            architecture=structs.replace(architecture, dims=dims),
             warnings=tuple(progress.warnings),
             versions=versions(),
             tensors=tensor_records(opened, layout),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import nn
 
 import rebasin_cli
@@ -118,8 +119,8 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
         head = "" if failed is None else f"# NOT PROVED: {failed.detail}\n"
         with Outputs(force=request.force) as outputs:
             outputs.write(request.output, (head + found.text).encode())
-        document = replace(document, outputs={"spec": os.path.abspath(request.output)})
-    return replace(document, warnings=tuple(progress.warnings))
+        document = structs.replace(document, outputs={"spec": os.path.abspath(request.output)})
+    return structs.replace(document, warnings=tuple(progress.warnings))
 
 
 def spec_of_network(

@@ -9,6 +9,8 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 
+from msgspec import structs
+
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
@@ -193,7 +195,7 @@ def _write_permutation(run: Run, alignment: _Alignment, document: RunDocument, o
     if path is None or alignment.permutation is None:
         return document
     outputs.write(path, alignment.file, at_once=run.scorer is not None or run.points.at is None)
-    return replace(document, outputs={"permutation": str(path)}, hashes={"permutation": alignment.sha256})
+    return structs.replace(document, outputs={"permutation": str(path)}, hashes={"permutation": alignment.sha256})
 
 
 def _so_far(
@@ -206,7 +208,7 @@ def _so_far(
 ) -> RunDocument:
     """What is known of the path so far, together with what an earlier run found."""
     outputs = {**document.outputs, **(written or {})}
-    now = replace(
+    now = structs.replace(
         document, barrier=barrier, outputs=outputs, warnings=tuple(progress.warnings), at=at,
         peak_memory_bytes=peak_memory(),
     )  # fmt: skip

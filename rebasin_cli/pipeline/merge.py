@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from msgspec import structs
+
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
@@ -79,7 +81,7 @@ def merge(request: MergeRequest, progress: Progress) -> RunDocument:
         document = _planned(request, pairs[0].layout, device, progress)
         check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
         if request.dry_run:
-            return replace(document, plan=_plan(pairs, targets))
+            return structs.replace(document, plan=_plan(pairs, targets))
         load_torch()
         from rebasin_cli.merging.models import Models
         from rebasin_cli.pipeline.merge_run import Run, carry_out
@@ -172,7 +174,7 @@ def _plan(pairs: Sequence[Pair], targets: Targets) -> PlanRecord:
         estimate(pair, writes=0, targets=targets.planned(), matched=True, passes=passes)
         for pair, passes in zip(pairs, (2 * count, *[count] * (count - 2)), strict=True)
     ]
-    return replace(
+    return structs.replace(
         plans[0],
         reads=sum(plan.reads for plan in plans),
         writes=pairs[0].a.nbytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from msgspec import structs
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
@@ -151,7 +152,7 @@ def _finished(
     progress: Progress,
 ) -> RunDocument:  # fmt: skip
     """The document with what was found and written."""
-    return replace(
+    return structs.replace(
         document,
         inputs={**inputs, **(data_records(request.data) if request.data else {})},
         architecture=architecture_record(run.models.layout, request.spec, checked=run.check.record()),

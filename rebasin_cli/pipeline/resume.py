@@ -10,9 +10,11 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+
+from msgspec import structs
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
@@ -221,8 +223,8 @@ def continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
     if architecture and before.architecture:
         checked = architecture.checked
         if checked and checked.error is None:  # what is assumed now may have been seen by the run before
-            architecture = replace(architecture, checked=before.architecture.checked or checked)
-    return replace(
+            architecture = structs.replace(architecture, checked=before.architecture.checked or checked)
+    return structs.replace(
         now,
         inputs={**before.inputs, **{r: e for r, e in now.inputs.items() if r != "permutation"}},
         architecture=architecture,

@@ -6,19 +6,33 @@ It is what a command prints into a pipe and what the next command works on. Its 
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import isnan
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 SCHEMA_VERSION = 1
 NATS = "nats per example"
-Kind = Literal["naive", "aligned", "bn", "repair"]
 """What losses are in, unless a document says otherwise."""
+Kind = Literal["naive", "aligned", "bn", "repair"]
+
+if TYPE_CHECKING:
+    Figure = float
+else:
+
+    class Figure(ABC):  # noqa: B024  # every float is one: msgspec has no other way to read `null` as a number
+        """A number; `null` if it is not finite."""
+
+    Figure.register(float)
 
 
-@dataclass(frozen=True, slots=True)
-class InputRecord:
+class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of the document. In JSON a field that has its default is left out; one that is not known is refused."""
+
+
+class InputRecord(Record, frozen=True):
     """A file that was read.
 
     Attributes:
@@ -37,8 +51,7 @@ class InputRecord:
         return f"{self.sha256}:{self.key}" if self.sha256 and self.key else self.sha256 or ""
 
 
-@dataclass(frozen=True, slots=True)
-class DimRecord:
+class DimRecord(Record, frozen=True):
     """One dim: a set of units that move together.
 
     Attributes:
@@ -61,17 +74,15 @@ class DimRecord:
     tensors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SpecOptions:
+class SpecOptions(Record, frozen=True):
     """What the user said about the spec, so that a later command binds the same layout."""
 
-    set: Mapping[str, int] = field(default_factory=dict)
+    set: Mapping[str, int] = {}
     freeze: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedRecord:
+class CheckedRecord(Record, frozen=True):
     """How it is known that a permuted checkpoint is still the same function: the network was run, or it is assumed.
 
     Attributes:
@@ -88,8 +99,7 @@ class CheckedRecord:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ArchitectureRecord:
+class ArchitectureRecord(Record, frozen=True):
     """Which permutation spec was bound, and to what.
 
     Attributes:
@@ -111,19 +121,18 @@ class ArchitectureRecord:
     proved: bool
     file: str | None = None
     prefix: str = ""
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    sections: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = {}
+    sections: Mapping[str, int] = {}
     options: SpecOptions = SpecOptions()
-    dims: Mapping[str, DimRecord] = field(default_factory=dict)
+    dims: Mapping[str, DimRecord] = {}
     fixed: tuple[str, ...] = ()
-    stays: Mapping[str, str] = field(default_factory=dict)
+    stays: Mapping[str, str] = {}
     proof: str = ""
     checked: CheckedRecord | None = None
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TrialRecord:
+class TrialRecord(Record, frozen=True):
     """One of several starts.
 
     Attributes:
@@ -133,13 +142,12 @@ class TrialRecord:
     """
 
     name: str
-    objective: float
+    objective: Figure
     seconds: float
     kept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MatchRecord:
+class MatchRecord(Record, frozen=True):
     """How the permutation was found.
 
     Attributes:
@@ -154,28 +162,26 @@ class MatchRecord:
 
     method: str
     seed: int
-    objective: tuple[float, ...]
+    objective: tuple[Figure, ...]
     stop: str
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = {}
     solves: int = 0
-    solvers: Mapping[str, int] = field(default_factory=dict)
+    solvers: Mapping[str, int] = {}
     gap: float | None = None
     trials: tuple[TrialRecord, ...] = ()
-    losses: tuple[float, ...] = ()
+    losses: tuple[Figure, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DistanceRecord:
+class DistanceRecord(Record, frozen=True):
     """Euclidean distance and cosine between A and B (before) and between A and π(B) (after)."""
 
-    before: float
-    after: float
-    cosine_before: float
-    cosine_after: float
+    before: Figure
+    after: Figure
+    cosine_before: Figure
+    cosine_after: Figure
 
 
-@dataclass(frozen=True, slots=True)
-class CurveRecord:
+class CurveRecord(Record, frozen=True):
     """One path from A to B.
 
     Attributes:
@@ -187,16 +193,15 @@ class CurveRecord:
         basis: what the points hang on, by name: hashes of inputs, permutation and examples, and options.
     """
 
-    loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    barrier: float
-    barrier_to_mean: float
-    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    basis: Mapping[str, str] = field(default_factory=dict)
+    loss: tuple[Figure, ...]
+    accuracy: tuple[Figure, ...]
+    barrier: Figure
+    barrier_to_mean: Figure
+    metrics: Mapping[str, tuple[Figure, ...]] = {}
+    basis: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class BarrierRecord:
+class BarrierRecord(Record, frozen=True):
     """Loss along the path between the two networks.
 
     Attributes:
@@ -209,14 +214,14 @@ class BarrierRecord:
         split: which part of the data; examples: how many.
     """
 
-    lam: tuple[float, ...]
-    naive: CurveRecord | None
-    aligned: CurveRecord | None
+    lam: tuple[float, ...] = field(name="lambda")
+    naive: CurveRecord | None = None
+    aligned: CurveRecord | None = None
     data: str = ""
     split: str | None = None
     examples: int = 0
-    repaired: Mapping[str, CurveRecord] = field(default_factory=dict)
-    failures: Mapping[str, str] = field(default_factory=dict)
+    repaired: Mapping[str, CurveRecord] = {}
+    failures: Mapping[str, str] = {}
     missing: int = 0
     unit: str = ""
 
@@ -251,17 +256,15 @@ class BarrierRecord:
         return next(reversed(self.curves.items()), None)
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreRecord:
+class ScoreRecord(Record, frozen=True):
     """What one network is worth: loss, fraction right (NaN if there is none), and whatever else by name."""
 
-    loss: float
-    accuracy: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    loss: Figure
+    accuracy: Figure
+    metrics: Mapping[str, Figure] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class PairRecord:
+class PairRecord(Record, frozen=True):
     """Two of the models of a merge.
 
     Attributes:
@@ -272,14 +275,13 @@ class PairRecord:
 
     first: str
     second: str
-    before: float
-    after: float
+    before: Figure
+    after: Figure
     naive: float | None = None
     aligned: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MergeRecord:
+class MergeRecord(Record, frozen=True):
     """How N models were brought together.
 
     Attributes:
@@ -297,16 +299,16 @@ class MergeRecord:
     method: str
     weights: tuple[float, ...]
     seed: int
-    objective: tuple[float, ...]
+    objective: tuple[Figure, ...]
     stop: str
     seconds: float
     matches: int
     moved: tuple[float, ...] = ()
     pairs: tuple[PairRecord, ...] = ()
-    scores: Mapping[str, ScoreRecord] = field(default_factory=dict)
+    scores: Mapping[str, ScoreRecord] = {}
     data: str = ""
     unit: str = ""
-    failures: Mapping[str, str] = field(default_factory=dict)
+    failures: Mapping[str, str] = {}
 
     @property
     def loss_unit(self) -> str:
@@ -324,8 +326,7 @@ class MergeRecord:
         return list(self.scores.values())[-1] if "merged" in self.scores else None
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRecord:
+class TensorRecord(Record, frozen=True):
     """One tensor of a checkpoint: what it is, and how the spec reads it (section None: no spec claims it)."""
 
     dtype: str
@@ -335,8 +336,7 @@ class TensorRecord:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ListedArchitecture:
+class ListedArchitecture(Record, frozen=True):
     """One line of `rebasin arch list`."""
 
     name: str
@@ -346,8 +346,7 @@ class ListedArchitecture:
     shipped: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CheckRecord:
+class CheckRecord(Record, frozen=True):
     """The outcome of one check the user asked for (`arch check`, `arch prove`)."""
 
     name: str
@@ -355,8 +354,7 @@ class CheckRecord:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DerivationRecord:
+class DerivationRecord(Record, frozen=True):
     """How a spec was derived from a network.
 
     Attributes:
@@ -378,8 +376,7 @@ class DerivationRecord:
     free: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRecord:
+class PlanRecord(Record, frozen=True):
     """What a run would do (`--dry-run`); memory and time are estimates, good to a factor of three."""
 
     reads: int
@@ -389,9 +386,8 @@ class PlanRecord:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class RunDocument:
-    """Everything one run has to say.
+class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VERSION):
+    """Everything one run has to say. A field of a record that is absent has its default.
 
     Attributes:
         command: the last command that worked on it.
@@ -405,15 +401,15 @@ class RunDocument:
     """
 
     command: str
-    inputs: Mapping[str, InputRecord] = field(default_factory=dict)
+    inputs: Mapping[str, InputRecord] = {}
     architecture: ArchitectureRecord | None = None
     match: MatchRecord | None = None
     distance: DistanceRecord | None = None
     barrier: BarrierRecord | None = None
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
+    hashes: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = {}
     device: str = "cpu"
     peak_memory_bytes: int = 0
     tensors: Mapping[str, TensorRecord] | None = None
@@ -423,4 +419,3 @@ class RunDocument:
     merge: MergeRecord | None = None
     at: float | None = None
     derivation: DerivationRecord | None = None
-    schema_version: int = SCHEMA_VERSION

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+
+from msgspec.structs import replace
 
 from rebasin_cli.report.document import (
     ArchitectureRecord,
@@ -91,9 +92,9 @@ OTHERS = RunDocument(
     checks=(CheckRecord("covers the checkpoint", False, "1 difference"),),
     plan=PlanRecord(100, 50, {"aligned": "/x"}, 300, 0.5),
 )
-CHECKED = dataclasses.replace(
+CHECKED = replace(
     ALIGN,
-    architecture=dataclasses.replace(
+    architecture=replace(
         ARCHITECTURE,
         file="/specs/own.yaml",
         proof="on my_module:make on 2026-01-31",

@@ -21,7 +21,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "λ downwards": (lambda d: d["barrier"]["lambda"].reverse(), "does not ascend from 0 to 1"),
     "λ that stays": (lambda d: d["barrier"].update({"lambda": [0.5] * 9}), "does not ascend"),
     "λ above 1": (lambda d: d["barrier"]["lambda"].__setitem__(-1, 1.5), "does not ascend"),
-    "λ that is null": (lambda d: d["barrier"]["lambda"].__setitem__(0, None), "does not ascend"),
+    "λ that is null": (lambda d: d["barrier"]["lambda"].__setitem__(0, None), "got `null`, at `barrier.lambda[0]`"),
     "fewer λ": (lambda d: d["barrier"]["lambda"].pop(), "the naive curve has 9 values of loss, and `barrier.lambda` 8"),
     "no λ": (lambda d: d["barrier"]["lambda"].clear(), "has 9 values of loss"),
     "fewer losses": (lambda d: d["barrier"]["aligned"]["loss"].pop(), "the aligned curve has 8 values of loss"),

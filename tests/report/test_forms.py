@@ -6,11 +6,11 @@ import builtins
 import io
 import math
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from rebasin_cli.errors import UsageError
