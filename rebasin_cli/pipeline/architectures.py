@@ -41,9 +41,23 @@ def list_architectures() -> RunDocument:
     return RunDocument(command="arch list", architectures=tuple(listed), versions=versions())
 
 
-def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, progress: Progress) -> RunDocument:
-    """A spec's dims and tensors; with a checkpoint, the ones it has there and their sizes."""
+def show_architecture(
+    name: str, checkpoint: Source | None, choice: SpecChoice, progress: Progress, *, count: bool = False
+) -> RunDocument:
+    """A spec's dims and tensors; with a checkpoint, the ones it has there and their sizes.
+
+    Args:
+        count: tell the number of permutations, too.
+
+    Raises:
+        UsageError: `count` without a checkpoint, so that there are no sizes.
+    """
     spec = find_spec(name)
+    if count and checkpoint is None:
+        raise UsageError(
+            "--count needs the sizes of dims, and a spec alone has none",
+            remedy=f"name a checkpoint: rebasin arch show {name} CKPT --count",
+        )
     if checkpoint is None:
         return RunDocument(
             command="arch show", architecture=_unbound_record(spec), tensors=_templates(spec), versions=versions()
@@ -64,7 +78,9 @@ def show_architecture(name: str, checkpoint: Source | None, choice: SpecChoice, 
         return RunDocument(
             command="arch show",
             inputs={"checkpoint": input_record(checkpoint.shown, None)},
-            architecture=structs.replace(architecture, dims=dims),
+            architecture=structs.replace(
+                architecture, dims=dims, log10_symmetries=layout.log10_symmetries() if count else None
+            ),
             warnings=tuple(progress.warnings),
             versions=versions(),
             tensors=tensor_records(opened, layout),

@@ -20,11 +20,12 @@ def check_measured(document: RunDocument) -> None:
             f"{len(failures)} networks of the merge could not be measured; {place}: {why}",
             remedy="everything else was measured and written; judge a model by hand, to see what is wrong",
         )
-    failures = document.barrier.failures if document.barrier else {}
+    measured = document.barrier or document.plane
+    failures = measured.failures if measured else {}
     if failures:
         place, why = next(iter(failures.items()))
         raise ContentError(
-            f"{len(failures)} points of the path could not be measured; {place}: {why}",
+            f"{len(failures)} points could not be measured; {place}: {why}",
             remedy="everything else was measured and written; --at LAM -o FILE writes such a point, to try it by hand",
         )
 

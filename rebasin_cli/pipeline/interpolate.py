@@ -68,6 +68,12 @@ class Run:
         return self.scorer.repairer if self.scorer else None
 
     @property
+    def measurements(self) -> int:
+        """How many points are judged, repairs aside."""
+        plane = self.request.plane
+        return plane.steps**2 if plane else 2 * len(self.points.grid)
+
+    @property
     def repairs(self) -> tuple[Kind, ...]:
         """How the points are repaired: the last way is that of the points that are written."""
         return self.scorer.repairs if self.scorer else ()
@@ -111,7 +117,7 @@ def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSw
     place = request.resume
     if place is None:
         return request, NO_SWEEP, request.document
-    kept = read_earlier_sweep(place)
+    kept = read_earlier_sweep(place, request.command)
     request = replace(request, report=place.absolute())
     if not request.align or request.permutation is not None or request.document is not None:
         return request, kept, request.document
@@ -212,13 +218,13 @@ def _plan(run: Run, progress: Progress) -> RunDocument:
     request, pair, points = run.request, run.pair, run.points
     examples = run.scorer.examples if run.scorer else 0
     return RunDocument(
-        command="interpolate",
+        command=request.command,
         inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
         architecture=architecture_record(pair.layout, request.spec),
         warnings=tuple(progress.warnings),
         versions=versions(),
         plan=estimate(
             pair, writes=points.count() * pair.a.nbytes, targets=run.targets.planned(), matched=request.matches,
-            passes=2 + points.count(), examples=examples, points=2 * len(points.grid) if examples else 0,
+            passes=2 + points.count(), examples=examples, points=run.measurements if examples else 0,
         ),
     )  # fmt: skip

@@ -22,6 +22,14 @@ if TYPE_CHECKING:  # examples and networks, which not every command has
 
 
 @dataclass(frozen=True, slots=True)
+class PlaneGrid:
+    """The points of a plane: `steps` × `steps`, and how far around the triangle they go (see `merging.plane`)."""
+
+    steps: int = 21
+    margin: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
 class InterpolateRequest:
     """What the user asked for.
 
@@ -34,6 +42,7 @@ class InterpolateRequest:
         blend: how the points are combined; weights of its own are for the one point that is written.
         resume: the document that is kept while sweeping, and gone on from if it is there.
         output: a checkpoint (with `at`), a folder of checkpoints (without), or a pipe.
+        plane: measure the plane through A, B and π(B) instead of the line (`rebasin plane`).
     """
 
     a: Source
@@ -56,6 +65,12 @@ class InterpolateRequest:
     force: bool = False
     dry_run: bool = False
     allow_non_finite: bool = False
+    plane: PlaneGrid | None = None
+
+    @property
+    def command(self) -> str:
+        """Which of the two commands it is."""
+        return "plane" if self.plane else "interpolate"
 
     @property
     def judged(self) -> bool:

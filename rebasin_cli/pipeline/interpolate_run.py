@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -42,7 +42,7 @@ from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.write_points import PathRecipe, write_path
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import BarrierRecord, InputRecord, RunDocument
+from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
 
 
@@ -75,19 +75,40 @@ def _carry_out(run: Run, ends: tuple[Checkpoint, Checkpoint], outputs: Outputs, 
     document = _document(run, inputs, alignment)
     document = _write_permutation(run, alignment, document, outputs)
     document_of = partial(_so_far, document, run.before, progress)
-    barrier, points = None, run.points
+    measured, points = None, run.points
     if sweep:
-        with keeping(run.targets.path("report"), document_of, outputs, progress) as keep:
-            barrier = measure_barrier(sweep, alignment.permutation, points.grid, progress=progress, keep=keep)
-        if run.request.best:
-            points = replace(points, at=_best_point(barrier, progress))
+        measured = _measured(run, sweep, alignment.permutation, document_of, outputs, progress)
+        if run.request.best and isinstance(measured, BarrierRecord):
+            points = replace(points, at=_best_point(measured, progress))
     else:
         progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
     recipe = _recipe(run, points, inputs, alignment)
     written = write_path(points, run.pair, alignment.permutation, recipe, outputs, progress)
-    document = document_of(barrier, written, at=points.at if points.output is not None else None)
+    document = document_of(measured, written, at=points.at if points.output is not None else None)
     _write_reports(document, run.targets, outputs)
     return document
+
+
+def _measured(
+    run: Run, sweep: Sweep, permutation: Permutation | None, document_of: Callable[..., RunDocument], outputs: Outputs,
+    progress: Progress,
+) -> BarrierRecord | PlaneRecord:  # fmt: skip
+    """The losses of the line, or of the plane; the document is kept up to date meanwhile."""
+    path = run.targets.path("report")
+    if run.request.plane is None:
+        with keeping(path, document_of, outputs, progress) as keep:
+            return measure_barrier(sweep, permutation, run.points.grid, progress=progress, keep=keep)
+    from rebasin_cli.pipeline.plane import measure_plane
+
+    if permutation is None:
+        raise ContentError(
+            "the piped run has no permutation file, and a plane goes through B aligned",
+            remedy="name both checkpoints: rebasin plane A B",
+        )
+    with keeping(path, document_of, outputs, progress) as keep_plane:
+        return measure_plane(
+            sweep, permutation, run.request.plane, progress=progress, keep=keep_plane, force=run.request.force
+        )
 
 
 def _scan(run: Run, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> dict[str, InputRecord]:
@@ -169,7 +190,7 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment
     layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
     distance = measure_distance(layout, a, b, permutation or Permutation({}))
     return RunDocument(
-        command="interpolate",
+        command=run.request.command,
         inputs=_all_inputs(run.request, inputs),
         architecture=architecture_record(pair.layout, run.request.spec, distance, checked),
         match=match_record(alignment.result) if alignment.result else None,
@@ -202,16 +223,21 @@ def _so_far(
     document: RunDocument,
     before: RunDocument | None,
     progress: Progress,
-    barrier: BarrierRecord | None,
+    measured: BarrierRecord | PlaneRecord | None,
     written: Mapping[str, str] | None = None,
     at: float | None = None,
 ) -> RunDocument:
     """What is known of the path so far, together with what an earlier run found."""
     outputs = {**document.outputs, **(written or {})}
     now = structs.replace(
-        document, barrier=barrier, outputs=outputs, warnings=tuple(progress.warnings), at=at,
+        document,
+        barrier=measured if isinstance(measured, BarrierRecord) else None,
+        plane=measured if isinstance(measured, PlaneRecord) else None,
+        outputs=outputs,
+        warnings=tuple(progress.warnings),
+        at=at,
         peak_memory_bytes=peak_memory(),
-    )  # fmt: skip
+    )
     return continued(before, now)
 
 
@@ -260,9 +286,19 @@ def _recipe(run: Run, points: PathPoints, inputs: Mapping[str, InputRecord], ali
 
 
 def _write_reports(document: RunDocument, targets: Targets, outputs: Outputs) -> None:
-    if (path := targets.path("plot")) and document.barrier:
-        from rebasin_cli.report.png import to_png
-
-        outputs.write(path, to_png(document.barrier))
+    if path := targets.path("plot"):
+        outputs.write(path, _picture(document, path))
     if path := targets.path("report"):
         outputs.write(path, to_json(document).encode())
+
+
+def _picture(document: RunDocument, path: Path) -> bytes:
+    """The plot of what was measured."""
+    if document.plane is not None:
+        from rebasin_cli.report.plane_plot import to_picture
+
+        return to_picture(document.plane, path.suffix)
+    from rebasin_cli.report.png import to_png
+
+    assert document.barrier is not None
+    return to_png(document.barrier)

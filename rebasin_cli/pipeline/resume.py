@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -26,7 +27,9 @@ from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import read_document, to_json
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, PlaneRecord, RunDocument
+
+R = TypeVar("R", BarrierRecord, PlaneRecord)
 
 Basis = Mapping[str, str]
 """What the points of a curve hang on, by name: hashes of files, permutation and examples, and options."""
@@ -52,6 +55,9 @@ class EarlierSweep:
                 found |= {
                     place_of(lam): s for lam, s in zip(lams, _scores(curve), strict=True) if math.isfinite(s.loss)
                 }
+        plane = self.document.plane if self.document else None
+        if plane is not None and basis.items() <= plane.basis.items() and "A" in plane.points:
+            found[0.0] = Scores(plane.points["A"].loss, plane.points["A"].accuracy)
         return found
 
     def check(self, basis: Basis, grid: Sequence[float], repairs: Sequence[str]) -> None:
@@ -112,7 +118,7 @@ class EarlierSweep:
 NO_SWEEP = EarlierSweep()
 
 
-def read_earlier_sweep(path: Path) -> EarlierSweep:
+def read_earlier_sweep(path: Path, command: str = "interpolate") -> EarlierSweep:
     """What a sweep left behind; a file that is not there yet is no failure: the same command starts and goes on.
 
     Raises:
@@ -121,31 +127,32 @@ def read_earlier_sweep(path: Path) -> EarlierSweep:
     if not path.exists():
         return EarlierSweep(path)
     document = read_document(path)
-    if document.command != "interpolate":
+    if document.command != command:
         raise ContentError(
-            f"{path} is the document of `rebasin {document.command}`, and --resume goes on from a sweep's",
-            remedy="name the file that `rebasin interpolate` was given with --resume or --report",
+            f"{path} is the document of `rebasin {document.command}`, and --resume goes on from one of "
+            f"`rebasin {command}`",
+            remedy=f"name the file that `rebasin {command}` was given with --resume or --report",
         )
     return EarlierSweep(path, document)
 
 
 @contextmanager
 def keeping(
-    path: Path | None, document_of: Callable[[BarrierRecord], RunDocument], outputs: Outputs, progress: Progress
-) -> Iterator[Callable[[Callable[[], BarrierRecord]], None]]:
+    path: Path | None, document_of: Callable[[R], RunDocument], outputs: Outputs, progress: Progress
+) -> Iterator[Callable[[Callable[[], R]], None]]:
     """Keeps a sweep's document in a file while it runs, so that whatever ends it, no point is lost.
 
     Yields a function to be called after every point with what makes the record of all that were measured so far.
     Writing is left out while the last one is fresh, and caught up with when the sweep fails.
     """
-    latest: Callable[[], BarrierRecord] | None = None
+    latest: Callable[[], R] | None = None
     written = -math.inf
 
-    def write(record: BarrierRecord) -> None:
+    def write(record: R) -> None:
         if path is not None:
             outputs.write(path, to_json(document_of(record)).encode(), at_once=True)
 
-    def keep(make: Callable[[], BarrierRecord]) -> None:
+    def keep(make: Callable[[], R]) -> None:
         nonlocal latest, written
         latest = make
         if path is not None and monotonic() - written >= _EVERY:

@@ -91,7 +91,7 @@ def measure_barrier(
 ) -> BarrierRecord:
     """Measure from A to B as it is, to π(B) if there is a permutation, and repaired if that was asked for."""
     scorer, pair = sweep.scorer, sweep.pair
-    a, b = _held(pair.a, pair), _held(pair.b, pair)
+    a, b = held(pair.a, pair), held(pair.b, pair)
     number = 1 + (permutation is not None) + len(scorer.repairs)
     sweeper = _Sweeper(sweep, tuple(grid), progress, keep, number)
     naive = sweeper.curve(a, b, "naive", {})
@@ -124,7 +124,8 @@ def _repair(
         sweeper.curve(a, b, f"{base} + {kind}", whole, partial(repairer.finish, kind=kind))
 
 
-def _held(checkpoint: Checkpoint, pair: Pair) -> Mapping[str, Tensor]:
+def held(checkpoint: Checkpoint, pair: Pair) -> Mapping[str, Tensor]:
+    """A checkpoint as it is read at every point: from memory, where both fit."""
     return dict(checkpoint) if pair.a.nbytes + pair.b.nbytes <= _HOLD else checkpoint
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, RunDocument
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord, RunDocument
 
 _LARGEST = 1e100  # of a loss or a metric: float32 ends at 3e38, and the difference of two can still be drawn
 
@@ -14,7 +14,8 @@ def contradiction(document: RunDocument) -> str | None:
     """The first thing that does not go together, in words; None if all does."""
     barrier = () if document.barrier is None else _of_barrier(document.barrier)
     merge = () if document.merge is None else _of_merge(document.merge)
-    return next(chain(barrier, merge), None)
+    plane = () if document.plane is None else _of_plane(document.plane)
+    return next(chain(barrier, merge, plane), None)
 
 
 def _of_barrier(barrier: BarrierRecord) -> Iterator[str]:
@@ -32,6 +33,21 @@ def _of_curve(name: str, curve: CurveRecord, points: int) -> Iterator[str]:
             yield f"the {name[:40]} curve has {len(values)} values of {measure[:40]}, and `barrier.lambda` {points}"
         if any(abs(value) > _LARGEST for value in values):
             yield f"the {name[:40]} curve has a value of {measure[:40]} above {_LARGEST:g}"
+
+
+def _of_plane(plane: PlaneRecord) -> Iterator[str]:
+    for name, axis in (("x", plane.x), ("y", plane.y)):
+        if len(axis) < 2 or not all(before < after for before, after in pairwise(axis)):
+            yield f"`plane.{name}` does not ascend"
+        if any(abs(value) > _LARGEST for value in axis):
+            yield f"`plane.{name}` has a value above {_LARGEST:g}"
+    for name, rows in (("loss", plane.loss), ("accuracy", plane.accuracy)):
+        if [len(row) for row in rows] != [len(plane.x)] * len(plane.y):
+            yield f"`plane.{name}` has not a row for each y and a value for each x"
+        if any(abs(value) > _LARGEST for row in rows for value in row):
+            yield f"`plane.{name}` has a value above {_LARGEST:g}"
+    if any(abs(v) > _LARGEST for point in plane.points.values() for v in (point.x, point.y, point.loss)):
+        yield f"`plane.points` has a value above {_LARGEST:g}"
 
 
 def _of_merge(merge: MergeRecord) -> Iterator[str]:

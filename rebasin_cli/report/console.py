@@ -13,6 +13,7 @@ from rich.text import Text
 from rebasin_cli.report.contents import facts, grids, headline, short_path
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
+from rebasin_cli.report.plane_text import plane_text
 from rebasin_cli.report.terminal_plot import loss_plot
 from rebasin_cli.safe_text import one_line, printable
 
@@ -41,6 +42,10 @@ def print_summary(console: Console, document: RunDocument, *, verbose: bool = Fa
         console.print()
         plot = loss_plot(document.barrier, width=min(console.width, PLOT_WIDTH), unicode=unicode)
         console.print(plot, no_wrap=True, crop=False)
+    if document.plane:
+        console.print()
+        picture = plane_text(document.plane, width=min(console.width, PLOT_WIDTH), unicode=unicode)
+        console.print(picture, no_wrap=True, crop=False)
 
 
 def to_text(document: RunDocument) -> str:

@@ -14,6 +14,7 @@ from rebasin_cli.report.document import (
     CheckedRecord,
     DimRecord,
     MatchRecord,
+    PlaneRecord,
     RunDocument,
 )
 from rebasin_cli.report.figures import (
@@ -24,7 +25,15 @@ from rebasin_cli.report.figures import (
     percent_text,
     seconds_text,
 )
-from rebasin_cli.report.measured import Grid, barrier_grid, curve_grids, merge_grids, merge_headline
+from rebasin_cli.report.measured import (
+    Grid,
+    barrier_grid,
+    curve_grids,
+    merge_grids,
+    merge_headline,
+    plane_grid,
+    plane_headline,
+)
 
 MANY_DIMS = 16
 """From this many dims on they are shown by family (`h.0 … h.31`): a screen holds about as many lines."""
@@ -39,6 +48,8 @@ def headline(document: RunDocument) -> str:
     barrier = document.barrier
     if barrier is not None:
         return ", ".join(f"{name} barrier {loss_text(curve.barrier)}" for name, curve in barrier.curves.items())
+    if document.plane is not None:
+        return plane_headline(document.plane)
     if document.merge is not None:
         return merge_headline(document.merge)
     distance = document.distance
@@ -63,6 +74,8 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     rows = [(_role(role), entry.path) for role, entry in document.inputs.items()]
     if document.architecture:
         rows.append(("architecture", architecture_text(document.architecture)))
+        if document.architecture.log10_symmetries is not None:
+            rows.append(("symmetries", f"10^{document.architecture.log10_symmetries:.1f} permutations"))
         if document.architecture.checked:
             rows.append(("function", checked_text(document.architecture.checked)))
     distance = document.distance
@@ -81,12 +94,10 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
         )
     if match and match.trials:
         rows.append(("starts", trials_text(match)))
-    if document.barrier:
-        rows.append(("data", data_text(document.barrier)))
-        if document.barrier.missing:
-            rows.append(
-                ("cut short", f"{count_text(document.barrier.missing, 'point')} not measured; --resume goes on")
-            )
+    if measured := document.barrier or document.plane:
+        rows.append(("data", data_text(measured)))
+        if measured.missing:
+            rows.append(("cut short", f"{count_text(measured.missing, 'point')} not measured; --resume goes on"))
     if document.plan:
         rows += plan_facts(document)
     rows += [(f"{name} →", path) for name, path in document.outputs.items()]
@@ -141,7 +152,7 @@ def trials_text(match: MatchRecord) -> str:
     return f"{len(reached)}, reaching {measure_text(min(reached))} to {measure_text(max(reached))}{kept}"
 
 
-def data_text(barrier: BarrierRecord) -> str:
+def data_text(barrier: BarrierRecord | PlaneRecord) -> str:
     """`digits.npz, test split, 360 examples`."""
     split = f", {barrier.split} split" if barrier.split else ""
     examples = f", {count_text(barrier.examples, 'example')}" if barrier.examples else ""
@@ -162,6 +173,8 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         found.append(Grid("Never moves", ("what", "why"), stays, words=(0, 1)))
     if document.barrier:
         found += [*curve_grids(document.barrier), barrier_grid(document.barrier)]
+    if document.plane is not None:
+        found.append(plane_grid(document.plane))
     if document.merge is not None:
         found += merge_grids(document.merge)
     if document.checks is not None:

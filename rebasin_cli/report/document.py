@@ -113,6 +113,7 @@ class ArchitectureRecord(Record, frozen=True):
         sizes: what shapes alone do not tell, as it was found.
         sections: number of tensors by section: tensors, buffers, ignored.
         stays: what never moves in this family, and why.
+        log10_symmetries: decimal logarithm of the number of permutations (`arch show --count` only).
     """
 
     name: str
@@ -130,6 +131,7 @@ class ArchitectureRecord(Record, frozen=True):
     proof: str = ""
     checked: CheckedRecord | None = None
     text: str = ""
+    log10_symmetries: float | None = None
 
 
 class TrialRecord(Record, frozen=True):
@@ -254,6 +256,47 @@ class BarrierRecord(Record, frozen=True):
         It is the one that a limit holds for and a checkpoint is written of.
         """
         return next(reversed(self.curves.items()), None)
+
+
+class PlanePointRecord(Record, frozen=True):
+    """A network of the plane that has a name: where it lies, and what it is worth (accuracy: NaN if there is none)."""
+
+    x: float
+    y: float
+    loss: Figure
+    accuracy: Figure
+
+
+class PlaneRecord(Record, frozen=True):
+    """Loss in the plane through A, B and π(B) (Figure 1 of the paper).
+
+    Attributes:
+        x, y: coordinates of the grid, in Euclidean distances of weights: A is (0, 0), and π(B) lies on the x axis.
+        loss: at y (row) and x; NaN where it is not finite or was not measured.
+        accuracy: fraction right, in the same places.
+        points: the corners and the middles of two sides, by name.
+        repair: what was done to the statistics of every point but the corners.
+        basis, failures, missing, unit, data, split, examples: as in the record of a barrier.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    loss: tuple[tuple[Figure, ...], ...]
+    accuracy: tuple[tuple[Figure, ...], ...]
+    points: Mapping[str, PlanePointRecord] = {}
+    data: str = ""
+    split: str | None = None
+    examples: int = 0
+    repair: str = ""
+    basis: Mapping[str, str] = {}
+    failures: Mapping[str, str] = {}
+    missing: int = 0
+    unit: str = ""
+
+    @property
+    def loss_unit(self) -> str:
+        """What losses are in."""
+        return self.unit or NATS
 
 
 class ScoreRecord(Record, frozen=True):
@@ -419,3 +462,4 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
     merge: MergeRecord | None = None
     at: float | None = None
     derivation: DerivationRecord | None = None
+    plane: PlaneRecord | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord
 from rebasin_cli.report.figures import loss_text, measure_text, percent_text
 
 _BESIDE = 4  # columns of figures beside λ that 80 columns of a terminal hold
@@ -60,6 +61,31 @@ def barrier_grid(barrier: BarrierRecord) -> Grid:
         ("above the mean of the ends (Frankle et al.)", *(loss_text(c.barrier_to_mean) for _, c in curves)),
     )
     return Grid(f"Barrier, in {barrier.loss_unit}", ("largest loss", *(name for name, _ in curves)), rows)
+
+
+def plane_headline(plane: PlaneRecord) -> str:
+    """What lies half-way from A to B as it is, and to B aligned, beside the ends."""
+    points = plane.points
+    middles = [
+        f"{name} {loss_text(points[name].loss)}"
+        for name in ("middle of A and B", "middle of A and π(B)")
+        if name in points
+    ]
+    ends = [f"{name} {loss_text(points[name].loss)}" for name in ("A", "B") if name in points]
+    return "loss: " + ", ".join([*ends, *middles])
+
+
+def plane_grid(plane: PlaneRecord) -> Grid:
+    """The corners and the middles of two sides."""
+    right = ("accuracy",) if any(not isnan(point.accuracy) for point in plane.points.values()) else ()
+    rows = tuple(
+        (
+            name, f"{point.x:.4g}", f"{point.y:.4g}", loss_text(point.loss),
+            *((percent_text(point.accuracy),) if right else ()),
+        )
+        for name, point in plane.points.items()
+    )  # fmt: skip
+    return Grid(f"Plane, loss in {plane.loss_unit}", ("network", "x", "y", "loss", *right), rows)
 
 
 def merge_headline(merge: MergeRecord) -> str:

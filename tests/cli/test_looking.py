@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import factorial, log10
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,25 @@ def test_names_from_files_are_no_markup(rebasin: Rebasin, tmp_path: Path, monkey
     assert "a&lt;script&gt;" in page
     assert "<script" not in page
     assert r"\[b]\|c.safetensors" in rebasin("report", "--markdown", "-", stdin=run.encode()).out
+
+
+def test_the_number_of_symmetries_is_counted(rebasin: Rebasin, pair: Path) -> None:
+    document = rebasin("arch", "show", "mlp", "a.safetensors", "--count").document
+    sizes = [dim["size"] for dim in document["architecture"]["dims"].values() if "fixed" not in dim]
+    assert document["architecture"]["log10_symmetries"] == pytest.approx(sum(log10(factorial(size)) for size in sizes))
+
+
+def test_symmetries_within_an_owner_count_for_each_of_its_units(rebasin: Rebasin, workplace: Path) -> None:
+    width, heads, inner = 8, 2, 5
+    save(workplace / "a.safetensors", {"w": torch.zeros(heads * inner, width), "v": torch.zeros(3, heads * inner)})
+    spec = "name: own\ndims:\n  inner: within head\ntensors:\n  w: (head inner) _\n  v: _ (head inner)\n"
+    (workplace / "own.yaml").write_text(spec)
+    done = rebasin("arch", "show", "own.yaml", "a.safetensors", "--count", "--set", "head=2")
+    assert done.code == 0, done.err
+    expected = log10(factorial(heads)) + heads * log10(factorial(inner))
+    assert done.document["architecture"]["log10_symmetries"] == pytest.approx(expected)
+
+
+def test_counting_needs_a_checkpoint(rebasin: Rebasin) -> None:
+    done = rebasin("arch", "show", "mlp", "--count")
+    assert (done.code, "arch show mlp CKPT --count" in done.err) == (2, True)

@@ -17,6 +17,8 @@ from rebasin_cli.report.document import (
     InputRecord,
     ListedArchitecture,
     MatchRecord,
+    PlanePointRecord,
+    PlaneRecord,
     PlanRecord,
     RunDocument,
     SpecOptions,
@@ -101,4 +103,28 @@ CHECKED = replace(
         checked=CheckedRecord("my_module:make", 4, 9, 2.5e-16),
     ),
 )
-EXAMPLES = {"align": ALIGN, "interpolate": INTERPOLATE, "inspect": INSPECT, "others": OTHERS, "checked": CHECKED}
+PLANE = RunDocument(
+    command="plane",
+    inputs=ALIGN.inputs,
+    architecture=ARCHITECTURE,
+    distance=ALIGN.distance,
+    plane=PlaneRecord(
+        x=(-1.0, 0.5, 2.0),
+        y=(-1.0, 2.0),
+        loss=((0.3, 0.2, 0.3), (0.9, 1.4, math.nan)),
+        accuracy=((0.8, 0.9, 0.8), (0.5, 0.4, math.nan)),
+        points={"A": PlanePointRecord(0.0, 0.0, 0.2, 0.9), "π(B)": PlanePointRecord(1.0, 0.0, 0.2, 0.9)},
+        data="/data/digits.npz",
+        split="test",
+        examples=360,
+        missing=1,
+    ),
+)
+EXAMPLES = {
+    "plane": PLANE,
+    "align": ALIGN,
+    "interpolate": INTERPOLATE,
+    "inspect": INSPECT,
+    "others": OTHERS,
+    "checked": CHECKED,
+}

@@ -14,7 +14,7 @@ from rebasin_cli.report.codec import from_json, to_json
 from rebasin_cli.report.console import to_text
 from rebasin_cli.report.html import to_html
 from rebasin_cli.report.markdown import to_markdown
-from tests.report.examples import EXAMPLES, INTERPOLATE
+from tests.report.examples import EXAMPLES, INTERPOLATE, PLANE
 
 Edit = Callable[[Any], object]
 EDITS: dict[str, tuple[Edit, str]] = {
@@ -36,6 +36,27 @@ def test_figures_that_do_not_go_together(name: str) -> None:
     edit, says = EDITS[name]
     document = json.loads(to_json(INTERPOLATE))
     edit(document)
+    with pytest.raises(ContentError, match="not a run document") as caught:
+        from_json(json.dumps(document), "run.json")
+    assert says in caught.value.what
+
+
+PLANES: dict[str, tuple[Edit, str]] = {
+    "x that stays": (lambda plane: plane["x"].__setitem__(1, -1.0), "`plane.x` does not ascend"),
+    "one y": (lambda plane: plane.update(y=[0.0]), "`plane.y` does not ascend"),
+    "an x beyond drawing": (lambda plane: plane["x"].__setitem__(2, 1e200), "`plane.x` has a value above"),
+    "fewer rows": (lambda plane: plane["loss"].pop(), "`plane.loss` has not a row for each y"),
+    "a short row": (lambda plane: plane["accuracy"][0].pop(), "`plane.accuracy` has not a row"),
+    "a loss beyond drawing": (lambda plane: plane["loss"][0].__setitem__(0, 1e200), "`plane.loss` has a value above"),
+    "a corner beyond drawing": (lambda plane: plane["points"]["A"].update(x=1e200), "`plane.points` has a value"),
+}
+
+
+@pytest.mark.parametrize("name", PLANES)
+def test_planes_that_do_not_go_together(name: str) -> None:
+    edit, says = PLANES[name]
+    document = json.loads(to_json(PLANE))
+    edit(document["plane"])
     with pytest.raises(ContentError, match="not a run document") as caught:
         from_json(json.dumps(document), "run.json")
     assert says in caught.value.what

@@ -47,6 +47,7 @@ def show_command(
         typer.Argument(readable=False, metavar="CKPT", help="Show its tensors and sizes instead of templates."),
     ] = None,
     *,
+    count: Annotated[bool, typer.Option("--count", help="Tell the number of symmetries, as a power of ten.")] = False,
     options: NamedSpecOptions,
     talk: Talk,
 ) -> None:
@@ -56,7 +57,7 @@ def show_command(
     session = talk.session(shows=True)
     with working() as cleanup:
         source = sources([checkpoint], cleanup)[0] if checkpoint else None
-        document = show_architecture(spec, source, options.choice(), session)
+        document = show_architecture(spec, source, options.choice(), session, count=count)
     session.finish(document)
 
 

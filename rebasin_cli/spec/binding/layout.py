@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import lgamma, log, prod
 
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
 
@@ -142,3 +142,11 @@ class Layout:
         """Sizes of the owners of `name`, outermost first: the leading shape of its permutation."""
         owner = self.dims[name].owner
         return () if owner is None else (*self.owner_sizes(owner), self.dims[owner].size)
+
+    def log10_symmetries(self) -> float:
+        """The decimal logarithm of the number of permutations (Table 1 of Git Re-Basin, arXiv:2209.04836).
+
+        A dim of n units counts n!, once for each unit of its owners; a residual stream is one dim, however many
+        tensors it runs through.
+        """
+        return sum(prod(self.owner_sizes(name)) * lgamma(self.dims[name].size + 1) / log(10) for name in self.moving())

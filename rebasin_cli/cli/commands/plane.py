@@ -1,0 +1,115 @@
+"""`rebasin plane [A B]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups.architecture import SpecOptions
+from rebasin_cli.cli.groups.data import Examples, JudgeOptions, NetworkOptions, judged
+from rebasin_cli.cli.groups.matching import MatchOptions, end_of
+from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
+from rebasin_cli.cli.streams import read_piped_document, sources, working
+from rebasin_cli.cli.values import file_path
+from rebasin_cli.errors import UsageError
+
+_OUTPUT, _PLANE = "Output", "Plane"
+_USAGE = "rebasin plane A B --data FILE, or rebasin align A B | rebasin plane --data FILE"
+
+
+@grouped
+def command(
+    a: Annotated[
+        Path | None, typer.Argument(readable=False, metavar="A", help="The checkpoint that stays; none: from the pipe.")
+    ] = None,
+    b: Annotated[
+        Path | None, typer.Argument(readable=False, metavar="B", help="Taken as it is, and aligned.")
+    ] = None,
+    *,
+    steps: Annotated[
+        int, typer.Option(parser=n.STEPS_OF_PLANE, metavar="N", help="Points on each axis.", rich_help_panel=_PLANE)
+    ] = 21,
+    margin: Annotated[
+        float,
+        typer.Option(
+            parser=n.MARGIN, metavar="X", help="Room around the triangle, of its longer side.", rich_help_panel=_PLANE
+        ),
+    ] = 0.2,
+    permutation: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False, metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PLANE
+        ),
+    ] = None,
+    examples: Examples,
+    network: NetworkOptions,
+    judge: JudgeOptions,
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=file_path, metavar="FILE", help="A contour plot.", rich_help_panel=_OUTPUT),
+    ] = None,
+    save_permutation: SavePermutation = None,
+    report: Report = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            parser=file_path, metavar="FILE", rich_help_panel=_OUTPUT,
+            help="Keep the run document while measuring, and go on from it if it is there.",
+        ),
+    ] = None,
+    force: Force = False,
+    spec: SpecOptions,
+    match: MatchOptions,
+    dry_run: DryRun = False,
+    talk: Talk,
+) -> None:  # fmt: skip
+    """Measure the loss in the plane through A, B as it is, and B aligned: a contour plot of both basins.
+
+    In a pipe after `rebasin align`, the alignment that was found there is used.
+    """
+    if (a is None) != (b is None):
+        raise UsageError("a plane needs two checkpoints, and one is named", remedy=_USAGE)
+    if examples.data is None and judge.eval_command is None:
+        raise UsageError("a plane is one of losses, and without data there are none", remedy="add --data FILE")
+    if resume is not None and report is not None:
+        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
+    if judge.repairs() not in ((), ("bn",)):
+        raise UsageError(
+            "--repair repair sets what lies between two networks, and a plane goes beyond them",
+            remedy="--repair bn recomputes BatchNorm's statistics at every point",
+        )
+    from rebasin_cli.pipeline.gates import check_measured
+    from rebasin_cli.pipeline.interpolate import interpolate
+    from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, PlaneGrid
+    from rebasin_cli.pipeline.resume import from_document
+
+    session = talk.session(shows=dry_run or (plot, save_permutation, report, resume) == (None,) * 4)
+    spec_choice, choice = spec.choice(), match.choice()
+    data = judged(examples, network, judge, match, choice, {})
+    with working() as cleanup:
+        before = None
+        if a is not None and b is not None:
+            one, two = sources([a, b], cleanup)
+        else:
+            before = read_piped_document(_USAGE)
+            if spec_choice != type(spec_choice)():
+                raise UsageError(
+                    "--arch, --set, --freeze and --ignore were settled when the piped run aligned",
+                    remedy="give them to `rebasin align`",
+                )
+            one, two, spec_choice, found = from_document(before)
+            permutation = permutation or found
+        request = InterpolateRequest(
+            one, two, spec_choice, before, permutation=permutation, data=data, save_permutation=save_permutation,
+            plot=plot, report=report, resume=resume, choice=choice, force=force, dry_run=dry_run,
+            plane=PlaneGrid(steps, margin),
+        )  # fmt: skip
+        document = interpolate(request, session)
+    session.finish(document)
+    if before is None:
+        end_of(document)
+    check_measured(document)
