@@ -17,6 +17,12 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
 
+import typer
+
+from rebasin_cli.cli.invocation import begin
+
+_CONTEXT = "context_of_the_call"
+
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Spread the groups among a command's parameters over their fields, which is how typer sees it.
@@ -26,7 +32,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hints[name] for name in signature(command).parameters if is_dataclass(hints[name])}
-    flat: list[Parameter] = []
+    flat = [Parameter(_CONTEXT, Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for name, parameter in signature(command).parameters.items():
         if name in groups:
             flat += _options(groups[name])
@@ -35,6 +41,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def spread(**given: Any) -> None:
+        begin(given.pop(_CONTEXT))
         made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
         command(**given, **made)
 

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _need_folder()
             named = arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS
             code = typer.main.get_command(program(named)).main(
-                args=arguments, prog_name="rebasin", standalone_mode=False
+                args=arguments, prog_name="rebasin", standalone_mode=False, obj=tuple(arguments)
             )
             if sys.stdout is not None:
                 sys.stdout.flush()

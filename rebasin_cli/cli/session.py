@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rebasin_cli import waiting
+from rebasin_cli.cli.invocation import current
 from rebasin_cli.cli.messages import print_note, print_warning
 from rebasin_cli.cli.streams import need_stdout, print_payload
 from rebasin_cli.pipeline.progress import Advance, Progress
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.document import InvocationRecord, RunDocument
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 
@@ -27,6 +28,9 @@ class Session(Progress):
         if json or shows:
             need_stdout()
         self.json, self.quiet, self.verbose = json, quiet, verbose
+
+    def invocations(self) -> tuple[InvocationRecord, ...]:
+        return current()
 
     def show_warning(self, text: str) -> None:
         if not self.quiet:

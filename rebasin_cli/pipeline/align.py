@@ -109,5 +109,6 @@ def _plan(request: AlignRequest, pair: Pair, targets: Targets, progress: Progres
         architecture=architecture_record(pair.layout, request.spec),
         warnings=tuple(progress.warnings),
         versions=versions(),
+        invocations=progress.invocations(),
         plan=estimate(pair, writes=pair.b.nbytes, targets=targets.planned(), matched=True, passes=3),
     )

@@ -122,6 +122,7 @@ def _document(run: Run, found: _Found, inputs: Mapping[str, InputRecord], progre
         hashes={"permutation": found.sha256} if "permutation" in run.targets.places else {},
         warnings=tuple(progress.warnings),
         versions=versions(),
+        invocations=progress.invocations(),
         device=run.device,
         peak_memory_bytes=peak_memory(),
     )

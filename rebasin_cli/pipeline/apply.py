@@ -97,7 +97,7 @@ def _carry_out(
         )  # fmt: skip
         document = structs.replace(
             document, inputs={**document.inputs, **inputs}, outputs=targets.written(),
-            warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(),
+            warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(), invocations=progress.invocations(),
         )  # fmt: skip
         if path := targets.path("report"):
             outputs.write(path, to_json(document).encode())
@@ -119,6 +119,7 @@ def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, p
         architecture=structs.replace(architecture, dims=moved),
         warnings=tuple(progress.warnings),
         versions=versions(),
+        invocations=progress.invocations(),
     )
 
 

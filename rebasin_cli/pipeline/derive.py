@@ -120,7 +120,7 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
         with Outputs(force=request.force) as outputs:
             outputs.write(request.output, (head + found.text).encode())
         document = structs.replace(document, outputs={"spec": os.path.abspath(request.output)})
-    return structs.replace(document, warnings=tuple(progress.warnings))
+    return structs.replace(document, warnings=tuple(progress.warnings), invocations=progress.invocations())
 
 
 def spec_of_network(

@@ -223,6 +223,7 @@ def _plan(run: Run, progress: Progress) -> RunDocument:
         architecture=architecture_record(pair.layout, request.spec),
         warnings=tuple(progress.warnings),
         versions=versions(),
+        invocations=progress.invocations(),
         plan=estimate(
             pair, writes=points.count() * pair.a.nbytes, targets=run.targets.planned(), matched=request.matches,
             passes=2 + points.count(), examples=examples, points=run.measurements if examples else 0,

@@ -197,6 +197,7 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment
         distance=distance_record(distance),
         versions=versions(),
         device=run.device,
+        invocations=run.request.document.invocations if run.request.document else (),
     )
 
 
@@ -237,6 +238,7 @@ def _so_far(
         warnings=tuple(progress.warnings),
         at=at,
         peak_memory_bytes=peak_memory(),
+        invocations=(*document.invocations, *progress.invocations()),
     )
     return continued(before, now)
 

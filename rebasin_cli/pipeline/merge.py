@@ -81,7 +81,7 @@ def merge(request: MergeRequest, progress: Progress) -> RunDocument:
         document = _planned(request, pairs[0].layout, device, progress)
         check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
         if request.dry_run:
-            return structs.replace(document, plan=_plan(pairs, targets))
+            return structs.replace(document, plan=_plan(pairs, targets), invocations=progress.invocations())
         load_torch()
         from rebasin_cli.merging.models import Models
         from rebasin_cli.pipeline.merge_run import Run, carry_out

@@ -159,6 +159,7 @@ def _finished(
         merge=_record(request.choice.method, run, found),
         outputs=run.targets.written(),
         warnings=tuple(progress.warnings),
+        invocations=progress.invocations(),
         peak_memory_bytes=peak_memory(),
     )
 

@@ -145,6 +145,17 @@ def match_choice(method: str = "weights", given: Mapping[str, object] | None = N
     return MatchChoice(method, found.options(**{name: told[name] for name in told if name in known}), **common)
 
 
+def effective_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's options by name, with the defaults of the method and without options that it does not read."""
+    if "method" not in values:
+        return dict(values)
+    objective = values.get("objective")
+    own = _defaults(_method(str(values["method"]), str(objective) if objective else None).options)
+    of_methods = {name for method in METHODS for name in _defaults(method.options)}
+    read = {name: value for name, value in values.items() if name in own or name not in of_methods}
+    return {name: own.get(name) if value is None else value for name, value in read.items()}
+
+
 def _method(name: str, objective: object) -> Method:
     by_loss = name == "sinkhorn" and objective not in (None, "distance")
     return next(m for m in METHODS if m.name == name and (m.options is SinkhornLossOptions) == by_loss)

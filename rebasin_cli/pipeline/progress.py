@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rebasin_cli.report.document import InvocationRecord
+
 Advance = Callable[[int], None]
 
 
@@ -19,6 +21,10 @@ class Progress:
         if text not in self.warnings:
             self.warnings.append(text)
             self.show_warning(text)
+
+    def invocations(self) -> tuple[InvocationRecord, ...]:
+        """What was called, for the document; none where nobody typed a command."""
+        return ()
 
     def show_warning(self, text: str) -> None:
         """Show a warning now."""

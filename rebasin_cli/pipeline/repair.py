@@ -144,6 +144,7 @@ def _document(
         outputs=targets.written(),
         warnings=tuple(progress.warnings),
         versions=versions(),
+        invocations=progress.invocations(),
         device=device,
         peak_memory_bytes=peak_memory(),
     )

@@ -28,6 +28,10 @@ else:
     Figure.register(float)
 
 
+Option = bool | int | float | str | tuple[str, ...]
+"""The value of an option."""
+
+
 class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A part of the document. In JSON a field that has its default is left out; one that is not known is refused."""
 
@@ -429,6 +433,25 @@ class PlanRecord(Record, frozen=True):
     seconds: float
 
 
+class InvocationRecord(Record, frozen=True):
+    """A command, as it was called and where; the environment is not kept.
+
+    Attributes:
+        command_line: as it was typed.
+        options: every option and argument that counted, by its name in `--help`; defaults are resolved.
+        started: in UTC, ISO 8601; seconds: from then until the document was made.
+        machine: platform, processor, cores, threads, python.
+        folder: in which it ran: absolute, or seen from the document's own folder if that is a file.
+    """
+
+    command_line: tuple[str, ...] = ()
+    options: Mapping[str, Option] = {}
+    started: str = ""
+    seconds: float = 0.0
+    machine: Mapping[str, str] = {}
+    folder: str = ""
+
+
 class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VERSION):
     """Everything one run has to say. A field of a record that is absent has its default.
 
@@ -441,6 +464,7 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
         device: where the similarities were computed.
         peak_memory_bytes: largest resident memory of the process.
         at: λ of the merged checkpoint.
+        invocations: every command that worked on it, in the order of a pipe; of `inspect` and `arch` none.
     """
 
     command: str
@@ -463,3 +487,4 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
     at: float | None = None
     derivation: DerivationRecord | None = None
     plane: PlaneRecord | None = None
+    invocations: tuple[InvocationRecord, ...] = ()

@@ -1,0 +1,52 @@
+"""What a run document says of how it was made."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rebasin_cli.pipeline.method_choice import effective_options
+from rebasin_cli.report.codec import from_json, read_document
+from tests.cli.conftest import Rebasin
+
+
+def test_a_document_says_how_it_was_made(rebasin: Rebasin, pair: Path) -> None:
+    done = rebasin("align", "a.safetensors", "b.safetensors", "--seed", 7, "--order=random", "--freeze", "h.0")
+    (call,) = from_json(done.out, "stdout").invocations
+    typed = ("align", "a.safetensors", "b.safetensors", "--seed", "7", "--order=random", "--freeze", "h.0")
+    assert call.command_line == ("rebasin", *typed)
+    assert call.folder == str(pair)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", call.started)
+    assert call.seconds > 0
+    assert set(call.machine) == {"platform", "processor", "cores", "threads", "python"}
+    told = {"A": "a.safetensors", "--seed": 7, "--order": "random", "--freeze": ("h.0",)}
+    resolved = {"--method": "weights", "--start": "anchored", "--quality": "default", "--max-sweeps": 100}
+    assert call.options.items() >= {**told, **resolved}.items()
+    assert "--momentum" not in call.options, "weights do not read it"
+    (kept,) = read_document(pair / "b.rebasin.json").invocations
+    assert kept.command_line == call.command_line
+
+
+def test_every_command_of_a_pipe_is_in_the_document(rebasin: Rebasin, pair: Path) -> None:
+    first = rebasin("align", "a.safetensors", "b.safetensors")
+    second = rebasin("interpolate", "--steps", 3, "--data", "data.npz", "--report", "i.json", stdin=first.out.encode())
+    third = rebasin("report", "i.json", "--html", "i.html")
+    calls = from_json(third.out, "stdout").invocations
+    assert [call.command_line[1] for call in calls] == ["align", "interpolate"]
+    assert calls == from_json(second.out, "stdout").invocations
+
+
+def test_a_sweep_that_goes_on_is_one_command(rebasin: Rebasin, pair: Path) -> None:
+    words = ("interpolate", "a.safetensors", "b.safetensors", "--data", "data.npz", "--resume", "s.json")
+    assert rebasin(*words, "--steps", 3).code == 0
+    done = rebasin(*words, "--steps", 5)
+    assert [call.command_line[-1] for call in from_json(done.out, "stdout").invocations] == ["5"]
+
+
+def test_options_have_the_defaults_of_their_method() -> None:
+    none = {"momentum": None, "epochs": None, "learning_rate": None, "start": None}
+    assert effective_options({"method": "ste", **none}) == {
+        "method": "ste", "momentum": 0.9, "epochs": 20, "learning_rate": 0.01
+    }  # fmt: skip
+    assert effective_options({"method": "weights", **none}) == {"method": "weights", "start": "anchored"}
+    assert effective_options({"limit": None}) == {"limit": None}
