@@ -109,6 +109,7 @@ def read_piped_document(usage: str) -> RunDocument:
         ContentError: what comes is no run document.
     """
     from rebasin_cli.report.codec import LONGEST, from_json
+    from rebasin_cli.report.places import placed_in
 
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no checkpoints are named, and nothing is piped in", remedy=usage)
@@ -122,7 +123,7 @@ def read_piped_document(usage: str) -> RunDocument:
             "nothing came through the pipe: the command before the pipe failed",
             remedy=f"see its message above; or name the files: {usage}",
         )
-    return from_json(data.decode("utf-8", "replace"), "stdin")
+    return placed_in(from_json(data.decode("utf-8", "replace"), "stdin"), Path.cwd())
 
 
 def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:

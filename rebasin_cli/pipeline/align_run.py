@@ -30,7 +30,7 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.targets import Targets
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 
@@ -82,7 +82,7 @@ def carry_out(run: Run, progress: Progress) -> RunDocument:
         _write(run, found, outputs, inputs, progress)
         document = _document(run, found, inputs, progress)
         if path := targets.path("report"):
-            outputs.write(path, to_json(document).encode())
+            outputs.write(path, document_file(document, path))
     return document
 
 

@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.record import architecture_record, input_record, outpu
 from rebasin_cli.pipeline.same_run import check_same_run
 from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
@@ -100,7 +100,7 @@ def _carry_out(
             warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(), invocations=progress.invocations(),
         )  # fmt: skip
         if path := targets.path("report"):
-            outputs.write(path, to_json(document).encode())
+            outputs.write(path, document_file(document, path))
     return document
 
 

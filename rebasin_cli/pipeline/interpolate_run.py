@@ -41,7 +41,7 @@ from rebasin_cli.pipeline.targets import Targets
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.write_points import PathRecipe, write_path
-from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
 
@@ -291,7 +291,7 @@ def _write_reports(document: RunDocument, targets: Targets, outputs: Outputs) ->
     if path := targets.path("plot"):
         outputs.write(path, _picture(document, path))
     if path := targets.path("report"):
-        outputs.write(path, to_json(document).encode())
+        outputs.write(path, document_file(document, path))
 
 
 def _picture(document: RunDocument, path: Path) -> bytes:

@@ -29,7 +29,7 @@ from rebasin_cli.pipeline.scoring import Scorer
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import Targets
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
-from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument
 
 State = Mapping[str, Tensor]
@@ -81,7 +81,7 @@ def carry_out(run: Run, document: RunDocument, progress: Progress) -> RunDocumen
         _write_permutations(run, found.result, inputs, outputs)
         document = _finished(document, request, run, found, inputs, progress)
         if path := run.targets.path("report"):
-            outputs.write(path, to_json(document).encode())
+            outputs.write(path, document_file(document, path))
     return document
 
 

@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.report.codec import to_json
+from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
@@ -115,7 +115,7 @@ def _carry_out(
         )  # fmt: skip
         document = _document(request, layout, inputs, targets, device, progress)
         if path := targets.path("report"):
-            outputs.write(path, to_json(document).encode())
+            outputs.write(path, document_file(document, path))
     return document
 
 

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.places import by_names
 
 _STDOUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """The document's file (None: a pipe) and where each form of it goes; `-` is stdout."""
+    """The document's file (None: a pipe) and where each form of it goes; `-` is stdout.
+
+    Attributes:
+        paths: whether it shows the folders of files, and not their names alone.
+    """
 
     run: Path | None = None
     html: Path | None = None
@@ -21,6 +26,7 @@ class ReportRequest:
     text: Path | None = None
     png: Path | None = None
     force: bool = False
+    paths: bool = False
 
 
 def render(request: ReportRequest, document: RunDocument) -> str | None:
@@ -33,6 +39,7 @@ def render(request: ReportRequest, document: RunDocument) -> str | None:
     files = {role: path for role, path in named.items() if path is not None and path != _STDOUT}
     if files:
         _check(request, files, document)
+    document = document if request.paths else by_names(document)
     printed = None
     contents = {role: _rendered(role, document) for role, path in named.items() if path is not None}
     for role, content in contents.items():

@@ -26,7 +26,7 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.report.codec import read_document, to_json
+from rebasin_cli.report.codec import document_file, read_document
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, PlaneRecord, RunDocument
 
 R = TypeVar("R", BarrierRecord, PlaneRecord)
@@ -150,7 +150,7 @@ def keeping(
 
     def write(record: R) -> None:
         if path is not None:
-            outputs.write(path, to_json(document_of(record)).encode(), at_once=True)
+            outputs.write(path, document_file(document_of(record), path), at_once=True)
 
     def keep(make: Callable[[], R]) -> None:
         nonlocal latest, written

@@ -20,6 +20,7 @@ from rebasin_cli.files import parse_json, read_text
 from rebasin_cli.garbage import collection_paused
 from rebasin_cli.report.consistency import contradiction
 from rebasin_cli.report.document import SCHEMA_VERSION, Figure, RunDocument
+from rebasin_cli.report.places import placed_in, seen_from
 from rebasin_cli.safe_text import escaped_json
 
 LONGEST = 128 << 20  # bytes of a document: a hundred thousand tensors and dims take half
@@ -39,6 +40,11 @@ def to_json(document: RunDocument) -> str:
         plain = json.dumps(msgspec.to_builtins(document))
         text = json.dumps(json.loads(plain, parse_constant=lambda _: None), indent=1, ensure_ascii=False)
     return escaped_json(text) + "\n"
+
+
+def document_file(document: RunDocument, path: Path) -> bytes:
+    """What a file of the document has in it; paths are seen from its folder."""
+    return to_json(seen_from(document, path.parent)).encode()
 
 
 def from_json(text: str, source: str) -> RunDocument:
@@ -73,9 +79,9 @@ def from_json(text: str, source: str) -> RunDocument:
 
 
 def read_document(path: Path) -> RunDocument:
-    """Read a document from a file."""
+    """Read a document from a file; paths that are relative to its folder become absolute."""
     remedy = "name the .rebasin.json file that `rebasin align` wrote, not the checkpoint beside it"
-    return from_json(read_text(path, LONGEST, "a run document", remedy), str(path))
+    return placed_in(from_json(read_text(path, LONGEST, "a run document", remedy), str(path)), path.parent)
 
 
 def schema() -> str:

@@ -40,7 +40,7 @@ class InputRecord(Record, frozen=True):
     """A file that was read.
 
     Attributes:
-        path: absolute, so that a document can be worked on from another folder.
+        path: absolute, or in a file seen from the folder of the document.
         sha256: as the scan of the whole file gave it; None if only the header was read.
         key: the network in the file that was named (`path` ends with it, too); "" for the only or obvious one.
     """

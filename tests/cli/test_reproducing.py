@@ -50,3 +50,36 @@ def test_options_have_the_defaults_of_their_method() -> None:
     }  # fmt: skip
     assert effective_options({"method": "weights", **none}) == {"method": "weights", "start": "anchored"}
     assert effective_options({"limit": None}) == {"limit": None}
+
+
+def test_a_file_tells_no_folder_above_it(rebasin: Rebasin, pair: Path) -> None:
+    (pair / "out").mkdir()
+    words = ("interpolate", pair / "a.safetensors", "b.safetensors", "--data", pair / "data.npz", "--steps", 3)
+    done = rebasin(*words, "--report", "out/i.json", "--save-permutation", "out/p.safetensors")
+    text = (pair / "out/i.json").read_text()
+    assert str(pair) not in text
+    assert '"../b.safetensors"' in text
+    kept, piped = read_document(pair / "out/i.json"), from_json(done.out, "stdout")
+    assert (kept.inputs, kept.outputs) == (piped.inputs, piped.outputs)
+    assert kept.invocations[0].folder == str(pair)
+
+
+def test_a_moved_document_finds_its_files(rebasin: Rebasin, pair: Path) -> None:
+    (pair / "old").mkdir()
+    words = ("interpolate", "a.safetensors", "b.safetensors", "--data", "data.npz", "--resume")
+    assert rebasin(*words, "old/s.json", "--steps", 3).code == 0
+    (pair / "old").rename(pair / "new")
+    done = rebasin(*words, "new/s.json", "--steps", 5)
+    assert "nothing is matched again" in done.err
+    assert done.document["outputs"]["permutation"] == str(pair / "new" / "s.permutation.safetensors")
+
+
+def test_reports_have_names_alone(rebasin: Rebasin, pair: Path) -> None:
+    words = (pair / "a.safetensors", pair / "b.safetensors", f"--data={pair / 'data.npz'}", "--steps", 3)
+    assert rebasin("interpolate", *words, "--report", "i.json", "--plot", "p.png").code == 0
+    for form in ("--html", "--markdown", "--text"):
+        shown = rebasin("report", "i.json", form, "-").out
+        assert str(pair) not in shown, form
+        assert "a.safetensors" in shown.replace("\\", "")
+        if form != "--text":  # which has the paths of the current folder without it
+            assert pair.name in rebasin("report", "i.json", form, "-", "--paths").out.replace("\\", "")

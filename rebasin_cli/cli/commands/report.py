@@ -32,6 +32,7 @@ def command(
         Path | None, typer.Option(readable=False, metavar="FILE", help="As on a terminal; - prints it.")
     ] = None,
     png: Annotated[Path | None, typer.Option(parser=file_path, metavar="FILE", help="The plot.")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Show the folders of files, not names alone.")] = False,
     force: Force = False,
     talk: Talk,
 ) -> None:
@@ -48,7 +49,7 @@ def command(
         raise UsageError("only one thing can go to stdout", remedy="name files for the others")
     with working():
         document = read_piped_document(_USAGE) if run is None or run == PIPE else read_document(run)
-        printed = render(ReportRequest(run, html, markdown, text, png, force), document)
+        printed = render(ReportRequest(run, html, markdown, text, png, force, paths), document)
     if printed is not None:
         print_payload(printed)
     session.finish(document, payload=printed is None)
