@@ -7,6 +7,7 @@ a limited number of values. Errors are told here; large files are read piece by 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -65,6 +66,19 @@ def read_bytes(path: Path, limit: int, remedy: str = "check that it is the right
             where=str(path), remedy=remedy,
         )  # fmt: skip
     return data
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file of any size, in hexadecimal.
+
+    Raises:
+        SystemFailure: it cannot be read, or is no regular file.
+    """
+    try:
+        with open(open_regular(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise system_failure(error, path, "read") from error
 
 
 def read_text(path: Path, limit: int, what: str, remedy: str) -> str:

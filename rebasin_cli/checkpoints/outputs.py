@@ -8,6 +8,7 @@ show that (`pipeline/sets.py`).
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from rebasin_cli.checkpoints.deferring import signals_deferred
 from rebasin_cli.checkpoints.locking import LOCK, PARTIAL, Lock, clean_leftovers, partial_path, remove
@@ -95,11 +96,13 @@ class Outputs:
 
     Attributes:
         force: whether what exists may be replaced.
+        hashes: sha256 of what was written, by absolute path; that of a folder is told by who fills it.
     """
 
     def __init__(self, *, force: bool = False, ours: Collection[Path] = ()) -> None:
         """`ours`: files that an earlier part of the same run left, which may be replaced without `force`."""
         self.force = force
+        self.hashes: dict[Path, str] = {}
         self._ours = {resolve_target(path) for path in ours}
         self._locks: dict[Path, Lock] = {}
         self._staged: list[_Staged] = []
@@ -141,8 +144,10 @@ class Outputs:
         place, temporary = self._begin(target)
         with _removed_on_failure(temporary, target):
             with new_file(temporary, like=place) as file:
-                yield file
+                hashed = HashedFile(file)
+                yield cast(BinaryIO, hashed)
                 status = os.fstat(file.fileno())
+            self.hashes[target.absolute()] = hashed.sha256
             self._staged.append(_Staged(target, place, temporary, None, self._replaces(place), status))
         if at_once:
             with signals_deferred():
@@ -204,6 +209,23 @@ class Outputs:
 
     def _replaces(self, place: Path) -> bool:
         return self.force or place in self._ours
+
+
+class HashedFile:
+    """An unbuffered file, and the sha256 of what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, data: memoryview) -> int:
+        taken = self._file.write(data)
+        self._digest.update(data[:taken])
+        return taken
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far."""
+        return self._digest.hexdigest()
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def scan(checkpoint: Checkpoint, on_bytes: Callable[[int], None] | None = None) 
     with ThreadPoolExecutor(1) as hasher:
         for name, file in checkpoint.files.items():
             digests[name] = _scan_file(file, non_finite, heads, hasher, on_bytes)
-    return ScanResult(_combined(digests), {key: non_finite[key] for key in checkpoint if non_finite[key]}, heads)
+    return ScanResult(combined_sha256(digests), {key: non_finite[key] for key in checkpoint if non_finite[key]}, heads)
 
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -127,7 +127,8 @@ def _scan_file(
     return digest.hexdigest()
 
 
-def _combined(digests: Mapping[str, str]) -> str:
+def combined_sha256(digests: Mapping[str, str]) -> str:
+    """The sha256 of a checkpoint from those of its files by name, as `scan` says."""
     if len(digests) == 1:
         return next(iter(digests.values()))
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))

@@ -11,16 +11,17 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import build_header
-from rebasin_cli.checkpoints.outputs import Outputs, new_file
+from rebasin_cli.checkpoints.outputs import HashedFile, Outputs, new_file
 from rebasin_cli.checkpoints.reader import CHUNK
 from rebasin_cli.checkpoints.replacing import check_file_target, check_target, file_names, resolve_target
+from rebasin_cli.checkpoints.scan import combined_sha256
 from rebasin_cli.checkpoints.tensors import dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.failures import system_failure
 
@@ -66,11 +67,16 @@ def write_checkpoint(
         for companion in source.companions:
             with companion.open("rb") as content, new_file(folder / companion.name, like=place / companion.name) as out:
                 shutil.copyfileobj(content, out)
+        digests: dict[str, str] = {}
         for shard in source.shards:
             _make_folders(folder, Path(shard.name).parent)
             infos = {key: source.infos[key] for key in shard.keys}
             with new_file(folder / shard.name, like=place / shard.name) as out:
-                _write_file(out, infos, read, {**source.files[shard.name].metadata, **metadata}, on_bytes)
+                hashed = HashedFile(out)
+                shown = {**source.files[shard.name].metadata, **metadata}
+                _write_file(cast(BinaryIO, hashed), infos, read, shown, on_bytes)
+                digests[shard.name] = hashed.sha256
+        outputs.hashes[target.absolute()] = combined_sha256(digests)
         if source.index is not None:
             with new_file(folder / source.index.name, like=place / source.index.name) as out:
                 _write_all(out, memoryview(_index_text(source, source.index)))

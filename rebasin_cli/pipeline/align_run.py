@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
@@ -80,7 +81,7 @@ def carry_out(run: Run, progress: Progress) -> RunDocument:
         run.check.found(pair.layout, result.permutation, pair.b, pair.a)
         found = _measure(pair, result, inputs, progress)
         _write(run, found, outputs, inputs, progress)
-        document = _document(run, found, inputs, progress)
+        document = _document(run, outputs.hashes, found, inputs, progress)
         if path := targets.path("report"):
             outputs.write(path, document_file(document, path))
     return document
@@ -110,7 +111,9 @@ def _write(run: Run, found: _Found, outputs: Outputs, inputs: Mapping[str, Input
         outputs.write(path, found.file)
 
 
-def _document(run: Run, found: _Found, inputs: Mapping[str, InputRecord], progress: Progress) -> RunDocument:
+def _document(
+    run: Run, written: Mapping[Path, str], found: _Found, inputs: Mapping[str, InputRecord], progress: Progress
+) -> RunDocument:
     """What was found and written."""
     return RunDocument(
         command="align",
@@ -119,7 +122,7 @@ def _document(run: Run, found: _Found, inputs: Mapping[str, InputRecord], progre
         match=match_record(found.result),
         distance=distance_record(found.distance),
         outputs=run.targets.written(),
-        hashes={"permutation": found.sha256} if "permutation" in run.targets.places else {},
+        hashes=run.targets.hashes(written),
         warnings=tuple(progress.warnings),
         versions=versions(),
         invocations=progress.invocations(),

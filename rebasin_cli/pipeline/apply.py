@@ -12,6 +12,7 @@ from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
+from rebasin_cli.files import sha256_of
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
@@ -97,6 +98,7 @@ def _carry_out(
         )  # fmt: skip
         document = structs.replace(
             document, inputs={**document.inputs, **inputs}, outputs=targets.written(),
+            hashes=targets.hashes(outputs.hashes),
             warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(), invocations=progress.invocations(),
         )  # fmt: skip
         if path := targets.path("report"):
@@ -113,7 +115,7 @@ def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, p
     return RunDocument(
         command="apply",
         inputs={
-            "permutation": input_record(request.permutation, None),
+            "permutation": input_record(request.permutation, sha256_of(request.permutation)),
             "checkpoint": input_record(request.checkpoint.shown, None),
         },
         architecture=structs.replace(architecture, dims=moved),

@@ -14,6 +14,7 @@ from msgspec import structs
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
+from rebasin_cli.files import sha256_of
 from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.result import MatchResult
@@ -37,7 +38,6 @@ from rebasin_cli.pipeline.record import (
 )
 from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
-from rebasin_cli.pipeline.targets import Targets
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.write_points import PathRecipe, write_path
@@ -84,8 +84,13 @@ def _carry_out(run: Run, ends: tuple[Checkpoint, Checkpoint], outputs: Outputs, 
         progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
     recipe = _recipe(run, points, inputs, alignment)
     written = write_path(points, run.pair, alignment.permutation, recipe, outputs, progress)
+    if measured and (plot := run.targets.path("plot")):
+        outputs.write(plot, _picture(measured, plot))
+        written["plot"] = str(plot)
     document = document_of(measured, written, at=points.at if points.output is not None else None)
-    _write_reports(document, run.targets, outputs)
+    document = structs.replace(document, hashes={**document.hashes, **run.targets.hashes(outputs.hashes)})
+    if report := run.targets.path("report"):
+        outputs.write(report, document_file(document, report))
     return document
 
 
@@ -204,7 +209,7 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment
 def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) -> dict[str, InputRecord]:
     found = dict(inputs)
     if request.permutation and request.align:
-        found["permutation"] = input_record(request.permutation, None)
+        found["permutation"] = input_record(request.permutation, sha256_of(request.permutation))
     return found | (data_records(request.data) if request.data else {})
 
 
@@ -287,20 +292,12 @@ def _recipe(run: Run, points: PathPoints, inputs: Mapping[str, InputRecord], ali
     )
 
 
-def _write_reports(document: RunDocument, targets: Targets, outputs: Outputs) -> None:
-    if path := targets.path("plot"):
-        outputs.write(path, _picture(document, path))
-    if path := targets.path("report"):
-        outputs.write(path, document_file(document, path))
-
-
-def _picture(document: RunDocument, path: Path) -> bytes:
+def _picture(measured: BarrierRecord | PlaneRecord, path: Path) -> bytes:
     """The plot of what was measured."""
-    if document.plane is not None:
+    if isinstance(measured, PlaneRecord):
         from rebasin_cli.report.plane_plot import to_picture
 
-        return to_picture(document.plane, path.suffix)
+        return to_picture(measured, path.suffix)
     from rebasin_cli.report.png import to_png
 
-    assert document.barrier is not None
-    return to_png(document.barrier)
+    return to_png(measured)

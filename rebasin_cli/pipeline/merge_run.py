@@ -80,6 +80,7 @@ def carry_out(run: Run, document: RunDocument, progress: Progress) -> RunDocumen
         _write_merged(request, run, found, inputs, outputs, progress)
         _write_permutations(run, found.result, inputs, outputs)
         document = _finished(document, request, run, found, inputs, progress)
+        document = structs.replace(document, hashes=run.targets.hashes(outputs.hashes))
         if path := run.targets.path("report"):
             outputs.write(path, document_file(document, path))
     return document

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
+from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.report.document import (
@@ -48,7 +49,11 @@ def role_of(i: int) -> str:
 def data_records(request: DataRequest) -> dict[str, InputRecord]:
     """The files of examples by role."""
     named, files = (("data", request.path), ("fit-data", request.fit)), request.files()
-    return {role: input_record(path, None) for role, path in named if path is not None and path in files}
+    return {
+        role: input_record(path, sha256_of(path) if path.is_file() else None)
+        for role, path in named
+        if path is not None and path in files
+    }
 
 
 def architecture_record(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec import structs
+
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
@@ -19,7 +21,7 @@ from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_one, bind_pair, tell_layout
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
+from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.codec import document_file
@@ -114,6 +116,7 @@ def _carry_out(
             metadata=metadata, outputs=outputs, progress=progress, finite=not request.allow_non_finite,
         )  # fmt: skip
         document = _document(request, layout, inputs, targets, device, progress)
+        document = structs.replace(document, hashes=targets.hashes(outputs.hashes))
         if path := targets.path("report"):
             outputs.write(path, document_file(document, path))
     return document
@@ -134,9 +137,7 @@ def _document(
     request: RepairRequest, layout: Layout, scanned: Mapping[str, InputRecord], targets: Targets, device: str,
     progress: Progress,
 ) -> RunDocument:  # fmt: skip
-    inputs = dict(scanned)
-    if request.data.files():
-        inputs["data"] = input_record(request.data.files()[0], None)
+    inputs = {**scanned, **data_records(request.data)}
     return RunDocument(
         command="repair",
         inputs=inputs,

@@ -69,6 +69,10 @@ class Targets:
         """Role → path as the run document lists them, without the document itself."""
         return {role: path for role, path in self.planned().items() if role != "report"}
 
+    def hashes(self, written: Mapping[Path, str]) -> dict[str, str]:
+        """Role → sha256 of what was written, as far as it is known; of the document itself it is not."""
+        return {role: written[path] for role, path in self.paths().items() if path in written and role != "report"}
+
     def check(
         self,
         inputs: Iterable[Checkpoint | Path],

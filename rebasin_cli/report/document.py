@@ -459,7 +459,7 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
         command: the last command that worked on it.
         inputs: by role: a, b, data, permutation, checkpoint, model.1, model.2, …
         outputs: paths by role: aligned, permutation, merged, points, applied, plot.
-        hashes: sha256 of outputs by role, of those that later commands read again: permutation.
+        hashes: sha256 of outputs by role; of a sharded checkpoint that of its files' (see `scan`), of points none.
         warnings: what a reader of the figures must know.
         device: where the similarities were computed.
         peak_memory_bytes: largest resident memory of the process.

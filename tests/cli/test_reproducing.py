@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from safetensors.torch import load_file
+
+from rebasin_cli.checkpoints.opening import open_checkpoint
+from rebasin_cli.checkpoints.scan import scan
+from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.method_choice import effective_options
 from rebasin_cli.report.codec import from_json, read_document
+from tests.checkpoints.building import write_sharded
 from tests.cli.conftest import Rebasin
 
 
@@ -83,3 +89,26 @@ def test_reports_have_names_alone(rebasin: Rebasin, pair: Path) -> None:
         assert "a.safetensors" in shown.replace("\\", "")
         if form != "--text":  # which has the paths of the current folder without it
             assert pair.name in rebasin("report", "i.json", form, "-", "--paths").out.replace("\\", "")
+
+
+def test_outputs_have_their_hashes(rebasin: Rebasin, pair: Path) -> None:
+    state = load_file("b.safetensors")
+    shards = {"one.safetensors": dict([*state.items()][:3]), "two.safetensors": dict([*state.items()][3:])}
+    write_sharded(pair / "folder", shards)
+    data = ("--data", "data.npz", "--steps", 2)
+    documents = [
+        rebasin("align", "a.safetensors", "b.safetensors").out,
+        rebasin("align", "folder", "folder", "-o", "c").out,
+        rebasin("interpolate", "a.safetensors", "b.safetensors", "--at", 0.5, "-o", "m.safetensors", *data).out,
+        rebasin("merge", "a.safetensors", "b.safetensors", "-o", "n.safetensors").out,
+        rebasin("apply", "b.permutation.safetensors", "b.safetensors", "-o", "o.safetensors").out,
+    ]
+    for document in (from_json(text, "stdout") for text in documents):
+        assert document.hashes.keys() == document.outputs.keys()
+        for role, place in document.outputs.items():
+            with open_checkpoint(Path(place)) as checkpoint:
+                assert document.hashes[role] == scan(checkpoint).sha256, role
+    inputs = from_json(documents[2], "stdout").inputs
+    assert inputs["data"].sha256 == sha256_of(pair / "data.npz")
+    applied = from_json(documents[4], "stdout").inputs["permutation"]
+    assert applied.sha256 == sha256_of(Path("b.permutation.safetensors"))
