@@ -32,7 +32,7 @@ _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "f
 # Typer has its own copy of click by now and used the package before; this is the base of usage errors in both.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-COMMANDS = ("align", "interpolate", "plane", "merge", "apply", "repair", "inspect", "arch", "report")
+COMMANDS = ("align", "interpolate", "plane", "merge", "apply", "repair", "inspect", "arch", "report", "rerun")
 """In the order of `--help`; each is a module of `cli.commands`."""
 
 
