@@ -69,11 +69,12 @@ def _name(path: str) -> str:
 
 def _with_data(document: RunDocument, change: Change) -> RunDocument:
     """The same for what losses were measured on, which need not be a file and is only shown."""
-    barrier, merge = document.barrier, document.merge
+    barrier, merge, plane = document.barrier, document.merge, document.plane
     return structs.replace(
         document,
         barrier=barrier and structs.replace(barrier, data=change(barrier.data)),
         merge=merge and structs.replace(merge, data=change(merge.data)),
+        plane=plane and structs.replace(plane, data=change(plane.data)),
     )
 
 
