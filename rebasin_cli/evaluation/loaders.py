@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset, as_dataset
+from rebasin_cli.evaluation.given import GivenData
 from rebasin_cli.evaluation.inputs import Inputs, joined
 from rebasin_cli.evaluation.options import Split
 from rebasin_cli.evaluation.user_code import call_named, import_named
@@ -33,6 +34,19 @@ def load_named(reference: str, split: Split, limit: int | None) -> Dataset:
     takes = inspect.signature(loader).parameters
     given = {name: value for name, value in (("split", split), ("limit", limit)) if name in takes}
     made = call_named("--data", reference, loader, **given)
+    return _put_together(made, reference, split if "split" in takes else None, limit)
+
+
+def load_given(data: GivenData, limit: int | None) -> Dataset:
+    """Put together examples that are in memory: (inputs, targets), or batches of such pairs.
+
+    Raises:
+        ContentError: they are none.
+    """
+    return _put_together(data.examples, data.name, None, limit)
+
+
+def _put_together(made: Any, reference: str, split: Split | None, limit: int | None) -> Dataset:
     if _is_pair(made):
         batches: Iterable[Any] = [made]
     elif isinstance(made, Iterable) and not isinstance(made, (Mapping, Tensor, np.ndarray)):
@@ -51,8 +65,7 @@ def load_named(reference: str, split: Split, limit: int | None) -> Dataset:
             break
     if not inputs:
         raise ContentError(f"--data {reference}: the loader returned no examples", remedy=HELP)
-    takes_split = split if "split" in takes else None
-    return as_dataset(*_joined(inputs, targets, reference), reference, takes_split, limit)
+    return as_dataset(*_joined(inputs, targets, reference), reference, split, limit)
 
 
 def _is_pair(made: Any) -> bool:

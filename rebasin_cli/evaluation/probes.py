@@ -14,6 +14,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.comparing import Run, Trace
 from rebasin_cli.evaluation.examples import guesses
+from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
 from rebasin_cli.evaluation.libraries import on_files_of_others
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module
@@ -66,8 +67,11 @@ def network_probe(network: AnyNetwork, inputs: Inputs, device: str) -> Probe:
     return Probe(network.family.removeprefix("--network "), _count(rows), run_in)
 
 
-def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]) -> Probe:
-    """A network of the user's own on the inputs that its factory returns with it.
+def own_probe(
+    reference: NetworkName, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]
+) -> Probe | None:
+    """A network of the user's own on the inputs that its factory returns with it; None where a module in memory was
+    given without any, and none can be guessed.
 
     Raises:
         UsageError: it cannot be imported, or returns no inputs. ContentError: its tensors are not the checkpoint's.
@@ -77,6 +81,8 @@ def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options:
     if inputs is None:
         inputs, called = next(guesses(module), (None, ""))
         inputs, guessed = (inputs,) if isinstance(inputs, Tensor) else inputs, f" on a guess of its inputs, {called}"
+    if inputs is None and isinstance(reference, GivenNetwork):
+        return None
     if inputs is None:
         raise UsageError(
             f"--network {reference} returns a network alone, and there is nothing to run it on",
@@ -94,7 +100,7 @@ def own_probe(reference: str, state: Mapping[str, Tensor], prefix: str, options:
 
         return run
 
-    return Probe(reference + guessed, _count(inputs), run_in)
+    return Probe(f"{reference}{guessed}", _count(inputs), run_in)
 
 
 def pretrained_probe(config: Mapping[str, Any], folder: Path, state: Mapping[str, Tensor], seed: int = 0) -> Probe:

@@ -107,12 +107,14 @@ def save_permutation(
         outputs.write(path, permutation_bytes(permutation, layout, inputs=inputs))
 
 
-def load_permutation(path: Path) -> SavedPermutation:
-    """Read a permutation file and check that every array is a permutation.
+def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
+    """Read a permutation file and check that every array is a permutation; one that was read before is what it is.
 
     Raises:
         ContentError: not a permutation file, or an array that is none.
     """
+    if isinstance(path, SavedPermutation):
+        return path
     checkpoint = open_checkpoint(path, empty=True)  # where every dim stays there is none
     sha256 = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
     if checkpoint.metadata.get("format") != FORMAT:

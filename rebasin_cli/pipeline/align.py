@@ -12,7 +12,7 @@ from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.devices import matching_device, require_device
-from rebasin_cli.pipeline.function_check import prepare_check
+from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
@@ -37,6 +37,7 @@ class AlignRequest:
 
     Attributes:
         output: where the aligned B goes: a path, a pipe, or None for a name beside B.
+        writes: False: nothing is written, and whoever asked keeps what was found.
         permutation, report: paths, or None for names beside the output.
         data: what a method that looks at examples is shown, and what B is run on before and after.
     """
@@ -51,6 +52,27 @@ class AlignRequest:
     data: DataRequest | None = None
     force: bool = False
     dry_run: bool = False
+    writes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An alignment that is ready to begin.
+
+    Attributes:
+        request: with the spec that was settled.
+        b: the checkpoint as it was opened, of which `pair.b` may be a view.
+        choice: how to match, with the examples that the method looks at.
+        device: where.
+    """
+
+    request: AlignRequest
+    pair: Pair
+    b: Checkpoint
+    targets: Targets
+    choice: MatchChoice
+    check: FunctionCheck
+    device: str
 
 
 def align(request: AlignRequest, progress: Progress) -> RunDocument:
@@ -59,31 +81,45 @@ def align(request: AlignRequest, progress: Progress) -> RunDocument:
     Raises:
         RebasinError: in the order headers, spec, targets, contents; before matching starts, unless a disk fills up.
     """
-    require_device(request.choice.device)  # refused before anything is read
     with ExitStack() as files:
-        a = files.enter_context(open_source(request.a, progress))
-        b = files.enter_context(open_source(request.b, progress))
-        request = replace(request, spec=settled_spec(request.spec, request.data, (a, b), progress))
-        pair = bind_pair(a, b, request.spec)
-        device = matching_device(request.choice, pair.layout)
-        targets = _targets(request, b)
-        data = request.data.inputs() if request.data else []
-        targets.check((a, pair.b, pair.layout.spec.path, *data), pair.b, force=request.force)
-        choice = with_data(request.choice, request.data, pair, device, progress)
-        tell_layout(pair.layout, progress)
-        if request.data and not choice.looks_at_data:
-            progress.remark(f"--method {choice.method} looks at weights alone; the network is run to compare B by it")
-        check = prepare_check(pair, device, progress, fitting=choice.fitting, data=request.data)
+        run = prepare(request, files, progress)
         if request.dry_run:
-            return _plan(request, pair, targets, progress)
+            return _plan(run, progress)
         load_torch()
-        from rebasin_cli.pipeline.align_run import Run, carry_out
+        from rebasin_cli.pipeline.align_run import carry_out
 
-        return carry_out(Run(request, pair, b, targets, choice, check, device), progress)
+        return carry_out(run, progress)
+
+
+def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
+    """Judge everything that headers tell; the checkpoints stay open as long as `files`."""
+    require_device(request.choice.device)  # refused before anything is read
+    a = files.enter_context(open_source(request.a, progress))
+    b = files.enter_context(open_source(request.b, progress))
+    request = replace(request, spec=settled_spec(request.spec, request.data, (a, b), progress))
+    pair = bind_pair(a, b, request.spec)
+    device = matching_device(request.choice, pair.layout)
+    targets = checked_targets(request, pair, b)
+    choice = with_data(request.choice, request.data, pair, device, progress)
+    tell_layout(pair.layout, progress)
+    if request.data and not choice.looks_at_data:
+        progress.remark(f"--method {choice.method} looks at weights alone; the network is run to compare B by it")
+    check = prepare_check(pair, device, progress, fitting=choice.fitting, data=request.data)
+    return Run(request, pair, b, targets, choice, check, device)
+
+
+def checked_targets(request: AlignRequest, pair: Pair, b: Checkpoint) -> Targets:
+    """The outputs, after everything that forbids to write them was refused."""
+    targets = _targets(request, b)
+    data = request.data.inputs() if request.data else []
+    targets.check((pair.a, pair.b, pair.layout.spec.path, *data), pair.b, force=request.force)
+    return targets
 
 
 def _targets(request: AlignRequest, b: Checkpoint) -> Targets:
     """Names for everything, from `-o` or from B's own name."""
+    if not request.writes:
+        return Targets({}, "aligned")
     output = request.output
     if output is not None:
         base = output_base(output)
@@ -102,7 +138,8 @@ def _targets(request: AlignRequest, b: Checkpoint) -> Targets:
     )
 
 
-def _plan(request: AlignRequest, pair: Pair, targets: Targets, progress: Progress) -> RunDocument:
+def _plan(run: Run, progress: Progress) -> RunDocument:
+    request, pair = run.request, run.pair
     return RunDocument(
         command="align",
         inputs={"a": input_record(request.a.shown, None), "b": input_record(request.b.shown, None)},
@@ -110,5 +147,5 @@ def _plan(request: AlignRequest, pair: Pair, targets: Targets, progress: Progres
         warnings=tuple(progress.warnings),
         versions=versions(),
         invocations=progress.invocations(),
-        plan=estimate(pair, writes=pair.b.nbytes, targets=targets.planned(), matched=True, passes=3),
+        plan=estimate(pair, writes=pair.b.nbytes, targets=run.targets.planned(), matched=True, passes=3),
     )

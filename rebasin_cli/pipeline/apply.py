@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +14,14 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
+from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import bind_one, tell_layout
 from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.record import architecture_record, input_record, output_metadata, peak_memory
+from rebasin_cli.pipeline.record import architecture_record, input_record, peak_memory
 from rebasin_cli.pipeline.same_run import check_same_run
 from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
@@ -34,17 +32,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ApplyRequest:
-    """What the user asked for; `inverse` undoes it instead, `data` names the network."""
+    """What the user asked for.
 
-    permutation: Path
+    Attributes:
+        permutation: a file, or what was read from one; inverse: undo it instead.
+        output: where the result goes; None: nothing is written.
+        data: names the network.
+    """
+
+    permutation: Path | SavedPermutation
     checkpoint: Source
-    output: Path | BinaryIO
+    output: Path | BinaryIO | None
     spec: SpecChoice = field(default_factory=SpecChoice)
     data: DataRequest | None = None
     report: Path | None = None
     inverse: bool = False
     force: bool = False
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A permutation that is ready to be applied.
+
+    Attributes:
+        request: with the spec that was settled.
+        permutation: of the request, or its inverse.
+        document: what is known before anything is read.
+    """
+
+    request: ApplyRequest
+    checkpoint: Checkpoint
+    layout: Layout
+    permutation: Permutation
+    targets: Targets
+    document: RunDocument
 
 
 def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
@@ -54,59 +76,46 @@ def apply(request: ApplyRequest, progress: Progress) -> RunDocument:
         RebasinError: it is not the checkpoint's spec, hash or sizes; files of two runs next to it; an output that
             cannot be written.
     """
+    with ExitStack() as files:
+        run = prepare(request, files, progress)
+        if request.dry_run:
+            size = run.checkpoint.nbytes
+            plan = PlanRecord(size * 2, size, run.targets.written(), peak_memory(), size / 3e8)
+            return structs.replace(run.document, plan=plan)
+        from rebasin_cli.pipeline.apply_run import carry_out
+
+        return carry_out(run, progress)
+
+
+def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
+    """Judge the permutation and the header; the checkpoint stays open as long as `files`."""
     saved = load_permutation(request.permutation)
     check_same_run(saved)
-    with ExitStack() as files:
-        checkpoint = files.enter_context(open_source(request.checkpoint, progress))
-        if not saved.spec_text:
-            request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
-        layout = _layout(saved, checkpoint, request.spec)
-        saved.check_fits(layout)
-        report = named_or_beside(request.report, output_base(request.output), ".rebasin.json")
-        targets = Targets.of("applied", {"applied": request.output, "report": report})
-        targets.check([checkpoint, request.permutation, layout.spec.path], checkpoint, force=request.force)
-        tell_layout(layout, progress)
-        permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
-        document = _document(request, layout, permutation, progress)
-        if request.dry_run:
-            size = checkpoint.nbytes
-            plan = PlanRecord(size * 2, size, targets.written(), peak_memory(), size / 3e8)
-            return structs.replace(document, plan=plan)
-        return _carry_out(request, checkpoint, layout, permutation, targets, document, progress)
+    checkpoint = files.enter_context(open_source(request.checkpoint, progress))
+    if not saved.spec_text:
+        request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
+    layout = _layout(saved, checkpoint, request.spec)
+    saved.check_fits(layout)
+    targets = checked_targets(request, saved, checkpoint, layout)
+    tell_layout(layout, progress)
+    permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
+    document = _document(request, saved, layout, permutation, progress)
+    return Run(request, checkpoint, layout, permutation, targets, document)
 
 
-def _carry_out(
-    request: ApplyRequest, checkpoint: Checkpoint, layout: Layout, permutation: Permutation, targets: Targets,
-    document: RunDocument, progress: Progress,
-) -> RunDocument:  # fmt: skip
-    """Check the contents, and write the checkpoint and the document."""
-    from rebasin_cli.checkpoints.outputs import Outputs
-    from rebasin_cli.pipeline.match import tell_identity
-    from rebasin_cli.pipeline.outputs import exact_reader, write_weights
-    from rebasin_cli.pipeline.ties import check_ties
-
-    with Outputs(force=request.force) as outputs:
-        outputs.claim(*targets.paths().values())
-        tell_identity(permutation, progress)
-        heads: dict[str, Mapping[str, int]] = {}
-        inputs = scan_sources({"checkpoint": (request.checkpoint, checkpoint)}, progress, heads=heads)
-        check_ties(layout, checkpoint, heads["checkpoint"], [permutation], again=True)
-        write_weights(
-            targets["applied"], checkpoint, exact_reader(permutation, layout, checkpoint),
-            metadata=output_metadata("apply", layout, request.spec, inputs, inverse=request.inverse),
-            outputs=outputs, progress=progress,
-        )  # fmt: skip
-        document = structs.replace(
-            document, inputs={**document.inputs, **inputs}, outputs=targets.written(),
-            hashes=targets.hashes(outputs.hashes),
-            warnings=tuple(progress.warnings), peak_memory_bytes=peak_memory(), invocations=progress.invocations(),
-        )  # fmt: skip
-        if path := targets.path("report"):
-            outputs.write(path, document_file(document, path))
-    return document
+def checked_targets(request: ApplyRequest, saved: SavedPermutation, checkpoint: Checkpoint, layout: Layout) -> Targets:
+    """The outputs, after everything that forbids to write them was refused."""
+    if request.output is None:
+        return Targets({}, "applied")
+    report = named_or_beside(request.report, output_base(request.output), ".rebasin.json")
+    targets = Targets.of("applied", {"applied": request.output, "report": report})
+    targets.check([checkpoint, saved.path, layout.spec.path], checkpoint, force=request.force)
+    return targets
 
 
-def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, progress: Progress) -> RunDocument:
+def _document(
+    request: ApplyRequest, saved: SavedPermutation, layout: Layout, permutation: Permutation, progress: Progress
+) -> RunDocument:
     """What is known before anything is read: the spec, and what the permutation moves."""
     architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
     moved = {
@@ -115,7 +124,7 @@ def _document(request: ApplyRequest, layout: Layout, permutation: Permutation, p
     return RunDocument(
         command="apply",
         inputs={
-            "permutation": input_record(request.permutation, sha256_of(request.permutation)),
+            "permutation": input_record(saved.path, sha256_of(saved.path)),
             "checkpoint": input_record(request.checkpoint.shown, None),
         },
         architecture=structs.replace(architecture, dims=moved),

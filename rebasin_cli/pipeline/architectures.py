@@ -12,6 +12,7 @@ from msgspec import structs
 
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.progress import Progress
@@ -121,15 +122,17 @@ class ProveRequest:
     """What the user asked for.
 
     Attributes:
-        network: `module:factory` of the user's own; None takes the ones that the spec's name stands for.
+        text: of a spec that is in no file.
+        network: `module:factory` of the user's own, or a module; None takes the ones that the spec's name stands for.
         sizes: `--set`; config: a config.json, for what shapes do not tell.
     """
 
     spec: str
-    network: str | None = None
+    network: NetworkName | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     config: Path | None = None
     seed: int = 0
+    text: str = ""
 
 
 def prove_architecture(request: ProveRequest, progress: Progress) -> RunDocument:
@@ -141,7 +144,7 @@ def prove_architecture(request: ProveRequest, progress: Progress) -> RunDocument
     load_torch()
     from rebasin_cli.proofs.proof import prove
 
-    spec = find_spec(request.spec)
+    spec = find_spec(request.spec, request.text)
     config = _read_config(request.config) if request.config else None
     proofs = []
     for make in _subjects(spec, request.network):
@@ -156,7 +159,7 @@ def prove_architecture(request: ProveRequest, progress: Progress) -> RunDocument
         detail = f"not proved: {', '.join(alone)} have a single unit in every network; build one with more"
         checks.append(CheckRecord("every dim is permuted", False, detail))
     if not spec.shipped and all(check.passed for check in checks):
-        remember(spec, RememberedProof.now(request.network or spec.name, max(proof.error for proof in proofs)))
+        remember(spec, RememberedProof.now(str(request.network or spec.name), max(proof.error for proof in proofs)))
     return RunDocument(
         command="arch prove",
         architecture=_unbound_record(spec),
@@ -181,7 +184,7 @@ def _read_config(path: Path) -> Mapping[str, object]:
     return value
 
 
-def _subjects(spec: PermutationSpec, network: str | None) -> tuple[Callable[[], Any], ...]:
+def _subjects(spec: PermutationSpec, network: NetworkName | None) -> tuple[Callable[[], Any], ...]:
     from rebasin_cli.proofs.subjects import SUBJECTS
 
     if network is not None:

@@ -11,8 +11,9 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.compatibility import check_examples, fitting_loss
 from rebasin_cli.evaluation.data import Dataset, load_data
+from rebasin_cli.evaluation.given import GivenData
 from rebasin_cli.evaluation.images import Preparation, image_root, load_images
-from rebasin_cli.evaluation.loaders import load_named
+from rebasin_cli.evaluation.loaders import load_given, load_named
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.networks.module_network import user_network
 from rebasin_cli.evaluation.networks.network import Network
@@ -80,15 +81,17 @@ def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoi
 
 
 def read_data(
-    request: DataRequest, path: Path, split: Split, limit: int | None, network: AnyNetwork, checkpoint: Checkpoint,
-    progress: Progress,
+    request: DataRequest, path: Path | GivenData, split: Split, limit: int | None, network: AnyNetwork,
+    checkpoint: Checkpoint, progress: Progress,
 ) -> Dataset:  # fmt: skip
-    """Examples from a function of the user's, a text, a folder of images, or a file of arrays."""
+    """Examples in memory, or from a function of the user's, a text, a folder of images, or a file of arrays."""
     if (request.image_size or request.moments) and not any(file.is_dir() for file in request.files()):
         raise UsageError(
             f"--image-size and --normalise are for folders of images, and {path} is none",
             remedy="leave them away; arrays are taken as they are, and uint8 is divided by 255",
         )
+    if isinstance(path, GivenData):
+        return load_given(path, limit)
     if is_named(str(path)) and not path.exists():
         return load_named(str(path), split, limit)
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent

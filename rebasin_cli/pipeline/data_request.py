@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rebasin_cli.evaluation.given import GivenData, GivenLoss, NetworkName
 from rebasin_cli.evaluation.options import Kind, Moments, Split
 from rebasin_cli.evaluation.user_code import is_named, module_files
 
@@ -15,7 +16,7 @@ class DataRequest:
     """What to evaluate on, and with what; the fields are the options of the same names.
 
     Attributes:
-        path: `--data`: a file, a folder, or `package.module:loader`.
+        path: `--data`: a file, a folder, `package.module:loader`, or examples in memory.
         fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
             None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
@@ -24,19 +25,19 @@ class DataRequest:
         seed: of what is masked in a text.
         taps: dim → module whose output counts its units (`--method activations`).
         image_size, moments: what is done to images of a folder, instead of what the checkpoint's own folder says.
-        command: `--eval-command`; timeout: seconds for one point.
+        command: `--eval-command`; timeout: seconds for one point; judge: a function in the place of a command.
     """
 
-    path: Path | None = None
+    path: Path | GivenData | None = None
     split: Split = "test"
     limit: int | None = None
     batch_size: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
-    fit: Path | None = None
+    fit: Path | GivenData | None = None
     fit_limit: int | None = None
     fit_batch: int = 1000
     repairs: tuple[Kind, ...] = ()
-    network: str | None = None
+    network: NetworkName | None = None
     sequence_length: int | None = None
     command: str | None = None
     timeout: float | None = None
@@ -47,15 +48,16 @@ class DataRequest:
     moments: Moments | None = None
     taps: Mapping[str, str] = field(default_factory=dict)
     loss: str | None = None
+    judge: GivenLoss | None = None
 
     @property
     def judges(self) -> bool:
         """Whether there is something to judge networks by, and not only examples to fit on."""
-        return self.path is not None or self.command is not None
+        return self.path is not None or self.command is not None or self.judge is not None
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
-        return [path for path in (self.path, self.fit) if path is not None and not is_named(str(path))]
+        return [path for path in (self.path, self.fit) if isinstance(path, Path) and not is_named(str(path))]
 
     def inputs(self) -> list[Path]:
         """Every file that is read: no output may replace one."""
@@ -63,5 +65,6 @@ class DataRequest:
 
     def code(self) -> list[Path]:
         """The files of the user's own modules that are run."""
-        named = (self.network, self.loss, *self.metrics, *(str(path) for path in (self.path, self.fit) if path))
-        return [file for text in named if text and is_named(text) for file in module_files(text)]
+        paths = (str(path) for path in (self.path, self.fit) if isinstance(path, Path))
+        named = (self.network, self.loss, *self.metrics, *paths)
+        return [file for text in named if isinstance(text, str) and is_named(text) for file in module_files(text)]

@@ -23,6 +23,7 @@ from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.search import Told
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
+from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import build_module, user_network
 from rebasin_cli.evaluation.user_code import module_files
@@ -60,13 +61,13 @@ class DeriveRequest:
     """What the user asked for.
 
     Attributes:
-        source: `package.module:factory`, or a folder of transformers or diffusers.
+        source: `package.module:factory`, a folder of transformers or diffusers, or a module in memory.
         checkpoint: whose keys and sizes the spec has to cover; inputs: as `--inputs` has them.
         output: where the spec goes; None: nowhere but into the document.
         sizes: `--set`, of the checkpoint; seconds: for the search.
     """
 
-    source: str
+    source: NetworkName
     options: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Source | None = None
     inputs: str | None = None
@@ -88,8 +89,9 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
     given = None if request.inputs is None else parse_inputs(request.inputs, request.seed)
     checkpoint = None if request.checkpoint is None else open_source(request.checkpoint, progress)
     try:
-        if os.path.isdir(request.source):
-            found, called = _of_folder(request, checkpoint, progress), "random inputs of a small network of its code"
+        if isinstance(request.source, str) and os.path.isdir(request.source):
+            found = _of_folder(request, request.source, checkpoint, progress)
+            called = "random inputs of a small network of its code"
         else:
             module, own = build_module(request.source, checkpoint or {}, request.options)
             if checkpoint is not None:
@@ -103,16 +105,16 @@ def derive_architecture(request: DeriveRequest, progress: Progress) -> RunDocume
         if checkpoint is not None:
             checkpoint.close()
     _warn_if_small(found, progress)
-    checks = [CheckRecord(request.source, found.holds, found.proof.describe()), *covers]
+    checks = [CheckRecord(str(request.source), found.holds, found.proof.describe()), *covers]
     if all(check.passed for check in checks):
-        remember(found.spec, RememberedProof.now(request.source, found.proof.error))
+        remember(found.spec, RememberedProof.now(str(request.source), found.proof.error))
     document = RunDocument(
         command="arch derive",
         inputs={} if request.checkpoint is None else {"checkpoint": input_record(request.checkpoint.shown, None)},
         architecture=architecture_record(layout, SpecChoice(sizes=request.sizes)),
         versions=versions(),
         checks=tuple(checks),
-        derivation=_record(found, request.source, called),
+        derivation=_record(found, str(request.source), called),
     )
     if request.output is not None:
         failed = next((check for check in checks if not check.passed), None)
@@ -140,7 +142,7 @@ def spec_of_network(
     module, own = build_module(reference, checkpoint, data.options)
     _require_same_keys(module, checkpoint)
     place = _place(reference, data.options, module)
-    text = _remembered(place)
+    text = None if isinstance(reference, GivenNetwork) else _remembered(place)
     if text is not None and fits(kept := SpecChoice(arch=str(place), text=text)):
         progress.remark(
             f"no shipped spec is that of {reference}; the one derived from its code before is used: {place}"
@@ -154,11 +156,13 @@ def spec_of_network(
             remedy=f"`rebasin arch derive {reference} -o FILE.yaml` writes what is known; mend it, name it: --arch",
         )
     _warn_if_small(found, progress)
-    _keep(place, found.text)
-    remember(found.spec, RememberedProof.now(reference, found.proof.error))
+    where = "" if isinstance(reference, GivenNetwork) else f"; it is kept in {place}"
+    if where:
+        _keep(place, found.text)
+    remember(found.spec, RememberedProof.now(str(reference), found.proof.error))
     progress.remark(
         f"no shipped spec is that of {reference}, so one was derived from its code and proved on it "
-        f"({found.passes} passes, {found.seconds:.0f} s); it is kept in {place}"
+        f"({found.passes} passes, {found.seconds:.0f} s){where}"
     )
     return SpecChoice(arch=str(place), text=found.text)
 
@@ -171,7 +175,7 @@ def _examples(data: DataRequest, checkpoint: Checkpoint, progress: Progress) -> 
     return read_data(data, data.path, data.fit_split, 2 * FEWEST, network, checkpoint, progress).inputs
 
 
-def _of_folder(request: DeriveRequest, checkpoint: Checkpoint | None, progress: Progress) -> Derivation:
+def _of_folder(request: DeriveRequest, source: str, checkpoint: Checkpoint | None, progress: Progress) -> Derivation:
     """Derived on small networks of the code that a folder's config.json names, for the shapes of its weights.
 
     Raises:
@@ -181,9 +185,9 @@ def _of_folder(request: DeriveRequest, checkpoint: Checkpoint | None, progress: 
 
     for option, value in (("--inputs", request.inputs), ("--network-option", request.options)):
         if value:
-            raise UsageError(f"{option} is for a function that builds a network, and {request.source} is a folder")
-    folder = Path(request.source)
-    with ExitStack() as files, _deriving(request.source, progress) as told:
+            raise UsageError(f"{option} is for a function that builds a network, and {source} is a folder")
+    folder = Path(source)
+    with ExitStack() as files, _deriving(source, progress) as told:
         own = checkpoint
         if own is None and _has_weights(folder):
             own = files.enter_context(open_source(Source.file(folder), progress))
@@ -215,7 +219,7 @@ def _deriving(source: str, progress: Progress) -> Iterator[Told]:
 
 
 def _derived(
-    reference: str, module: nn.Module, inputs: Inputs, seed: int, seconds: float, progress: Progress
+    reference: NetworkName, module: nn.Module, inputs: Inputs, seed: int, seconds: float, progress: Progress
 ) -> Derivation:
     count = sum(p.numel() for p in module.parameters())
     if count > LARGEST:
@@ -229,8 +233,8 @@ def _derived(
         )
     if any(part.training and isinstance(part, _OTHER_IN_TRAINING) for part in module.modules()):
         progress.remark("the network is run in evaluation mode: BatchNorm by its running statistics, without dropout")
-    with _deriving(reference, progress) as told:
-        name = reference.replace(":", "-")
+    with _deriving(str(reference), progress) as told:
+        name = str(reference).replace(":", "-")
         title = f"derived from {reference}"
         return derive(module, inputs, name, title=title, seed=seed, seconds=seconds, told=told)
 
@@ -310,8 +314,13 @@ def _record(found: Derivation, network: str, inputs: str) -> DerivationRecord:
     )
 
 
-def _place(reference: str, options: Mapping[str, str], module: nn.Module) -> Path:
-    """Where a derived spec is kept: by the code of the network, its options, and the sizes of its tensors."""
+def _place(reference: NetworkName, options: Mapping[str, str], module: nn.Module) -> Path:
+    """Where a derived spec is kept: by the code of the network, its options, and the sizes of its tensors.
+
+    Code in memory has no file to tell whether it is still the same: its spec is called after it, and kept nowhere.
+    """
+    if isinstance(reference, GivenNetwork):
+        return Path(f"<{reference}>.yaml")
     digest = hashlib.sha256(rebasin_cli.__version__.encode())
     for path in module_files(reference):
         with suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +18,32 @@ from rebasin_cli.report.document import InputRecord
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An input as the user named it (`-` for a pipe), and the file that holds it."""
+    """An input as the user named it (`-` for what has no name), and the file that holds it.
+
+    Attributes:
+        held: a checkpoint that is in memory, and stays open for whoever made it.
+    """
 
     path: Path
     shown: Path
+    held: Checkpoint | None = None
 
     @staticmethod
     def file(path: Path) -> Source:
         """A file that is read where it lies."""
         return Source(path, path)
 
+    @staticmethod
+    def memory(held: Checkpoint) -> Source:
+        """Tensors in memory, which have no name."""
+        return Source(held.path, Path("-"), held)
+
 
 def open_source(source: Source, progress: Progress) -> Checkpoint:
     """Open a checkpoint and pass on what the reader has to say about it."""
     give_freed_memory_back()
+    if source.held is not None:
+        return copy(source.held)
     checkpoint = open_checkpoint(source.path, named="FILE" if str(source.shown) == "-" else None)
     for note in checkpoint.notes:
         progress.remark(note)

@@ -45,6 +45,7 @@ class Run:
     Attributes:
         request: with the place of its document, where it is gone on with.
         kept: the document of a sweep that was cut short; before: the run whose permutation is used.
+        ends: the checkpoints as they were opened, of which the second of `pair` may be a view.
         choice: how to match, with the examples that the method looks at.
         saved: a permutation that is given.
         check: None where B is left as it is.
@@ -53,6 +54,7 @@ class Run:
     request: InterpolateRequest
     kept: EarlierSweep
     before: RunDocument | None
+    ends: tuple[Checkpoint, Checkpoint]
     pair: Pair
     saved: SavedPermutation | None
     points: PathPoints
@@ -85,31 +87,35 @@ def interpolate(request: InterpolateRequest, progress: Progress) -> RunDocument:
     Raises:
         RebasinError: in the order usage, headers, spec, data, targets, contents.
     """
-    asked, (request, kept, before) = request, _resumed(request)
-    if before is not asked.document:
-        progress.remark(f"nothing is matched again: {request.permutation} was found before")
-    grid = checked_grid(request)
-    device = resolve_device(request.choice.device)
     with ExitStack() as files:
-        a = files.enter_context(open_source(request.a, progress))
-        b = files.enter_context(open_source(request.b, progress))
-        request = replace(request, spec=_spec(request, (a, b), progress))
-        pair = bind_pair(a, b, request.spec)
-        check_same_spec(before, pair)
-        saved = _saved_permutation(request, pair)
-        at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
-        points = PathPoints(request.output, at, grid, a.is_folder)
-        replaceable = kept.files()
-        targets = _checked_targets(request, pair, points, replaceable)
-        choice = with_data(request.choice, request.data, pair, device, progress) if request.matches else request.choice
-        scorer, check = _scorer_and_check(request, pair, choice, device, progress)
-        run = Run(request, kept, before, pair, saved, points, targets, choice, scorer, check, device)
+        run = prepare(request, files, progress)
         if request.dry_run:
             return _plan(run, progress)
         load_torch()
         from rebasin_cli.pipeline.interpolate_run import carry_out
 
-        return carry_out(run, (a, b), replaceable, progress)
+        return carry_out(run, progress)
+
+
+def prepare(request: InterpolateRequest, files: ExitStack, progress: Progress) -> Run:
+    """Judge everything that headers tell; the checkpoints stay open as long as `files`."""
+    asked, (request, kept, before) = request, _resumed(request)
+    if before is not asked.document:
+        progress.remark(f"nothing is matched again: {request.permutation} was found before")
+    grid = checked_grid(request)
+    device = resolve_device(request.choice.device)
+    a = files.enter_context(open_source(request.a, progress))
+    b = files.enter_context(open_source(request.b, progress))
+    request = replace(request, spec=_spec(request, (a, b), progress))
+    pair = bind_pair(a, b, request.spec)
+    check_same_spec(before, pair)
+    saved = _saved_permutation(request, pair)
+    at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
+    points = PathPoints(request.output, at, grid, a.is_folder)
+    targets = checked_targets(request, pair, points, kept.files())
+    choice = with_data(request.choice, request.data, pair, device, progress) if request.matches else request.choice
+    scorer, check = _scorer_and_check(request, pair, choice, device, progress)
+    return Run(request, kept, before, (a, b), pair, saved, points, targets, choice, scorer, check, device)
 
 
 def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSweep, RunDocument | None]:
@@ -145,7 +151,7 @@ def _saved_permutation(request: InterpolateRequest, pair: Pair) -> SavedPermutat
     return saved
 
 
-def _checked_targets(
+def checked_targets(
     request: InterpolateRequest, pair: Pair, points: PathPoints, replaceable: Collection[Path]
 ) -> Targets:
     """The outputs, after everything that forbids to write them was refused."""

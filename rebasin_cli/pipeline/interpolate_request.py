@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import LINE, Blend, check_lambda, lambda_grid
+from rebasin_cli.permutation.files import SavedPermutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
@@ -36,7 +37,7 @@ class InterpolateRequest:
     Attributes:
         document: what the command before the pipe did; its inputs are a and b, and nothing is matched again.
         align: False leaves B as it is (`--no-align`).
-        permutation: a permutation file to take instead of matching.
+        permutation: a permutation to take instead of matching: a file, or what was read from one.
         at: the one λ to write; None writes every point of the grid, if there is an output.
         best: write the point of the grid with the lowest loss, the ends aside (`--at best`); `at` does not count then.
         blend: how the points are combined; weights of its own are for the one point that is written.
@@ -50,7 +51,7 @@ class InterpolateRequest:
     spec: SpecChoice = field(default_factory=SpecChoice)
     document: RunDocument | None = None
     align: bool = True
-    permutation: Path | None = None
+    permutation: Path | SavedPermutation | None = None
     steps: int = 25
     at: float | None = None
     best: bool = False
@@ -85,7 +86,7 @@ class InterpolateRequest:
     def files(self) -> list[Path]:
         """Every file that is read besides the two checkpoints."""
         data = self.data.inputs() if self.data else []
-        return data + ([self.permutation] if self.permutation else [])
+        return data + ([self.permutation] if isinstance(self.permutation, Path) else [])
 
 
 def checked_grid(request: InterpolateRequest) -> tuple[float, ...]:

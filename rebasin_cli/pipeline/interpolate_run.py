@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from msgspec import structs
 
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
@@ -47,7 +46,7 @@ from rebasin_cli.report.figures import loss_text
 
 
 @dataclass(frozen=True, slots=True)
-class _Alignment:
+class Alignment:
     """The permutation, its file, and the match that found it; empty if B is left as it is."""
 
     permutation: Permutation | None = None
@@ -60,41 +59,64 @@ class _Alignment:
         return hashlib.sha256(self.file).hexdigest()
 
 
-def carry_out(run: Run, ends: tuple[Checkpoint, Checkpoint], ours: Collection[Path], progress: Progress) -> RunDocument:
-    """Carry out a path that is ready; `ours`: files that an earlier part of the same run left."""
-    with Outputs(force=run.request.force, ours=ours) as outputs:
-        outputs.claim(*run.targets.paths().values())
-        return _carry_out(run, ends, outputs, progress)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A path that was matched and measured.
+
+    Attributes:
+        inputs: the checkpoints as they were read, by role.
+        document: what was known before the sweep; losses: what the sweep found, None without a loss.
+    """
+
+    inputs: Mapping[str, InputRecord]
+    alignment: Alignment
+    document: RunDocument
+    losses: BarrierRecord | PlaneRecord | None
 
 
-def _carry_out(run: Run, ends: tuple[Checkpoint, Checkpoint], outputs: Outputs, progress: Progress) -> RunDocument:
+def carry_out(run: Run, progress: Progress) -> RunDocument:
     """Scan, match, measure, write and document a path that is ready."""
-    inputs = _scan(run, ends, progress)
+    with Outputs(force=run.request.force, ours=run.kept.files()) as outputs:
+        outputs.claim(*run.targets.paths().values())
+        measured = measure(run, outputs, progress)
+        return write(run, measured, outputs, progress)
+
+
+def measure(run: Run, outputs: Outputs, progress: Progress) -> Measured:
+    """Read both ends, match them, and measure the path; what a sweep is gone on from later is written meanwhile."""
+    inputs = _scan(run, progress)
     sweep = _begin_sweep(run, inputs)
     alignment = _alignment(run, inputs, progress)
     document = _document(run, inputs, alignment)
     document = _write_permutation(run, alignment, document, outputs)
-    document_of = partial(_so_far, document, run.before, progress)
-    measured, points = None, run.points
+    losses = None
     if sweep:
-        measured = _measured(run, sweep, alignment.permutation, document_of, outputs, progress)
-        if run.request.best and isinstance(measured, BarrierRecord):
-            points = replace(points, at=_best_point(measured, progress))
+        document_of = partial(_so_far, document, run.before, progress)
+        losses = _losses(run, sweep, alignment.permutation, document_of, outputs, progress)
     else:
         progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
-    recipe = _recipe(run, points, inputs, alignment)
-    written = write_path(points, run.pair, alignment.permutation, recipe, outputs, progress)
-    if measured and (plot := run.targets.path("plot")):
-        outputs.write(plot, _picture(measured, plot))
+    return Measured(inputs, alignment, document, losses)
+
+
+def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) -> RunDocument:
+    """Write the points and reports that have a target, and return the document."""
+    points, losses = run.points, measured.losses
+    if run.request.best and isinstance(losses, BarrierRecord):
+        points = replace(points, at=best_point(losses, progress))
+    permutation, recipe = measured.alignment.permutation, recipe_of(run, points, measured)
+    written = write_path(points, run.pair, permutation, recipe, outputs, progress)
+    at = points.at if points.output is not None else None
+    if losses and (plot := run.targets.path("plot")):
+        outputs.write(plot, _picture(losses, plot))
         written["plot"] = str(plot)
-    document = document_of(measured, written, at=points.at if points.output is not None else None)
+    document = _so_far(measured.document, run.before, progress, losses, written, at)
     document = structs.replace(document, hashes={**document.hashes, **run.targets.hashes(outputs.hashes)})
     if report := run.targets.path("report"):
         outputs.write(report, document_file(document, report))
     return document
 
 
-def _measured(
+def _losses(
     run: Run, sweep: Sweep, permutation: Permutation | None, document_of: Callable[..., RunDocument], outputs: Outputs,
     progress: Progress,
 ) -> BarrierRecord | PlaneRecord:  # fmt: skip
@@ -116,10 +138,10 @@ def _measured(
         )
 
 
-def _scan(run: Run, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> dict[str, InputRecord]:
+def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
     """Read both checkpoints once, and refuse what would not stay the same network."""
     request, pair = run.request, run.pair
-    a, b = ends
+    a, b = run.ends
     known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, known, heads)
@@ -141,25 +163,25 @@ def _begin_sweep(run: Run, inputs: Mapping[str, InputRecord]) -> Sweep | None:
     )  # fmt: skip
 
 
-def _alignment(run: Run, inputs: Mapping[str, InputRecord], progress: Progress) -> _Alignment:
+def _alignment(run: Run, inputs: Mapping[str, InputRecord], progress: Progress) -> Alignment:
     """Take the permutation that is given, or match."""
     request, pair = run.request, run.pair
     result = None
     if not request.align:
-        return _Alignment()
+        return Alignment()
     if run.saved is not None:
         _check_saved(request, run.saved, inputs, progress)
         permutation = run.saved.permutation
     elif request.document is not None:
         progress.warn("the piped run has no permutation file, so that only the naive path is measured")
-        return _Alignment()
+        return Alignment()
     else:
         result = match_pair(pair, run.choice, matching_device(run.choice, pair.layout), progress, inputs)
         permutation = result.permutation
     if run.check:
         run.check.found(pair.layout, permutation, pair.b, pair.a)
     of = {role: entry.identity for role, entry in inputs.items()}
-    return _Alignment(permutation, permutation_bytes(permutation, pair.layout, inputs=of), result)
+    return Alignment(permutation, permutation_bytes(permutation, pair.layout, inputs=of), result)
 
 
 def _check_saved(
@@ -188,7 +210,7 @@ def _of_document(document: RunDocument, path: Path) -> bool:
     return named is not None and Path(named).absolute() == path.absolute()
 
 
-def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment) -> RunDocument:
+def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: Alignment) -> RunDocument:
     """What is known before the path is measured."""
     pair, permutation = run.pair, alignment.permutation
     checked = run.check.record() if run.check and permutation is not None else None
@@ -196,7 +218,7 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment
     distance = measure_distance(layout, a, b, permutation or Permutation({}))
     return RunDocument(
         command=run.request.command,
-        inputs=_all_inputs(run.request, inputs),
+        inputs=_all_inputs(run, inputs),
         architecture=architecture_record(pair.layout, run.request.spec, distance, checked),
         match=match_record(alignment.result) if alignment.result else None,
         distance=distance_record(distance),
@@ -206,14 +228,14 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: _Alignment
     )
 
 
-def _all_inputs(request: InterpolateRequest, inputs: Mapping[str, InputRecord]) -> dict[str, InputRecord]:
-    found = dict(inputs)
-    if request.permutation and request.align:
-        found["permutation"] = input_record(request.permutation, sha256_of(request.permutation))
+def _all_inputs(run: Run, inputs: Mapping[str, InputRecord]) -> dict[str, InputRecord]:
+    found, request = dict(inputs), run.request
+    if run.saved is not None:
+        found["permutation"] = input_record(run.saved.path, sha256_of(run.saved.path))
     return found | (data_records(request.data) if request.data else {})
 
 
-def _write_permutation(run: Run, alignment: _Alignment, document: RunDocument, outputs: Outputs) -> RunDocument:
+def _write_permutation(run: Run, alignment: Alignment, document: RunDocument, outputs: Outputs) -> RunDocument:
     """Write the permutation if it is asked for, and return the document that tells of it.
 
     It is written before the sweep and the points, so that they can be cut short and gone on with without a match.
@@ -248,7 +270,7 @@ def _so_far(
     return continued(before, now)
 
 
-def _best_point(barrier: BarrierRecord, progress: Progress) -> float:
+def best_point(barrier: BarrierRecord, progress: Progress) -> float:
     """The λ between the ends with the lowest loss on the curve that is written.
 
     An end is a network that is there already, and no merge: where it is better, that is said.
@@ -272,9 +294,9 @@ def _best_point(barrier: BarrierRecord, progress: Progress) -> float:
     return lam
 
 
-def _recipe(run: Run, points: PathPoints, inputs: Mapping[str, InputRecord], alignment: _Alignment) -> PathRecipe:
+def recipe_of(run: Run, points: PathPoints, measured: Measured) -> PathRecipe:
     """What the points are made with."""
-    request = run.request
+    request, inputs, alignment = run.request, measured.inputs, measured.alignment
     facts = {f"inputs.{role}": entry.sha256 or "" for role, entry in inputs.items()}
     facts["permutation"] = alignment.sha256
     if run.repairer and run.repairs:

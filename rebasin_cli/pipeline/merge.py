@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import structs
 
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.devices import resolve_device
-from rebasin_cli.pipeline.function_check import prepare_check
+from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, bind_models, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
@@ -44,12 +45,12 @@ class MergeRequest:
 
     Attributes:
         weights: of the models, in their order; None for equal ones.
-        output: where the merged checkpoint goes: a path or a pipe.
+        output: where the merged checkpoint goes: a path or a pipe; None: nothing is written.
         steps: points of the lines between models, of which the pairwise barriers are taken.
     """
 
     models: tuple[Source, ...]
-    output: Path | BinaryIO
+    output: Path | BinaryIO | None
     spec: SpecChoice = field(default_factory=SpecChoice)
     algorithm: Algorithm = "cycle-consistent"
     weights: tuple[float, ...] | None = None
@@ -62,35 +63,73 @@ class MergeRequest:
     allow_non_finite: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A merge that is ready to begin.
+
+    Attributes:
+        request: with the spec that was settled.
+        opened: the models as they were opened; pairs: each model after the first, under the names of the first.
+        weights: the share of every model.
+        choice: how to match, with the examples that the method looks at.
+        document: what is known before anything is read.
+    """
+
+    request: MergeRequest
+    opened: tuple[Checkpoint, ...]
+    pairs: tuple[Pair, ...]
+    weights: tuple[float, ...]
+    targets: Targets
+    choice: MatchChoice
+    scorer: Scorer | None
+    check: FunctionCheck
+    document: RunDocument
+
+    @property
+    def first(self) -> Checkpoint:
+        """The model whose form the merge has."""
+        return self.opened[0]
+
+    @property
+    def layout(self) -> Layout:
+        """Of all models, bound to the names of the first."""
+        return self.pairs[0].layout
+
+
 def merge(request: MergeRequest, progress: Progress) -> RunDocument:
     """Match all models to one another, write their mean, the permutations and the run document.
 
     Raises:
         RebasinError: in the order usage, headers, spec, targets, data, contents.
     """
+    with ExitStack() as files:
+        run = prepare(request, files, progress)
+        if request.dry_run:
+            plan = _plan(run.pairs, run.targets)
+            return structs.replace(run.document, plan=plan, invocations=progress.invocations())
+        load_torch()
+        from rebasin_cli.pipeline.merge_run import carry_out
+
+        return carry_out(run, progress)
+
+
+def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
+    """Judge everything that headers tell; the checkpoints stay open as long as `files`."""
     weights = _weights(request)
     device = resolve_device(request.choice.device)
-    with ExitStack() as files:
-        opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
-        request = replace(request, spec=settled_spec(request.spec, request.data, opened, progress))
-        pairs = tuple(bind_models(opened, request.spec))
-        targets = _checked_targets(request, pairs)
-        choice = with_data(request.choice, request.data, pairs[0], device, progress)
-        scorer = _scorer(request, pairs[0], device, progress)
-        _tell_models(pairs, progress)
-        document = _planned(request, pairs[0].layout, device, progress)
-        check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
-        if request.dry_run:
-            return structs.replace(document, plan=_plan(pairs, targets), invocations=progress.invocations())
-        load_torch()
-        from rebasin_cli.merging.models import Models
-        from rebasin_cli.pipeline.merge_run import Run, carry_out
-
-        models = Models(pairs[0].layout, (opened[0], *(pair.b for pair in pairs)), weights)
-        return carry_out(Run(request, opened, pairs, models, targets, choice, scorer, check), document, progress)
+    opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
+    request = replace(request, spec=settled_spec(request.spec, request.data, opened, progress))
+    pairs = tuple(bind_models(opened, request.spec))
+    targets = checked_targets(request, pairs)
+    choice = with_data(request.choice, request.data, pairs[0], device, progress)
+    scorer = _scorer(request, pairs[0], device, progress)
+    _tell_models(pairs, progress)
+    document = _planned(request, pairs[0].layout, device, progress)
+    check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
+    return Run(request, opened, pairs, weights, targets, choice, scorer, check, document)
 
 
-def _checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
+def checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
     """The outputs, after everything that forbids to write them was refused."""
     first, layout = pairs[0].a, pairs[0].layout
     targets = _targets(request)
@@ -160,6 +199,8 @@ def _weights(request: MergeRequest) -> tuple[float, ...]:
 
 def _targets(request: MergeRequest) -> Targets:
     """Names for everything, from `-o`."""
+    if request.output is None:
+        return Targets({}, "merged")
     base = output_base(request.output)
     numbered = range(1, len(request.models) + 1) if base else ()
     permutations = {f"permutation.{i}": beside(base, f".{i}.permutation.safetensors") for i in numbered if base}

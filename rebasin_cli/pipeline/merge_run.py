@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from msgspec import structs
 from torch import Tensor
 
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
-from rebasin_cli.pipeline.function_check import FunctionCheck
 from rebasin_cli.pipeline.inputs import scan_sources
-from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match_models import match_models
-from rebasin_cli.pipeline.merge import MergeRequest
+from rebasin_cli.pipeline.merge import Run
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, score_merge
-from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.points import is_first, tell_kept
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
-from rebasin_cli.pipeline.scoring import Scorer
 from rebasin_cli.pipeline.sweep import tell_buffers
-from rebasin_cli.pipeline.targets import Targets
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument
@@ -36,59 +30,44 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A merge that is ready to begin.
+class Found:
+    """What came out of a merge: the match, the distances of pairs before and after, the merge, and how good it is.
 
     Attributes:
-        opened: the models as they were opened; pairs: each model after the first, under the names of the first.
+        inputs: the models as they were read, by role.
         models: all under the names of the first, with their weights.
-        choice: how to match, with the examples that the method looks at.
     """
 
-    request: MergeRequest
-    opened: tuple[Checkpoint, ...]
-    pairs: tuple[Pair, ...]
+    inputs: Mapping[str, InputRecord]
     models: Models
-    targets: Targets
-    choice: MatchChoice
-    scorer: Scorer | None
-    check: FunctionCheck
-
-    @property
-    def first(self) -> Checkpoint:
-        """The model whose form the merge has."""
-        return self.opened[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What came out of a merge: the match, the distances of pairs before and after, the merge, and how good it is."""
-
     result: ManyResult
     distances: Mapping[tuple[int, int], tuple[float, float]]
     merged: State
     worth: MergeScores
 
 
-def carry_out(run: Run, document: RunDocument, progress: Progress) -> RunDocument:
-    """Match the models, write their mean, the permutations and the document, of which `document` is the beginning."""
-    request = run.request
-    with Outputs(force=request.force) as outputs:
+def carry_out(run: Run, progress: Progress) -> RunDocument:
+    """Match the models, write their mean, the permutations and the document."""
+    with Outputs(force=run.request.force) as outputs:
         outputs.claim(*run.targets.paths().values())
-        inputs = _scan(request, run, progress)
-        found = _match(request, run, progress)
-        _write_merged(request, run, found, inputs, outputs, progress)
-        _write_permutations(run, found.result, inputs, outputs)
-        document = _finished(document, request, run, found, inputs, progress)
-        document = structs.replace(document, hashes=run.targets.hashes(outputs.hashes))
-        if path := run.targets.path("report"):
-            outputs.write(path, document_file(document, path))
+        found = find(run, progress)
+        return write(run, found, outputs, progress)
+
+
+def write(run: Run, found: Found, outputs: Outputs, progress: Progress) -> RunDocument:
+    """Write what has a target, and return the document."""
+    _write_merged(run, found, outputs, progress)
+    _write_permutations(run, found, outputs)
+    document = describe(run, found, progress)
+    document = structs.replace(document, hashes=run.targets.hashes(outputs.hashes))
+    if path := run.targets.path("report"):
+        outputs.write(path, document_file(document, path))
     return document
 
 
-def _scan(request: MergeRequest, run: Run, progress: Progress) -> dict[str, InputRecord]:
+def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
     """Read every model once, and refuse what would not stay the same network."""
-    layout = run.models.layout
+    request, layout = run.request, run.layout
     named = {role_of(i): pair for i, pair in enumerate(zip(request.models, run.opened, strict=True))}
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources(named, progress, heads=heads)
@@ -98,9 +77,11 @@ def _scan(request: MergeRequest, run: Run, progress: Progress) -> dict[str, Inpu
     return inputs
 
 
-def _match(request: MergeRequest, run: Run, progress: Progress) -> _Found:
-    """Match the models, check what was found, and measure the merge."""
-    models, scorer = run.models, run.scorer
+def find(run: Run, progress: Progress) -> Found:
+    """Read and match the models, check what was found, and measure the merge."""
+    inputs = _scan(run, progress)
+    request, scorer = run.request, run.scorer
+    models = Models(run.layout, (run.first, *(pair.b for pair in run.pairs)), run.weights)
     first = scorer.measure(run.first) if scorer else None  # fails before anything that takes time
     layout, states = in_reals(models.layout, *models.states)
     reals = replace(models, layout=layout, states=states)
@@ -112,52 +93,57 @@ def _match(request: MergeRequest, run: Run, progress: Progress) -> _Found:
     worth = MergeScores()
     if scorer and first:
         worth = score_merge(scorer, models, run.opened, result.permutations, merged, first, request.steps, progress)
-    return _Found(result, distances, list(merged.values())[-1], worth)  # repaired as was asked for last
+    return Found(inputs, models, result, distances, list(merged.values())[-1], worth)  # repaired as was asked for last
 
 
-def _write_merged(
-    request: MergeRequest, run: Run, found: _Found, inputs: Mapping[str, InputRecord], outputs: Outputs,
-    progress: Progress,
-) -> None:  # fmt: skip
+def merged_reader(run: Run, found: Found) -> Callable[[str], Tensor]:
+    """Key → the tensor of the merge, or the bytes of the first model's where nothing is mixed."""
+
+    def read(key: str) -> Tensor:
+        return run.first.read_raw(key) if is_first(run.layout, run.first, key) else found.merged[key]
+
+    return read
+
+
+def _write_merged(run: Run, found: Found, outputs: Outputs, progress: Progress) -> None:
     """Write the merge, with the tensors of the first model where nothing is mixed."""
-    layout, first, repairs = run.models.layout, run.first, run.scorer.repairs if run.scorer else ()
+    request, layout, repairs = run.request, run.layout, run.scorer.repairs if run.scorer else ()
     if not repairs:
         tell_buffers(layout, progress)
     for pair in run.pairs:
         tell_kept(pair, progress)
-
-    def read(key: str) -> Tensor:
-        return first.read_raw(key) if is_first(layout, first, key) else found.merged[key]
-
-    weights = ",".join(f"{weight:g}" for weight in run.models.weights)
+    weights = ",".join(f"{weight:g}" for weight in run.weights)
     recipe = {"algorithm": request.algorithm, "weights": weights, "seed": found.result.seed}
     if repairs:
         recipe["repair"] = repairs[-1]
     write_weights(
-        run.targets["merged"], first, read, outputs=outputs, progress=progress, finite=not request.allow_non_finite,
-        metadata=output_metadata("merge", layout, request.spec, inputs, **recipe),
+        run.targets["merged"], run.first, merged_reader(run, found),
+        metadata=output_metadata("merge", layout, request.spec, found.inputs, **recipe),
+        outputs=outputs, progress=progress, finite=not request.allow_non_finite,
     )  # fmt: skip
 
 
-def _write_permutations(run: Run, result: ManyResult, inputs: Mapping[str, InputRecord], outputs: Outputs) -> None:
+def permutation_file(run: Run, found: Found, i: int) -> bytes:
+    """The file of the permutation of the i-th model, from 0 on, into the order of the first."""
+    of = {"a": found.inputs[role_of(0)].identity, "b": found.inputs[role_of(i)].identity}
+    return permutation_bytes(found.result.permutations[i], run.layout, inputs=of)
+
+
+def _write_permutations(run: Run, found: Found, outputs: Outputs) -> None:
     """Write the permutation of every model into the order of the first."""
-    hashes = [inputs[role_of(i)].identity for i in range(len(run.opened))]
-    for i, (permutation, sha256) in enumerate(zip(result.permutations, hashes, strict=True), 1):
-        if path := run.targets.path(f"permutation.{i}"):
-            of = {"a": hashes[0], "b": sha256}
-            outputs.write(path, permutation_bytes(permutation, run.models.layout, inputs=of))
+    for i in range(len(run.opened)):
+        if path := run.targets.path(f"permutation.{i + 1}"):
+            outputs.write(path, permutation_file(run, found, i))
 
 
-def _finished(
-    document: RunDocument, request: MergeRequest, run: Run, found: _Found, inputs: Mapping[str, InputRecord],
-    progress: Progress,
-) -> RunDocument:  # fmt: skip
+def describe(run: Run, found: Found, progress: Progress) -> RunDocument:
     """The document with what was found and written."""
+    request = run.request
     return structs.replace(
-        document,
-        inputs={**inputs, **(data_records(request.data) if request.data else {})},
-        architecture=architecture_record(run.models.layout, request.spec, checked=run.check.record()),
-        merge=_record(request.choice.method, run, found),
+        run.document,
+        inputs={**found.inputs, **(data_records(request.data) if request.data else {})},
+        architecture=architecture_record(run.layout, request.spec, checked=run.check.record()),
+        merge=_record(run, found),
         outputs=run.targets.written(),
         warnings=tuple(progress.warnings),
         invocations=progress.invocations(),
@@ -165,7 +151,7 @@ def _finished(
     )
 
 
-def _record(method: str, run: Run, found: _Found) -> MergeRecord:
+def _record(run: Run, found: Found) -> MergeRecord:
     """The match and the figures of a merge, as the document keeps them."""
     result, scorer, worth = found.result, run.scorer, found.worth
     pairs = []
@@ -178,8 +164,8 @@ def _record(method: str, run: Run, found: _Found) -> MergeRecord:
     ]
     return MergeRecord(
         algorithm=result.algorithm,
-        method=method,
-        weights=tuple(run.models.weights),
+        method=run.request.choice.method,
+        weights=tuple(run.weights),
         seed=result.seed,
         objective=result.objective,
         stop=result.stop,

@@ -139,7 +139,7 @@ def check_by_named(
     data: DataRequest | None,
 ) -> NetworkCheck | None:  # fmt: skip
     """The check by what the user named, if there is a network in it; see `prepare_check`."""
-    probe = None
+    probe, asked = None, True
     if isinstance(scorer, NetworkScorer):
         probe = network_probe(scorer.network, scorer.dataset.inputs, device)
     elif fitting is not None:
@@ -148,7 +148,8 @@ def check_by_named(
         probe = _data_probe(data, pair, device, progress)
     elif data is not None and data.network is not None:
         probe = own_probe(data.network, pair.a, pair.layout.prefix, data.options)
-    return NetworkCheck(probe, progress) if probe is not None else None
+        asked = isinstance(data.network, str) or data.network.inputs is not None
+    return NetworkCheck(probe, progress, asked=asked) if probe is not None else None
 
 
 def _data_probe(data: DataRequest, pair: Pair, device: str, progress: Progress) -> Probe:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.writer import write_checkpoint
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.data import IGNORED, Dataset
+from rebasin_cli.evaluation.given import GivenLoss
 from rebasin_cli.evaluation.losses import Loss, blind_loss
 from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate
-from rebasin_cli.evaluation.user_code import is_named
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
@@ -58,7 +60,8 @@ class NetworkScorer:
     @property
     def source(self) -> str:
         """What they come from."""
-        return self.dataset.source if is_named(self.dataset.source) else os.path.abspath(self.dataset.source)
+        source = self.dataset.source
+        return os.path.abspath(source) if os.path.exists(source) else source
 
     @property
     def split(self) -> str | None:
@@ -127,7 +130,59 @@ class CommandScorer:
             return run_command(self.words, target, self.timeout)
 
 
-Scorer = NetworkScorer | CommandScorer
+@dataclass(slots=True)
+class FunctionScorer:
+    """A function in memory that is given the tensors of each point; see `CommandScorer`."""
+
+    judge: GivenLoss
+    examples: int = 0
+    split: str | None = None
+    repairer: Repairer | None = None
+    repairs: tuple[Kind, ...] = ()
+    chance: float = 1.0
+    blind: float = math.inf
+    unit: str = "the function's own unit"
+
+    @property
+    def source(self) -> str:
+        """What it is called."""
+        return self.judge.name
+
+    @property
+    def basis(self) -> Mapping[str, str]:
+        """What its figures hang on."""
+        return {"function": self.judge.name}
+
+    def measure(self, state: Mapping[str, Tensor]) -> Scores:
+        """What the function says of a state.
+
+        Raises:
+            UsageError: it raised, or returned no number. So a sweep ends there: the function is the caller's own.
+        """
+        remedy = "it is given a network and returns its loss, a float (or a tensor of one number)"
+        try:
+            with torch.no_grad():
+                found = self.judge.function(dict(state))
+        except RebasinError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"--loss: {self.source} raised {type(error).__name__}: {error}", where=_place_of(error), remedy=remedy
+            ) from error
+        try:
+            return Scores(float(found))
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UsageError(f"--loss: {self.source} returned {what}, which is no number", remedy=remedy) from error
+
+
+def _place_of(error: Exception) -> str:
+    """The line that raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.path.basename(frame.filename)}:{frame.lineno}, in {frame.name}"
+
+
+Scorer = NetworkScorer | CommandScorer | FunctionScorer
 
 
 def prepare_scorer(
@@ -141,6 +196,9 @@ def prepare_scorer(
     Raises:
         RebasinError: no network for the architecture, unknown options, or data that does not fit it.
     """
+    if request.judge is not None:
+        _refuse_beside_function(request)
+        return FunctionScorer(request.judge)
     if request.command is not None:
         words = parse_command(request.command, Path(tempfile.gettempdir()))
         if request.path is not None:
@@ -164,7 +222,7 @@ def prepare_scorer(
     scorer.basis = {
         "examples": dataset.sha256(),
         "loss": loss.name,
-        "network": request.network or network.family,
+        "network": str(request.network or network.family),
         "network options": ",".join(f"{name}={value}" for name, value in sorted(request.options.items())),
         "metrics": ",".join(request.metrics),
     }
@@ -175,6 +233,23 @@ def prepare_scorer(
         for kind in request.repairs:
             scorer.repairer.check(kind)
     return scorer
+
+
+def _refuse_beside_function(request: DataRequest) -> None:
+    """Refuse what says nothing where a function judges.
+
+    Raises:
+        UsageError: naming it.
+    """
+    for what, given in (("--data", request.path), ("--eval-command", request.command)):
+        if given is not None:
+            raise UsageError(f"--loss FUNCTION and {what} are two judges", remedy="leave one of them away")
+    if request.repairs:
+        raise UsageError(
+            "--repair looks inside a network, and a function shows none", remedy="use --data and a named --loss instead"
+        )
+    if request.metrics:
+        raise UsageError("--metric is for --data; a function returns one number", remedy="leave it away")
 
 
 def score_or_nan(scorer: Scorer, state: Mapping[str, Tensor], failures: dict[str, str], place: str) -> Scores:

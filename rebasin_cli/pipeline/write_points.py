@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,27 +79,17 @@ def write_path(
     if points.output is None:
         return {}
     tell_kept(pair, progress)
-    b = permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
+    b = second_end(pair, permutation)
     places: Mapping[float, Place] = points.files()
     if not isinstance(points.output, Path):
         assert points.at is not None
         places = {points.at: points.output}
     elif points.at is None:
         places = _missing_points(points, pair, recipe.run, outputs, progress)
-    repairer, kind = recipe.repairer, recipe.kind
-    if repairer and kind == "repair" and repairer.ends is None:
-        repairer.measure_ends(pair.a, b)
     for lam, target in places.items():
-        state = interpolated(pair.layout, pair.a, b, lam, recipe.blend)
-        if repairer and kind:
-            state = repairer.finish(state, lam, kind)
-
-        def read(key: str, state: Mapping[str, torch.Tensor] = state, lam: float = lam) -> torch.Tensor:
-            return pair.a.read_raw(key) if is_first(pair.layout, pair.a, key) and lam < 1.0 else state[key]
-
         with ExitStack() as alone:
             write_weights(
-                target, pair.a, read,
+                target, pair.a, point_reader(lam, pair, b, recipe),
                 metadata=recipe.metadata(
                     pair.layout, lam, aligned=permutation is not None, alone=points.at is not None
                 ),
@@ -107,6 +97,32 @@ def write_path(
                 progress=progress, finite=recipe.finite,
             )  # fmt: skip
     return {points.role: str(points.output.absolute())} if isinstance(points.output, Path) else {}
+
+
+def second_end(pair: Pair, permutation: Permutation | None) -> Mapping[str, torch.Tensor]:
+    """B at the end of the path."""
+    return permuted(permutation, pair.layout, pair.b) if permutation is not None else pair.b
+
+
+def point_reader(
+    lam: float, pair: Pair, b: Mapping[str, torch.Tensor], recipe: PathRecipe
+) -> Callable[[str], torch.Tensor]:
+    """Key → the tensor of a point, repaired if that was asked for, or its bytes where nothing is mixed.
+
+    Args:
+        b: see `second_end`.
+    """
+    repairer, kind = recipe.repairer, recipe.kind
+    if repairer and kind == "repair" and repairer.ends is None:
+        repairer.measure_ends(pair.a, b)
+    state = interpolated(pair.layout, pair.a, b, lam, recipe.blend)
+    if repairer and kind:
+        state = repairer.finish(state, lam, kind)
+
+    def read(key: str) -> torch.Tensor:
+        return pair.a.read_raw(key) if is_first(pair.layout, pair.a, key) and lam < 1.0 else state[key]
+
+    return read
 
 
 def _missing_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from torch.func import functional_call
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.answers import answer_of
+from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs, arguments, each
 from rebasin_cli.evaluation.networks.network import Answers, Params, read_tensor
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
@@ -97,7 +99,9 @@ class ModuleNetwork:
         return answer_of(self.family, self.outputs(params, inputs, taps))
 
 
-def user_network(reference: str, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]) -> ModuleNetwork:
+def user_network(
+    reference: NetworkName, state: Mapping[str, Tensor], prefix: str, options: Mapping[str, str]
+) -> ModuleNetwork:
     """Import `package.module:factory`, call it with the state dict and the options, and take the module it returns.
 
     Raises:
@@ -111,7 +115,9 @@ def user_network(reference: str, state: Mapping[str, Tensor], prefix: str, optio
     return ModuleNetwork(f"--network {reference}", module, shapes, prefix)
 
 
-def build_module(reference: str, state: Mapping[str, Tensor], options: Mapping[str, str]) -> tuple[nn.Module, Any]:
+def build_module(
+    reference: NetworkName, state: Mapping[str, Tensor], options: Mapping[str, str]
+) -> tuple[nn.Module, Any]:
     """What a user's factory returns: a module, and the example inputs beside it, None if there are none.
 
     A factory that takes nothing, as `rebasin arch prove` calls it, is called with nothing.
@@ -119,6 +125,9 @@ def build_module(reference: str, state: Mapping[str, Tensor], options: Mapping[s
     Raises:
         UsageError: the reference cannot be imported. ContentError: the factory fails, or returns no module.
     """
+    if isinstance(reference, GivenNetwork):
+        module, inputs = _copied(reference), reference.inputs
+        return module, (inputs,) if isinstance(inputs, Tensor) else inputs
     factory = import_named("--network", reference, HELP)
     given = (dict(state),) if _takes_state(factory) else ()
     made = call_named("--network", reference, factory, *given, **options)
@@ -126,6 +135,21 @@ def build_module(reference: str, state: Mapping[str, Tensor], options: Mapping[s
     if not isinstance(module, nn.Module):
         raise ContentError(f"--network {reference}: the factory returned {type(module).__name__}", remedy=HELP)
     return module, (inputs,) if isinstance(inputs, Tensor) else inputs
+
+
+def _copied(given: GivenNetwork) -> nn.Module:
+    """A copy of a module on the CPU: it is run in other dtypes, and with other weights.
+
+    Raises:
+        ContentError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(given.module).cpu()
+    except Exception as error:  # the user's own code
+        raise ContentError(
+            f"--network {given}: the module cannot be copied: {type(error).__name__}: {error}",
+            remedy="copy.deepcopy has to work on it; or pass its state_dict()",
+        ) from error
 
 
 def _takes_state(factory: Callable[..., Any]) -> bool:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.errors import ContentError
+from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.comparing import Trace, rounding
+from rebasin_cli.evaluation.examples import guesses
+from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
+from rebasin_cli.evaluation.networks.module_network import build_module
 from rebasin_cli.evaluation.running import answers_of, in_dtype
 from rebasin_cli.evaluation.user_code import call_named, import_named
 from rebasin_cli.proofs.proof import Subject
@@ -19,7 +22,7 @@ from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 HELP = "the factory takes nothing and returns (module, inputs): an nn.Module and a tuple or dict of example inputs"
 
 
-def user_subject(reference: str) -> Subject:
+def user_subject(reference: NetworkName) -> Subject:
     """Import `package.module:factory`, call it, and make a subject of what it returns.
 
     Code is imported only because the user named it on the command line; the current folder is searched first.
@@ -28,7 +31,12 @@ def user_subject(reference: str) -> Subject:
         UsageError: the reference cannot be read or imported.
         ContentError: the factory fails, or does not return a module and its inputs.
     """
-    made = call_named("--network", reference, import_named("--network", reference, HELP))
+    made: Any
+    if isinstance(reference, GivenNetwork):
+        module, inputs = build_module(reference, {}, {})
+        made = module, next((found for found, _ in guesses(module)), None) if inputs is None else inputs
+    else:
+        made = call_named("--network", reference, import_named("--network", reference, HELP))
     if isinstance(made, Subject):
         return made
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
@@ -36,11 +44,15 @@ def user_subject(reference: str) -> Subject:
     module, inputs = made
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
+    if inputs is None:
+        raise UsageError(
+            f"--network {reference}: there is nothing to run the network on", remedy="name example inputs with --inputs"
+        )
     if not isinstance(inputs, (Sequence, Mapping)):
         raise ContentError(f"--network {reference}: the inputs are a {type(inputs).__name__}", remedy=HELP)
     subject, errors = None, []
     for dtype in (torch.float64, torch.float32):
-        subject, error = _tried(reference, randomise(module).to(dtype), in_dtype(inputs, dtype))
+        subject, error = _tried(str(reference), randomise(module).to(dtype), in_dtype(inputs, dtype))
         if error is None:
             break
         errors.append(error)
