@@ -1,3 +1,72 @@
-"""Align and merge neural networks by permuting their hidden units (Git Re-Basin, arXiv:2209.04836)."""
+"""Align and merge neural networks by permuting their hidden units (Git Re-Basin, arXiv:2209.04836).
+
+From Python: `import rebasin_cli as rebasin`, then `rebasin.align(a, b)`; see `rebasin_cli.api`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # loaded when the first of them is asked for: the commands answer without
+    from rebasin_cli.api import (
+        Alignment,
+        Applied,
+        ContentError,
+        GateError,
+        Inspection,
+        Interpolation,
+        Merge,
+        Proof,
+        RebasinError,
+        RebasinWarning,
+        Spec,
+        SystemFailure,
+        UnitPermutation,
+        UsageError,
+        align,
+        apply,
+        derive,
+        inspect,
+        interpolate,
+        lerp,
+        merge,
+        prove,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Alignment",
+    "Applied",
+    "ContentError",
+    "GateError",
+    "Inspection",
+    "Interpolation",
+    "Merge",
+    "Proof",
+    "RebasinError",
+    "RebasinWarning",
+    "Spec",
+    "SystemFailure",
+    "UnitPermutation",
+    "UsageError",
+    "align",
+    "apply",
+    "derive",
+    "inspect",
+    "interpolate",
+    "lerp",
+    "merge",
+    "prove",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("rebasin_cli.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

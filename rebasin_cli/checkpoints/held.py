@@ -72,8 +72,9 @@ def held_checkpoint(name: str, state: Mapping[str, object]) -> Checkpoint:
     others = {key: value for key, value in state.items() if key not in tensors}
     if not tensors:
         raise ContentError("the state dict has no tensors", where=name, remedy=_remedy(others))
+    entries = "an entry that is no tensor is" if len(others) == 1 else f"{len(others)} entries that are no tensors are"
     shown = first_names([f"{key} ({type(value).__name__})" for key, value in others.items()], _NAMED)
-    notes = (f"{name}: {len(others)} entries that are no tensors are left out: {shown}",) if others else ()
+    notes = (f"{name}: {entries} left out: {shown}",) if others else ()
     path = Path(name)
     return Checkpoint(path, {f"{name}.safetensors": HeldFile(path, tensors, notes)})
 
@@ -85,6 +86,8 @@ def _remedy(others: Mapping[str, object]) -> str:
             return f"pass the one inside: checkpoint[{key!r}]"
         if isinstance(value, torch.nn.Module):
             return f"pass the module inside: checkpoint[{key!r}]"
+    if any(hasattr(value, "__array__") for value in others.values()):
+        return "make tensors of its arrays: {name: torch.from_numpy(array) for name, array in state.items()}"
     return "pass module.state_dict(), or a dict of tensors by name"
 
 

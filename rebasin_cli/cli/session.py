@@ -12,7 +12,6 @@ from rebasin_cli.cli.messages import print_note, print_warning
 from rebasin_cli.cli.streams import need_stdout, print_payload
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InvocationRecord, RunDocument
-from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 
 class Session(Progress):
@@ -51,26 +50,10 @@ class Session(Progress):
             yield lambda amount: None
             return
         waiting.end()
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            ProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
+        from rebasin_cli.report.bars import progress_bar
 
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)]
-        if total is not None:
-            columns += [DownloadColumn() if unit == "bytes" else MofNCompleteColumn(), TimeRemainingColumn()]
-        else:
-            columns += [TextColumn("{task.completed:.0f} " + unit), TimeElapsedColumn()]
-        with Bars(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(one_line(title, LONGEST_NAME), total=total)
-            yield lambda amount: progress.advance(task, amount)
+        with progress_bar(title, total, unit) as advance:
+            yield advance
 
     def finish(self, document: RunDocument, *, payload: bool = True) -> None:
         """Print the result: a summary on a terminal, the document in a pipe; nothing if stdout is taken or closed."""

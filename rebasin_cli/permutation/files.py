@@ -30,6 +30,7 @@ class SavedPermutation:
 
     Attributes:
         inputs: sha256 by role (`a`, `b`).
+        is_held: whether it is in memory alone.
         spec_text: the YAML of a spec that does not ship; sha256: of the file.
     """
 
@@ -40,6 +41,12 @@ class SavedPermutation:
     path: Path
     sha256: str
     spec_text: str = ""
+    is_held: bool = False
+
+    @property
+    def shown(self) -> Path:
+        """How documents name it: `-` where it is in memory alone."""
+        return Path("-") if self.is_held else self.path
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:

@@ -11,7 +11,6 @@ from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.files import sha256_of
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source
@@ -124,7 +123,7 @@ def _document(
     return RunDocument(
         command="apply",
         inputs={
-            "permutation": input_record(saved.path, sha256_of(saved.path)),
+            "permutation": input_record(saved.shown, saved.sha256),
             "checkpoint": input_record(request.checkpoint.shown, None),
         },
         architecture=structs.replace(architecture, dims=moved),

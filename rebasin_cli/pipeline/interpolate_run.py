@@ -13,7 +13,6 @@ from msgspec import structs
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
-from rebasin_cli.files import sha256_of
 from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.result import MatchResult
@@ -231,7 +230,7 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: Alignment)
 def _all_inputs(run: Run, inputs: Mapping[str, InputRecord]) -> dict[str, InputRecord]:
     found, request = dict(inputs), run.request
     if run.saved is not None:
-        found["permutation"] = input_record(run.saved.path, sha256_of(run.saved.path))
+        found["permutation"] = input_record(run.saved.shown, run.saved.sha256)
     return found | (data_records(request.data) if request.data else {})
 
 

@@ -6,12 +6,15 @@ import importlib.util
 import io
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, Kind
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOURS: Mapping[Kind, str] = {"naive": "#d1495b", "aligned": "#1a7f5a", "bn": "#2a6fb5", "repair": "#8a5cb8"}
 
@@ -30,7 +33,18 @@ def require_matplotlib() -> None:
 
 
 def to_png(barrier: BarrierRecord) -> bytes:
-    """The figure as the bytes of a file: loss with both barriers marked, and beside it accuracy, if there is any."""
+    """The figure as the bytes of a file."""
+    buffer = io.BytesIO()
+    figure_of(barrier).savefig(buffer, format="png", metadata={"Software": "rebasin"})
+    return buffer.getvalue()
+
+
+def figure_of(barrier: BarrierRecord) -> Figure:
+    """The loss with both barriers marked, and beside it accuracy, if there is any; it belongs to no window.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,9 +75,7 @@ def to_png(barrier: BarrierRecord) -> bytes:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "rebasin"})
-    return buffer.getvalue()
+    return figure
 
 
 def _mark_barrier(axes: Any, lam: tuple[float, ...], curve: CurveRecord, colour: str) -> None:

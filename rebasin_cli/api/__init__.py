@@ -1,0 +1,42 @@
+"""From Python: the commands as functions of modules, state dicts and paths.
+
+A thin layer over `pipeline`, as the command line is: both build the same requests and call the same functions, so that
+both give the same bytes. What is here turns Python values into requests and results into Python values. Nothing is
+printed, nothing is written unless a result is saved, and inputs are never changed.
+"""
+
+from rebasin_cli.api.alignment import Alignment, align
+from rebasin_cli.api.applying import Applied, apply
+from rebasin_cli.api.calls import RebasinWarning
+from rebasin_cli.api.inspecting import Inspection, inspect
+from rebasin_cli.api.interpolating import Interpolation, interpolate
+from rebasin_cli.api.lines import lerp
+from rebasin_cli.api.merging import Merge, merge
+from rebasin_cli.api.permutations import UnitPermutation
+from rebasin_cli.api.specs import Proof, Spec, derive, prove
+from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
+
+__all__ = [
+    "Alignment",
+    "Applied",
+    "ContentError",
+    "GateError",
+    "Inspection",
+    "Interpolation",
+    "Merge",
+    "Proof",
+    "RebasinError",
+    "RebasinWarning",
+    "Spec",
+    "SystemFailure",
+    "UnitPermutation",
+    "UsageError",
+    "align",
+    "apply",
+    "derive",
+    "inspect",
+    "interpolate",
+    "lerp",
+    "merge",
+    "prove",
+]

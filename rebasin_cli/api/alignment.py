@@ -1,0 +1,187 @@
+"""`align`: B's units in A's order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from rebasin_cli.api import requests
+from rebasin_cli.api.calls import Talk, public
+from rebasin_cli.api.keywords import AlignKeywords
+from rebasin_cli.api.models import GivenModel, given_model, load_state, module_with
+from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
+from rebasin_cli.api.showing import Row, distance_rows, html_table, spec_row, text_of
+from rebasin_cli.checkpoints.deferring import load_torch
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.pipeline.align import AlignRequest, Run, checked_targets, prepare
+from rebasin_cli.report.document import DistanceRecord, RunDocument
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rebasin_cli.api.models import Model
+    from rebasin_cli.pipeline.align_run import Found
+
+
+@dataclass(eq=False, repr=False)
+class Alignment:
+    """What `align` found.
+
+    Attributes:
+        document: the run document, as the command writes it beside B; `document.match` tells how the search went.
+    """
+
+    document: RunDocument
+    _b: GivenModel
+    _run: Run
+    _found: Found
+    _talk: Talk
+    _files: ExitStack
+
+    @cached_property
+    def aligned(self) -> dict[str, Tensor]:
+        """B's state dict in A's order of units: B's keys, shapes, dtypes and devices, and its bits in other places.
+
+        The tensors share no memory with A or B. Where B is a file it is read now.
+        """
+        from rebasin_cli.pipeline.align_run import aligned_reader
+
+        return self._b.state(self._run.b, aligned_reader(self._run, self._found))
+
+    @cached_property
+    def permutation(self) -> UnitPermutation:
+        """For each dim the unit of B that goes to each place."""
+        of = {role: entry.identity for role, entry in self._found.inputs.items()}
+        return unit_permutation(self._found.result.permutation, self._run.pair.layout, self._found.file, of)
+
+    @property
+    def distance(self) -> DistanceRecord:
+        """‖A − B‖ and the cosine of the angle between them, before and after; over the weights that are matched."""
+        assert self.document.distance is not None
+        return self.document.distance
+
+    @property
+    def gains(self) -> Mapping[str, float]:
+        """What each dim with all within it adds to ⟨A, π(B)⟩; all of them sum up to the whole rise."""
+        return self._found.distance.gains
+
+    @public()
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write what `rebasin align A B -o PATH` writes: B aligned, the permutation and the run document beside it.
+
+        Args:
+            path: `x/out.safetensors`, or a folder where B is one.
+            force: replace outputs that exist.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: it exists, or is an input. SystemFailure: it cannot be written.
+
+        Example:
+            >>> found = rebasin.align(a, b)
+            >>> found.save("b.aligned.safetensors").name
+            'b.aligned.safetensors'
+            >>> sorted(path.name for path in Path().glob("b.aligned*"))
+            ['b.aligned.permutation.safetensors', 'b.aligned.rebasin.json', 'b.aligned.safetensors']
+        """
+        from rebasin_cli.pipeline.align_run import write
+
+        request = replace(self._run.request, output=Path(path), force=force, writes=True)
+        run = replace(self._run, request=request, targets=checked_targets(request, self._run.pair, self._run.b))
+        with Outputs(force=force) as outputs:
+            write(run, self._found, outputs, self._talk)
+        return Path(path)
+
+    @public()
+    def load_into(self, module: nn.Module) -> nn.Module:
+        """Load B aligned into a module, which is returned.
+
+        Raises:
+            ContentError: its tensors have other names or shapes.
+
+        Example:
+            >>> found = rebasin.align(model_a, model_b)
+            >>> found.load_into(model_b) is model_b
+            True
+        """
+        return load_state(module, self.aligned)
+
+    @public()
+    def module(self) -> nn.Module:
+        """A copy of the module that was passed as B, with its units in A's order.
+
+        Raises:
+            UsageError: B was no module.
+
+        Example:
+            >>> rebasin.align(model_a, model_b).module().training
+            False
+        """
+        return module_with(self._b, self.aligned)
+
+    def __repr__(self) -> str:
+        return text_of("B aligned to A", self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("B aligned to A", self._rows())
+
+    def _rows(self) -> list[Row]:
+        rows = [*distance_rows(self.document), spec_row(self.document)]
+        if (match := self.document.match) is not None:
+            rows.append(("match", f"{match.method}, {match.stop}"))
+        return rows
+
+
+@public(AlignKeywords)
+def align(a: Model, b: Model, **options: Unpack[AlignKeywords]) -> Alignment:
+    """Permute B's units onto A's, as `rebasin align A B` does (Git Re-Basin, arXiv:2209.04836, section 3).
+
+    A stays, and B's function stays: only the order of its hidden units changes, so that ⟨A, π(B)⟩ is as large as the
+    search finds. Nothing is written, and neither network is changed.
+
+    Args:
+        a, b: modules, state dicts, or paths of checkpoints, of one architecture. The code of a module is its network:
+            where no shipped spec fits, one is derived from it, and B is run before and after it is permuted.
+        options: those of the command, by name.
+            spec, set, freeze, ignore: which spec describes them, sizes that shapes do not tell, dims that stay, and
+            patterns of tensors that are left out. method: "weights", "frank-wolfe", "sinkhorn", "activations" or "ste";
+            with objective, start, order, similarity, tap, epochs, learning_rate, momentum of its own. seed,
+            restarts, quality, max_sweeps, time_budget (seconds, or "10m"), memory (bytes, or "8GB"), threads, device,
+            on_interrupt. data, split, limit, fit_batch_size, loss: what a method that looks at examples is shown, as a
+            path, `package.module:function`, or (inputs, targets). network, network_option, inputs: what is run,
+            and on what. progress: show bars.
+
+    Returns:
+        What was found: `aligned`, `permutation`, `distance`, `gains`, `document`, and `save`.
+
+    Raises:
+        UsageError: keywords that cannot be carried out. ContentError: networks that are not alike, have NaN, or whose
+            function would change. SystemFailure: a file that cannot be read. Their text says what to do.
+
+    Example:
+        >>> found = rebasin.align(a, b)
+        >>> found.distance.after < found.distance.before
+        True
+        >>> list(found.aligned) == list(b), found.aligned["fc.0.weight"].shape
+        (True, torch.Size([8, 32]))
+    """
+    talk, files = Talk(bars=options.get("progress", False)), ExitStack()
+    models = given_model("A", a, talk), given_model("B", b, talk)
+    choice = requests.matching(options)
+    request = AlignRequest(
+        models[0].source, models[1].source, requests.spec_choice(options), choice=choice,
+        data=requests.fitted(options, models, choice), writes=False,
+    )  # fmt: skip
+    run = prepare(request, files, talk)
+    load_torch()
+    from rebasin_cli.pipeline.align_run import describe, find
+
+    found = find(run, talk)
+    return Alignment(describe(run, found, talk), models[1], run, found, talk, files)

@@ -1,0 +1,312 @@
+"""The options of the functions: the command's names, typed. Their defaults stand where the command's do.
+
+A typed dict tells type checkers and editors what a function takes, without a default; what is left out is left to the
+options and requests of `pipeline`. `parameters_of` reads the defaults there, for `help()`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.evaluation.options import Kind, Split
+from rebasin_cli.matching.options import Order, Similarity, Start
+from rebasin_cli.merging.options import LINE, Algorithm, Combine
+from rebasin_cli.spec.hints import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebasin_cli.api.alignment import Alignment
+    from rebasin_cli.api.permutations import UnitPermutation
+    from rebasin_cli.api.specs import Spec
+
+    Network: TypeAlias = str | nn.Module
+    SpecName: TypeAlias = str | os.PathLike[str] | Spec
+    Permutations: TypeAlias = str | os.PathLike[str] | UnitPermutation | Alignment
+else:  # what they are is seen where they are used, without torch
+    Network = SpecName = Permutations = Any
+
+Method = Literal["weights", "frank-wolfe", "sinkhorn", "activations", "ste"]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The range of a number."""
+
+    least: float
+    most: float = 1e9
+
+    def __str__(self) -> str:
+        return f"from {self.least:.16g} to {self.most:.16g}"
+
+
+Count = Annotated[int, Between(1)]
+Seed = Annotated[int, Between(0, 2**53 - 1)]
+Seconds = Annotated[float, Between(0.001)]
+LearningRate = Annotated[float, Between(0, 1000)]
+Share = Annotated[float, Between(0, 1)]
+
+
+class Talking(TypedDict, total=False):
+    """What every function takes.
+
+    progress: show bars on stderr.
+    """
+
+    progress: bool
+
+
+class SpecKeywords(TypedDict, total=False):
+    """Which spec describes the networks (`--arch`), and what of it moves."""
+
+    spec: SpecName | None
+    set: Mapping[str, int]
+    freeze: Sequence[str]
+    ignore: Sequence[str]
+
+
+class MatchKeywords(TypedDict, total=False):
+    """How units are matched; see `rebasin align --help`."""
+
+    method: Method
+    objective: Literal["distance", "midpoint", "random"]
+    start: Start
+    order: Order
+    seed: Seed
+    max_sweeps: Count
+    restarts: Count
+    quality: Literal["fast", "default", "high"]
+    time_budget: float | str
+    memory: int | str
+    threads: Annotated[int, Between(1, 1024)]
+    on_interrupt: Literal["abort", "save"]
+    similarity: Similarity
+    tap: Mapping[str, str]
+    epochs: Count
+    learning_rate: LearningRate
+    momentum: Share
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class NetworkKeywords(TypedDict, total=False):
+    """The network: a module or `package.module:function`, and inputs that it can be run on."""
+
+    network: Network | None
+    network_option: Mapping[str, str]
+    inputs: Any
+
+
+class DataKeywords(NetworkKeywords, total=False):
+    """Examples, and how they are prepared: a path, `package.module:function`, (inputs, targets) or batches of them."""
+
+    data: Any
+    split: Split
+    limit: Count
+    fit_batch_size: Count
+    sequence_length: Annotated[int, Between(2, 10**6)]
+    image_size: Annotated[int, Between(1, 10_000)]
+    normalise: str
+
+
+class JudgeKeywords(DataKeywords, total=False):
+    """How networks are judged, and what is done to those between."""
+
+    batch_size: Count
+    metric: Sequence[str]
+    eval_command: str
+    eval_timeout: Seconds
+    repair: Kind | Sequence[Kind]
+    fit_data: Any
+    fit_limit: Count
+
+
+class AlignKeywords(Talking, SpecKeywords, MatchKeywords, DataKeywords, total=False):
+    """What `align` takes."""
+
+    loss: str
+
+
+class InterpolateKeywords(Talking, SpecKeywords, MatchKeywords, JudgeKeywords, total=False):
+    """What `interpolate` takes."""
+
+    steps: Annotated[int, Between(2, 100_000)]
+    combine: Combine
+    align: bool
+    permutation: Permutations | None
+
+
+class MergeKeywords(Talking, SpecKeywords, MatchKeywords, JudgeKeywords, total=False):
+    """What `merge` takes."""
+
+    algorithm: Algorithm
+    weights: Sequence[float] | None
+    steps: Annotated[int, Between(3, 100_000)]
+
+
+class ApplyKeywords(Talking, SpecKeywords, NetworkKeywords, total=False):
+    """What `apply` takes."""
+
+    inverse: bool
+
+
+class InspectKeywords(Talking, SpecKeywords, NetworkKeywords, total=False):
+    """What `inspect` takes."""
+
+
+class DeriveKeywords(Talking, total=False):
+    """What `derive` takes."""
+
+    network_option: Mapping[str, str]
+    checkpoint: Any
+    set: Mapping[str, int]
+    seed: Seed
+    max_seconds: Seconds
+
+
+class ProveKeywords(Talking, total=False):
+    """What `prove` takes."""
+
+    inputs: Any
+    set: Mapping[str, int]
+    config: str | os.PathLike[str] | None
+    seed: Seed
+
+
+def check_keywords(function: str, keywords: type, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse keywords that there are none of, and values of another type or out of range.
+
+    Args:
+        own: the parameters that the function has besides.
+
+    Raises:
+        TypeError: there is no such keyword. UsageError: the value cannot be used.
+    """
+    hints = get_type_hints(keywords, include_extras=True)
+    for name, value in given.items():
+        if name not in hints:
+            hint = did_you_mean(name, [*hints, *own])
+            raise TypeError(f"{function}() has no keyword `{name}`" + (f"; {hint}" if hint else ""))
+        if value is not None and (wanted := _misfit(value, hints[name])):
+            raise UsageError(f"{name}={_shown(value)}: expected {wanted}", remedy=_nearest(value, hints[name]))
+
+
+@cache
+def choices() -> Mapping[str, tuple[str, ...]]:
+    """Every keyword that there is, with the texts it may be, if those are given."""
+    found: dict[str, tuple[str, ...]] = {}
+    for keywords in (AlignKeywords, InterpolateKeywords, MergeKeywords, ApplyKeywords, DeriveKeywords, ProveKeywords):
+        for name, hint in get_type_hints(keywords, include_extras=True).items():
+            words = get_args(hint) if get_origin(hint) is Literal else ()
+            found[name] = (*found.get(name, ()), *words)
+    return found
+
+
+def parameters_of(keywords: type) -> list[inspect.Parameter]:
+    """The keywords as parameters, with the defaults that the options and requests have; None where it depends."""
+    known = _defaults(keywords)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    hints = get_type_hints(keywords, include_extras=True)
+    return [
+        inspect.Parameter(name, kind, default=known.get(name), annotation=_plain(hint)) for name, hint in hints.items()
+    ]
+
+
+def _defaults(keywords: type) -> dict[str, object]:
+    """Name → default, from where the defaults stand; those that methods have differently are left out."""
+    from rebasin_cli.pipeline.data_request import DataRequest
+    from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
+    from rebasin_cli.pipeline.merge import MergeRequest
+    from rebasin_cli.pipeline.method_choice import METHODS, MatchChoice
+
+    requests = {InterpolateKeywords: (InterpolateRequest, DataRequest), MergeKeywords: (MergeRequest, DataRequest)}
+    own = requests.get(keywords, ())
+    found: dict[str, set[object]] = {"progress": {False}, "combine": {LINE.how}}
+    for source in (MatchChoice, *own, *(method.options for method in METHODS)):
+        for field in fields(source):
+            if field.default is not MISSING and isinstance(field.default, str | int | float | None):
+                found.setdefault(field.name, set()).add(field.default)
+    return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+
+
+def _misfit(value: Any, hint: Any) -> str:
+    """What is expected instead of a value; empty if it fits."""
+    origin = get_origin(hint)
+    if hint is Any or hint is types.NoneType:
+        return ""
+    if origin is Annotated:
+        inner, *ranges = get_args(hint)
+        wrong = _misfit(value, inner)
+        outside = not wrong and any(not (r.least <= value <= r.most) for r in ranges)
+        return f"{_name(inner)} {ranges[0]}" if wrong or outside else ""
+    if origin is Literal:
+        return "" if isinstance(value, str) and value in get_args(hint) else _name(hint)
+    if origin in (Union, types.UnionType):
+        return (
+            ""
+            if any(not _misfit(value, part) and part is not types.NoneType for part in get_args(hint))
+            else _name(hint)
+        )
+    if hint is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return "" if is_number and math.isfinite(value) else _name(hint)
+    if hint is int:
+        return "" if isinstance(value, int) and not isinstance(value, bool) else _name(hint)
+    if origin is Sequence:
+        (inner,) = get_args(hint)
+        fits = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        return "" if fits and not any(_misfit(part, inner) for part in value) else _name(hint)
+    if origin is Mapping:
+        _, inner = get_args(hint)
+        fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        return "" if fits and not any(_misfit(part, inner) for part in value.values()) else _name(hint)
+    return "" if isinstance(value, origin or hint) else _name(hint)
+
+
+def _name(hint: Any) -> str:
+    """What a type is called in a message."""
+    origin, parts = get_origin(hint), [part for part in get_args(hint) if part is not types.NoneType]
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, parts))
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_name, parts)))
+    if origin is Annotated:
+        return f"{_name(parts[0])} {parts[1]}"
+    if origin is Sequence:
+        return f"a list, each {_name(parts[0])}"
+    if origin is Mapping:
+        return f"a dict of names, each with {_name(parts[1])}"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+    return words.get(hint) or ("a path" if origin is os.PathLike else str(getattr(hint, "__name__", hint)))
+
+
+def _nearest(value: Any, hint: Any) -> str:
+    known = [word for word in get_args(hint) if isinstance(word, str)] if get_origin(hint) is Literal else []
+    return did_you_mean(value, known) if isinstance(value, str) else ""
+
+
+def _plain(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{type(value).__name__}(…)"
