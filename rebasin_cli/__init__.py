@@ -1,38 +1,12 @@
 """Align and merge neural networks by permuting their hidden units (Git Re-Basin, arXiv:2209.04836).
 
-From Python: `import rebasin_cli as rebasin`, then `rebasin.align(a, b)`; see `rebasin_cli.api`.
+From Python: `import rebasin_cli as rebasin`, then `rebasin.align(a, b)`; see `rebasin_cli.api`. What is public is
+loaded when it is first asked for, as the commands answer without it; `__init__.pyi` tells its types.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # loaded when the first of them is asked for: the commands answer without
-    from rebasin_cli.api import (
-        Alignment,
-        Applied,
-        ContentError,
-        GateError,
-        Inspection,
-        Interpolation,
-        Merge,
-        Proof,
-        RebasinError,
-        RebasinWarning,
-        Spec,
-        SystemFailure,
-        UnitPermutation,
-        UsageError,
-        align,
-        apply,
-        derive,
-        inspect,
-        interpolate,
-        lerp,
-        merge,
-        prove,
-    )
 
 __version__ = "0.1.0"
 

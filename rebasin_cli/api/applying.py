@@ -92,7 +92,7 @@ class Applied:
 
         Example:
             >>> type(rebasin.apply(rebasin.align(a, b), model_b).module()).__name__
-            'Sequential'
+            'Perceptron'
         """
         return module_with(self._model, self.applied)
 

@@ -134,7 +134,7 @@ class Interpolation:
 
         Example:
             >>> type(rebasin.interpolate(model_a, model_b).module(0.5)).__name__
-            'Sequential'
+            'Perceptron'
         """
         return module_with(self._models[0], self.at(lam))
 

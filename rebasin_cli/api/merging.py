@@ -119,7 +119,7 @@ class Merge:
 
         Example:
             >>> type(rebasin.merge([model_a, model_b]).module()).__name__
-            'Sequential'
+            'Perceptron'
         """
         return module_with(self._models[0], self.merged)
 

@@ -49,6 +49,10 @@ class UnitPermutation(Mapping[str, "Tensor"]):
 
         Raises:
             UsageError, SystemFailure: it exists, or cannot be written.
+
+        Example:
+            >>> rebasin.align(a, b).permutation.save("b.permutation.safetensors").name
+            'b.permutation.safetensors'
         """
         target = Path(path)
         check_file_target(target, force=force)
