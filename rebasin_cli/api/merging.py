@@ -140,7 +140,9 @@ class Merge:
     def _rows(self) -> list[Row]:
         rows = [(name, _score_text(score)) for name, score in self.scores.items()]
         before, after = ([getattr(pair, side) for pair in self._record.pairs] for side in ("before", "after"))
-        distance = f"{sum(before) / len(before):.5g} → {sum(after) / len(after):.5g}, mean of {len(before)} pairs"
+        distance = f"{sum(before) / len(before):.5g} → {sum(after) / len(after):.5g}" + (
+            f", mean of {len(before)} pairs" if len(before) > 1 else ""
+        )
         return [*rows, ("distance", distance), spec_row(self.document)]
 
 
