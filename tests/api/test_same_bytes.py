@@ -22,9 +22,10 @@ PAIR = ("a.safetensors", "b.safetensors")
 
 
 def figures(value: Any) -> Any:
-    """A document without times, places, versions and memory."""
+    """A document without times, places, versions and memory, and without how the command was called."""
     if isinstance(value, Mapping):
-        return {name: figures(part) for name, part in value.items() if not VOLATILE.search(name) and name != "outputs"}
+        left = ("outputs", "invocations")
+        return {name: figures(part) for name, part in value.items() if not VOLATILE.search(name) and name not in left}
     return [figures(part) for part in value] if isinstance(value, list) else value
 
 
