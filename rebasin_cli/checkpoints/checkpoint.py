@@ -81,10 +81,11 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         told = tuple(note for file in files.values() for note in file.notes)
         self.notes = (*notes, *told, own.note) if own is not None else notes + told
         self._files: Mapping[str, TensorFile] = dict(files)
-        self._file_of = {key: file for file in files.values() for key in file.infos}
         self.shards = tuple(Shard(name, tuple(file.infos)) for name, file in files.items())
         self.infos: Mapping[str, TensorInfo] = MappingProxyType(
-            {key: info for file in files.values() for key, info in file.infos.items()}
+            next(iter(files.values())).infos
+            if len(files) == 1
+            else {key: info for file in files.values() for key, info in file.infos.items()}
         )
         merged: dict[str, str] = {}
         for file in files.values():
@@ -131,7 +132,10 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def read_raw(self, key: str) -> torch.Tensor:
         """The exact bytes of a tensor, 1-D uint8 of `infos[key].nbytes`."""
         self._check_open()
-        return self._file_of[key].read_raw(key)
+        for file in self._files.values():
+            if key in file.infos:
+                return file.read_raw(key)
+        raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self.infos  # Mapping's own would read the tensor
@@ -153,7 +157,6 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         """Close the files, mapped ones included; names, shapes and types stay."""
         self._closed = True
         self._files = {}
-        self._file_of = {}
 
     def _check_open(self) -> None:
         if self._closed:

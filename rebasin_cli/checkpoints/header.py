@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
@@ -30,22 +31,27 @@ _DAMAGED = "the file is damaged or was not written by a safetensors library: dow
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor of a header; `begin` and `end` in bytes from the start of the data."""
-
-    info: TensorInfo
-    begin: int
-    end: int
+_Entry = tuple[int, int, TensorInfo]
+"""One tensor: its first byte and the one after its last, from the start of the data. JSON has no tuples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header: entries in the order of their data, which starts `data_start` bytes into the file."""
+    """A checked header.
 
-    entries: Mapping[str, Entry]
+    Attributes:
+        infos: the tensors in the order of their data, which follow each other without a gap.
+        data_start: the first byte of the data in the file.
+    """
+
+    infos: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     data_start: int
+
+    def positions(self) -> dict[str, int]:
+        """The first byte of every tensor in the file."""
+        sizes = (info.nbytes for info in self.infos.values())
+        return dict(zip(self.infos, accumulate(sizes, initial=self.data_start), strict=False))
 
 
 class _HeaderError(ValueError):
@@ -89,16 +95,15 @@ def parse_header(text: bytes, data_length: int, where: str) -> Header:
         ContentError: with the tensor's name and both numbers, for every way in which the two disagree.
     """
     try:
-        table = _decode(text)
-        metadata = _metadata(table.pop(METADATA, None))
-        known: dict[tuple[str, tuple[int, ...]], TensorInfo] = {}
-        entries = {name: _entry(name, fields, known) for name, fields in table.items()}
-        # Empty tensors share an offset: a stable sort keeps them in the order of the header.
-        ordered = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
-        _check_cover(ordered, data_length)
+        entries, metadata = _decode(text)
+        if _uncovered(entries, data_length):  # they are in another order than their data, or there is a fault
+            # Empty tensors share an offset: a stable sort keeps them in the order of the header.
+            entries = dict(sorted(entries.items(), key=lambda item: item[1][:2]))
+            if fault := _uncovered(entries, data_length):
+                raise _HeaderError(fault)
     except _HeaderError as error:
         raise ContentError(str(error), where=where, remedy=_DAMAGED) from None
-    return Header(ordered, metadata, LENGTH_BYTES + len(text))
+    return Header({name: info for name, (_, _, info) in entries.items()}, metadata, LENGTH_BYTES + len(text))
 
 
 def build_header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, tuple[str, ...]]:
@@ -133,19 +138,26 @@ def _aligned(order: tuple[str, ...], infos: Mapping[str, TensorInfo]) -> bool:
     return True
 
 
-def _decode(text: bytes) -> dict[str, Any]:
+def _decode(text: bytes) -> tuple[dict[str, _Entry], Mapping[str, str]]:
+    """The tensors, each checked by itself, and the metadata."""
     if not text.startswith(b"{"):
         raise _HeaderError(f"this is not a safetensors file: its header begins with {text[:8]!r} instead of '{{'")
+    checked = _unicode_alone if b"\\u" in text else _without_duplicates
+    entries = _Entries(checked)
     try:
-        hook = _unicode_alone if b"\\u" in text else _without_duplicates
-        table: dict[str, Any] = parse_json(text.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_constant)
+        table: Any = parse_json(text.decode("utf-8"), object_pairs_hook=entries.or_table, parse_constant=_no_constant)
     except _HeaderError:
         raise
     except UnicodeDecodeError as error:
         raise _HeaderError(f"the header is not UTF-8 (byte {error.start})") from None
     except ValueError as error:
         raise _HeaderError(f"the header is not JSON: {error}") from None
-    return table  # it began with a brace
+    if isinstance(table, tuple):
+        raise _HeaderError("the header should map names to tensors, and is one tensor without a name")
+    metadata = _metadata(table.pop(METADATA, None))
+    return {
+        name: fields if isinstance(fields, tuple) else entries.entry(name, fields) for name, fields in table.items()
+    }, metadata
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -183,32 +195,52 @@ def _metadata(value: Any) -> Mapping[str, str]:
     return value
 
 
-def _entry(name: str, fields: Any, known: dict[tuple[str, tuple[int, ...]], TensorInfo]) -> Entry:
-    """Check the fields of one tensor; tensors of one type and shape share what is in `known`."""
-    if not isinstance(fields, dict) or fields.keys() != _FIELDS:
-        found = ", ".join(map(repr, fields)) if isinstance(fields, dict) else type(fields).__name__
-        raise _HeaderError(
-            f"{name}: the header should give dtype, shape and data_offsets, and gives {found or 'nothing'}"
-        )
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+class _Entries:
+    """The tensors of a header. There may be 100,000: each replaces its JSON object as soon as that is read."""
+
+    def __init__(self, checked: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> None:
+        """`checked`: the table of an object's pairs, if they are acceptable."""
+        self._checked = checked
+        self._known: dict[tuple[str, str], tuple[TensorInfo, int]] = {}  # type and shape -> with its bytes
+
+    def or_table(self, pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Entry:
+        """The tensor that an object describes, or the object as it is: metadata, or a faulty tensor."""
+        table = self._checked(pairs)
+        if table.keys() == _FIELDS:
+            try:
+                return self.entry("", table)
+            except _HeaderError:  # told when its name is known, if it is no metadata
+                pass
+        return table
+
+    def entry(self, name: str, fields: Any) -> _Entry:
+        """Check the fields of one tensor; tensors of one type and shape share what is known of them."""
+        if not isinstance(fields, dict) or fields.keys() != _FIELDS:
+            found = ", ".join(map(repr, fields)) if isinstance(fields, dict) else type(fields).__name__
+            raise _HeaderError(
+                f"{name}: the header should give dtype, shape and data_offsets, and gives {found or 'nothing'}"
+            )
+        dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+        kind = (repr(dtype), repr(shape))  # 1, 1.0 and true are equal, and written differently
+        if kind not in self._known:
+            info = _info(name, dtype, shape)
+            self._known[kind] = (info, info.nbytes)
+        info, nbytes = self._known[kind]
+        if not _counts(offsets) or len(offsets) != 2:
+            raise _HeaderError(f"{name}: data_offsets should be two positions, and is {offsets!r}")
+        begin, end = offsets
+        if end - begin != nbytes:
+            raise _HeaderError(
+                f"{name}: {dtype} {list(shape)} needs {nbytes} bytes, and the header gives it {end - begin}"
+            )
+        return begin, end, info
+
+
+def _info(name: str, dtype: Any, shape: Any) -> TensorInfo:
     if not isinstance(dtype, str) or dtype not in BITS:
         raise _HeaderError(f"{name}: unknown dtype {dtype!r}; the format has {', '.join(BITS)}")
     if not _counts(shape):
         raise _HeaderError(f"{name}: the shape should be a list of sizes, and is {shape!r}")
-    if not _counts(offsets) or len(offsets) != 2:
-        raise _HeaderError(f"{name}: data_offsets should be two positions, and is {offsets!r}")
-    begin, end = offsets
-    info = known.get((dtype, tuple(shape)))
-    if info is None:
-        info = known[dtype, tuple(shape)] = _info(name, dtype, shape)
-    if end - begin != info.nbytes:
-        raise _HeaderError(
-            f"{name}: {dtype} {list(shape)} needs {info.nbytes} bytes, and the header gives it {end - begin}"
-        )
-    return Entry(info, begin, end)
-
-
-def _info(name: str, dtype: str, shape: list[int]) -> TensorInfo:
     info = TensorInfo(dtype, tuple(shape))
     if math.prod(size for size in shape if size) * BITS[dtype] >= 2**63:
         raise _HeaderError(f"{name}: the shape {shape} is larger than any memory")
@@ -228,18 +260,17 @@ def _counts(value: Any) -> bool:
     )
 
 
-def _check_cover(entries: Mapping[str, Entry], data_length: int) -> None:
-    """Every byte of the data belongs to exactly one tensor; `entries` come in the order of their data."""
+def _uncovered(entries: Mapping[str, _Entry], data_length: int) -> str:
+    """Why not every byte of the data belongs to exactly one tensor, if these follow each other; else nothing."""
     position, previous = 0, ""
-    for name, entry in entries.items():
-        if entry.begin > position:
-            raise _HeaderError(
-                f"{name}: starts at byte {entry.begin} and leaves a hole of {entry.begin - position} before it"
-            )
-        if entry.begin < position:
-            raise _HeaderError(f"{name}: starts at byte {entry.begin}, inside {previous}, which ends at {position}")
-        position, previous = entry.end, name
+    for name, (begin, end, _) in entries.items():
+        if begin > position:
+            return f"{name}: starts at byte {begin} and leaves a hole of {begin - position} before it"
+        if begin < position:
+            return f"{name}: starts at byte {begin}, inside {previous}, which ends at {position}"
+        position, previous = end, name
     if position > data_length:
-        raise _HeaderError(f"the file is truncated: its tensors need {position} bytes, and {data_length} are there")
+        return f"the file is truncated: its tensors need {position} bytes, and {data_length} are there"
     if position < data_length:
-        raise _HeaderError(f"the file has {data_length - position} bytes after its last tensor, which no tensor claims")
+        return f"the file has {data_length - position} bytes after its last tensor, which no tensor claims"
+    return ""

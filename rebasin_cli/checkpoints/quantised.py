@@ -14,20 +14,21 @@ from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.folders import MERGE_ADAPTER
 from rebasin_cli.errors import ContentError
 
-# (format, a name that only it has, further names that must exist); the first that matches is reported.
-_FORMATS: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
-    ("GPTQ", re.compile(r"(?:^|\.)g_idx$"), ("qweight",)),
-    ("AWQ or GPTQ", re.compile(r"(?:^|\.)qweight$"), ()),
-    ("bitsandbytes, 4 bits", re.compile(r"\.(?:quant_state\.bitsandbytes__\w+|quant_map|nested_absmax)$"), ()),
-    ("bitsandbytes", re.compile(r"\.absmax$"), ()),
-    ("bitsandbytes, 8 bits", re.compile(r"(?:^|\.)SCB$"), ()),
-    ("block-wise fp8", re.compile(r"(?:^|\.)weight_scale_inv$"), ()),
-    ("compressed-tensors", re.compile(r"(?:^|\.)weight_packed$"), ()),
-    ("MXFP4", re.compile(r"_blocks$"), ("_scales",)),
-    ("AQLM", re.compile(r"\.codebooks$"), ("codes",)),
-    ("HQQ", re.compile(r"\.W_q$"), ()),
-    ("QuIP#", re.compile(r"\.Qidxs$"), ()),
+# (format, how the names of its tensors end, further names that must exist); the first that matches is reported.
+_FORMATS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("GPTQ", (".g_idx",), ("qweight",)),
+    ("AWQ or GPTQ", (".qweight",), ()),
+    ("bitsandbytes, 4 bits", (".bitsandbytes__nf4", ".bitsandbytes__fp4", ".quant_map", ".nested_absmax"), ()),
+    ("bitsandbytes", (".absmax",), ()),
+    ("bitsandbytes, 8 bits", (".SCB",), ()),
+    ("block-wise fp8", (".weight_scale_inv",), ()),
+    ("compressed-tensors", (".weight_packed",), ()),
+    ("MXFP4", ("_blocks",), ("_scales",)),
+    ("AQLM", (".codebooks",), ("codes",)),
+    ("HQQ", (".W_q",), ()),
+    ("QuIP#", (".Qidxs",), ()),
 )
+_ENDS = tuple(end for _, ends, _ in _FORMATS for end in ends)
 
 
 def refuse_quantised(infos: Mapping[str, TensorInfo], where: str) -> None:
@@ -36,8 +37,9 @@ def refuse_quantised(infos: Mapping[str, TensorInfo], where: str) -> None:
     Raises:
         ContentError: naming the format, the tensor that shows it and how many there are.
     """
-    for name, pattern, besides in _FORMATS:
-        found = [key for key in infos if pattern.search(key)]
+    packed = [key for key in infos if f".{key}".endswith(_ENDS)]
+    for name, ends, besides in _FORMATS if packed else ():
+        found = [key for key in packed if f".{key}".endswith(ends)]
         if found and all(any(key.endswith(suffix) for key in infos) for suffix in besides):
             info = infos[found[0]]
             raise ContentError(

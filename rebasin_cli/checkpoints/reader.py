@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -170,22 +171,24 @@ class SafetensorsFile:
         self.path = path
         self._file = StableFile(path)
         self._header = self._read_header()
-        self.infos: Mapping[str, TensorInfo] = MappingProxyType({k: e.info for k, e in self._header.entries.items()})
+        self.infos: Mapping[str, TensorInfo] = MappingProxyType(self._header.infos)
         self.metadata = self._header.metadata
 
     def read_raw(self, key: str) -> torch.Tensor:
         """The bytes of a tensor, 1-D uint8, in memory that the caller owns."""
-        entry = self._header.entries[key]
-        return self._file.read(self._header.data_start + entry.begin, entry.end - entry.begin)
+        return self._file.read(self._positions[key], self.infos[key].nbytes)
+
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return self._header.positions()
 
     def blocks(self) -> Iterator[Block]:
         """The whole file once, from its first byte to its last."""
-        start = self._header.data_start
-        yield Block(self._file.read(0, start), None, of_file=True)
-        for key, entry in self._header.entries.items():
-            for begin in range(entry.begin, entry.end, CHUNK):
-                size = min(CHUNK, entry.end - begin)
-                yield Block(self._file.read(start + begin, size), key, of_file=True)
+        yield Block(self._file.read(0, self._header.data_start), None, of_file=True)
+        for key, begin in self._positions.items():
+            end = begin + self.infos[key].nbytes
+            for position in range(begin, end, CHUNK):
+                yield Block(self._file.read(position, min(CHUNK, end - position)), key, of_file=True)
 
     def _read_header(self) -> Header:
         size = self._file.size

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rebasin_cli.report.document import RunDocument
 
 PIPE = Path("-")
+_PIECE = 1 << 20  # characters written at once: a document may have millions
 
 
 @contextmanager
@@ -56,12 +57,16 @@ def print_payload(text: str) -> None:
     waiting.end()
     raw: bytes | None
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
         raw = None
+        if not text.isascii():
+            text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # a locale without UTF-8, or a file's name that is no text
         raw = text.encode("utf-8", "replace")  # which JSON and HTML are in any case
     try:
-        sys.stdout.write(text) if raw is None else sys.stdout.buffer.write(raw)
+        if raw is not None:
+            sys.stdout.buffer.write(raw)
+        for at in range(0, len(text), _PIECE) if raw is None else ():
+            sys.stdout.write(text[at : at + _PIECE])
         sys.stdout.flush()
     except BrokenPipeError:
         raise ClosedPipe from None

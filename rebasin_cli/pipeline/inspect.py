@@ -55,15 +55,11 @@ def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequ
 def tensor_records(checkpoint: Checkpoint, layout: Layout | None) -> dict[str, TensorRecord]:
     """Every tensor in the order of the file, with what the spec says of its axes."""
     records: dict[str, TensorRecord] = {}
-    known: dict[TensorRecord, TensorRecord] = {}  # of 100,000 tensors most share one of a few
+    known: dict[tuple[object, ...], TensorRecord] = {}  # of 100,000 tensors most share one of a few
     for key, info in checkpoint.infos.items():
         bound = layout.tensors[key] if layout else None
-        record = TensorRecord(
-            dtype=info.dtype,
-            shape=info.shape,
-            section=bound.section if bound else None,
-            pattern=bound.pattern if bound else "",
-            line=bound.line if bound else 0,
-        )
-        records[key] = known.setdefault(record, record)
+        fields = (info.dtype, info.shape, *((bound.section, bound.pattern, bound.line) if bound else ()))
+        if fields not in known:
+            known[fields] = TensorRecord(*fields)
+        records[key] = known[fields]
     return records

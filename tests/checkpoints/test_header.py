@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ MALFORMED = {
     ),
     "metadata of numbers": (safetensors_bytes({"__metadata__": {"epoch": 3}}), "'epoch' is a int"),
     "metadata a list": (safetensors_bytes({"__metadata__": ["x"]}), "is a list"),
+    "one tensor without a name": (safetensors_bytes(ONE, FOUR), "is one tensor without a name"),
+    "a tensor as the metadata": (
+        safetensors_bytes({"__metadata__": ONE}, FOUR),
+        "__metadata__ should map text to text",
+    ),
+    "a tensor as a shape": (safetensors_bytes({"a": {**ONE, "shape": ONE}}, FOUR), "should be a list of sizes"),
     "hole at the start": (safetensors_bytes({"a": entry("U8", [2], 2, 4)}, FOUR), "leaves a hole of 2 before it"),
     "hole between": (
         safetensors_bytes({"a": entry("U8", [1], 0, 1), "b": entry("U8", [1], 3, 4)}, FOUR),
@@ -138,8 +145,26 @@ def test_a_header_is_laid_out_in_the_given_order_and_aligned() -> None:
     assert order == ("z", "a", "é")
     assert len(text) % 8 == 0
     header = parse_header(text[8:], 16 + 4 + 3, "here")
-    assert {name: e.info for name, e in header.entries.items()} == infos
+    assert header.infos == infos
     assert header.metadata == {"k": "v"}
+
+
+def test_metadata_may_be_named_like_the_fields_of_a_tensor() -> None:
+    text = {"dtype": "F32", "shape": "[1]", "data_offsets": "none"}
+    assert parse_header(safetensors_bytes({"__metadata__": text})[8:], 0, "here").metadata == text
+
+
+def test_many_tensors_take_little_memory() -> None:
+    count = 5_000
+    header = {f"layers.{at}.weight": entry("F32", [1, 1], 4 * at, 4 * at + 4) for at in range(count)}
+    text = json.dumps(header).encode()
+    tracemalloc.start()
+    try:
+        parse_header(text, 4 * count, "here")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 500 * count
 
 
 def test_larger_elements_come_first_if_order_misaligns_them(tmp_path: Path) -> None:
