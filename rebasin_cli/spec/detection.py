@@ -62,6 +62,7 @@ def detect(
     results = strictly = [attempt(spec, shapes, request) for spec in likely if _covers(spec, kinds)]
     loose = not any(isinstance(r, Layout) for r in results)
     near: list[PermutationSpec] = []
+    known: dict[str, Mismatch] = {}
     screens: dict[str, float] = {}
     if loose:
         specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
@@ -70,7 +71,8 @@ def detect(
         tried = _TRIED if len(shapes) <= _LARGE else _TRIED_IF_LARGE
         near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:tried]
         near = [spec for spec in near if screens[spec.name] > 0 or (model_type and model_type in spec.model_types)]
-        results = [attempt(spec, shapes, request, loose=True) for spec in near]
+        known = {r.spec.name: r for r in strictly if isinstance(r, Mismatch)}
+        results = [attempt(spec, shapes, request, loose=True, strictly=known.get(spec.name)) for spec in near]
     fitting = [r for r in results if isinstance(r, Layout)]
     named = [r for r in fitting if model_type and model_type in r.spec.model_types]
     chosen = [r for r in named or fitting if not any(other.spec.name in r.spec.parts for other in fitting)]
@@ -88,7 +90,6 @@ def detect(
     odd = [m for m in mismatches if m.odd and screens[m.spec.name] == max(screens.values())]
     if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
-    known = {r.spec.name: r for r in strictly}
     strict = [known.get(spec.name) or attempt(spec, shapes, request) for spec in near[:3]]
     raise _nothing_fits([r for r in strict if isinstance(r, Mismatch)])
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from rebasin_cli.garbage import collection_paused
 from rebasin_cli.spec.binding.binder import Binder
-from rebasin_cli.spec.binding.claims import MOST_FAULTS, Matcher, Shape, count_kinds
+from rebasin_cli.spec.binding.claims import (
+    MOST_FAULTS,
+    Matcher,
+    Shape,
+    count_kinds,
+    first_without_line,
+    scalars_without_line,
+)
 from rebasin_cli.spec.binding.ignore_patterns import keys_matching, require_matches
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
@@ -53,28 +60,43 @@ def bind(
     result = attempt(spec, shapes, request)
     if isinstance(result, Layout):
         return result
-    loose = attempt(spec, shapes, request, loose=True)
+    loose = attempt(spec, shapes, request, loose=True, strictly=result)
     if isinstance(loose, Layout):
         return loose
     raise mismatch_error(loose if loose.odd else result)
 
 
 def attempt(
-    spec: PermutationSpec, shapes: Mapping[str, Shape], request: Request, *, loose: bool = False
+    spec: PermutationSpec,
+    shapes: Mapping[str, Shape],
+    request: Request,
+    *,
+    loose: bool = False,
+    strictly: Mismatch | None = None,
 ) -> Layout | Mismatch:
     """Bind `spec` under the prefix that fits best; a `Mismatch` says why it does not fit.
 
     Args:
         loose: also take wrappers that only most keys have, other forms of known layers (see `reparametrised` and
             `transposed`), a BatchNorm that was folded away, and scalars that no line matches.
+        strictly: the result of the same attempt that was not loose.
     """
     left = keys_matching(request.ignore, shapes) | (set(request.apart) & shapes.keys())
     kept = {key: shape for key, shape in shapes.items() if key not in left} if left else shapes
     matcher = matcher_for(spec)
-    prefixes = prefix_candidates(spec, list(kept), MOST if loose else 1.0)
+    screens = {p: _screen(matcher, p, kept, loose) for p in prefix_candidates(spec, list(kept), MOST if loose else 1.0)}
+    worth = _worth_binding(screens)
+    if not worth:
+        nearest = max(screens, key=lambda prefix: screens[prefix].share)
+        faults = first_without_line(matcher, kept, nearest, screens[nearest].covered)
+        return Mismatch(spec, str(nearest), tuple(faults))
+    counters = scalars_without_line(matcher, kept, worth) if loose else ()
     mismatches: dict[Prefix, Mismatch] = {}
-    for prefix in _worth_binding(matcher, prefixes, kept, loose):
-        result = Binder(matcher, shapes, left, prefix, request, loose).run()
+    for prefix in worth:
+        if strictly is not None and strictly.claimed and strictly.prefix == str(prefix):
+            mismatches[prefix] = strictly  # every tensor has a line, so that there is nothing to be loose about
+            continue
+        result = Binder(matcher, shapes, left, prefix, request, loose, counters).run()
         if isinstance(result, Layout):
             return result
         mismatches[prefix] = result
@@ -82,31 +104,41 @@ def attempt(
     for prefix, mismatch in mismatches.items():
         if other is None or not mismatch.claimed:  # a line matches the same names either way
             continue
-        result = Binder(matcher_for(other), shapes, left, prefix, request, loose).run()
+        result = Binder(matcher_for(other), shapes, left, prefix, request, loose, counters).run()
         if isinstance(result, Layout):
             note = f"linear layers are stored the other way round than `{spec.name}` says, and are read so"
             return replace(result, spec=spec, notes=(*result.notes, note))
     return min(mismatches.values(), key=lambda mismatch: len(mismatch.faults))
 
 
-def _worth_binding(
-    matcher: Matcher, prefixes: Sequence[Prefix], shapes: Mapping[str, Shape], loose: bool
-) -> Sequence[Prefix]:
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """What counts tell of a spec under a prefix.
+
+    Attributes:
+        covered: kinds of tensors (skeleton and number of axes), and whether they have a line; share: of those that do.
+        without: tensors that surely have no line. Scalars do not count, as they may be counters.
+    """
+
+    covered: Mapping[tuple[str, int], bool]
+    without: int
+
+    @property
+    def share(self) -> float:
+        return sum(self.covered.values()) / len(self.covered) if self.covered else 0.0
+
+
+def _worth_binding(screens: Mapping[Prefix, _Screen]) -> Sequence[Prefix]:
     """The prefixes that pass the quick screen; if none does, of the four nearest those that may nearly fit.
 
-    Under the others the binder would only find that too many tensors have no line: that is found once, for the nearest.
+    Under the others the binder would only find that too many tensors have no line.
     """
-    screens = {prefix: _screen(matcher, prefix, shapes, loose) for prefix in prefixes}
-    passing = [prefix for prefix in prefixes if screens[prefix][0] == 1.0]
-    nearest = sorted(prefixes, key=lambda prefix: -screens[prefix][0])[:4]
-    return passing or [prefix for prefix in nearest if screens[prefix][1] < MOST_FAULTS] or nearest[:1]
+    passing = [prefix for prefix, screen in screens.items() if screen.share == 1.0]
+    nearest = sorted(screens, key=lambda prefix: -screens[prefix].share)[:4]
+    return passing or [prefix for prefix in nearest if screens[prefix].without < MOST_FAULTS]
 
 
-def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms: bool) -> tuple[float, int]:
-    """The share of kinds of tensors that have a line under a prefix, and how many tensors surely have none.
-
-    Scalars do not count among the latter, as they may be counters.
-    """
+def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms: bool) -> _Screen:
     lengths = tuple(map(len, shapes.values()))
     stripped: dict[str, Shape] = {}
     if _NUMBERED.search(str(prefix)):  # of one kind of keys some have the prefix and some have not
@@ -124,4 +156,4 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
                 covered[kind] = bool(matcher.derived(name, stripped))
         if axes and not covered[kind] and not matcher.exact.get(kind[0]):
             without += tensors
-    return sum(covered.values()) / len(covered) if covered else 0.0, without
+    return _Screen(covered, without)

@@ -16,8 +16,8 @@ from rebasin_cli.spec.binding.claims import (
     Matcher,
     Shape,
     claim_tensors,
+    compared_too_often,
     missing_tensors,
-    scalars_without_line,
 )
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.fixed_dims import fixed_dims, frozen_dims, unknown_dims
@@ -29,20 +29,25 @@ from rebasin_cli.spec.binding.owners import build_dims, find_owners, point_at_ow
 from rebasin_cli.spec.binding.pieces import cut
 from rebasin_cli.spec.binding.prefixes import Prefix
 from rebasin_cli.spec.binding.request import Request
-from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances
+from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances, too_many_compared
 from rebasin_cli.spec.binding.shorthands import expand_shorthands
 from rebasin_cli.spec.binding.sizing import SizeSources
 from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.permutation_spec import Line
+from rebasin_cli.spec.language.template import skeleton_of, skeletons_by_key
 
 _FIXED_AXIS = Plus((Leaf("_:whole"),))
 """An axis without dims."""
 
 _LISTED = 4  # tensors that a note names
 
+_Bound = tuple[Mapping[str, Dim], Mapping[str, BoundTensor], Sizes, tuple[str, ...]]
+"""What a layout is made of: dims, the tensors that have a line, sizes, notes."""
+
 
 class Binder:
-    """One attempt: a spec, a checkpoint, a prefix, and the keys that are not matched (`left`)."""
+    """One attempt: a spec, a checkpoint, a prefix, the keys that are not matched (`left`), and scalars that no line
+    matches under any prefix (`counters`)."""
 
     def __init__(
         self,
@@ -52,28 +57,29 @@ class Binder:
         prefix: Prefix,
         request: Request,
         loose: bool,
+        counters: Collection[str] = (),
     ) -> None:
         self.matcher, self.spec = matcher, matcher.spec
         self.all_shapes, self.prefix, self.request, self.loose = all_shapes, prefix, request, loose
-        self.names = prefix.strip_all(all_shapes)
-        names = dict(zip(all_shapes, self.names, strict=True))
-        self.on_disk = {name: key for key, name in names.items() if key not in left}
-        self.left: set[str] = set()
-        for key, name in names.items() if left else ():
-            if key in left and name not in self.on_disk:
-                self.on_disk[name] = key
-                self.left.add(name)
-        disk = {name: key for key, name in names.items() if self.on_disk[name] == key} if left else self.on_disk
-        self.on_disk = disk
-        self.shapes = {name: tuple(all_shapes[key]) for name, key in disk.items()}
+        self.counters = counters
+        keys = [key for key in all_shapes if key not in counters] if counters else list(all_shapes)
+        names = prefix.strip_all(keys)
+        self.skeletons = skeletons_by_key(names)
+        pairs = list(zip(names, keys, strict=True))
+        kept = {name: key for name, key in pairs if key not in left} if left else dict(pairs)
+        chosen = dict(reversed(pairs)) | kept if left else kept  # of several that are left the first
+        self.left = chosen.keys() - kept.keys()
+        self.on_disk = {name: key for name, key in pairs if chosen[name] == key} if left else kept
+        self.shapes = {name: tuple(all_shapes[key]) for name, key in self.on_disk.items()}
         self.notes: list[str] = []
         self.ignorable: set[str] = set()  # scalars, and what the spec ignores: a pattern may match them too
 
     def run(self) -> Layout | Mismatch:
         """The layout, or why the spec does not fit."""
-        scalars = scalars_without_line(self.matcher, self.shapes) if self.loose else set()
-        named = {key: shape for key, shape in self.shapes.items() if key not in scalars} if scalars else self.shapes
-        claims, faults = claim_tensors(self.matcher, named, forms=self.loose)
+        if too_many := compared_too_often(self.matcher, self.shapes, self.skeletons):
+            line, name = too_many
+            return self._mismatch([too_many_compared(name, line.line)])
+        claims, faults = claim_tensors(self.matcher, self.shapes, self.skeletons, forms=self.loose)
         if sum(bool(self.shapes[fault.key]) for fault in faults) >= MOST_FAULTS:
             return Mismatch(self.spec, str(self.prefix), tuple(faults))
         self.ignorable = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
@@ -81,9 +87,9 @@ class Binder:
         fixed_families = self._families(
             ln for ln in self.spec.lines if any(ln.template.match(key) is not None for key in misfits)
         )
-        faults = self._without_scalars([fault for fault in faults if fault.key not in self.left], scalars)
-        present = {*self.names}
-        present |= {claim.form.base for claim in claims.values() if claim.form}
+        faults = self._without_scalars([fault for fault in faults if fault.key not in self.left])
+        bases = {claim.form.base for claim in claims.values() if claim.form}
+        present = self.skeletons | {base: skeleton_of(base) for base in bases} if bases else self.skeletons
         faults += self._without_folded_norms(missing_tensors(self.spec, claims, present), claims)
         stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}
         expanded, more = expand_shorthands(self.spec.shorthands, stored)
@@ -98,7 +104,7 @@ class Binder:
             kept = {key: claim for key, claim in expanded.items() if key not in self.left}
             fixed_families |= self._families(claim.line for key, claim in expanded.items() if key in self.left)
             result = self._try_to_bind(kept, fixed_families)
-        return replace(result, claimed=True) if isinstance(result, Mismatch) else result
+        return replace(result, claimed=True) if isinstance(result, Mismatch) else self._layout(*result)
 
     def _families(self, lines: Iterable[Line]) -> set[str]:
         """The first words of the dims in the patterns of lines, shorthands expanded."""
@@ -110,11 +116,12 @@ class Binder:
             found |= more
         return {str(word) for word in found}
 
-    def _without_scalars(self, faults: Sequence[Fault], more: Collection[str]) -> list[Fault]:
+    def _without_scalars(self, faults: Sequence[Fault]) -> list[Fault]:
         """The faults without those about scalars that no line matches: counters, in which nothing moves."""
-        keys = {p.key for p in faults if self.loose and p.unlisted and not self.shapes[p.key]} | set(more) - self.left
-        if keys:
-            scalars = [disk for key, disk in self.on_disk.items() if key in keys]
+        keys = {p.key for p in faults if self.loose and p.unlisted and not self.shapes[p.key]}
+        if keys or self.counters:
+            found = {self.on_disk[key] for key in keys}
+            scalars = [key for key in self.all_shapes if key in found or key in self.counters]
             self.ignorable |= set(scalars)
             self.notes.append(f"no line speaks of {_listed(scalars)}; scalars stay")
         return [fault for fault in faults if fault.key not in keys]
@@ -157,7 +164,7 @@ class Binder:
         patterns = patterns_for(odd, [key for key in self.all_shapes if key not in self.ignorable])
         return Mismatch(self.spec, str(self.prefix), tuple(faults), odd, patterns)
 
-    def _try_to_bind(self, claims: Mapping[str, Claim], fixed_families: Collection[str]) -> Layout | Mismatch:
+    def _try_to_bind(self, claims: Mapping[str, Claim], fixed_families: Collection[str]) -> _Bound | Mismatch:
         try:
             return self._bind(claims, Resolver(self.spec, claims.values()), fixed_families)
         except ResolutionError as error:
@@ -165,7 +172,7 @@ class Binder:
 
     def _bind(
         self, claims: Mapping[str, Claim], resolver: Resolver, fixed_families: Collection[str]
-    ) -> Layout | Mismatch:
+    ) -> _Bound | Mismatch:
         axes = {key: resolver.axes(claim) for key, claim in claims.items()}
         instances = dim_instances(resolver)
         rules = {name: found for name, i in instances.items() if (found := resolver.rule_for(i))}
@@ -197,7 +204,7 @@ class Binder:
         tensors, faults = self._tensors(claims, axes, sizes, dims, indexed)
         if faults:
             return self._mismatch(faults)
-        return self._layout(dims, tensors, sizes, (*notes, *_notes_on_fixed(dims, reasons)))
+        return dims, tensors, sizes, (*notes, *_notes_on_fixed(dims, reasons))
 
     def _equations(self, key: str, axes: Sequence[Plus], line: Line) -> list[Equation]:
         return [Equation(axis, self.shapes[key][at], key, at, line.line) for at, axis in enumerate(axes)]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 
 from rebasin_cli.spec.binding.instances import Instance, instance_of
+from rebasin_cli.spec.binding.prefixes import Prefix
 from rebasin_cli.spec.binding.reparametrised import Form, form_of, may_be_derived, stored_weights, weight_shape
 from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.pattern import DimName
 from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
+from rebasin_cli.spec.limits import MOST_COMPARED
 
 Shape = tuple[int, ...]
 
@@ -129,10 +131,7 @@ class Matcher:
 
 def one_of_each_kind(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """One key of every kind (numbers and lengths aside): a mixture of experts has thousands of a few kinds."""
-    kinds: dict[tuple[str, int], str] = {}
-    for skeleton, (key, shape) in zip(skeletons_of(shapes), shapes.items(), strict=True):
-        kinds.setdefault((skeleton, len(shape)), key)
-    return {key: shapes[key] for key in kinds.values()}
+    return {key: shapes[key] for key, _, _ in count_kinds(tuple(shapes), tuple(map(len, shapes.values())))}
 
 
 @lru_cache(maxsize=4)  # the result is the same for every spec
@@ -147,7 +146,7 @@ def count_kinds(keys: tuple[str, ...], axes: tuple[int, ...]) -> tuple[tuple[str
 
 
 def claim_tensors(
-    matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool = False
+    matcher: Matcher, shapes: Mapping[str, Shape], skeletons: Mapping[str, str], *, forms: bool = False
 ) -> tuple[dict[str, Claim], list[Fault]]:
     """Assign every tensor to one line; with `forms`, also tensors derived from a weight that has a line.
 
@@ -161,8 +160,8 @@ def claim_tensors(
     faults: list[Fault] = []
     unclaimed = 0
     ends = _ends(matcher, shapes, forms=forms)
-    for skeleton, (key, shape) in zip(skeletons_of(shapes), shapes.items(), strict=True):
-        lines = matcher.lines_for(skeleton, len(shape))
+    for key, shape in shapes.items():
+        lines = matcher.lines_for(skeletons[key], len(shape))
         candidates = matcher.candidates(key, len(shape), ends, lines) if lines else []
         if not candidates and forms and may_be_derived(key):
             candidates = matcher.derived(key, shapes, ends)
@@ -171,7 +170,7 @@ def claim_tensors(
         elif candidates:
             ambiguous[key] = candidates
         else:
-            lines = matcher.named(skeleton)
+            lines = matcher.named(skeletons[key])
             faults.append(_unclaimed(matcher, key, shape, lines, hint=len(faults) < _HINTS))
             unclaimed += bool(shape)  # scalars may be counters
             if unclaimed >= MOST_FAULTS:
@@ -203,20 +202,72 @@ def claim_tensors(
     return {key: claims[key] for key in shapes if key in claims}, faults
 
 
-def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape]) -> set[str]:
-    """The scalars whose names are like those of no line: counters, of which there may be thousands."""
-    keys = [key for key, shape in shapes.items() if not shape]
-    skeletons = skeletons_of(keys)
-    named = {skeleton: bool(matcher.named(skeleton)) for skeleton in set(skeletons)}
-    return {key for key, kind in zip(keys, skeletons, strict=True) if not named[kind] and not may_be_derived(key)}
+def compared_too_often(
+    matcher: Matcher, shapes: Mapping[str, Shape], skeletons: Mapping[str, str]
+) -> tuple[Line, DimName] | None:
+    """A line with a name that would be compared with more dims than may be, and the name.
+
+    Known from counts, before 100,000 tensors are claimed: each of a kind brings a dim of its own into being, and each
+    chooses among all of them.
+    """
+    if len(shapes) ** 2 <= MOST_COMPARED:
+        return None
+    counts = Counter(zip((skeletons[key] for key in shapes), map(len, shapes.values()), strict=True))
+    for (skeleton, axes), tensors in counts.items():
+        lines = matcher.lines_for(skeleton, axes) if tensors**2 > MOST_COMPARED else ()
+        choices = [(line, _choice_among_own(line)) for line in lines]
+        if choices and all(name for _, name in choices):
+            return next((line, name) for line, name in choices if name)
+    return None
+
+
+def _choice_among_own(line: Line) -> DimName | None:
+    """A name in the pattern of a line that chooses among dims of which each tensor of the line defines another one."""
+    own = {
+        (name.parts[0], len(name.parts))
+        for name in _defining(line)
+        if line.template.variables <= {part.variable for part in name.parts if isinstance(part, Ref)}
+    }
+    for name in line.pattern.dim_names() if line.pattern else ():
+        if name.chooses and (name.parts[0], len(name.parts)) in own:
+            return name
+    return None
+
+
+def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape], prefixes: Iterable[Prefix]) -> Collection[str]:
+    """The scalars whose names are like those of no line under any prefix: counters, of which there may be many."""
+    scalars = [key for key, shape in shapes.items() if not shape and not may_be_derived(key)]
+    skeletons = skeletons_of(scalars)
+    cuts = [Prefix(), *(Prefix(skeleton_of(p.wrapper), skeleton_of(p.own), p.inside) for p in prefixes)]
+    named = {kind for kind in set(skeletons) if any(matcher.named(cut.strip(kind)) for cut in cuts)}
+    return {key for key, kind in zip(scalars, skeletons, strict=True) if kind not in named}
+
+
+def first_without_line(
+    matcher: Matcher, shapes: Mapping[str, Shape], prefix: Prefix, covered: Mapping[tuple[str, int], bool]
+) -> Iterator[Fault]:
+    """The faults of the first tensors of kinds that are not covered, as many as let a spec be given up."""
+    found = 0
+    for key, shape in shapes.items():
+        name = prefix.strip(key)
+        skeleton = skeleton_of(name)
+        if shape and not covered.get((skeleton, len(shape))):
+            yield _unclaimed(matcher, name, shape, matcher.named(skeleton), hint=found < _HINTS)
+            found += 1
+        if found == MOST_FAULTS:
+            break
 
 
 def _offsets(claim: Claim) -> int:
     return sum(isinstance(token, Ref) and token.offset != 0 for token in claim.line.template.tokens)
 
 
-def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Collection[str]) -> list[Fault]:
-    """Required lines that match no tensor, and single keys that are absent although their siblings exist."""
+def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Mapping[str, str]) -> list[Fault]:
+    """Required lines that match no tensor, and single keys that are absent although their siblings exist.
+
+    Args:
+        present: the keys that are there, with their skeletons.
+    """
     faults: list[Fault] = []
     used: dict[int, list[Claim]] = {}
     for claim in claims.values():
@@ -230,7 +281,7 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
     ]
     unused = any(id(line) not in used for line in required)
     by_skeleton: dict[str, list[str]] = {}
-    for skeleton, name in zip(skeletons_of(present), present, strict=True) if unused else ():
+    for name, skeleton in present.items() if unused else ():
         by_skeleton.setdefault(skeleton, []).append(name)
     families: dict[tuple[str, int], list[Line]] = {}
     for line in required:

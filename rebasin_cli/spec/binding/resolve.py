@@ -57,6 +57,11 @@ class ResolutionError(Exception):
         self.fault = fault
 
 
+def too_many_compared(name: DimName, line: int) -> Fault:
+    """A name chooses among more dims than it may."""
+    return Fault(f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims", line)
+
+
 class Resolver:
     """The dims that the claimed tensors define, and what a name means among them."""
 
@@ -85,7 +90,7 @@ class Resolver:
             return ()
         tensors = self._claims_of.pop(id(claim.line), 0)  # of the line; 0 when it has been looked at
         for name in claim.line.pattern.dim_names() if tensors else ():
-            if any(isinstance(part, Ref) and part.pick is not Pick.SAME for part in name.parts):
+            if name.chooses:
                 self._allow(name, claim.line.line, tensors * len(self._family(name)))
         return tuple(self._axis(axis, claim) for axis in claim.line.pattern.axes)
 
@@ -175,8 +180,7 @@ class Resolver:
     def _allow(self, name: DimName, line: int, compared: int) -> None:
         """Refuse more comparisons than `MOST_COMPARED`: before they are made, where one line alone has too many."""
         if compared > MOST_COMPARED:
-            what = f"names with choices, such as `{name}`, are compared with more than {MOST_COMPARED:,} dims"
-            raise ResolutionError(Fault(what, line))
+            raise ResolutionError(too_many_compared(name, line))
 
     def _choose(self, part: Ref, values: list[Value], bindings: Bindings) -> set[Value] | None:
         """The values that a choice among `values` means; None for before the first or after the last."""

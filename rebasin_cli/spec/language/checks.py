@@ -93,7 +93,7 @@ def _faults_of_shorthands(shorthands: Sequence[Shorthand], lines: Sequence[Line]
     patterns = [(line.pattern, line.line) for line in lines] + [(s.pattern, s.line) for s in shorthands]
     for pattern, number in patterns:
         for used in pattern.dim_names() if pattern else ():
-            if used.parts[0] in leads and any(isinstance(p, Ref) and p.pick is not Pick.SAME for p in used.parts):
+            if used.parts[0] in leads and used.chooses:
                 yield Fault(f"`{used}` is a name of `axes`, which stands plainly or with an offset", number)
 
 

@@ -50,6 +50,11 @@ class DimName:
         """The variables of its references (`{*}` has none)."""
         return frozenset(p.variable for p in self.parts if isinstance(p, Ref) and p.pick is not Pick.ALL)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether a reference chooses among the values observed (`{prev c}`, `{<l}`)."""
+        return any(isinstance(part, Ref) and part.pick is not Pick.SAME for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Product:

@@ -54,8 +54,8 @@ class Template:
         expression: the regular expression of its keys.
         rank: (wildcards, variables); of several templates for one key the lowest rank wins.
         first: the tokens with the first word of every `{a|b}`: it gives all spellings of a key one name.
-        bound: of each token that binds a value the group of the expression, the variable, and what to subtract from
-            a number; None for words.
+        bound: of each group of the expression the variable that it binds, and what to subtract from a number; None
+            for words.
     """
 
     text: str
@@ -67,7 +67,7 @@ class Template:
     variables: frozenset[str]
     scope: str
     first: tuple[Token, ...] = ()
-    bound: tuple[tuple[str, str, int | None], ...] = ()
+    bound: tuple[tuple[str, int | None], ...] = ()
 
     @property
     def regex(self) -> re.Pattern[str]:
@@ -80,8 +80,8 @@ class Template:
         if found is None:
             return None
         bindings: dict[str, Value] = {}
-        for group, variable, offset in self.bound:
-            value: Value = found[group]
+        value: Value
+        for value, (variable, offset) in zip(found.groups(), self.bound, strict=True):
             if offset is not None:
                 value = int(value) - offset
                 if value < 0:
@@ -168,7 +168,15 @@ def skeleton_of(key: str) -> str:
 def skeletons_of(keys: Collection[str]) -> list[str]:
     """`skeleton_of` of every key, in one substitution: there may be 100,000."""
     found = _NUMBER.sub("#", "\n".join(keys)).split("\n") if keys else []
-    return found if len(found) == len(keys) else [skeleton_of(key) for key in keys]
+    if len(found) != len(keys):  # a key has a line break
+        return [skeleton_of(key) for key in keys]
+    one_each = dict(zip(found, found, strict=True))  # of 100,000 most are one of a few
+    return [one_each[skeleton] for skeleton in found]
+
+
+def skeletons_by_key(keys: Collection[str]) -> dict[str, str]:
+    """Every key with its skeleton."""
+    return dict(zip(keys, skeletons_of(keys), strict=True))
 
 
 def parse_templates(text: str) -> tuple[Template, ...]:
@@ -260,15 +268,15 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
     regex: list[str] = []
     text: list[str] = []
     wildcards = variables = 0
-    bound: list[tuple[str, str, int | None]] = []
+    bound: list[tuple[str, int | None]] = []
     scope_end = 0
-    for position, token in enumerate(tokens):
+    for token in tokens:
         if isinstance(token, str):
             regex.append(re.escape(token))
             text.append(token)
             continue
         if isinstance(token, Choice):
-            regex.append(f"(?P<v{position}>{'|'.join(map(re.escape, token.words))})")
+            regex.append(f"({'|'.join(map(re.escape, token.words))})")
             text.append(f"{{{token.variable}:{','.join(token.words)}}}")
         elif token.pick is Pick.ALL:
             regex.append(".*")
@@ -276,10 +284,10 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
             wildcards += 1
             continue
         else:
-            regex.append(f"(?P<v{position}>{_DIGITS if token.is_number else _WORD})")
+            regex.append(f"({_DIGITS if token.is_number else _WORD})")
             text.append(str(token))
         offset = token.offset if isinstance(token, Ref) else 0
-        bound.append((f"v{position}", token.variable, offset if binds_number(token.variable) else None))
+        bound.append((token.variable, offset if binds_number(token.variable) else None))
         variables += 1 if not isinstance(token, Ref) or token.pick is Pick.SAME else 0
         scope_end = len(text)
     check_alternatives(family, *(token.words for token in tokens if isinstance(token, Choice)))
@@ -294,7 +302,7 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         tokens=tokens,
         expression="".join(regex),
         rank=(wildcards, variables),
-        variables=frozenset(variable for _, variable, _ in bound),
+        variables=frozenset(variable for variable, _ in bound),
         scope="".join(text[:scope_end]),
         first=first,
         bound=tuple(bound),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors, missing_tensors
 from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.template import skeletons_by_key
 from tests.spec.building import spec_of
 
 
 def claimed(text: str, shapes: dict[str, Shape]) -> tuple[dict[str, str], list[Fault]]:
     """The template that claims each key, and the faults."""
-    claims, faults = claim_tensors(Matcher(spec_of(text)), shapes)
+    claims, faults = claim_tensors(Matcher(spec_of(text)), shapes, skeletons_by_key(shapes))
     return {key: claim.line.template.text for key, claim in claims.items()}, faults
 
 
 def missing(text: str, shapes: dict[str, Shape]) -> list[Fault]:
     spec = spec_of(text)
-    claims, faults = claim_tensors(Matcher(spec), shapes)
+    claims, faults = claim_tensors(Matcher(spec), shapes, skeletons_by_key(shapes))
     assert faults == []
-    return missing_tensors(spec, claims, shapes)
+    return missing_tensors(spec, claims, skeletons_by_key(shapes))
 
 
 def test_the_fewest_variables_win_across_sections() -> None:
@@ -217,8 +218,9 @@ def test_a_key_missing_in_the_first_block_only_is_named_too() -> None:
 def test_an_ignored_tensor_is_not_missing() -> None:
     spec = spec_of(BLOCKS)
     shapes = {"stem.w": (2,)} | block(1, 0)
-    claims, _ = claim_tensors(Matcher(spec), {k: s for k, s in shapes.items() if k != "layer1.0.c.w"})
-    assert missing_tensors(spec, claims, shapes) == []
+    some = {k: s for k, s in shapes.items() if k != "layer1.0.c.w"}
+    claims, _ = claim_tensors(Matcher(spec), some, skeletons_by_key(some))
+    assert missing_tensors(spec, claims, skeletons_by_key(shapes)) == []
 
 
 def test_the_quick_screen_counts_kinds_of_keys() -> None:

@@ -8,6 +8,7 @@ from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors
 from rebasin_cli.spec.binding.instances import dim_text
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances
 from rebasin_cli.spec.language.pattern import parse_dim_name
+from rebasin_cli.spec.language.template import skeletons_by_key
 from rebasin_cli.spec.language.variables import Value
 from tests.spec.building import bound, refusal, shown, sizes, spec_of
 
@@ -15,7 +16,7 @@ from tests.spec.building import bound, refusal, shown, sizes, spec_of
 def resolver(text: str, keys: list[str]) -> Resolver:
     spec = spec_of(text)
     shapes: dict[str, Shape] = dict.fromkeys(keys, (1,))
-    claims, faults = claim_tensors(Matcher(spec), shapes)
+    claims, faults = claim_tensors(Matcher(spec), shapes, skeletons_by_key(shapes))
     assert faults == []
     return Resolver(spec, claims.values())
 
