@@ -151,7 +151,7 @@ def _value(name: str, value: Any, folder: Path, into: Path, command: str) -> str
         return text
     if text == "-":
         raise ContentError("an input came through a pipe, and cannot be read again", remedy="name a file by hand")
-    path = os.path.normpath(folder / text)
+    path = os.path.join(folder, text)
     if name == "arch":
         return path if text.endswith((".yaml", ".yml")) or os.sep in text else text
     return path if os.path.lexists(path) or not is_named(text) else text

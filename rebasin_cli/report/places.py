@@ -24,8 +24,11 @@ def seen_from(document: RunDocument, folder: Path) -> RunDocument:
     def seen(path: str, base: str = os.path.abspath(folder)) -> str:
         return os.path.relpath(path, base) if os.path.isabs(path) else path
 
-    calls = tuple(_with_words(call, seen) if call.folder else call for call in document.invocations)
-    return _with_data(_with_paths(structs.replace(document, invocations=calls), seen), seen)
+    def seen_word(text: str, base: str = os.path.abspath(folder)) -> str:
+        return text if " " in text else seen(text, base)  # a command, whose words have to stay
+
+    calls = tuple(_with_words(call, seen_word) if call.folder else call for call in document.invocations)
+    return _with_data(_with_paths(structs.replace(document, invocations=calls), seen), seen_word)
 
 
 def placed_in(document: RunDocument, folder: Path) -> RunDocument:
@@ -38,7 +41,10 @@ def by_names(document: RunDocument) -> RunDocument:
     """The document with the names of files alone, and without the folders that they lie in."""
     known = {entry.path for entry in document.inputs.values()} | {*document.outputs.values()}
 
-    def named(word: str, folder: str) -> str:
+    def named(text: str, folder: str) -> str:
+        return " ".join(named_word(word, folder) for word in text.split(" "))  # of a command each
+
+    def named_word(word: str, folder: str) -> str:
         is_path = word.startswith(("/", "./", "../", "~")) or os.path.normpath(os.path.join(folder, word)) in known
         return _name(word) if is_path else word
 
@@ -83,7 +89,8 @@ def _with_paths(document: RunDocument, change: Change) -> RunDocument:
         return path if path in ("", "-") else change(path)
 
     def placed(entry: InputRecord) -> InputRecord:
-        return structs.replace(entry, path=changed(entry.path))
+        key = f":{entry.key}" if entry.key and entry.path.endswith(f":{entry.key}") else ""  # it is no part of a path
+        return structs.replace(entry, path=changed(entry.path.removesuffix(key)) + key)
 
     own, plan = document.architecture, document.plan
     return structs.replace(

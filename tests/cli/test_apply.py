@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rebasin_cli.report.codec import from_json, read_document
 from tests.cli.conftest import Rebasin
 from tests.small import WIDTHS, mlp_state, save
 
@@ -24,7 +25,7 @@ def test_apply_does_what_align_did(rebasin: Rebasin, aligned: Path) -> None:
     one, two = load_file("x.safetensors"), load_file("b.aligned.safetensors")
     assert all(torch.equal(one[key], two[key]) for key in two)
     assert done.document["outputs"]["applied"] == str(aligned / "x.safetensors")
-    assert Path("x.rebasin.json").read_text() == done.out
+    assert read_document(Path("x.rebasin.json")) == from_json(done.out, "stdout")
 
 
 def test_a_permutation_of_no_dims_can_be_applied(rebasin: Rebasin, pair: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from rebasin_cli.cli.session import Session
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline import architectures
+from rebasin_cli.report.codec import from_json, read_document
 from tests.cli.conftest import Outcome, Rebasin
 from tests.hostile import FORGED, HOSTILE, SURROGATES, assert_harmless, assert_inert
 from tests.small import mlp_state, save, shuffled
@@ -214,7 +215,7 @@ def test_paths(rebasin: Rebasin, pair: Path, kind: str) -> None:
     done = rebasin("align", "a.safetensors", b)
     _check(done, 0)
     assert done.document["inputs"]["b"]["path"] == os.path.abspath(b)
-    assert json.loads(Path(f"{named}.rebasin.json").read_bytes()) == done.document
+    assert read_document(Path(f"{named}.rebasin.json")) == from_json(done.out, "stdout")
     _check_reports(rebasin, done.out)
     _check(rebasin("interpolate", "--steps", 3, stdin=done.out.encode()), 0)
     again = rebasin("align", "a.safetensors", b)

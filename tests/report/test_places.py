@@ -18,7 +18,13 @@ CALL = InvocationRecord(
     folder="/home/me",
 )
 CALLED = replace(
-    INTERPOLATE, invocations=(CALL,), inputs={"a": InputRecord("/home/me/b/x.pth:ema"), "b": InputRecord("-")}
+    INTERPOLATE,
+    invocations=(CALL,),
+    inputs={
+        "a": InputRecord("/home/me/b/x.pth:ema"),
+        "b": InputRecord("-"),
+        "c": InputRecord("/home/me/y.pt:k/../n", key="k/../n"),
+    },
 )
 
 
@@ -47,12 +53,23 @@ def test_absolute_words_are_seen_from_where_the_command_ran() -> None:
     assert call.options["--metric"] == ("m.py", "f1")
 
 
+def test_a_command_stays_one_and_is_shown_by_names() -> None:
+    words = ("rebasin", "interpolate", "--eval-command", "/usr/bin/python /home/me/e.py {checkpoint}")
+    called = replace(CALLED, invocations=(replace(CALL, command_line=words),))
+    assert seen_from(called, Path("/home/me/out")).invocations[0].command_line == words
+    assert by_names(called).invocations[0].command_line[-1] == "python e.py {checkpoint}"
+
+
 def test_names_alone() -> None:
     named = by_names(CALLED)
     words = ("rebasin", "interpolate", "x.pth:ema", "--data=d.npz", "--normalise", "0.5/0.5", "y")
     assert named.invocations[0].command_line == words
     assert named.invocations[0].options == {"A": "x.pth:ema", "--metric": ("m.py", "f1"), "--steps": 3}
-    assert {role: entry.path for role, entry in named.inputs.items()} == {"a": "x.pth:ema", "b": "-"}
+    assert {role: entry.path for role, entry in named.inputs.items()} == {
+        "a": "x.pth:ema",
+        "b": "-",
+        "c": "y.pt:k/../n",
+    }
     assert named.barrier is not None
     assert named.barrier.data == "digits.npz"
-    assert "/" not in to_json(named).replace("0.5/0.5", "")
+    assert "/" not in to_json(named).replace("0.5/0.5", "").replace("k/../n", "")
