@@ -475,7 +475,7 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
     barrier: BarrierRecord | None = None
     outputs: Mapping[str, str] = {}
     hashes: Mapping[str, str] = {}
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default_factory=lambda: ())  # msgspec writes it even if there are none
     versions: Mapping[str, str] = {}
     device: str = "cpu"
     peak_memory_bytes: int = 0

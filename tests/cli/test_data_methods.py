@@ -28,7 +28,7 @@ def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, how: tuple
     assert done.document["match"]["method"] == method
     assert {k: t.shape for k, t in load_file(out).items()} == {k: t.shape for k, t in load_file(B).items()}
     dims, objective = done.document["architecture"]["dims"].values(), done.document["match"]["objective"]
-    assert sum(dim["gain"] or 0.0 for dim in dims) == pytest.approx(objective[-1] - objective[0])
+    assert sum(dim.get("gain", 0.0) for dim in dims) == pytest.approx(objective[-1] - objective[0])
     judged = rebasin("interpolate", "--data", DIGITS, "--steps", 5, stdin=done.out.encode()).document["barrier"]
     assert judged["naive"]["barrier"] > 0.5
     assert judged["aligned"]["barrier"] < 0.15

@@ -131,7 +131,8 @@ def test_the_right_network_passes(rebasin: Rebasin, nets: Path, call: tuple[obje
     checked = done.document["architecture"]["checked"]
     assert checked["error"] < 1e-12
     assert checked["network"] == "nets_of_tests:chain"
-    assert (checked["examples"], checked["why"]) == (4, "")
+    assert checked["examples"] == 4
+    assert "why" not in checked
     assert checked["permutations"] == (11 if call[0] == "merge" else 9)
 
 
@@ -213,7 +214,7 @@ def test_outputs_that_are_random_cannot_be_compared(rebasin: Rebasin, nets: Path
     done = rebasin("align", *PAIR, *DATA, *network("random"))
     assert done.code == 0, done.err
     assert "B was not compared before and after: nets_of_tests:random gives other outputs at every run" in done.err
-    assert done.document["architecture"]["checked"]["error"] is None
+    assert "error" not in done.document["architecture"]["checked"]
 
 
 def test_examples_that_do_not_fit_are_refused(rebasin: Rebasin, nets: Path) -> None:
@@ -255,7 +256,7 @@ def shown(rebasin: Rebasin, done: Outcome) -> str:
 
 def test_what_is_assumed_is_said_in_the_summary(rebasin: Rebasin, nets: Path) -> None:
     alone = rebasin("align", *PAIR)
-    assert alone.document["architecture"]["checked"]["error"] is None
+    assert "error" not in alone.document["architecture"]["checked"]
     assert "function assumed to be kept, as names and shapes fit; no network was run" in shown(rebasin, alone)
     shipped = rebasin("align", *PAIR, *DATA, "-f")
     assert "looks at weights alone" in shipped.err

@@ -102,7 +102,7 @@ def test_three_strangers_come_nearer(rebasin: Rebasin, family: Path) -> None:
     record = done.document["merge"]
     assert record["objective"][-1] > record["objective"][0]
     assert sum(pair["after"] for pair in record["pairs"]) < sum(pair["before"] for pair in record["pairs"])
-    assert record["scores"] == {}
+    assert "scores" not in record
     shown = rebasin("report", "out.rebasin.json", "--markdown", "-").out
     assert "3 models merged" in shown
     assert "model.1, model.3" in shown
@@ -173,7 +173,7 @@ def test_one_network_by_activations_is_itself(rebasin: Rebasin, family: Path, al
     assert max(pair["after"] for pair in record["pairs"]) < 1e-5
     alone = rebasin(*call, "--fit-data", "data.npz", "--force")
     assert alone.code == 0, alone.err
-    assert alone.document["merge"]["scores"] == {}
+    assert "scores" not in alone.document["merge"]
     again = load_file("merged.safetensors")
     assert all(torch.equal(again[key], tensor) for key, tensor in merged.items())
 

@@ -51,7 +51,7 @@ def test_the_schema_is_that_of_the_document() -> None:
 def test_what_has_its_default_is_left_out() -> None:
     text = to_json(RunDocument("inspect", architecture=ArchitectureRecord("mlp", "a title", "0" * 64, True)))
     assert json.loads(text) == {
-        "schema_version": 1, "command": "inspect",
+        "schema_version": 1, "command": "inspect", "warnings": [],
         "architecture": {"name": "mlp", "title": "a title", "sha256": "0" * 64, "proved": True},
     }  # fmt: skip
 
