@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-_WORKING = {"align", "interpolate", "merge", "apply", "repair", "inspect"}
+_WORKING = {"align", "interpolate", "merge", "apply", "repair", "inspect", "rerun"}
 _OF_ARCH = {"list", "show", "check", "prove"}
 _SILENT = {"--help", "--quiet", "--version"}
 

@@ -52,7 +52,7 @@ COMMANDS = {
     "config": ("arch prove mlp --config {x}",),
     "document": (
         "report {x}", "@ report {x}", "report {x} --html -", "report {x} --markdown -", "report {x} --text -",
-        "interpolate --steps 3 < {x}",
+        "interpolate --steps 3 < {x}", "rerun {x} --into o",
         f"interpolate {_PAIR} --steps 3 --permutation p.safetensors --data data.npz --resume {{x}}",
     ),
 }  # fmt: skip

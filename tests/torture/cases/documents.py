@@ -157,6 +157,13 @@ def _sizes() -> Iterator[Callable[[dict[str, Any]], object]]:
     yield lambda d: d.update(inputs={})
     yield lambda d: d.update(outputs={"permutation": "/dev/zero"})
     yield lambda d: d.update(outputs={"permutation": "../../pwned"})
+    for words in (
+        "align a.safetensors b.safetensors -o ../../up.safetensors --report /up.json -f", "sh -c ls", "align --help",
+        "align a.safetensors b.safetensors --network pwned:make", "apply p.safetensors a.safetensors -o .. --force",
+        "merge /dev/zero b.safetensors -o m.safetensors", "align - b.safetensors -o x/..", "rerun x.json --trust",
+    ):  # fmt: skip
+        yield lambda d, w=words: d["invocations"][0].update(command_line=["rebasin", *w.split()])
+    yield lambda d: d["invocations"][0].update(folder="/dev/fd", command_line=["rebasin", "align", "0", "1"])
     yield lambda d: d.update(device="\x1b[31m")
     yield lambda d: d["inputs"]["a"].update(path="/dev/zero")
     yield lambda d: d["inputs"]["a"].update(path="http://127.0.0.1/x")
