@@ -68,3 +68,5 @@ def test_an_alignment(clean: Path, tmp_path: Path) -> None:
     out = run(clean, "align", *pair, "-o", "aligned.safetensors", cwd=tmp_path)
     assert '"name": "mlp"' in out
     assert (tmp_path / "aligned.safetensors").exists()
+    page = run(clean, "report", "aligned.rebasin.json", "--html", "-", cwd=tmp_path)
+    assert page.startswith("<!doctype html>")

@@ -7,7 +7,6 @@ import io
 import math
 import re
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 from msgspec.structs import replace
@@ -28,7 +27,6 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.report.html import to_html
 from rebasin_cli.report.markdown import to_markdown
-from rebasin_cli.report.svg import curve_svg
 from rebasin_cli.report.terminal_plot import loss_plot
 from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, EXAMPLES, INTERPOLATE
 
@@ -187,7 +185,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.fetched += [f"{name}={value}" for name, value in attrs if name in ("src", "href", "action", "data")]
-        if tag not in ("meta", "line", "circle", "path", "br", "link"):
+        if tag not in ("meta", "line", "path", "rect", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -196,7 +194,7 @@ class _Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if self.open and self.open[-1] == tag:
             self.open.pop()
-        elif tag != "circle":
+        elif tag not in ("path", "rect", "line"):
             raise AssertionError(f"</{tag}> closes {self.open[-1:]}")
 
 
@@ -206,29 +204,19 @@ def test_the_page_is_whole_and_fetches_nothing(name: str) -> None:
     page = _Page()
     page.feed(html)
     assert page.open == []
-    assert page.fetched == []
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert {place.partition(",")[0].partition(";")[0] for place in page.fetched} <= {
+        "href=data:", "href=data:text/csv", "href=data:application/json",
+    }  # fmt: skip
+    assert page.tags.count("script") == page.tags.count("style") == 1
+    assert not {"img", "iframe", "object"} & set(page.tags)
     assert "http" not in html.replace("http-equiv", "")
     assert "url(" not in html
-    assert page.tags.count("svg") == (2 if EXAMPLES[name].barrier else 0)
 
 
 def test_the_page_escapes_and_warns() -> None:
     html = to_html(replace(ALIGN, warnings=("<b>heads & tails</b>",)))
     assert "&lt;b&gt;heads &amp; tails&lt;/b&gt;" in html
     assert "<b>heads" not in html
-
-
-def test_a_chart_has_every_point_and_gaps() -> None:
-    svg = curve_svg("Loss", (0.0, 0.25, 0.5, 0.75, 1.0), {"naive": ("naive", (1.0, 2.0, math.nan, 2.0, 1.0))}, "nats")
-    root = ElementTree.fromstring(svg)
-    assert len(root.findall("circle")) == 4
-    (path,) = root.findall("path")
-    assert path.attrib["d"].count("M") == 2
-    points = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in root.findall("circle")]
-    assert points[0][0] < points[1][0] < points[2][0] < points[3][0]
-    assert points[1][1] < points[0][1]  # a higher loss is higher up
-    assert "no finite value" in curve_svg("Loss", (0.0, 1.0), {"naive": ("naive", (math.nan, math.nan))}, "nats")
 
 
 def test_markdown_tables_are_tables() -> None:

@@ -1,0 +1,59 @@
+"""Names of files as a reader elsewhere knows them: without the folders of the machine where a run was made."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from msgspec.structs import replace
+
+from rebasin_cli.report.document import InputRecord, RunDocument
+from rebasin_cli.report.places import by_names
+
+_HUB = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/")
+
+
+def hub_name(path: str) -> str | None:
+    """`OWNER/NAME` of a model that lies in the cache of a hub; None for any other file."""
+    found = _HUB.search(path)
+    return f"{found[1]}/{found[2]}" if found else None
+
+
+def role_name(role: str) -> str:
+    """`a` → `A`, `model.1` → `model 1`."""
+    return role.upper() if role in ("a", "b") else role.replace("model.", "model ")
+
+
+def input_names(inputs: Mapping[str, InputRecord]) -> dict[str, str]:
+    """By role, the file's name, with as many folders before it as tell it from the others: `run1/model.safetensors`."""
+    parts = {role: PurePath(entry.path).parts for role, entry in inputs.items()}
+    longest = max(map(len, parts.values()), default=0)
+    names: dict[str, str] = {}
+    for role, own in parts.items():
+        others = [other for other in parts.values() if other != own]
+        length = next((n for n in range(1, longest + 1) if all(other[-n:] != own[-n:] for other in others)), longest)
+        path = inputs[role].path
+        names[role] = hub_name(path) or (os.path.join("", *own[-length:]) if os.path.isabs(path) else path)
+    return names
+
+
+def model_names(document: RunDocument) -> dict[str, str]:
+    """The networks that went in, by role."""
+    return {role: name for role, name in input_names(document.inputs).items() if _is_model(role)}
+
+
+def _is_model(role: str) -> bool:
+    return role in ("a", "b", "checkpoint") or role.startswith("model.")
+
+
+def without_folders(document: RunDocument) -> RunDocument:
+    """The document with names instead of paths, to be sent to others."""
+    names, shown = input_names(document.inputs), by_names(document)
+    listed = document.architectures
+    return replace(
+        shown,
+        inputs={role: replace(entry, path=names[role]) for role, entry in document.inputs.items()},
+        architectures=listed and tuple(replace(one, file=os.path.basename(one.file)) for one in listed),
+    )
