@@ -24,6 +24,20 @@ def file_path(text: str | Path) -> Path:
     return Path(text)
 
 
+def plot_path(text: str | Path) -> Path:
+    """Read the name of a picture, whose suffix says its form.
+
+    Raises:
+        typer.BadParameter: for `-`.
+        UsageError: for another suffix than those of pictures.
+    """
+    from rebasin_cli.report.png import form_of
+
+    path = file_path(text)
+    form_of(path)
+    return path
+
+
 def pairs(option: str, values: Sequence[str] | None) -> dict[str, str]:
     """`["a=1", "b=x"]` as a dict.
 

@@ -115,8 +115,9 @@ def checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
     if request.save_permutation and not request.align:
         raise UsageError("--save-permutation: with --no-align there is none", remedy="leave one of them away")
     if request.plot:
-        from rebasin_cli.report.png import require_matplotlib
+        from rebasin_cli.report.png import form_of, require_matplotlib
 
+        form_of(request.plot)
         require_matplotlib()
     return lambda_grid(request.steps)
 

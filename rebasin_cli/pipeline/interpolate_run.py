@@ -315,10 +315,10 @@ def recipe_of(run: Run, points: PathPoints, measured: Measured) -> PathRecipe:
 
 def _picture(measured: BarrierRecord | PlaneRecord, path: Path) -> bytes:
     """The plot of what was measured."""
+    from rebasin_cli.report.png import form_of, to_picture
+
     if isinstance(measured, PlaneRecord):
-        from rebasin_cli.report.plane_plot import to_picture
+        from rebasin_cli.report.plane_plot import plane_picture
 
-        return to_picture(measured, path.suffix)
-    from rebasin_cli.report.png import to_png
-
-    return to_png(measured)
+        return plane_picture(measured, form_of(path))
+    return to_picture([("", measured)], form_of(path))

@@ -48,16 +48,21 @@ def comparison_grid(runs: Sequence[Run]) -> Grid:
     return Grid("Comparison", columns, rows, words=(0, 1, 2))
 
 
-def text_of(grid: Grid) -> str:
-    """A table in columns, for a terminal or a pipe."""
-    table = [[one_line(cell) for cell in row] for row in (grid.columns, *grid.rows)]
+def comparison_text(runs: Sequence[Run]) -> str:
+    """The table in columns, for a terminal or a pipe; what is the same in all runs stands above it."""
+    grid = comparison_grid(runs)
+    shared = [k for k in range(1, len(grid.columns)) if len({row[k] for row in grid.rows}) == 1]
+    above = [f"{grid.columns[k]}: {one_line(grid.rows[0][k])}\n" for k in shared if grid.rows[0][k] != "–"]
+    own = [k for k in range(len(grid.columns)) if k not in shared]
+    table = [[one_line(row[k]) for k in own] for row in (grid.columns, *grid.rows)]
+    sides = ["<" if k in grid.words else ">" for k in own]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    sides = ["<" if k in grid.words else ">" for k in range(len(widths))]
-    places = list(zip(sides, widths, strict=True))
-    lines = (
-        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(row, places, strict=True)) for row in table
-    )
-    return "".join(line.rstrip() + "\n" for line in lines)
+
+    def line(row: list[str]) -> str:
+        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
+        return "  ".join(cells).rstrip() + "\n"
+
+    return "".join([*above, *map(line, table)])
 
 
 def _files(document: RunDocument) -> str:

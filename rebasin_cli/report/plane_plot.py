@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 from rebasin_cli.report.document import PlaneRecord
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.plane_levels import Levels
-from rebasin_cli.report.png import require_matplotlib
+from rebasin_cli.report.png import Form, require_matplotlib, saved
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 
-def to_picture(plane: PlaneRecord, suffix: str) -> bytes:
-    """The contour plot as the bytes of a file of that suffix (`.png`, `.svg`, `.pdf`)."""
+def plane_picture(plane: PlaneRecord, form: Form) -> bytes:
+    """The contour plot as the bytes of a file."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,6 +40,4 @@ def to_picture(plane: PlaneRecord, suffix: str) -> bytes:
     axes.set_aspect("equal")
     axes.set_xlabel("distance of weights, from A towards π(B)")
     axes.set_ylabel("towards B")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix.lstrip(".").lower())
-    return buffer.getvalue()
+    return saved(figure, form)

@@ -122,7 +122,7 @@ def test_report_in_every_form(rebasin: Rebasin, pair: Path) -> None:
     assert done.code == 0
     assert done.out == run  # passed on, for the next command
     assert Path("r.html").read_text().startswith("<!doctype html>")
-    assert Path("r.md").read_text().startswith("# naive barrier")
+    assert Path("r.md").read_text().startswith("---\nbase_model:\n- a.safetensors\n")
     assert Path("r.png").read_bytes().startswith(b"\x89PNG")
     again = rebasin("report", "run.json", "--html", "r.html")
     assert again.code == 2
@@ -144,7 +144,7 @@ def test_report_from_the_pipe_to_stdout(rebasin: Rebasin, pair: Path) -> None:
     run = rebasin("align", "a.safetensors", "b.safetensors").out
     done = rebasin("report", "--markdown", "-", stdin=run.encode())
     assert done.code == 0
-    assert done.out.startswith("# B aligned onto A")
+    assert "\n# B aligned onto A" in done.out
 
 
 def test_report_refusals(rebasin: Rebasin, pair: Path) -> None:
@@ -158,6 +158,38 @@ def test_report_refusals(rebasin: Rebasin, pair: Path) -> None:
     assert rebasin("report", "run.json", "--html", "-", "--json").code == 2
     assert rebasin("report", stdin=b"").code == 2
     assert not Path("r.png").exists()
+
+
+def test_several_runs_are_compared(rebasin: Rebasin, pair: Path) -> None:
+    for method, name in (("weights", "one.json"), ("frank-wolfe", "two.json")):
+        done = rebasin(
+            "interpolate", "a.safetensors", "b.safetensors", "--steps", 3, "--data", "data.npz", "--method", method
+        )
+        Path(name).write_text(done.out)
+    done = rebasin("report", "one.json", "two.json")
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines()][-3:] == ["run", "weights", "frank-wolfe"]
+    assert rebasin("report", "one.json", "two.json", "--html", "r.html", "--markdown", "-").out.startswith("# 2 runs")
+    assert "2 runs compared" in Path("r.html").read_text()
+    assert rebasin("report", "one.json", "-", "--text", "-", stdin=Path("two.json").read_bytes()).code == 0
+    assert rebasin("report", "-", "-").code == 2
+    refused = rebasin("report", "one.json", "two.json", "--json")
+    assert refused.code == 2
+    assert "--json prints one run document" in refused.err
+    assert rebasin("report", "one.json", "two.json", "--html", "two.json", "--force").code == 2
+
+
+def test_the_suffix_of_a_plot_decides_its_form(rebasin: Rebasin, pair: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = ("interpolate", "a.safetensors", "b.safetensors", "--steps", 3, "--data", "data.npz")
+    Path("run.json").write_text(rebasin(*path, "--plot", "p.svg").out)
+    assert Path("p.svg").read_bytes().startswith(b"<?xml")
+    for words in ((*path, "--data", "absent.npz"), ("report", "absent.json")):
+        refused = rebasin(*words, "--plot", "p.jpg")
+        assert refused.code == 2
+        assert "p.jpg: a plot is a .png, .svg or .pdf file" in refused.err
+    assert rebasin("report", "run.json", "--plot", "p.pdf").code == 0
+    assert Path("p.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_names_from_files_are_no_markup(rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

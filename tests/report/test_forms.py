@@ -7,13 +7,16 @@ import io
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+import yaml
 from msgspec.structs import replace
 from rich.console import Console
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.report import png
+from rebasin_cli.report.comparison import runs_of
 from rebasin_cli.report.console import print_summary
 from rebasin_cli.report.contents import MANY_DIMS, dims_grid, facts, grids, headline
 from rebasin_cli.report.document import (
@@ -21,12 +24,13 @@ from rebasin_cli.report.document import (
     BarrierRecord,
     CurveRecord,
     DimRecord,
+    InputRecord,
     MatchRecord,
     RunDocument,
     TrialRecord,
 )
 from rebasin_cli.report.html import to_html
-from rebasin_cli.report.markdown import to_markdown
+from rebasin_cli.report.markdown import markdown_of, to_markdown
 from rebasin_cli.report.terminal_plot import loss_plot
 from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, EXAMPLES, INTERPOLATE
 
@@ -221,18 +225,73 @@ def test_the_page_escapes_and_warns() -> None:
 
 def test_markdown_tables_are_tables() -> None:
     text = to_markdown(INTERPOLATE)
-    assert text.startswith("# naive barrier 1.200, aligned barrier 0.010\n")
+    assert "\n# One basin: barrier 1.200 → 0.010, cosine 0.036 → 0.632\n" in text
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(counts) == 1
     assert "**Note:** heads could not be sized" in text
 
 
-def test_the_png() -> None:
+def test_a_model_card_begins_with_what_a_hub_reads() -> None:
+    for document, written in ((INTERPOLATE, 0.5), (ALIGN, None)):
+        text = to_markdown(replace(document, at=written))
+        _, front, body = text.split("---\n", 2)
+        fields = yaml.safe_load(front)
+        assert fields["base_model"] == ["a.safetensors", "b.safetensors"]
+        assert fields["library_name"] == "safetensors"
+        assert fields["tags"] == ["rebasin", "git-re-basin", *(["merge"] if written else [])]
+        assert fields["rebasin"]["method"] == "weights"
+        assert fields["rebasin"]["cosine"] == {"before": 0.0358, "after": 0.6316}
+        assert body.lstrip().startswith("# ")
+        assert "    rebasin " in body
+        assert "/models" not in text
+    assert fields["rebasin"].get("barrier") is None
+    assert to_markdown(EXAMPLES["inspect"]).startswith("# ")  # nothing that a hub would take
+    folder = replace(ALIGN, inputs={"a": InputRecord("/cache/models--org--net/snapshots/1"), "b": InputRecord("/x/b")})
+    front = yaml.safe_load(to_markdown(folder).split("---\n", 2)[1])
+    assert (front["base_model"], front["library_name"]) == (["org/net", "b"], "transformers")
+
+
+def test_markdown_of_several_runs_compares_them() -> None:
+    other = replace(INTERPOLATE, match=replace(INTERPOLATE.match, seed=3))
+    text = markdown_of(runs_of([INTERPOLATE, other], ["x", "y"]))
+    assert text.startswith("# 2 runs compared\n\n| run | files | method | seed |")
+    assert "\n## seed 3\n" in text
+
+
+_STARTS = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("form", png.FORMS)
+def test_the_picture(form: png.Form) -> None:
     pytest.importorskip("matplotlib")
-    picture = png.to_png(BARRIER)
-    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    picture = png.to_picture([("", BARRIER)], form)
+    assert picture.startswith(_STARTS[form])
     assert len(picture) > 10_000
+    assert png.to_picture([("", BARRIER)], form) == picture
+
+
+def test_a_picture_has_curves_ends_arrows_and_names() -> None:
+    pytest.importorskip("matplotlib")
+    loss, accuracy = png.figure_of(BARRIER).axes
+    assert {text.get_text() for text in loss.texts} == {"naive: 1.200", "aligned: 0.010", ""}  # and one arrow
+    assert {text.get_text() for text in accuracy.texts} == {"naive", "aligned"}
+    lines = {line.get_label(): line for line in loss.lines}
+    assert lines["naive, barrier 1.200"].get_marker() != lines["aligned, barrier 0.010"].get_marker()
+    assert lines["naive, barrier 1.200"].get_linestyle() != lines["aligned, barrier 0.010"].get_linestyle()
+    runs = [("one", BARRIER), ("two", replace(BARRIER, repaired={"aligned + bn": BARRIER.aligned}))]
+    assert png.to_picture(runs, "png").startswith(_STARTS["png"])
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "x.png.txt", ".png", "-"])
+def test_the_suffix_decides_the_form(name: str) -> None:
+    assert png.form_of(Path("x.SVG")) == "svg"
+    with pytest.raises(UsageError, match=r"a plot is a \.png, \.svg or \.pdf file"):
+        png.form_of(Path(name))
+
+
+def test_a_picture_of_what_was_not_measured() -> None:
+    pytest.importorskip("matplotlib")
     lost = CurveRecord((0.1,) * 4 + (math.nan,) * 5, (0.5,) * 9, math.nan, math.nan)
     assert png.to_png(replace(BARRIER, naive=lost, aligned=None)).startswith(b"\x89PNG")
 

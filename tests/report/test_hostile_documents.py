@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -82,8 +83,12 @@ def test_markdown(hostile: str) -> None:
         text = to_markdown(poisoned(document, hostile))
         assert_harmless(text)
         text.encode()
-        outside = re.sub(r"\\.|`[^`\n]*`", "", text)  # what is escaped, and the one span of code at the end
+        body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # metadata are no Markdown
+        body = re.sub(r"^    .*$", "", body, flags=re.MULTILINE)  # the command, which is code
+        outside = re.sub(r"\\.|`[^`\n]*`", "", body)  # what is escaped, and the one span of code at the end
         assert re.fullmatch(r"[^`]*", outside)
+        if text.startswith("---"):
+            assert set(yaml.safe_load(text.split("\n---\n")[0])) == {"base_model", "library_name", "tags", "rebasin"}
         assert re.findall(r"<[^>]*>?", outside) == ["<sub>", "</sub>"]
         assert not re.search(r"\[|://|www\.|&#?\w+;", outside)
         rows = [line for line in outside.splitlines() if line.startswith("|")]

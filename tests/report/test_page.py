@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from rebasin_cli.report.chart import chart
-from rebasin_cli.report.comparison import comparison_grid, runs_of, text_of
+from rebasin_cli.report.comparison import comparison_grid, comparison_text, runs_of
 from rebasin_cli.report.dim_families import dim_rows
 from rebasin_cli.report.document import (
     CurveRecord,
@@ -262,9 +262,13 @@ def test_the_comparison_has_a_row_for_each_run() -> None:
     grid = comparison_grid(runs_of([INTERPOLATE, OTHER, MERGE], ["x", "y", "z"]))
     assert grid.rows[1][2:] == ("activations", "3", "0.036 → 0.632", "1.200", "0.010", "yes", "0.2 s")
     assert grid.rows[2][1] == "m1.safetensors, m2.safetensors, m3.safetensors"
-    lines = text_of(grid).splitlines()
-    assert lines[0].split()[:3] == ["run", "files", "method"]
-    assert len(lines) == 4
+
+
+def test_what_all_runs_share_stands_above_their_table() -> None:
+    lines = comparison_text(runs_of([INTERPOLATE, OTHER], ["x", "y"])).splitlines()
+    assert lines[0] == "files: a.safetensors, b.safetensors"
+    assert lines[-3].split() == ["run", "method", "seed"]
+    assert lines[-1] == "activations, seed 3  activations     3"
 
 
 def test_curves_of_several_runs_lie_over_one_another() -> None:

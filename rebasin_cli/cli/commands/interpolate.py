@@ -16,7 +16,7 @@ from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOp
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources, working
-from rebasin_cli.cli.values import file_path, number, pairs
+from rebasin_cli.cli.values import file_path, number, pairs, plot_path
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ class Results:
     ] = None  # fmt: skip
     plot: Annotated[
         Path | None,
-        typer.Option(parser=file_path, metavar="FILE", help="A PNG of the losses.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            parser=plot_path, metavar="FILE", help="The curves as a .png, .svg or .pdf.", rich_help_panel=_OUTPUT
+        ),
     ] = None
     save_permutation: SavePermutation = None
     report: Report = None

@@ -1,4 +1,4 @@
-"""`rebasin report [RUN.json]`."""
+"""`rebasin report [RUN.json …]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.talk import Force, Talk
 from rebasin_cli.cli.streams import PIPE, need_stdout, print_payload, read_piped_document, working
-from rebasin_cli.cli.values import file_path
+from rebasin_cli.cli.values import plot_path
 from rebasin_cli.errors import UsageError
 
 _USAGE = "rebasin report RUN.json, or … | rebasin report"
@@ -18,38 +18,54 @@ _USAGE = "rebasin report RUN.json, or … | rebasin report"
 
 @grouped
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(readable=False, metavar="RUN.json", help="A run document; none: from the pipe.")
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            readable=False, metavar="[RUN.json ...]", help="Run documents; none: from the pipe; several are compared."
+        ),
     ] = None,
     *,
     html: Annotated[
         Path | None, typer.Option(readable=False, metavar="FILE", help="One self-contained page; - prints it.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(readable=False, metavar="FILE", help="Markdown; - prints it.")
+        Path | None, typer.Option(readable=False, metavar="FILE", help="A model card in Markdown; - prints it.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(readable=False, metavar="FILE", help="As on a terminal; - prints it.")
     ] = None,
-    png: Annotated[Path | None, typer.Option(parser=file_path, metavar="FILE", help="The plot.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--png", parser=plot_path, metavar="FILE", help="The curves as a .png, .svg or .pdf."),
+    ] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Show the folders of files, not names alone.")] = False,
     force: Force = False,
     talk: Talk,
 ) -> None:
-    """Show a run document: on the terminal, as text, HTML, Markdown or PNG."""
-    from rebasin_cli.pipeline.reporting import ReportRequest, render
+    """Show a run document, or compare several: on the terminal, as text, HTML, Markdown or a picture."""
+    from rebasin_cli.pipeline.reporting import ReportRequest, comparison, render
     from rebasin_cli.report.codec import read_document
 
-    written = [option for option in (html, markdown, text, png) if option not in (None, PIPE)]
+    written = [option for option in (html, markdown, text, plot) if option not in (None, PIPE)]
     session = talk.session(shows=not written)
     to_stdout = [option for option in (html, markdown, text) if option == PIPE]
     if to_stdout:
         need_stdout()
     if len(to_stdout) + talk.json > 1:
         raise UsageError("only one thing can go to stdout", remedy="name files for the others")
+    named = list(runs or [PIPE])
+    if named.count(PIPE) > 1:
+        raise UsageError("only one run document can come through the pipe", remedy="name files for the others")
+    if talk.json and len(named) > 1:
+        raise UsageError("--json prints one run document, and several are named", remedy="leave --json away")
     with working():
-        document = read_piped_document(_USAGE) if run is None or run == PIPE else read_document(run)
-        printed = render(ReportRequest(run, html, markdown, text, png, force, paths), document)
+        documents = [read_piped_document(_USAGE) if run == PIPE else read_document(run) for run in named]
+        request = ReportRequest(tuple(runs or ()), html, markdown, text, plot, force, paths)
+        printed = render(request, documents)
     if printed is not None:
         print_payload(printed)
-    session.finish(document, payload=printed is None)
+    elif len(documents) > 1:
+        if not written:
+            print_payload(comparison(request, documents))
+        return
+    session.finish(documents[0], payload=printed is None)
