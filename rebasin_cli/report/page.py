@@ -95,7 +95,7 @@ class Sections:
 
     document: RunDocument
     reproduction: Reproduction | None
-    options: Facts
+    options: tuple[tuple[str, Facts], ...]
     files: Facts
     matching: Facts
     objective: Chart | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.document import Option, RunDocument
 from rebasin_cli.report.names import input_names
 from rebasin_cli.safe_text import shell_word
 
@@ -36,11 +36,17 @@ def reproduction(document: RunDocument) -> Reproduction | None:
     return Reproduction(derived, recorded=False) if derived else None
 
 
-def options_of(document: RunDocument) -> Iterator[tuple[str, str]]:
-    """Every option that counted, of all commands."""
+def options_of(document: RunDocument) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Every option that counted, by command; flags that were not given are left out."""
     for call in document.invocations:
-        for name, value in call.options.items():
-            yield name, ", ".join(value) if isinstance(value, tuple) else f"{value}"
+        given = ((name, value) for name, value in call.options.items() if value is not False)
+        yield " ".join(call.command_line[:2]), tuple((name, _option_text(value)) for name, value in given)
+
+
+def _option_text(value: Option) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return "yes" if value is True else str(value)
 
 
 def _derived(document: RunDocument) -> Iterator[str]:

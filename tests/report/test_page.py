@@ -35,7 +35,7 @@ from rebasin_cli.report.html import page_of, to_html
 from rebasin_cli.report.looks import look
 from rebasin_cli.report.names import without_folders
 from rebasin_cli.report.page import curves
-from rebasin_cli.report.reproduce import reproduction
+from rebasin_cli.report.reproduce import options_of, reproduction
 from rebasin_cli.report.series import Measure, Series, measures, summit
 from rebasin_cli.report.tiles import tiles, tone
 from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, CHECKED, EXAMPLES, INTERPOLATE
@@ -193,13 +193,12 @@ def test_the_command_is_the_recorded_one_or_derived() -> None:
         "rebasin interpolate /models/a.safetensors /models/b.safetensors --arch mlp --set n_heads=4 --freeze h.9 "
         "--ignore 'ema.*' --method weights --seed 0 --steps 9"
     ).replace("/models/", "")
+    options = {"--steps": 9, "--repair": ("bn", "repair"), "--force": True, "--quiet": False}
+    machine = {"platform": "Linux", "cores": "2"}
     calls = (
         InvocationRecord(("rebasin", "align", "my a.pt", "b.pt"), seconds=1.0),
-        InvocationRecord(
-            ("rebasin", "interpolate"), {"--steps": 9, "--repair": ("bn", "repair")}, "2026-01-31T12:00:00Z", 2.0,
-            {"platform": "Linux", "cores": "2"},
-        ),
-    )  # fmt: skip
+        InvocationRecord(("rebasin", "interpolate"), options, "2026-01-31T12:00:00Z", 2.0, machine),
+    )
     page = to_html(replace(INTERPOLATE, invocations=calls))
     assert "Made of what the run document holds" not in page
     shown = re.search(r'<pre id="command-1">(.*?)</pre>', page)
@@ -207,6 +206,10 @@ def test_the_command_is_the_recorded_one_or_derived() -> None:
     assert unescape(re.sub("<.*?>", "", shown[1])) == "rebasin align 'my a.pt' b.pt | rebasin interpolate"
     for part in ("bn, repair", "2026-01-31T12:00:00Z", "3.0 s", "platform Linux, cores 2"):
         assert part in page
+    names = [name for name, _ in options_of(replace(INTERPOLATE, invocations=calls))]
+    assert names == ["rebasin align", "rebasin interpolate"]
+    assert "--force" in page
+    assert "--quiet" not in page
     assert reproduction(EXAMPLES["others"]) is None
 
 
