@@ -27,18 +27,30 @@ from rebasin_cli.report.document import (
     TensorRecord,
 )
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
+from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.spec.kinds import kind_of
 from rebasin_cli.spec.outlines import shipped_outlines
 
 if TYPE_CHECKING:  # what reads checkpoints, which a list of specs does not need
     from rebasin_cli.pipeline.inputs import Source
 
 
-def list_architectures() -> RunDocument:
-    """Every shipped spec, by name."""
+def list_architectures(word: str = "") -> RunDocument:
+    """Every shipped spec, by name; with a word, those with it in their name, what they are for, or their kind.
+
+    Raises:
+        UsageError: none has it.
+    """
     listed = []
     for name, path in shipped_specs().items():
         known = shipped_outlines().get(name) or shipped_spec(name)
-        listed.append(ListedArchitecture(name, known.title, known.sha256, os.path.abspath(path), shipped=True))
+        if word.lower() in f"{name}\n{known.title}\n{kind_of(name)}".lower():
+            listed.append(ListedArchitecture(name, known.title, known.sha256, os.path.abspath(path), shipped=True))
+    if not listed:
+        raise UsageError(
+            f"no shipped architecture has `{word}` in its name or title",
+            remedy=did_you_mean(word, shipped_specs()) or f"`rebasin arch list` lists all {len(shipped_specs())}",
+        )
     return RunDocument(command="arch list", architectures=tuple(listed), versions=versions())
 
 
@@ -53,13 +65,13 @@ def show_architecture(
     Raises:
         UsageError: `count` without a checkpoint, so that there are no sizes.
     """
-    spec = find_spec(name)
     if count and checkpoint is None:
         raise UsageError(
             "--count needs the sizes of dims, and a spec alone has none",
             remedy=f"name a checkpoint: rebasin arch show {name} CKPT --count",
         )
     if checkpoint is None:
+        spec = find_spec(name)
         return RunDocument(
             command="arch show", architecture=_unbound_record(spec), tensors=_templates(spec), versions=versions()
         )
@@ -91,14 +103,15 @@ def show_architecture(
 def check_architecture(name: str, checkpoint: Source, choice: SpecChoice, progress: Progress) -> RunDocument:
     """Whether a spec covers a checkpoint, both ways. A malformed spec is an error, one that misfits a finding."""
     from rebasin_cli.pipeline.inputs import open_source
-    from rebasin_cli.pipeline.layouts import bind_one, tell_layout
+    from rebasin_cli.pipeline.layouts import bind_one, named_spec, tell_layout
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
-    spec = find_spec(name)
+    choice = replace(choice, arch=name)
     layout: Layout | None = None
     with open_source(checkpoint, progress) as opened:
+        spec = named_spec(opened, choice)
         try:
-            layout = bind_one(opened, replace(choice, arch=name))
+            layout = bind_one(opened, choice)
             outcome = CheckRecord("covers the checkpoint", True, f"all {len(opened)} tensors")
         except ContentError as error:
             outcome = CheckRecord("covers the checkpoint", False, str(error))

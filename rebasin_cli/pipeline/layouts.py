@@ -16,8 +16,9 @@ from rebasin_cli.pipeline.counterparts import Counterparts, Side, listed
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.safe_text import shell_word
-from rebasin_cli.spec import Layout, bind, detect, find_spec
+from rebasin_cli.spec import Layout, PermutationSpec, bind, detect, find_spec
 from rebasin_cli.spec.binding.ignore_patterns import require_matches
+from rebasin_cli.spec.registry import UnknownArchitectureError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,37 @@ def bind_one(
 
     Raises:
         ContentError: no spec fits, or several do, or the chosen one does not.
+        UsageError: there is none of that name; it says what the headers look like.
     """
     shapes = shapes_of(checkpoint)
     config = config if config is not None else checkpoint.config
     if choice.arch is None:
         return detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
     return bind(
-        find_spec(choice.arch, choice.text), shapes,
+        named_spec(checkpoint, choice, config), shapes,
         config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore, apart=apart, still=still,
     )  # fmt: skip
+
+
+def named_spec(
+    checkpoint: Checkpoint, choice: SpecChoice, config: Mapping[str, object] | None = None
+) -> PermutationSpec:
+    """The spec that was named for a checkpoint.
+
+    Raises:
+        ContentError: it is malformed.
+        UsageError: there is none of that name; it says what the headers look like.
+    """
+    assert choice.arch is not None
+    try:
+        return find_spec(choice.arch, choice.text)
+    except UnknownArchitectureError as error:
+        try:
+            found = detect(shapes_of(checkpoint), config=config if config is not None else checkpoint.config)
+            likeness = f"the headers of {checkpoint.path.name} are those of `{found.spec.name}`"
+        except ContentError as nothing:
+            likeness = f"{checkpoint.path.name}: {nothing.what}"
+        raise UnknownArchitectureError(error.name, where=likeness) from error
 
 
 def bind_pair(a: Checkpoint, b: Checkpoint, choice: SpecChoice) -> Pair:

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-_NAMED = 3  # names in a question, at most
+MOST_NAMED = 3
+"""Names in a question."""
+
+_LEAST = 3  # letters of a word that others are searched for
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question naming the nearest known words, or an empty string.
+    """A question naming the nearest known words, or an empty string."""
+    return question(nearest(word, known))
 
-    A prefix or a part of known words most likely means those: `resnet` means `resnet-basic`, not `regnet`.
+
+def question(names: Sequence[str]) -> str:
+    """Whether one of these is meant; empty if there are none."""
+    quoted = [f"`{name}`" for name in names]
+    listed = ", ".join(quoted[:-1]) + f" or {quoted[-1]}" if len(quoted) > 1 else "".join(quoted)
+    return f"did you mean {listed}?" if quoted else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The known words that an unknown one most likely means, three at most; signs and capitals do not count.
+
+    A prefix or a part of known words means those: `resnet` is `resnet-basic`, not `regnet`. So does one with a number
+    of its own behind it: `resnet50`, `llama3`.
     """
-    names = list(dict.fromkeys(known))
-    low = word.lower()
-    found = [name for name in names if name.lower() == low]
-    found = found or [name for name in names if len(low) > 2 and name.lower().startswith(low)]
-    found = found or get_close_matches(word, names, n=1, cutoff=0.8)
-    found = found or [name for name in names if len(low) > 2 and low in name.lower()]
-    found = found or get_close_matches(word, names, n=1, cutoff=0.6)
-    quoted = [f"`{name}`" for name in found[:_NAMED]]
-    return f"did you mean {' or '.join(quoted)}?" if quoted else ""
+    names: dict[str, list[str]] = {}
+    for name in dict.fromkeys(known):
+        names.setdefault(_plain(name), []).append(name)
+    low = _plain(word)
+    stem = low.rstrip("0123456789")
+    found = (
+        [plain for plain in names if plain == low]
+        or [plain for plain in names if len(low) >= _LEAST and plain.startswith(low)]
+        or get_close_matches(low, names, n=MOST_NAMED, cutoff=0.8)
+        or [plain for plain in names if len(low) >= _LEAST and low in plain]
+        or [plain for plain in names if stem != low and len(stem) >= _LEAST and plain.startswith(stem)]
+        or get_close_matches(low, names, n=MOST_NAMED, cutoff=0.6)
+    )
+    meant = [name for plain in found for name in names[plain]][:MOST_NAMED]
+    return meant or get_close_matches(word, [name for same in names.values() for name in same], n=MOST_NAMED)
+
+
+def _plain(word: str) -> str:
+    return "".join(filter(str.isalnum, word)).lower()

@@ -181,13 +181,17 @@ TAPPED = ("--data", "data.npz", "--network", "mine:parts", "--method", "activati
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((*TAPPED, "h.7=acts.0"), 2, "there is no dim that moves `h.7`; did you mean `h.1`?"),
+        ((*TAPPED, "h.7=acts.0"), 2, "there is no dim that moves `h.7`; did you mean `h.1` or `h.0`?"),
         ((*TAPPED, "h.0=act.0"), 2, "there is no module `act.0`; did you mean `acts.0`?"),
         ((*TAPPED, "h.0=fc.2"), 3, "the dim has 8 units, and the module makes [1, 16] of one example"),
         ((*TAPPED, "h.0=spare"), 3, "the dim has 8 units, and the module did not run"),
         ((*TAPPED, "h.0"), 2, "expected NAME=VALUE"),
         (("--data", "data.npz", "--tap", "h.0=fc.0"), 2, "--method weights looks at no activations"),
-        (("--data", "data.npz", "--method", "activations", "--tap", "h.0=fc.9"), 2, "did you mean `fc.2`?"),
+        (
+            ("--data", "data.npz", "--method", "activations", "--tap", "h.0=fc.9"),
+            2,
+            "did you mean `fc.2`, `fc.1` or `fc.0`?",
+        ),
         (("--data", "data.npz", "--network", "mine:raises"), 3, "raised ValueError: no such thing"),
         (("--data", "data.npz", "--network", "mine:nothing"), 3, "returned int"),
         (("--data", "data.npz", "--network", "mine:absent"), 2, "has no attribute 'absent'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.errors import SystemFailure, UsageError
 from rebasin_cli.spec import find_spec, shipped_spec, shipped_specs
 from rebasin_cli.spec.hints import did_you_mean
 
@@ -50,12 +50,12 @@ def test_a_shipped_name_comes_before_a_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_unknown_name_is_met_with_the_nearest() -> None:
-    with pytest.raises(ContentError, match="there is no architecture `resnet-basik`") as caught:
+    with pytest.raises(UsageError, match="there is no architecture `resnet-basik`") as caught:
         find_spec("resnet-basik")
     assert caught.value.remedy == "did you mean `resnet-basic`?"
-    with pytest.raises(ContentError, match="there is no architecture `zzzzzz`") as caught:
+    with pytest.raises(UsageError, match="there is no architecture `zzzzzz`") as caught:
         find_spec("zzzzzz")
-    assert "mlp" in caught.value.remedy
+    assert "arch list" in caught.value.remedy
     assert ".yaml" in caught.value.remedy
 
 
@@ -67,12 +67,30 @@ def test_a_file_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("word", "question"),
     [
-        ("resnet", "did you mean `resnet-basic` or `resnet-bottleneck` or `resnet-option-a`?"),
+        ("resnet", "did you mean `resnet-basic`, `resnet-bottleneck` or `resnet-option-a`?"),
         ("Llama", "did you mean `llama`?"),
         ("resnet-basik", "did you mean `resnet-basic`?"),
         ("bottleneck", "did you mean `resnet-bottleneck`?"),
+        ("resnet50", "did you mean `resnet-basic`, `resnet-bottleneck` or `resnet-option-a`?"),
+        ("gpt-2", "did you mean `gpt2`?"),
+        ("sd-unet", "did you mean `sdxl-unet` or `sd15-unet`?"),
         ("wings of a dove", ""),
     ],
 )
 def test_the_obvious_name_is_meant(word: str, question: str) -> None:
     assert did_you_mean(word, shipped_specs()) == question
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("pythia", "did you mean `gpt-neox`? It is for GPT-NeoX and Pythia"),
+        ("Mistral", "did you mean `llama-consolidated`, `llama` or `mixtral`?"),
+        ("lama", "did you mean `llama`?"),
+        ("zzzzzz", "`rebasin arch list` lists"),
+    ],
+)
+def test_an_unknown_architecture_is_searched_in_names_and_titles(name: str, advice: str) -> None:
+    with pytest.raises(UsageError, match=f"there is no architecture `{name}`") as failure:
+        find_spec(name)
+    assert failure.value.remedy.startswith(advice)
