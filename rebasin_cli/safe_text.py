@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection
 from itertools import islice
+from textwrap import wrap
 from unicodedata import category
 
 LONGEST = 4000
@@ -21,6 +22,12 @@ LONGEST_NAME = 120
 """Characters of a name that is cut."""
 
 _MOST_LINES = 60  # of one part of a message
+_NARROWEST = 20  # columns for words
+_COMMAND = re.compile(r"`[^`\n]*`")
+_HARD_SPACE = "\x00"  # stands for a space that is not to be broken at: what is printable has no such character
+_ASCII = {
+    "λ": "lambda", "π": "pi", "‖": "|", "⟨": "<", "⟩": ">", "−": "-", "→": "->", "–": "-", "×": "x", "…": "...",
+}  # fmt: skip
 _RUN = re.compile(r"[^\s/]{256,}")  # file systems allow 255 bytes in a name, so that paths are never cut here
 _UNUSUAL = re.compile(r"[^ -~\n]")
 _ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, format characters, lone surrogates, separators of lines
@@ -65,6 +72,20 @@ def shortened(text: str, longest: int) -> str:
         return text
     end = longest // 3
     return f"{text[: longest - end - 1]}…{text[-end:]}"
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """One line as lines of `columns` at most; words and commands between backticks stay whole, to be copied."""
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _HARD_SPACE), text)
+    lines = wrap(whole, max(_NARROWEST, columns), break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_HARD_SPACE, " ") for line in lines] or [""]
+
+
+def in_ascii(text: str) -> str:
+    """The text with signs of ours spelled in ASCII, for a terminal that shows nothing else; others stay."""
+    for sign, word in _ASCII.items():
+        text = text.replace(sign, word)
+    return text
 
 
 def shell_word(text: str) -> str:

@@ -12,20 +12,30 @@ from contextlib import suppress
 
 _WORKING = {"align", "interpolate", "merge", "apply", "repair", "inspect", "rerun"}
 _OF_ARCH = {"list", "show", "check", "prove"}
+_DOCUMENT = {"--json", "json", "--format=json"}
 _SILENT = {"--help", "--quiet", "--version"}
 
 _TAKE_AWAY = b"\r\x1b[K"
 _shown = False
+_line = b""
 
 
 def begin(arguments: Sequence[str]) -> None:
     """Show the line, if stderr is a terminal and the command is one that works and may talk.
 
-    A terminal that gets a document (`--json`) gets nothing else.
+    A terminal that gets a document (`--json`, `--format json`) gets nothing else.
     """
-    global _shown
-    if _works(arguments) and _is_terminal() and not ("--json" in arguments and os.isatty(1)):
+    global _shown, _line
+    if _works(arguments) and _is_terminal() and not (_DOCUMENT & {*arguments} and os.isatty(1)):
         _shown = _write(f"rebasin {arguments[0]}: loading ...".encode())
+        _line = f"rebasin {arguments[0]}: working ...".encode()
+
+
+def resume() -> None:
+    """Show a line between two stretches of work that have a progress bar."""
+    global _shown
+    if _line and not _shown:
+        _shown = _write(_line)
 
 
 def end() -> None:

@@ -89,3 +89,19 @@ class Repair(StrEnum):
     NONE = "none"
     BN = "bn"
     REPAIR = "repair"
+
+
+class Form(StrEnum):
+    """How a result is printed."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
+
+
+class Colours(StrEnum):
+    """Whether text is coloured."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"

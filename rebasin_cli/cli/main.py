@@ -19,8 +19,10 @@ import typer
 
 import rebasin_cli
 from rebasin_cli import signals
+from rebasin_cli.cli.called import called
 from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
 from rebasin_cli.cli.streams import ClosedPipe, need_stdout
+from rebasin_cli.cli.terminal import colours_as_asked
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 
 CLOSED_PIPE, INTERRUPTED, BUG = 141, 130, 70
@@ -72,6 +74,12 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code; every failure has been told on stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    called.set(tuple(arguments))
+    with colours_as_asked(arguments):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     _wait_quietly()
     try:
@@ -83,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _need_folder()
             named = arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS
             code = typer.main.get_command(program(named)).main(
-                args=arguments, prog_name="rebasin", standalone_mode=False, obj=tuple(arguments)
+                args=list(arguments), prog_name="rebasin", standalone_mode=False, obj=tuple(arguments)
             )
             if sys.stdout is not None:
                 sys.stdout.flush()

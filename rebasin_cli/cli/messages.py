@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from contextlib import suppress
 
 from rebasin_cli import waiting
+from rebasin_cli.cli.terminal import console, in_colours
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.safe_text import block, printable
+from rebasin_cli.safe_text import block, in_ascii, printable, wrapped
 
 _RED, _YELLOW, _DIM = "1;31", "1;33", "2"
 _LONGEST_TRACEBACK = 16_000  # characters; a deep recursion is told by its ends
@@ -22,22 +22,22 @@ def print_error(error: RebasinError) -> None:
 
 def print_error_parts(what: str, where: str = "", remedy: str = "") -> None:
     """`error: …`, `  where: …`, `  try:   …`; a part that is empty is left out."""
-    lines = [f"{_painted('error:', _RED)} {block(what)}"]
+    lines = [_part("error:", what, _RED)]
     if where:
-        lines.append(f"  where: {block(where)}")
+        lines.append(_part("  where:", where))
     if remedy:
-        lines.append(f"  try:   {block(remedy)}")
+        lines.append(_part("  try:  ", remedy))
     _say("\n".join(lines))
 
 
 def print_warning(text: str) -> None:
     """Something that whoever reads the result must know."""
-    _say(f"{_painted('warning:', _YELLOW)} {block(text)}")
+    _say(_part("warning:", text, _YELLOW))
 
 
 def print_note(text: str) -> None:
     """Something worth saying that changes no figure."""
-    _say(f"{_painted('note:', _DIM)} {block(text)}")
+    _say(_part("note:", text, _DIM))
 
 
 def print_traceback() -> None:
@@ -46,10 +46,26 @@ def print_traceback() -> None:
     _say("\n".join(f"    {line}" for line in lines))
 
 
-def _painted(word: str, colour: str) -> str:
-    if sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
-        return f"\x1b[{colour}m{word}\x1b[0m"
-    return word
+def _part(label: str, text: str, colour: str = "") -> str:
+    """A label and its text, wrapped at words on a terminal; a command between backticks stays whole."""
+    painted = f"\x1b[{colour}m{label}\x1b[0m" if colour and in_colours(sys.stderr) else label
+    text = block(text)
+    if not (sys.stderr.encoding or "ascii").lower().startswith("utf"):
+        text = in_ascii(text)
+    if sys.stderr.isatty():
+        text = _wrapped(text, " " * (len(label) + 1))
+    return f"{painted} {text}"
+
+
+def _wrapped(text: str, margin: str) -> str:
+    """Lines no longer than the terminal is wide; those that go on from another stand below its text."""
+    columns = console(sys.stderr).width
+    lines = []
+    for number, line in enumerate(text.split("\n")):
+        own = line[: len(line) - len(line.lstrip(" -"))] if number else ""
+        indent = " " * len(own) if number else margin
+        lines.append(own + f"\n{indent}".join(wrapped(line[len(own) :], columns - len(indent))))
+    return "\n".join(lines)
 
 
 def _say(text: str) -> None:

@@ -5,28 +5,57 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 from rebasin_cli import waiting
 from rebasin_cli.cli.invocation import current
 from rebasin_cli.cli.messages import print_note, print_warning
 from rebasin_cli.cli.streams import need_stdout, print_payload
+from rebasin_cli.cli.terminal import console, is_terminal
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InvocationRecord, RunDocument
 
+if TYPE_CHECKING:
+    from rebasin_cli.cli.bars import Bars
+
+Form = Literal["auto", "text", "json"]
+
 
 class Session(Progress):
-    """Progress on the command line."""
+    """Progress on the command line.
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False, shows: bool = False) -> None:
-        """`shows`: what the command prints is all that it does.
+    Attributes:
+        form: how the result is printed; asked: whether the user said so.
+    """
+
+    def __init__(
+        self,
+        *,
+        form: Form = "auto",
+        quiet: bool = False,
+        verbose: bool = False,
+        shows: bool = False,
+        feeds: bool = False,
+        written: bool = False,
+    ) -> None:
+        """Choose what is printed.
+
+        Args:
+            form: of the result; auto: text for people, and the document in a pipe where the command feeds others.
+            shows: what the command prints is all that it does.
+            feeds: the run document is what the next command works on.
+            written: the result has a place of its own, so that it goes through a pipe only if asked for.
 
         Raises:
             SystemFailure: it would print to a stdout that is closed.
         """
         super().__init__()
-        if json or shows:
+        if form == "json" or shows:
             need_stdout()
-        self.json, self.quiet, self.verbose = json, quiet, verbose
+        self.quiet, self.verbose, self._written = quiet, verbose, written
+        self.form: Form = "json" if form == "auto" and feeds and sys.stdout and not sys.stdout.isatty() else form
+        self.asked = form != "auto"
+        self._bars: Bars | None = None
 
     def invocations(self) -> tuple[InvocationRecord, ...]:
         return current()
@@ -43,30 +72,47 @@ class Session(Progress):
         if self.verbose and not self.quiet:
             print_note(text)
 
+    def reached(self, text: str) -> None:
+        if self._bars is not None:
+            self._bars.reached(text)
+
     @contextmanager
     def phase(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-        """A progress bar with the time left, on a terminal only."""
-        if self.quiet or not sys.stderr.isatty():
+        """A progress bar with what was reached and the time left, on a terminal only."""
+        if self.quiet or not is_terminal(sys.stderr):
             yield lambda amount: None
             return
+        if self._bars is not None:  # within another phase
+            with self._bars.phase(title, total, unit) as advance:
+                yield advance
+            return
         waiting.end()
-        from rebasin_cli.report.bars import progress_bar
+        from rebasin_cli.cli.bars import Bars
 
-        with progress_bar(title, total, unit) as advance:
-            yield advance
+        with Bars(console(sys.stderr)) as self._bars:
+            try:
+                with self._bars.phase(title, total, unit) as advance:
+                    yield advance
+            finally:
+                self._bars = None
+        waiting.resume()
 
     def finish(self, document: RunDocument, *, payload: bool = True) -> None:
-        """Print the result: a summary on a terminal, the document in a pipe; nothing if stdout is taken or closed."""
+        """Print the result, unless stdout is taken or closed, or the result was to go elsewhere."""
         if not payload or sys.stdout is None:
             return
-        if self.json or not sys.stdout.isatty():
+        if self._written and not self.asked and document.plan is None and not sys.stdout.isatty():
+            return
+        if self.form == "json":
             from rebasin_cli.report.codec import to_json
 
             print_payload(to_json(document))
             return
-        from rich.console import Console
-
+        from rebasin_cli.cli.next_step import next_command
         from rebasin_cli.report.console import print_summary
 
         waiting.end()
-        print_summary(Console(), document, verbose=self.verbose)
+        print_summary(
+            console(sys.stdout), document, verbose=self.verbose,
+            document_file=str(self.document_file or ""), then=next_command(document, self.document_file),
+        )  # fmt: skip

@@ -84,26 +84,21 @@ def need_stdout() -> None:
         )
 
 
-def binary_stdout(json: bool) -> BinaryIO:
+def binary_stdout() -> BinaryIO:
     """stdout as the place for a safetensors file (`-o -`).
 
     Raises:
-        UsageError: it is a terminal, or taken by `--json`.
+        UsageError: it is a terminal.
     """
-    if json:
-        raise UsageError(
-            "--json and -o - both write to stdout",
-            remedy="name a file for the document: --report FILE instead of --json",
-        )
     need_stdout()
     if sys.stdout.isatty():
         raise UsageError("-o - would write a checkpoint to the terminal", remedy="pipe it on, or name a file with -o")
     return cast(BinaryIO, _Pipe(sys.stdout.buffer))
 
 
-def output_of(output: Path | None, json: bool) -> Path | BinaryIO | None:
+def output_of(output: Path | None) -> Path | BinaryIO | None:
     """What `-o` names."""
-    return binary_stdout(json) if output == PIPE else output
+    return binary_stdout() if output == PIPE else output
 
 
 def read_piped_document(usage: str) -> RunDocument:

@@ -16,6 +16,7 @@ from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import scan_sources
+from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match import match_pair
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
@@ -29,7 +30,6 @@ from rebasin_cli.pipeline.record import (
 )
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 
@@ -76,8 +76,7 @@ def write(run: Run, found: Found, outputs: Outputs, progress: Progress) -> RunDo
     """Write what has a target, and return the document."""
     _write(run, found, outputs, progress)
     document = describe(run, found, progress, outputs.hashes)
-    if path := run.targets.path("report"):
-        outputs.write(path, document_file(document, path))
+    write_document(document, run.targets, outputs, progress)
     return document
 
 

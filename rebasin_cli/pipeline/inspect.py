@@ -53,12 +53,12 @@ def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequ
 
 
 def tensor_records(checkpoint: Checkpoint, layout: Layout | None) -> dict[str, TensorRecord]:
-    """Every tensor in the order of the file, with what the spec says of its axes."""
+    """Every tensor in the order of the file, with the dims along its axes."""
     records: dict[str, TensorRecord] = {}
     known: dict[tuple[object, ...], TensorRecord] = {}  # of 100,000 tensors most share one of a few
     for key, info in checkpoint.infos.items():
         bound = layout.tensors[key] if layout else None
-        fields = (info.dtype, info.shape, *((bound.section, bound.pattern, bound.line) if bound else ()))
+        fields = (info.dtype, info.shape, *((bound.section, bound.reading(), bound.line) if bound else ()))
         if fields not in known:
             known[fields] = TensorRecord(*fields)
         records[key] = known[fields]

@@ -23,6 +23,7 @@ from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
+from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.match import match_pair, tell_identity
 from rebasin_cli.pipeline.points import PathPoints
 from rebasin_cli.pipeline.progress import Progress
@@ -39,7 +40,6 @@ from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.write_points import PathRecipe, write_path
-from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
 
@@ -110,8 +110,7 @@ def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) ->
         written["plot"] = str(plot)
     document = _so_far(measured.document, run.before, progress, losses, written, at)
     document = structs.replace(document, hashes={**document.hashes, **run.targets.hashes(outputs.hashes)})
-    if report := run.targets.path("report"):
-        outputs.write(report, document_file(document, report))
+    write_document(document, run.targets, outputs, progress)
     return document
 
 

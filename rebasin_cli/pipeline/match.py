@@ -18,7 +18,7 @@ from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.stopping import stopping
 from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord
-from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.figures import loss_text, measure_text
 
 
 class _Noted(Protocol):
@@ -96,12 +96,14 @@ def _running(run: MatchRun, device: str) -> Running:
         if step == 1:
             run.begin(f"matching, sweep {sweep + 1}", of, "steps")
         run.advance(1)
+        run.progress.reached(f"objective {measure_text(objective)}")
         if step == of:
             run.progress.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
         run.check()
 
     def on_trial(trial: Trial) -> None:
         run.advance(1)
+        run.progress.reached(f"objective {measure_text(trial.objective)}")
         run.progress.detail(f"{trial.name}: objective {trial.objective:.8g}")
 
     on_several = partial(run.begin, "matching from several starts", unit="starts")

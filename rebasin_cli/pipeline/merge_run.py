@@ -14,6 +14,7 @@ from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.inputs import scan_sources
+from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge import Run
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, score_merge
@@ -23,7 +24,6 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
-from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument
 
 State = Mapping[str, Tensor]
@@ -60,8 +60,7 @@ def write(run: Run, found: Found, outputs: Outputs, progress: Progress) -> RunDo
     _write_permutations(run, found, outputs)
     document = describe(run, found, progress)
     document = structs.replace(document, hashes=run.targets.hashes(outputs.hashes))
-    if path := run.targets.path("report"):
-        outputs.write(path, document_file(document, path))
+    write_document(document, run.targets, outputs, progress)
     return document
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rebasin_cli.report.document import InvocationRecord
 
@@ -11,10 +12,15 @@ Advance = Callable[[int], None]
 
 
 class Progress:
-    """Keeps every warning for the document; the command line shows them by overriding the other methods."""
+    """Keeps every warning for the document; the command line shows them by overriding the other methods.
+
+    Attributes:
+        document_file: where the run document was written; None if it was not.
+    """
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.document_file: Path | None = None
 
     def warn(self, text: str) -> None:
         """Something that whoever reads the result must know; said once."""
@@ -34,6 +40,9 @@ class Progress:
 
     def detail(self, text: str) -> None:
         """Something for those who asked for more."""
+
+    def reached(self, text: str) -> None:
+        """What the stretch of work has come to so far: an objective, a loss."""
 
     @contextmanager
     def phase(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:

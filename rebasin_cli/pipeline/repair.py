@@ -19,12 +19,12 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
+from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.layouts import bind_one, bind_pair, tell_layout
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
@@ -117,8 +117,7 @@ def _carry_out(
         )  # fmt: skip
         document = _document(request, layout, inputs, targets, device, progress)
         document = structs.replace(document, hashes=targets.hashes(outputs.hashes))
-        if path := targets.path("report"):
-            outputs.write(path, document_file(document, path))
+        write_document(document, targets, outputs, progress)
     return document
 
 

@@ -136,7 +136,12 @@ def document_base(document: Path) -> Path:
 
 
 def named_or_beside(named: Path | None, base: Path | None, ending: str) -> Path | None:
-    """The path that the user named, or else the one beside the weights; None where those have no name either."""
+    """The path that the user named, or else the one beside the weights; None where those have no name either.
+
+    There is none for `-`, which is stdout.
+    """
+    if named == Path("-"):
+        return None
     return named if named or base is None else beside(base, ending)
 
 

@@ -5,14 +5,15 @@ The terminal, Markdown and HTML show these same values, so that no figure is for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 
+from rebasin_cli.report.dims import dims_grid
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     BarrierRecord,
     CheckedRecord,
-    DimRecord,
+    CheckRecord,
+    ListedArchitecture,
     MatchRecord,
     PlaneRecord,
     RunDocument,
@@ -22,7 +23,6 @@ from rebasin_cli.report.figures import (
     count_text,
     loss_text,
     measure_text,
-    percent_text,
     seconds_text,
 )
 from rebasin_cli.report.measured import (
@@ -34,11 +34,9 @@ from rebasin_cli.report.measured import (
     plane_grid,
     plane_headline,
 )
-
-MANY_DIMS = 16
-"""From this many dims on they are shown by family (`h.0 … h.31`): a screen holds about as many lines."""
-
-_PLACES = 4  # tensors named for one dim
+from rebasin_cli.report.names import input_names
+from rebasin_cli.report.tensors import tensors_grid
+from rebasin_cli.spec.kinds import KINDS, OTHERS, kind_of
 
 
 def headline(document: RunDocument) -> str:
@@ -163,107 +161,51 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
     """Every table of the document."""
     found = []
     if document.architectures is not None:
-        found.append(_architectures_grid(document))
+        found += architectures_grids(document.architectures)
     if document.tensors is not None:
-        found.append(_tensors_grid(document))
+        found.append(tensors_grid(document.tensors, every_tensor=True))
     if document.architecture and document.architecture.dims:
         found.append(dims_grid(document.architecture, every_dim=every_dim))
     if document.architecture and document.architecture.stays and document.tensors is not None:
-        stays = tuple(document.architecture.stays.items())
-        found.append(Grid("Never moves", ("what", "why"), stays, words=(0, 1)))
+        found.append(stays_grid(document.architecture))
     if document.barrier:
         found += [*curve_grids(document.barrier), barrier_grid(document.barrier)]
     if document.plane is not None:
         found.append(plane_grid(document.plane))
     if document.merge is not None:
-        found += merge_grids(document.merge)
+        found += merge_grids(document.merge, input_names(document.inputs))
     if document.checks is not None:
-        rows = tuple((c.name, "passed" if c.passed else "FAILED", c.detail) for c in document.checks)
-        found.append(Grid("Checks", ("check", "", ""), rows, words=(0, 1, 2)))
+        found.append(checks_grid(document.checks))
     return found
 
 
-def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool) -> Grid:
-    """Dims with size, fraction moved, gain; grouped by family when there are many."""
-    dims = architecture.dims
-    matched = any(dim.moved is not None for dim in dims.values())
-    families = _families(dims)
-    together = len(dims) > MANY_DIMS and not every_dim
-    groups = families if together else {name: [name] for name in dims}
-    rows = tuple(_dims_row(name, [dims[d] for d in members], matched) for name, members in groups.items())
-    columns = ("dim", "count", "units") if together else ("dim", "units")
-    if not together:
-        rows = tuple((row[0], *row[2:]) for row in rows)
-    if matched:
-        columns = (*columns, "moved", "gain", "distance left")
-    return Grid("Dims", (*columns, "note"), rows, words=(0, len(columns)))
+def stays_grid(architecture: ArchitectureRecord) -> Grid:
+    """What never moves in this family, and why."""
+    return Grid("Never moves", ("what", "why"), tuple(architecture.stays.items()), words=(0, 1))
 
 
-def _families(dims: Mapping[str, DimRecord]) -> dict[str, list[str]]:
-    families: dict[str, list[str]] = {}
-    for name in dims:
-        stem, _, rest = name.partition(".")
-        families.setdefault(f"{stem}.*" if rest else stem, []).append(name)
-    return families
+def checks_grid(checks: Sequence[CheckRecord]) -> Grid:
+    """Every check that was asked for."""
+    rows = tuple((c.name, "passed" if c.passed else "FAILED", c.detail) for c in checks)
+    return Grid("Checks", ("check", "", ""), rows, words=(0, 1, 2))
 
 
-def _dims_row(name: str, members: list[DimRecord], matched: bool) -> tuple[str, ...]:
-    sizes = sorted({dim.size for dim in members})
-    size = f"{sizes[0] or '–'}" if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]}"
-    owners = sorted({dim.owner.split(".")[0] if len(members) > 1 else dim.owner for dim in members if dim.owner})
-    reasons = sorted({dim.fixed for dim in members if dim.fixed})
-    notes = [f"for each {owner}" for owner in owners]
-    notes += [f"fixed: {reason}" if reason != "fixed" else reason for reason in reasons]
-    places = [place for dim in members for place in dim.tensors]
-    if places:
-        notes.append(
-            "in " + ", ".join(places[:_PLACES]) + (f" and {len(places) - _PLACES} more" * (len(places) > _PLACES))
+def architectures_grids(listed: Sequence[ListedArchitecture], *, short: bool = False) -> list[Grid]:
+    """The specs, a table for every kind of network; `short`: of what they are only what comes before a bracket."""
+    kinds: dict[str, list[ListedArchitecture]] = {kind: [] for kind in (*KINDS, OTHERS)}
+    for one in listed:
+        kinds[kind_of(one.name) if one.shipped else OTHERS].append(one)
+    return [
+        Grid(
+            kind.capitalize(),
+            ("name", "what it is"),
+            tuple((a.name, a.title.partition(" (")[0] if short else a.title) for a in found),
+            words=(0, 1),
         )
-    figures: tuple[str, ...] = ()
-    if matched:
-        moved = [(d.moved * d.size, d.size) for d in members if d.moved is not None]
-        gains = [d.gain for d in members if d.gain is not None]
-        worst = max((d.relative for d in members if d.relative is not None), default=None)
-        figures = (
-            percent_text(sum(m for m, _ in moved) / max(1, sum(size for _, size in moved)) if moved else None),
-            f"{sum(gains):+.4g}" if gains else "–",
-            percent_text(worst),
-        )
-    return (name, str(len(members)), size, *figures, "; ".join(notes))
-
-
-def _tensors_grid(document: RunDocument) -> Grid:
-    tensors = document.tensors or {}
-    if not any(t.dtype for t in tensors.values()):  # templates of a spec
-        lines = tuple((key, _reading(t.section, t.pattern), str(t.line)) for key, t in tensors.items())
-        return Grid("Tensors", ("template", "axes", "line"), lines, words=(0, 1))
-    rows = tuple(
-        (key, t.dtype, "×".join(map(str, t.shape)) or "scalar", _reading(t.section, t.pattern))
-        for key, t in tensors.items()
-    )
-    return Grid("Tensors", ("tensor", "dtype", "shape", "axes"), rows, words=(0, 1, 3))
-
-
-def _reading(section: str | None, pattern: str) -> str:
-    if section is None:
-        return "–"
-    if section == "ignored":
-        return "left alone"
-    return pattern + (" (buffer)" if section == "buffers" else "")
-
-
-def _architectures_grid(document: RunDocument) -> Grid:
-    rows = tuple((a.name, a.title, "" if a.shipped else a.file) for a in document.architectures or ())
-    return Grid("Architectures", ("name", "what it is", ""), rows, words=(0, 1, 2))
+        for kind, found in kinds.items()
+        if found
+    ]
 
 
 def _role(role: str) -> str:
     return role.upper() if role in ("a", "b") else role
-
-
-def short_path(path: str) -> str:
-    """The path as seen from the current folder, if it lies in it."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path

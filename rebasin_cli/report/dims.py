@@ -21,7 +21,7 @@ def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool, rows: int = 
     dims = architecture.dims
     matched = any(dim.moved is not None for dim in dims.values())
     one_by_one = every_dim or len(dims) <= FEW_DIMS
-    groups = {name: [name] for name in dims} if one_by_one else folded(dims)
+    groups = {name: [name] for name in dims} if one_by_one else folded(dims, bound=not matched)
     shown, rest = list(groups), ""
     if not one_by_one and matched and len(groups) > rows:
         shown = sorted(groups, key=lambda group: -sum(dims[d].gain or 0.0 for d in groups[group]))[:rows]
@@ -31,15 +31,22 @@ def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool, rows: int = 
     return Grid(f"Dims{rest}", ("dim", "units", *figures, "note"), lines, words=(0, 2 + len(figures)))
 
 
-def folded(names: Mapping[str, DimRecord]) -> dict[str, list[str]]:
-    """Dims of one template, which stay for one reason or may move, under `h.{i} × 12`; one alone under its name."""
+def folded(names: Mapping[str, DimRecord], *, bound: bool = False) -> dict[str, list[str]]:
+    """Dims of one template, which stay for one reason or may move, under `h.{i} × 12`; one alone under its name.
+
+    Args:
+        bound: name the first and the last one instead: `h.0 … h.11`.
+    """
     groups: dict[tuple[str, str | None], list[str]] = {}
     for name, dim in names.items():
         groups.setdefault((template_of(name), dim.fixed), []).append(name)
-    return {
-        members[0] if len(members) == 1 else f"{template} × {len(members)}": members
-        for (template, _), members in groups.items()
-    }
+
+    def label(template: str, members: Sequence[str]) -> str:
+        if len(members) == 1:
+            return members[0]
+        return f"{members[0]} … {members[-1]} ({len(members)})" if bound else f"{template} × {len(members)}"
+
+    return {label(template, members): members for (template, _), members in groups.items()}
 
 
 def template_of(name: str) -> str:
@@ -59,7 +66,8 @@ def _row(name: str, members: Sequence[DimRecord], matched: bool) -> tuple[str, .
     if len(gains) > 1:
         ends = dict.fromkeys(f"{gain:+.3g}" for gain in (min(gains), max(gains)))
         notes.append(f"{' to '.join(ends)} each")
-    places = [place for dim in members for place in dim.tensors]
+    shown = template_of if len(members) > 1 else str
+    places = list(dict.fromkeys(shown(place) for dim in members for place in dim.tensors))
     if places:
         more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
         notes.append("in " + ", ".join(places[:_PLACES]) + more)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
 
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord
 from rebasin_cli.report.figures import loss_text, measure_text, percent_text
 
+_IN_VERDICT = 2  # curves whose barriers the first line of a summary names
 _BESIDE = 4  # columns of figures beside λ that 80 columns of a terminal hold
 
 
@@ -47,6 +48,29 @@ def curve_grids(barrier: BarrierRecord) -> list[Grid]:
         )
         for group in groups
     ]
+
+
+def sampled_grids(barrier: BarrierRecord, rows: int = 5) -> list[Grid]:
+    """The same at a few λ, evenly chosen: one table with loss and accuracy of every curve, and one for each metric."""
+    last = len(barrier.lam) - 1
+    at = range(last + 1) if last < rows else [round(k * last / (rows - 1)) for k in range(rows)]
+    columns = ("λ", *barrier.curves)
+    title = f"Loss in {barrier.loss_unit}" + (", accuracy" if barrier.has_accuracy else "")
+
+    def table(title: str, cell: Callable[[CurveRecord, int], str]) -> Grid:
+        lines = ((f"{barrier.lam[i]:.4g}", *(cell(curve, i) for curve in barrier.curves.values())) for i in at)
+        return Grid(title, columns, tuple(lines), words=())
+
+    def both(curve: CurveRecord, i: int) -> str:
+        right = f"  {percent_text(curve.accuracy[i]):>7}" if barrier.has_accuracy else ""
+        return loss_text(curve.loss[i]) + right
+
+    others = dict.fromkeys(name for curve in barrier.curves.values() for name in curve.metrics)
+    first = table(title, both)
+    if len(barrier.curves) > _IN_VERDICT:
+        barriers = ("barrier", *(loss_text(curve.barrier) for curve in barrier.curves.values()))
+        first = replace(first, rows=(*first.rows, barriers))
+    return [first, *(table(name, partial(_metric_text, name)) for name in others)]
 
 
 def _metric_text(name: str, curve: CurveRecord, i: int) -> str:
@@ -93,10 +117,9 @@ def merge_headline(merge: MergeRecord) -> str:
     scores = merge.scores
     if merge.written is not None:
         losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
-        ends = f"{loss_text(min(losses))} to {loss_text(max(losses))} each"
         return (
-            f"{len(merge.weights)} models merged: loss {loss_text(merge.written.loss)}, of their plain mean "
-            f"{loss_text(scores['naive average'].loss)}, {ends}"
+            f"{len(merge.weights)} models merged: loss {loss_text(merge.written.loss)} from "
+            f"{loss_text(min(losses))}–{loss_text(max(losses))}, plain mean {loss_text(scores['naive average'].loss)}"
         )
     before, after = (
         sum(getattr(pair, which) for pair in merge.pairs) / len(merge.pairs) for which in ("before", "after")
@@ -106,13 +129,18 @@ def merge_headline(merge: MergeRecord) -> str:
     )
 
 
-def merge_grids(merge: MergeRecord) -> list[Grid]:
-    """Distances and barriers of every pair, and what each model, the plain mean and the merge are worth."""
+def merge_grids(merge: MergeRecord, names: Mapping[str, str]) -> list[Grid]:
+    """Distances and barriers of every pair, and what each model, the plain mean and the merge are worth.
+
+    Args:
+        names: of the models by role, as they are shown.
+    """
     barriers = any(pair.aligned is not None for pair in merge.pairs)
     columns = ("models", "distance", "in one order", *(("naive barrier", "barrier in one order") if barriers else ()))
     rows = tuple(
         (
-            f"{pair.first}, {pair.second}", measure_text(pair.before), measure_text(pair.after),
+            ", ".join(names.get(role, role) for role in (pair.first, pair.second)),
+            measure_text(pair.before), measure_text(pair.after),
             *((loss_text(pair.naive), loss_text(pair.aligned)) if barriers else ()),
         )
         for pair in merge.pairs
@@ -122,7 +150,7 @@ def merge_grids(merge: MergeRecord) -> list[Grid]:
         others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
         scored = (
             (
-                name, loss_text(s.loss), *((percent_text(s.accuracy),) if merge.has_accuracy else ()),
+                names.get(name, name), loss_text(s.loss), *((percent_text(s.accuracy),) if merge.has_accuracy else ()),
                 *(measure_text(s.metrics.get(o)) for o in others),
             )
             for name, s in merge.scores.items()

@@ -39,6 +39,15 @@ def input_names(inputs: Mapping[str, InputRecord]) -> dict[str, str]:
     return names
 
 
+def short_path(path: str) -> str:
+    """The path as seen from the current folder if it lies in it or that is shorter, and otherwise as it is."""
+    try:
+        relative = os.path.relpath(path) if os.path.isabs(path) else path
+    except OSError:  # a folder that is gone
+        return path
+    return relative if not relative.startswith("..") or len(relative) < len(path) else path
+
+
 def model_names(document: RunDocument) -> dict[str, str]:
     """The networks that went in, by role."""
     return {role: name for role, name in input_names(document.inputs).items() if _is_model(role)}

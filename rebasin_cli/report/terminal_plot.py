@@ -1,6 +1,6 @@
 """The loss along λ in a terminal: braille dots, or plain characters where the terminal is not UTF-8.
 
-Aligned is a solid line, naive a dotted one and repaired ones are sparser still, so that they differ without colour too.
+Aligned is a solid line; the others are dotted and carry marks of their own, so that they differ without colour too.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from rebasin_cli.report.document import BarrierRecord, Kind
-from rebasin_cli.report.figures import finite_range, loss_text, tick_text, ticks
+from rebasin_cli.report.figures import finite_range, tick_text, ticks
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 _LOOKS: Mapping[Kind, tuple[str, str, int]] = {
@@ -22,7 +23,8 @@ _LOOKS: Mapping[Kind, tuple[str, str, int]] = {
     "bn": ("blue", "+", 3),
     "repair": ("magenta", "x", 5),
 }
-"""Colour, mark of the ASCII plot and gap between dots of each curve."""
+"""Colour, mark and gap between dots of each curve."""
+_BETWEEN_MARKS = 8  # columns, of a dotted curve of braille
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille bits by row and column of a cell
 
 
@@ -30,10 +32,18 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille bits
 class _Series:
     name: str
     values: tuple[float, ...]
-    barrier: float
     style: str
-    mark: str  # of the ASCII plot
+    mark: str  # all of a curve in ASCII, a sign now and then on one of braille that is dotted
     gap: int  # steps of the pen between two dots: 1 is a solid line
+
+    @property
+    def dotted(self) -> bool:
+        """Whether it needs marks to be told apart."""
+        return self.gap > 1
+
+    def sample(self, unicode: bool) -> str:
+        """A piece of it, for the legend."""
+        return (f"⠂⠐{self.mark}⠂⠐" if self.dotted else "⠒⠒⠒⠒⠒") if unicode else self.mark * 3
 
 
 class _Canvas:
@@ -51,25 +61,25 @@ class _Canvas:
         y = self.height * self.down - 1 - y
         column, row = x // self.across, y // self.down
         self.dots[row][column] |= _DOTS[y % 4][x % 2] if self.unicode else 1
-        self.marks[row][column] = series.mark
         self.styles[row][column] = series.style
+        marked = not self.unicode or (series.dotted and column % _BETWEEN_MARKS == _BETWEEN_MARKS // 2)
+        self.marks[row][column] = series.mark if marked else ""
 
     def cell(self, row: int, column: int) -> tuple[str, str]:
         """Character and style."""
         dots = self.dots[row][column]
         if not dots:
             return " ", ""
-        return (chr(0x2800 + dots) if self.unicode else self.marks[row][column]), self.styles[row][column]
+        return self.marks[row][column] or chr(0x2800 + dots), self.styles[row][column]
 
 
-def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unicode: bool = True) -> Text:
+def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 10, unicode: bool = True) -> Text:
     """Draw loss over λ, naive and aligned, within `width` columns.
 
     Points that are not finite are left out. Returns an empty text if there is nothing to draw.
     """
     series = [
-        _Series(_name(name, unicode), curve.loss, curve.barrier, *_LOOKS[barrier.kind(name)])
-        for name, curve in barrier.curves.items()
+        _Series(_name(name, unicode), curve.loss, *_LOOKS[barrier.kind(name)]) for name, curve in barrier.curves.items()
     ]
     span = finite_range([s.values for s in series])
     if span is None or len(barrier.lam) < 2:
@@ -82,7 +92,7 @@ def loss_plot(barrier: BarrierRecord, *, width: int = 78, height: int = 14, unic
     for one in series:
         for x, y in _pen(barrier.lam, one, span, canvas):
             canvas.dot(x, y, one)
-    return _assembled(canvas, labels, margin, series)
+    return _assembled(canvas, labels, margin).append(_legend(series, margin, width, unicode))
 
 
 def _name(text: str, unicode: bool) -> str:
@@ -115,7 +125,24 @@ def _pen(
         yield round(points[0][0]), round(points[0][1])
 
 
-def _assembled(canvas: _Canvas, labels: dict[int, str], margin: int, series: Sequence[_Series]) -> Text:
+def _legend(series: Sequence[_Series], margin: int, width: int, unicode: bool) -> Text:
+    """Every curve's name, on as many lines as they need."""
+    text = Text(" " * (margin + 2))
+    column = margin + 2
+    for at, one in enumerate(series):
+        entry = f"{one.sample(unicode)} {one.name}"
+        if at and column + 3 + cell_len(entry) > width:
+            text.append("\n" + " " * (margin + 2))
+            column = margin + 2
+        elif at:
+            text.append("   ")
+            column += 3
+        text.append(entry, one.style)
+        column += cell_len(entry)
+    return text
+
+
+def _assembled(canvas: _Canvas, labels: dict[int, str], margin: int) -> Text:
     side, corner, floor, tick = ("│", "└", "─", "┬") if canvas.unicode else ("|", "+", "-", "+")
     text = Text()
     for row in range(canvas.height):
@@ -134,10 +161,4 @@ def _assembled(canvas: _Canvas, labels: dict[int, str], margin: int, series: Seq
         numbers[start : start + len(label)] = label
     lam = "λ" if canvas.unicode else "lambda"
     text.append(f"{lam:>{margin}}  {''.join(numbers).rstrip()}\n", "dim")
-    text.append(" " * (margin + 2))
-    for one in series:
-        sample = ("⠒⠒⠒" if one.gap == 1 else "⠂⠐ ⠂") if canvas.unicode else one.mark * 3
-        text.append(f"{sample} {one.name}", one.style)
-        text.append(f", barrier {loss_text(one.barrier)}    ")
-    text.rstrip()
     return text

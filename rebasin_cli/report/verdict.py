@@ -6,6 +6,7 @@ from math import isfinite, isnan
 
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measured import merge_headline, plane_headline
 
 ERROR_RISE = 0.02
 """Two networks are in one basin if nowhere between them more examples than this are wrong beyond the line between their
@@ -18,15 +19,22 @@ LOSS_RISE = 0.1
 def verdict(document: RunDocument) -> str:
     """`One basin: barrier 1.023 → 0.0098, cosine 0.036 → 0.632, function checked`; empty if nothing was aligned."""
     barrier, distance = document.barrier, document.distance
+    if document.merge is not None:
+        return ", ".join([merge_headline(document.merge), *_checked(document)])
+    if document.plane is not None:
+        return ", ".join([plane_headline(document.plane), *_checked(document)])
     parts = [_barriers(barrier)] if barrier is not None else []
     if distance is not None:
         parts.append(f"cosine {distance.cosine_before:.3f} → {distance.cosine_after:.3f}")
-    if not parts:
-        return ""
+    return f"{_outcome(document)}: {', '.join([*parts, *_checked(document)])}" if parts else ""
+
+
+def _checked(document: RunDocument) -> list[str]:
+    """Whether it is known that what was permuted is still the same function."""
     checked = document.architecture.checked if document.architecture else None
-    if checked is not None:
-        parts.append("function assumed" if checked.error is None else "function checked")
-    return f"{_outcome(document)}: {', '.join(parts)}"
+    if checked is None:
+        return []
+    return ["function assumed" if checked.error is None else "function checked"]
 
 
 def is_one_basin(barrier: BarrierRecord) -> bool | None:

@@ -120,7 +120,7 @@ def test_a_spec_is_derived_and_printed(rebasin: Rebasin, nets: Path) -> None:
 
 
 def test_a_derived_spec_is_a_file_like_any_other(rebasin: Rebasin, nets: Path) -> None:
-    done = rebasin("arch", "derive", "nets_of_derive:make", "-o", "own.yaml", "--checkpoint", "a.safetensors")
+    done = rebasin("arch", "derive", "nets_of_derive:make", "-o", "own.yaml", "--checkpoint", "a.safetensors", "--json")
     assert done.code == 0, done.err
     assert Path("own.yaml").read_text() == SPEC
     derivation = done.document["derivation"]
@@ -170,7 +170,7 @@ def test_an_unknown_network_is_aligned_at_once(rebasin: Rebasin, nets: Path) -> 
     ids=["interpolate", "merge", "inspect", "dry run"],
 )
 def test_every_command_takes_the_network(rebasin: Rebasin, nets: Path, call: tuple[object, ...]) -> None:
-    done = rebasin(*call, *MAKE)
+    done = rebasin(*call, *MAKE, "--json")
     assert done.code == 0, done.err
     assert done.document["architecture"]["title"] == "derived from nets_of_derive:make"
 
@@ -266,7 +266,7 @@ def test_a_folder_of_an_unknown_family_leads_to_a_result(
     assert refused.code == 3
     advice = re.search(r"`rebasin (arch derive FOLDER -o FILE.yaml)`", " ".join(refused.err.split()))
     assert advice is not None
-    done = rebasin(*advice[1].replace("FOLDER", "one").split())
+    done = rebasin(*advice[1].replace("FOLDER", "one").split(), "--json")
     assert done.code == 0, done.err
     assert done.document["architecture"]["dims"]["kv.0"]["size"] == 2
     aligned = rebasin("align", "one", "two", "--arch", "FILE.yaml", "-o", "aligned")

@@ -85,8 +85,8 @@ def test_pairs() -> None:
             pairs("--set", bad)
 
 
-def _raising(failure: BaseException) -> Callable[[], None]:
-    def act() -> None:
+def _raising(failure: BaseException) -> Callable[[str], None]:
+    def act(word: str) -> None:
         raise failure
 
     return act

@@ -121,7 +121,7 @@ def test_an_output_that_cannot_be(
     assert done.code == code, done.err
 
 
-@pytest.mark.parametrize("option", ["--report", "--save-permutation", "--plot", "--resume"])
+@pytest.mark.parametrize("option", ["--save-permutation", "--plot", "--resume"])
 def test_a_file_is_not_called_like_stdout(rebasin: Rebasin, pair: Path, option: str) -> None:
     done = rebasin("interpolate", *AB, *DATA, "--steps", 3, option, "-")
     assert done.code == 2

@@ -121,7 +121,7 @@ def test_names_of_tensors(rebasin: Rebasin, pair: Path, name: str) -> None:
     odd = f"name {name}"
     save(pair / "b.safetensors", {**mlp_state(1), odd: torch.zeros(3, 2)})
     opened = len(odd) <= _OPENED
-    inspected = rebasin("inspect", "b.safetensors", "--arch", "mlp", "--ignore", "name *")
+    inspected = rebasin("inspect", "b.safetensors", "--arch", "mlp", "--ignore", "name *", "--json")
     _check(inspected, 0 if opened else 3)
     assert not opened or odd in inspected.document["tensors"]
     _check(rebasin("align", "a.safetensors", "b.safetensors"), 3)
@@ -144,7 +144,7 @@ def test_all_names_in_a_run_that_succeeds(rebasin: Rebasin, pair: Path) -> None:
     _check(done, 0)
     assert odd.keys() <= load_file("b.aligned.safetensors").keys()
     _check_reports(rebasin, done.out)
-    inspected = rebasin("inspect", "b.aligned.safetensors", "--ignore", "name *")
+    inspected = rebasin("inspect", "b.aligned.safetensors", "--ignore", "name *", "--json")
     _check(inspected, 0)
     _check_reports(rebasin, inspected.out)
 
@@ -253,7 +253,7 @@ def _text(text: str) -> bytes:
 
 
 def _raising(error: Exception) -> object:
-    def act() -> None:
+    def act(word: str) -> None:
         raise error
 
     return act

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from math import factorial, log10
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rebasin_cli.spec import shipped_specs
 from tests.cli.conftest import Rebasin
 from tests.small import mlp_state, save
 
@@ -16,18 +18,18 @@ _OWN = "name: own\ntensors:\n  fc.{i}.weight: h.{i} h.{prev i}\n  fc.{i}.bias: h
 
 
 def test_inspect_shows_tensors_and_dims(rebasin: Rebasin, pair: Path) -> None:
-    document = rebasin("inspect", "b.safetensors").document
+    document = rebasin("inspect", "b.safetensors", "--json").document
     assert document["architecture"]["name"] == "mlp"
     assert document["architecture"]["dims"]["h.1"]["size"] == 8
     assert document["tensors"]["fc.0.weight"] == {
-        "dtype": "F32", "shape": [8, 32], "section": "tensors", "pattern": "h.{i} h.{prev i}", "line": 7,
+        "dtype": "F32", "shape": [8, 32], "section": "tensors", "pattern": "h.0 _", "line": 7,
     } | {"line": document["tensors"]["fc.0.weight"]["line"]}  # fmt: skip
     assert "sha256" not in document["inputs"]["checkpoint"]  # headers only
 
 
 def test_inspect_shows_an_unknown_architecture_too(rebasin: Rebasin, tmp_path: Path) -> None:
     path = save(tmp_path / "odd.safetensors", {"wings.left": torch.zeros(3, 4, 5)})
-    done = rebasin("inspect", path)
+    done = rebasin("inspect", path, "--json")
     assert done.code == 0
     assert "architecture" not in done.document
     assert "fits this checkpoint" in done.err
@@ -35,7 +37,7 @@ def test_inspect_shows_an_unknown_architecture_too(rebasin: Rebasin, tmp_path: P
 
 
 def test_arch_list(rebasin: Rebasin) -> None:
-    done = rebasin("arch", "list")
+    done = rebasin("arch", "list", "--json")
     assert done.code == 0
     listed = {entry["name"]: entry for entry in done.document["architectures"]}
     assert {"mlp", "llama", "gpt2"} <= set(listed)
@@ -43,21 +45,21 @@ def test_arch_list(rebasin: Rebasin) -> None:
 
 
 def test_arch_show_without_and_with_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
-    document = rebasin("arch", "show", "llama").document
+    document = rebasin("arch", "show", "llama", "--json").document
     (embedding,) = [key for key in document["tensors"] if key.endswith("embed_tokens.weight")]
     assert document["tensors"][embedding]["pattern"] == "_ embed"
     assert embedding in document["architecture"]["dims"]["embed"]["tensors"]
     assert document["architecture"]["dims"]["q.{i}"]["owner"] == "kv.{i}"
-    document = rebasin("arch", "show", "mlp", "a.safetensors").document
+    document = rebasin("arch", "show", "mlp", "a.safetensors", "--json").document
     assert document["architecture"]["dims"]["h.0"]["size"] == 8
     assert document["architecture"]["dims"]["h.0"]["tensors"] == ["fc.0.bias", "fc.0.weight", "fc.1.weight"]
 
 
 def test_arch_check_is_a_gate(rebasin: Rebasin, pair: Path) -> None:
-    good = rebasin("arch", "check", "mlp", "a.safetensors")
+    good = rebasin("arch", "check", "mlp", "a.safetensors", "--json")
     assert good.code == 0
     assert [check["passed"] for check in good.document["checks"]] == [True, True]
-    bad = rebasin("arch", "check", "llama", "a.safetensors")
+    bad = rebasin("arch", "check", "llama", "a.safetensors", "--json")
     assert bad.code == 1
     assert bad.document["checks"][0]["passed"] is False
     assert "error: 1 of 1 checks failed" in bad.err
@@ -65,7 +67,7 @@ def test_arch_check_is_a_gate(rebasin: Rebasin, pair: Path) -> None:
 
 def test_a_malformed_spec_is_an_error_of_its_own(rebasin: Rebasin, pair: Path) -> None:
     Path("own.yaml").write_text(_OWN.replace("tensors:", "tensros:"))
-    done = rebasin("arch", "check", "own.yaml", "a.safetensors")
+    done = rebasin("arch", "check", "own.yaml", "a.safetensors", "--json")
     assert done.code == 3
     assert "own.yaml:2" in done.err
 
@@ -87,11 +89,11 @@ def test_arch_prove_on_a_network_of_ones_own(rebasin: Rebasin, pair: Path, monke
     monkeypatch.setattr(sys, "path", [*sys.path])
     good = _OWN + "dims:\n  h.{last i}: fixed\n"
     Path("good.yaml").write_text(good)
-    done = rebasin("arch", "prove", "good.yaml", "--network", "my_network_of_tests:build")
+    done = rebasin("arch", "prove", "good.yaml", "--network", "my_network_of_tests:build", "--json")
     assert done.code == 0, done.err
     assert "outputs unchanged" in done.document["checks"][0]["detail"]
     Path("wrong.yaml").write_text(_OWN)  # it permutes the outputs
-    done = rebasin("arch", "prove", "wrong.yaml", "--network", "my_network_of_tests:build")
+    done = rebasin("arch", "prove", "wrong.yaml", "--network", "my_network_of_tests:build", "--json")
     assert done.code == 1
     assert "outputs change by" in done.err
 
@@ -100,15 +102,44 @@ def test_arch_prove_on_a_network_of_ones_own(rebasin: Rebasin, pair: Path, monke
     ("network", "code"), [("nowhere_at_all:build", 2), ("no_colon", 2), ("json:no_such_function", 2), ("os:getcwd", 3)]
 )
 def test_a_network_that_cannot_be_had(rebasin: Rebasin, network: str, code: int) -> None:
-    done = rebasin("arch", "prove", "mlp", "--network", network)
+    done = rebasin("arch", "prove", "mlp", "--network", network, "--json")
     assert done.code == code
     assert network in done.err
 
 
 def test_unknown_architecture_gets_a_suggestion(rebasin: Rebasin) -> None:
     done = rebasin("arch", "show", "lama")
-    assert done.code == 3
+    assert done.code == 2
     assert "did you mean `llama`?" in done.err
+
+
+@pytest.mark.parametrize("call", [("align", "a.safetensors", "b.safetensors", "--arch"), ("arch", "check")])
+def test_an_unknown_architecture_is_told_what_the_headers_look_like(
+    rebasin: Rebasin, pair: Path, call: tuple[str, ...]
+) -> None:
+    done = rebasin(*call, "lama", *(("a.safetensors",) if call[0] == "arch" else ()))
+    assert done.code == 2
+    assert re.search("where: the headers of [ab].safetensors are those of `mlp`", done.err)
+    for name in "ab":
+        save(pair / f"{name}.safetensors", {**mlp_state(0), "odd": torch.zeros(2, 2)})
+    done = rebasin(*call, "lama", *(("a.safetensors",) if call[0] == "arch" else ()))
+    assert done.code == 2
+    assert re.search("where: [ab].safetensors: `mlp` fits but for 1 tensor of which it says nothing: odd", done.err)
+
+
+def test_architectures_are_listed_by_kind_and_filtered(rebasin: Rebasin) -> None:
+    text = rebasin("arch", "list").out
+    assert text.startswith(f"{len(shipped_specs())} shipped architectures\n")
+    assert text.index("\nVision\n") < text.index("resnet-basic ") < text.index("\nDiffusion\n")
+    assert max(map(len, text.splitlines())) <= 80
+    some = rebasin("arch", "list", "ResNet", "--json").document["architectures"]
+    assert {"resnet-basic", "resnet-bottleneck", "resnet-option-a"} <= {entry["name"] for entry in some}
+    assert {entry["name"] for entry in rebasin("arch", "list", "audio", "--json").document["architectures"]} == {
+        "whisper", "whisper-openai",
+    }  # fmt: skip
+    none = rebasin("arch", "list", "resnt")
+    assert none.code == 2
+    assert "did you mean" in none.err
 
 
 # -- report ------------------------------------------------------------------------------------------------
@@ -119,8 +150,8 @@ def test_report_in_every_form(rebasin: Rebasin, pair: Path) -> None:
     run = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 5, "--data", "data.npz").out
     Path("run.json").write_text(run)
     done = rebasin("report", "run.json", "--html", "r.html", "--markdown", "r.md", "--png", "r.png")
-    assert done.code == 0
-    assert done.out == run  # passed on, for the next command
+    assert (done.code, done.out) == (0, "")
+    assert rebasin("report", "run.json", "--json").out == run  # passed on, for the next command
     assert Path("r.html").read_text().startswith("<!doctype html>")
     assert Path("r.md").read_text().startswith("---\nbase_model:\n- a.safetensors\n")
     assert Path("r.png").read_bytes().startswith(b"\x89PNG")
@@ -134,8 +165,9 @@ def test_report_as_text_is_that_of_the_terminal(rebasin: Rebasin, pair: Path) ->
     run = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 5, "--data", "data.npz").out
     done = rebasin("report", "--text", "-", stdin=run.encode())
     assert done.code == 0
-    assert "above the line between the ends" in done.out
-    assert "naive, barrier" in done.out
+    assert done.out == rebasin("report", stdin=run.encode()).out
+    assert done.out.startswith("One basin: barrier ")
+    assert "o⠂⠐ naive   ⠒⠒⠒⠒⠒ aligned\n" in done.out
     assert "\x1b[" not in done.out
     assert max(map(len, done.out.splitlines())) <= 80
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -85,13 +86,12 @@ def test_weights_dtypes_and_integers_of_the_first(rebasin: Rebasin, family: Path
     out = load_file("out.safetensors")
     assert out["ema.step"].tolist() == [1]
     assert out["fc.0.weight"].dtype == torch.bfloat16
-    assert done.document["merge"]["weights"] == [0.5, 0.25, 0.25]
+    assert json.loads(Path("run.json").read_text())["merge"]["weights"] == [0.5, 0.25, 0.25]
     last = "fc.2.bias"  # never moves
     states = [mlp_state(number)[last].to(dtype).float() for number, dtype in
               ((1, torch.bfloat16), (2, torch.float32), (3, torch.float16))]  # fmt: skip
     expected = 0.5 * states[0] + 0.25 * states[1] + 0.25 * states[2]
     assert torch.allclose(out[last].float(), expected, rtol=2**-8)
-    assert Path("run.json").exists()
 
 
 def test_three_strangers_come_nearer(rebasin: Rebasin, family: Path) -> None:
@@ -105,7 +105,7 @@ def test_three_strangers_come_nearer(rebasin: Rebasin, family: Path) -> None:
     assert "scores" not in record
     shown = rebasin("report", "out.rebasin.json", "--markdown", "-").out
     assert "3 models merged" in shown
-    assert "model.1, model.3" in shown
+    assert "s1.safetensors, s3.safetensors" in shown
 
 
 def test_dry_run_writes_nothing(rebasin: Rebasin, family: Path) -> None:

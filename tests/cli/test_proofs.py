@@ -61,12 +61,12 @@ def own(workplace: Path) -> Path:
 
 def test_sizes_that_nothing_tells(rebasin: Rebasin, own: Path) -> None:
     """The proof fails, and what it says to give makes it hold."""
-    done = rebasin(*PROVE)
+    done = rebasin(*PROVE, "--json")
     assert done.code == 1
     assert "head, qk, v were not permuted" in done.err
     asked = re.findall(r"(--set \w+=)N", done.document["checks"][0]["detail"])
     assert asked[0] == "--set head="
-    done = rebasin(*PROVE, *(asked[0] + "3").split())
+    done = rebasin(*PROVE, *(asked[0] + "3").split(), "--json")
     assert done.code == 0, done.err
     assert "20 random permutations" in done.document["checks"][0]["detail"]
 
@@ -92,7 +92,7 @@ def test_a_config_that_is_none(rebasin: Rebasin, own: Path, text: str | None, co
 
 def test_a_dim_of_one_unit_is_not_proved(rebasin: Rebasin, own: Path) -> None:
     Path("attention_of_tests.py").write_text(MODULE.replace("(3, 4)", "(1, 12)").replace("/ 2", "/ 12**0.5"))
-    done = rebasin(*PROVE, "--set", "head=1")
+    done = rebasin(*PROVE, "--set", "head=1", "--json")
     assert done.code == 1
     assert done.document["checks"][0]["passed"]
     assert "not proved: head have a single unit" in done.err
@@ -153,7 +153,7 @@ STATES = {
 
 @pytest.mark.parametrize("text", STATES.values(), ids=STATES)
 def test_hostile_state_is_ignored(rebasin: Rebasin, own: Path, text: bytes) -> None:
-    spec = rebasin("arch", "show", "own.yaml").document["architecture"]["sha256"]
+    spec = rebasin("arch", "show", "own.yaml", "--json").document["architecture"]["sha256"]
     place = own / "state" / "rebasin" / "proofs.json"
     place.parent.mkdir(parents=True)
     place.write_bytes(text.replace(b"HASH", spec.encode()))

@@ -46,7 +46,7 @@ def test_the_line_is_there_before_anything_is_imported(tmp_path: Path) -> None:
 def test_the_line_goes_before_anything_else_is_said(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", mlp_state(0))
     out, shown = on_terminal("inspect", "a.safetensors", cwd=tmp_path)
-    assert out.startswith("{")
+    assert out.startswith("6 tensors, mlp")
     assert shown == _LINE + _GONE
     _, shown = on_terminal("inspect", "absent.safetensors", cwd=tmp_path, NO_COLOR="1")
     assert shown.startswith(f"{_LINE}{_GONE}error: cannot read absent.safetensors")

@@ -9,7 +9,7 @@ echo '$ rebasin align a b | rebasin interpolate --steps 25 --data digits.npz | r
 rebasin align "$data/digits_mlp_a.safetensors" "$data/digits_mlp_b.safetensors" \
         -o demo/b.aligned.safetensors --force |
     rebasin interpolate --steps 25 --data "$data/digits.npz" --max-barrier 0.11 \
-        --plot demo/barrier.png --report demo/run.json --force >demo/document.json
+        --plot demo/barrier.png --report demo/run.json --force
 rebasin report demo/run.json --html demo/report.html --force
 if [ -t 1 ]; then rebasin report demo/run.json; else rebasin report demo/run.json --text -; fi
 echo

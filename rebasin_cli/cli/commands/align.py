@@ -49,9 +49,9 @@ def command(
     choice = match.choice()
     check_loss(choice, network.loss)
     shown = fitted(examples, network, match)
-    session = talk.session(shows=dry_run)
+    session = talk.session(shows=dry_run, feeds=True, report=report, output=output)
     with working() as cleanup:
-        target = output_of(output, talk.json)
+        target = output_of(output)
         one, two = sources([a, b], cleanup)
         request = AlignRequest(
             one, two, spec.choice(), target, save_permutation, report, choice, shown, force=force, dry_run=dry_run

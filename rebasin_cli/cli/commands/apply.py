@@ -32,12 +32,12 @@ def command(
     dry_run: DryRun = False,
     talk: Talk,
 ) -> None:
-    """Apply a saved permutation to a checkpoint of the same architecture, bit-exactly."""
+    """Apply a saved permutation to a checkpoint, bit-exactly."""
     from rebasin_cli.pipeline.apply import ApplyRequest, apply
 
-    session = talk.session(shows=dry_run)
+    session = talk.session(shows=dry_run, feeds=True, report=report, output=output)
     with working() as cleanup:
-        target = output_of(output, talk.json)
+        target = output_of(output)
         assert target is not None
         (source,) = sources([checkpoint], cleanup)
         request = ApplyRequest(

@@ -19,7 +19,7 @@ from rebasin_cli.errors import GateError
 if TYPE_CHECKING:
     from rebasin_cli.report.document import RunDocument
 
-app = typer.Typer(help="Permutation specs: list, show, derive, check and prove them.", invoke_without_command=True)
+app = typer.Typer(help="List, show, derive, check and prove permutation specs.", invoke_without_command=True)
 
 
 @app.callback()
@@ -30,12 +30,18 @@ def _root(context: typer.Context) -> None:
 
 @app.command("list")
 @grouped
-def list_command(talk: Talk) -> None:
-    """List the shipped architectures."""
+def list_command(
+    word: Annotated[
+        str, typer.Argument(metavar="WORD", help="Only those with it in name, title or kind.", show_default=False)
+    ] = "",
+    *,
+    talk: Talk,
+) -> None:
+    """List the shipped architectures, by kind."""
     from rebasin_cli.pipeline.architectures import list_architectures
 
     session = talk.session(shows=True)
-    session.finish(list_architectures())
+    session.finish(list_architectures(word))
 
 
 @app.command("show")
@@ -113,13 +119,13 @@ def derive_command(
     """
     from rebasin_cli.pipeline.derive import DeriveRequest, derive_architecture
 
-    session = talk.session(shows=output is None)
+    session = talk.session(shows=output is None, report=output)
     choice, options = spec_choice(sizes=sizes), pairs("--network-option", network_option)
     with working() as cleanup:
         opened = sources([checkpoint], cleanup)[0] if checkpoint else None
         request = DeriveRequest(source, options, opened, inputs, output, choice.sizes, seed, seconds, force=force)
         document = derive_architecture(request, session)
-    if output is None and not talk.json and document.architecture is not None:
+    if output is None and session.form != "json" and document.architecture is not None:
         print_payload(document.architecture.text)
     else:
         session.finish(document)

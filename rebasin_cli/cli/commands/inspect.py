@@ -11,7 +11,10 @@ from rebasin_cli.cli.streams import sources, working
 
 @grouped
 def command(checkpoint: CheckpointPath, spec: SpecOptions, network: NamedNetwork, talk: Talk) -> None:
-    """Show what is in a checkpoint: tensors, architecture, dims and sizes, and what would stay fixed."""
+    """Show a checkpoint: tensors, architecture, dims and sizes.
+
+    Also what would stay in place, and why. Only headers are read.
+    """
     from rebasin_cli.pipeline.inspect import inspect
 
     session = talk.session(shows=True)

@@ -125,9 +125,10 @@ def command(
     dry_run: DryRun = False,
     talk: Talk,
 ) -> None:  # fmt: skip
-    """Walk the line from A to B, naive and aligned: its loss, its barrier, checkpoints along it.
+    """Walk the path from A to B: loss, barrier, checkpoints on it.
 
-    In a pipe after `rebasin align`, the alignment that was found there is used.
+    The path is walked with B as it is (naive) and with B aligned. In a pipe after `rebasin align`, the alignment that
+    was found there is used.
     """
     if (a is None) != (b is None):
         raise UsageError("a path needs two checkpoints, and one is named", remedy=_USAGE)
@@ -140,11 +141,16 @@ def command(
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum
     from rebasin_cli.pipeline.resume import from_document
 
-    session = talk.session(shows=dry_run or not (results.any() or max_barrier is not None))
+    session = talk.session(
+        shows=dry_run or not (results.any() or max_barrier is not None),
+        feeds=True,
+        report=results.report,
+        output=results.output,
+    )
     spec_choice, choice = spec.choice(), match.choice()
     data = judged(examples, network, judge, match, choice, {"--resume": results.resume})
     with working() as cleanup:
-        target = output_of(results.output, talk.json)
+        target = output_of(results.output)
         before, permutation = None, path.permutation
         if a is not None and b is not None:
             one, two = sources([a, b], cleanup)

@@ -32,9 +32,7 @@ class Algorithm(StrEnum):
 def command(
     models: Annotated[
         list[Path],
-        typer.Argument(
-            readable=False, metavar="M1 M2 …", help="Checkpoints of one architecture; one of them may be -."
-        ),
+        typer.Argument(readable=False, metavar="MODEL", help="Checkpoints of one architecture; one of them may be -."),
     ],
     output: Annotated[
         Path,
@@ -68,18 +66,19 @@ def command(
     dry_run: DryRun = False,
     talk: Talk,
 ) -> None:
-    """Bring N models into one order of units and write their mean, like the first model.
+    """Bring N models into one order of units and write their mean.
 
-    Beside it appear the permutation of every model (1 is the first, which stays as it is) and a run document.
+    The mean has the form of the first model. Beside it appear the permutation of every model (1 is the first, which
+    stays as it is) and a run document.
     """
     from rebasin_cli.pipeline.gates import check_measured
     from rebasin_cli.pipeline.merge import MergeRequest, merge
 
-    session = talk.session(shows=dry_run)
+    session = talk.session(shows=dry_run, feeds=True, report=report, output=output)
     choice = match.choice()
     data = judged(examples, network, judge, match, choice, {})
     with working() as cleanup:
-        target = output_of(output, talk.json)
+        target = output_of(output)
         assert target is not None
         request = MergeRequest(
             tuple(sources(models, cleanup)), target, spec.choice(), algorithm.value, _numbers(weights), data, steps,

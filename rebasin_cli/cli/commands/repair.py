@@ -47,14 +47,17 @@ def command(
     device: DeviceName = c.Device.AUTO,
     talk: Talk,
 ) -> None:
-    """Recompute a merged checkpoint's BatchNorm statistics; with both ends, rescale every channel (REPAIR)."""
+    """Repair a merged checkpoint's statistics (BatchNorm, REPAIR).
+
+    BatchNorm statistics are recomputed; with both ends, every channel is rescaled (REPAIR).
+    """
     from rebasin_cli.pipeline.repair import RepairRequest, repair
 
     if examples.data is None:
         raise UsageError("repairing measures activations, and without data there are none", remedy="add --data FILE")
-    session = talk.session()
+    session = talk.session(feeds=True, report=report, output=output)
     with working() as cleanup:
-        target = output_of(output, talk.json)
+        target = output_of(output)
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         data = replace(network.request(), path=examples.data, split=half(examples.split, "train"), limit=examples.limit)
         request = RepairRequest(

@@ -9,7 +9,7 @@ import typer
 
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.talk import Force, Talk
-from rebasin_cli.cli.streams import PIPE, need_stdout, print_payload, read_piped_document, working
+from rebasin_cli.cli.streams import PIPE, print_payload, read_piped_document, working
 from rebasin_cli.cli.values import plot_path
 from rebasin_cli.errors import UsageError
 
@@ -46,17 +46,14 @@ def command(
     from rebasin_cli.pipeline.reporting import ReportRequest, comparison, render
     from rebasin_cli.report.codec import read_document
 
-    written = [option for option in (html, markdown, text, plot) if option not in (None, PIPE)]
-    session = talk.session(shows=not written)
-    to_stdout = [option for option in (html, markdown, text) if option == PIPE]
-    if to_stdout:
-        need_stdout()
-    if len(to_stdout) + talk.json > 1:
+    targets = [path for path in (html, markdown, text, plot) if path is not None]
+    session = talk.session(shows=not targets or PIPE in targets)
+    if targets.count(PIPE) + session.asked > 1:
         raise UsageError("only one thing can go to stdout", remedy="name files for the others")
     named = list(runs or [PIPE])
     if named.count(PIPE) > 1:
         raise UsageError("only one run document can come through the pipe", remedy="name files for the others")
-    if talk.json and len(named) > 1:
+    if session.form == "json" and len(named) > 1:
         raise UsageError("--json prints one run document, and several are named", remedy="leave --json away")
     with working():
         documents = [read_piped_document(_USAGE) if run == PIPE else read_document(run) for run in named]
@@ -65,7 +62,7 @@ def command(
     if printed is not None:
         print_payload(printed)
     elif len(documents) > 1:
-        if not written:
+        if not targets:
             print_payload(comparison(request, documents))
         return
-    session.finish(documents[0], payload=printed is None)
+    session.finish(documents[0], payload=not targets or session.asked)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebasin_cli.cli import choices as c
+from rebasin_cli.cli.streams import PIPE
 from rebasin_cli.cli.values import file_path
+from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.cli.session import Session
@@ -17,7 +20,9 @@ _OUTPUT, _TALK = "Output", "Messages"
 
 Report = Annotated[
     Path | None,
-    typer.Option(parser=file_path, metavar="FILE", help="Where the run document is written.", rich_help_panel=_OUTPUT),
+    typer.Option(
+        readable=False, metavar="FILE", help="Where the run document is written; - prints it.", rich_help_panel=_OUTPUT
+    ),
 ]
 AllowNonFinite = Annotated[
     bool, typer.Option("--allow-non-finite", help="Write mixed values that overflow, too.", rich_help_panel=_OUTPUT)
@@ -34,9 +39,17 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write
 class Talk:
     """How much is said, and in which form."""
 
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the run document, on a terminal too.", rich_help_panel=_TALK)
-    ] = False
+    form: Annotated[
+        c.Form,
+        typer.Option(
+            "--format", help="Of the result; auto: text, and the run document (JSON) where a command feeds a pipe.",
+            rich_help_panel=_TALK,
+        ),
+    ] = c.Form.AUTO  # fmt: skip
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_TALK)] = False
+    color: Annotated[c.Colours, typer.Option(help="Also by NO_COLOR and FORCE_COLOR.", rich_help_panel=_TALK)] = (
+        c.Colours.AUTO
+    )  # is carried out before anything is said, by `colours_as_asked`
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, warnings or notes on stderr.", rich_help_panel=_TALK)
     ] = False
@@ -47,15 +60,30 @@ class Talk:
         False
     )
 
-    def session(self, *, shows: bool = False) -> Session:
+    def session(
+        self, *, shows: bool = False, feeds: bool = False, report: Path | None = None, output: Path | None = None
+    ) -> Session:
         """What tells the user of the run.
 
         Args:
             shows: whether what the command prints is all that it does.
+            feeds: whether the next command works on the run document.
+            report, output: where the document and a checkpoint go, `-` for stdout.
 
         Raises:
+            UsageError: two results for stdout, or two forms of one.
             SystemFailure: it would print to a stdout that is closed.
         """
         from rebasin_cli.cli.session import Session
 
-        return Session(json=self.json, quiet=self.quiet, verbose=self.verbose, shows=shows)
+        if self.json and self.form is c.Form.TEXT:
+            raise UsageError("--json and --format text are two forms of one result", remedy="leave one of them away")
+        printed = "--json" if self.json or self.form is c.Form.JSON else "--report -" if report == PIPE else ""
+        if printed and output == PIPE:
+            raise UsageError(
+                f"{printed} and -o - both write to stdout", remedy="name a file for the document: --report FILE"
+            )
+        return Session(
+            form="json" if printed else self.form.value, quiet=self.quiet, verbose=self.verbose, shows=shows,
+            feeds=feeds, written=report is not None,
+        )  # fmt: skip

@@ -246,7 +246,7 @@ class Binder:
                 line.line, index.dim if index else None, index.place if index else 0, on_disk[id(siblings)], claim.name,
                 spoken=line.section != "ignored",
                 optional=claim.form is None and line.template.optional,
-                at=frozenset(claim.bindings.items()), part=line.needed_with,
+                at=frozenset(claim.bindings.items()), part=line.needed_with, axes=axes[key],
             )  # fmt: skip
         return tensors, faults
 

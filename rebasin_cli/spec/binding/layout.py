@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import lgamma, log, prod
+from typing import TYPE_CHECKING
 
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
+
+if TYPE_CHECKING:
+    from rebasin_cli.spec.binding.resolve import Plus
 
 UNSIZED = "not known: "
 """How the reason of a dim begins that stays because nothing tells its size; the names of sizes that would follow."""
@@ -77,7 +81,7 @@ class BoundTensor:
         section: `tensors` are matched and moved, `buffers` only moved; `ignored` are neither matched nor mixed, and
             move only where the spec says how (those that the user ignores, or that the other network lacks).
         pieces: disjoint boxes that together are the whole tensor; none if the spec does not describe it.
-        pattern: as the spec writes it; line: where.
+        pattern: as the spec writes it; line: where; axes: the same with the dims of this checkpoint.
         name: the spec's own key for it, the same for every spelling in the spec.
         spoken: whether a line of `tensors` or `buffers` describes it; optional: whether a network may lack it.
         at: the values of its line's variables; part: the optional part that it belongs to, if it does to one.
@@ -97,6 +101,11 @@ class BoundTensor:
     optional: bool = False
     at: frozenset[tuple[str, int | str]] = frozenset()
     part: str = ""
+    axes: tuple[Plus, ...] = ()
+
+    def reading(self) -> str:
+        """The pattern with the dims of this checkpoint: `(kv.3 _:head_dim) embed`."""
+        return " ".join(map(str, self.axes))
 
     def dims(self) -> tuple[str, ...]:
         """The dims in it, each once, in order."""

@@ -25,6 +25,12 @@ class Leaf:
     size: int | str
     dim: str | None = None
 
+    def __str__(self) -> str:
+        if self.dim is not None or isinstance(self.size, int):
+            return str(self.dim or self.size)
+        kind, _, name = self.size.partition(":")
+        return f"_:{name}" if kind == "size" else "_"
+
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -32,12 +38,18 @@ class Times:
 
     factors: tuple[Plus, ...]
 
+    def __str__(self) -> str:
+        return f"({' '.join(map(str, self.factors))})"
+
 
 @dataclass(frozen=True, slots=True)
 class Plus:
     """Segments one after the other."""
 
     segments: tuple[Leaf | Times, ...]
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.segments))
 
     def leaves(self) -> Iterable[Leaf]:
         """Every leaf, in order."""
