@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 import typer
 
 from rebasin_cli.cli.invocation import begin
+from rebasin_cli.cli.plain_help import paragraphs, plainly
 
 _CONTEXT = "context_of_the_call"
 
@@ -45,6 +46,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
         command(**given, **made)
 
+    flat = [plainly(parameter) for parameter in flat]
+    spread.__doc__ = paragraphs(command.__doc__ or "")
     del spread.__wrapped__  # typer would look for the parameters there
     spread.__signature__ = Signature(flat)  # type: ignore[attr-defined]  # refuses a name that comes twice
     spread.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}

@@ -20,7 +20,9 @@ import typer
 import rebasin_cli
 from rebasin_cli import signals
 from rebasin_cli.cli.called import called
+from rebasin_cli.cli.examples import epilog
 from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
+from rebasin_cli.cli.plain_help import PlainCommand, PlainGroup
 from rebasin_cli.cli.streams import ClosedPipe, need_stdout
 from rebasin_cli.cli.terminal import colours_as_asked
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
@@ -46,6 +48,8 @@ def program(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         invoke_without_command=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=epilog(""),
+        cls=PlainGroup,
     )
     app.callback()(_root)
     for name in commands:
@@ -53,7 +57,7 @@ def program(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name)(module.command)
+            app.command(name, epilog=epilog(name), cls=PlainCommand)(module.command)
     return app
 
 
@@ -175,11 +179,10 @@ def _exit_code(failure: BaseException) -> int:
 
 def _tell_usage(failure: Exception) -> int:
     """A usage error of the option parser, in the form of our own."""
-    context = getattr(failure, "ctx", None)
-    text = failure.format_message() if hasattr(failure, "format_message") else str(failure)
-    path = context.command_path if context is not None else "rebasin"
-    print_error_parts((text[:1].lower() + text[1:]).rstrip("."), where=path, remedy=f"`{path} --help` shows the usage")
-    return 2
+    from rebasin_cli.cli.usage import usage_parts
+
+    print_error_parts(*usage_parts(failure))
+    return UsageError.exit_code
 
 
 def _code_of_exit(failure: SystemExit) -> int:

@@ -57,11 +57,11 @@ def test_a_bug_asks_to_be_reported(rebasin: Rebasin, monkeypatch: pytest.MonkeyP
 def test_the_parsers_own_errors_have_the_same_form(rebasin: Rebasin) -> None:
     err = rebasin("arch", "list", "--wings").err
     assert err.startswith(
-        "error: no such option: --wings\n  where: rebasin arch list\n  try:   `rebasin arch list --help`"
+        "error: there is no option `--wings`\n  where: rebasin arch list\n  try:   `rebasin arch list --help`"
     )
     err = rebasin("align", "a", "b", "--seed", "many").err
     assert err.startswith("error: invalid value for '--seed'")
-    assert rebasin("wings").err.startswith("error: no such command 'wings'\n  where: rebasin\n")
+    assert rebasin("wings").err.startswith("error: there is no command `wings`\n  where: rebasin\n")
 
 
 def test_no_command_shows_the_help(rebasin: Rebasin) -> None:
@@ -90,3 +90,22 @@ def _raising(failure: BaseException) -> Callable[[str], None]:
         raise failure
 
     return act
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("algin",), ("there is no command `algin`", "where: rebasin\n", "did you mean `align`?")),
+        (("arch", "lst"), ("there is no command `lst`", "where: rebasin arch\n", "did you mean `list`?")),
+        (("align", "a", "b", "--metod", "x"), ("no option `--metod`", "did you mean `--method`?", "align --help`")),
+        (("align", "a", "b", "--learn", "1"), ("no option `--learn`", "did you mean `--learning-rate`?")),
+        (("align", "a", "b", "--fit-size", "1"), ("no option `--fit-size`", "`--fit-batch-size`")),
+        (("align", "a", "b", "--method", "weigths"), ("'weigths' is not one of 'weights'", "did you mean `weights`?")),
+        (("wings",), ("there is no command `wings`", "try:   `rebasin --help` shows the usage")),
+    ],
+)
+def test_what_was_probably_meant(rebasin: Rebasin, arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    done = rebasin(*arguments)
+    assert done.code == 2
+    for part in parts:
+        assert part in done.err

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli.examples import epilog
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, NamedSpecOptions, Set, SpecName, spec_choice
 from rebasin_cli.cli.groups.matching import Seed
 from rebasin_cli.cli.groups.talk import Force, Talk
+from rebasin_cli.cli.plain_help import PlainCommand, PlainGroup
 from rebasin_cli.cli.streams import print_payload, sources, working
 from rebasin_cli.cli.values import file_path, pairs
 from rebasin_cli.errors import GateError
@@ -19,7 +21,10 @@ from rebasin_cli.errors import GateError
 if TYPE_CHECKING:
     from rebasin_cli.report.document import RunDocument
 
-app = typer.Typer(help="List, show, derive, check and prove permutation specs.", invoke_without_command=True)
+app = typer.Typer(
+    help="List, show, derive, check and prove permutation specs.",
+    invoke_without_command=True, epilog=epilog("arch"), cls=PlainGroup,
+)  # fmt: skip
 
 
 @app.callback()
@@ -28,7 +33,7 @@ def _root(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command("list")
+@app.command("list", epilog=epilog("arch list"), cls=PlainCommand)
 @grouped
 def list_command(
     word: Annotated[
@@ -44,7 +49,7 @@ def list_command(
     session.finish(list_architectures(word))
 
 
-@app.command("show")
+@app.command("show", epilog=epilog("arch show"), cls=PlainCommand)
 @grouped
 def show_command(
     spec: SpecName,
@@ -67,7 +72,7 @@ def show_command(
     session.finish(document)
 
 
-@app.command("check")
+@app.command("check", epilog=epilog("arch check"), cls=PlainCommand)
 @grouped
 def check_command(spec: SpecName, checkpoint: CheckpointPath, options: NamedSpecOptions, talk: Talk) -> None:
     """Check a spec against a checkpoint: every tensor covered, every dim of one size. Exit code 1 if not."""
@@ -81,7 +86,7 @@ def check_command(spec: SpecName, checkpoint: CheckpointPath, options: NamedSpec
     _require_passed(document)
 
 
-@app.command("derive")
+@app.command("derive", epilog=epilog("arch derive"), cls=PlainCommand)
 @grouped
 def derive_command(
     source: Annotated[
@@ -132,7 +137,7 @@ def derive_command(
     _require_passed(document)
 
 
-@app.command("prove")
+@app.command("prove", epilog=epilog("arch prove"), cls=PlainCommand)
 @grouped
 def prove_command(
     spec: SpecName,

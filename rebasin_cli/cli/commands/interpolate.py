@@ -55,9 +55,9 @@ class PathOptions:
         list[str] | None,
         typer.Option(metavar="PATTERN=LAM", help="λ of some tensors: 'layers.*=0.3'.", rich_help_panel=_PATH),
     ] = None
-    align: Annotated[
-        bool, typer.Option("--align/--no-align", help="Align B first, or take it as it is.", rich_help_panel=_PATH)
-    ] = True
+    unaligned: Annotated[
+        bool, typer.Option("--no-align", help="Take B as it is, and match nothing.", rich_help_panel=_PATH)
+    ] = False
     permutation: Annotated[
         Path | None,
         typer.Option(
@@ -164,7 +164,7 @@ def command(
             one, two, spec_choice, found = from_document(before)
             permutation = permutation or found
         request = InterpolateRequest(
-            one, two, spec_choice, before, path.align, permutation, path.steps, _point(path.at),
+            one, two, spec_choice, before, not path.unaligned, permutation, path.steps, _point(path.at),
             best=path.at == "best", blend=_blend(path.combine, path.weight), data=data, output=target,
             save_permutation=results.save_permutation, plot=results.plot, report=results.report,
             resume=results.resume, choice=choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
