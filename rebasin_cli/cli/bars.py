@@ -59,6 +59,7 @@ class Bars:
         self._tasks.append(task)
         try:
             yield lambda amount: self._progress.advance(task, amount)
+            self._progress.refresh()
         finally:
             self._tasks.remove(task)
             self._progress.remove_task(task)

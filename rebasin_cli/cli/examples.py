@@ -19,6 +19,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "rebasin interpolate a.safetensors b.safetensors --at 0.5 -o half.safetensors",
         "rebasin interpolate --data digits.npz --max-barrier 0.1 < b.rebasin.json",
     ),
+    "plane": (
+        "rebasin plane a.safetensors b.safetensors --data digits.npz",
+        "rebasin plane a.safetensors b.safetensors --data digits.npz --plot plane.png \\\n    --steps 5",
+    ),
     "merge": (
         "rebasin merge a.safetensors b.safetensors c.safetensors -o m.safetensors",
         "rebasin merge a.safetensors b.safetensors -o n.safetensors --data digits.npz",
@@ -39,9 +43,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "rebasin report b.rebasin.json --html page.html",
         "rebasin align a.safetensors b.safetensors -f | rebasin report --markdown -",
     ),
+    "rerun": ("rebasin rerun b.rebasin.json --into again",),
     "arch": ("rebasin arch list resnet", "rebasin arch show llama"),
     "arch list": ("rebasin arch list", "rebasin arch list resnet"),
-    "arch show": ("rebasin arch show llama", "rebasin arch show mlp a.safetensors"),
+    "arch show": ("rebasin arch show llama", "rebasin arch show mlp a.safetensors --count"),
     "arch check": ("rebasin arch check mlp a.safetensors",),
     "arch derive": (
         "rebasin arch derive my_module:make",
