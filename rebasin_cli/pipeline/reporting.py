@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.report.comparison import Run, comparison_text, runs_of
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.document import PlaneRecord, RunDocument
 from rebasin_cli.report.names import without_folders
 
 _STDOUT = Path("-")
@@ -77,7 +77,7 @@ def _check(request: ReportRequest, files: dict[str, Path], documents: Sequence[R
 
         form_of(files["plot"])
         require_matplotlib()
-        if not any(document.barrier for document in documents):
+        if not any(document.barrier for document in documents) and not _only_plane(documents):
             raise ContentError(
                 f"the run document of `rebasin {documents[0].command}` has no losses to draw",
                 where=", ".join(map(str, request.runs)) or "stdin",
@@ -86,6 +86,11 @@ def _check(request: ReportRequest, files: dict[str, Path], documents: Sequence[R
     check_apart(list(request.runs), dict(files))
     for path in files.values():
         check_file_target(path, force=request.force)
+
+
+def _only_plane(documents: Sequence[RunDocument]) -> PlaneRecord | None:
+    """The plane of the one document, if it is that of a plane."""
+    return documents[0].plane if len(documents) == 1 else None
 
 
 def _rendered(role: str, runs: Sequence[Run], path: Path) -> str | bytes:
@@ -105,4 +110,8 @@ def _rendered(role: str, runs: Sequence[Run], path: Path) -> str | bytes:
         return "\n".join(filter(None, [table, *(to_text(run.document) for run in runs)]))
     from rebasin_cli.report.png import form_of, to_picture
 
+    if plane := _only_plane([run.document for run in runs]):
+        from rebasin_cli.report.plane_plot import plane_picture
+
+        return plane_picture(plane, form_of(path))
     return to_picture([(run.name, run.document.barrier) for run in runs if run.document.barrier], form_of(path))

@@ -25,7 +25,7 @@ def plane_svg(plane: PlaneRecord) -> str:
     rows = max(2, round(_FINE * up / across))
     high = rows * size
     parts = [
-        f'<svg class="plane" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE + _ROOM} {high:.0f}" role="img" '
+        f'<svg class="plane" viewBox="0 0 {_WIDE + _ROOM} {high:.0f}" role="img" '
         'aria-label="loss in the plane through A, B and B aligned" font-family="sans-serif" font-size="14">'
     ]
     for row in range(rows):

@@ -149,7 +149,7 @@ def test_report_in_every_form(rebasin: Rebasin, pair: Path) -> None:
     pytest.importorskip("matplotlib")
     run = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 5, "--data", "data.npz").out
     Path("run.json").write_text(run)
-    done = rebasin("report", "run.json", "--html", "r.html", "--markdown", "r.md", "--png", "r.png")
+    done = rebasin("report", "run.json", "--html", "r.html", "--markdown", "r.md", "--plot", "r.png")
     assert (done.code, done.out) == (0, "")
     assert rebasin("report", "run.json", "--json").out == run  # passed on, for the next command
     assert Path("r.html").read_text().startswith("<!doctype html>")
@@ -182,7 +182,7 @@ def test_report_from_the_pipe_to_stdout(rebasin: Rebasin, pair: Path) -> None:
 def test_report_refusals(rebasin: Rebasin, pair: Path) -> None:
     run = rebasin("align", "a.safetensors", "b.safetensors").out
     Path("run.json").write_text(run)
-    assert rebasin("report", "run.json", "--png", "r.png").code == 3  # no losses
+    assert rebasin("report", "run.json", "--plot", "r.png").code == 3  # no losses
     assert rebasin("report", "a.safetensors").code == 3
     assert rebasin("report", "absent.json").code == 4
     assert rebasin("report", "run.json", "--html", "run.json", "--force").code == 2

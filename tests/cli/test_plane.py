@@ -121,6 +121,13 @@ def test_plots_of_every_format(rebasin: Rebasin, folder: Path, suffix: str, head
     assert (folder / f"p.{suffix}").read_bytes().startswith(head)
 
 
+def test_reports_of_a_plane_draw_it(rebasin: Rebasin, folder: Path) -> None:
+    rebasin(*PLANE, "--report", "r.json")
+    assert rebasin("report", "r.json", "--html", "r.html", "--plot", "r.png").code == 0
+    assert 'class="plane"' in (folder / "r.html").read_text()
+    assert (folder / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_terminal_marks_the_corners(rebasin: Rebasin, folder: Path) -> None:
     rebasin(*PLANE, "--report", "r.json")
     text = rebasin("report", "r.json", "--text", "-").out

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from rebasin_cli.report.dims import dims_grid, folded
 from rebasin_cli.report.document import (

@@ -124,7 +124,7 @@ def _warm() -> None:
         run(*arguments.split())
     for form in ("--html", "--markdown", "--text"):
         run("report", "run.json", form, f"w{form}")
-    run("report", "run.json", "--png", "w.png")
+    run("report", "run.json", "--plot", "w.png")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rebasin_cli.cli.groups.data import Examples, JudgeOptions, NetworkOptions, 
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
 from rebasin_cli.cli.streams import read_piped_document, sources, working
-from rebasin_cli.cli.values import file_path
+from rebasin_cli.cli.values import file_path, plot_path
 from rebasin_cli.errors import UsageError
 
 _OUTPUT, _PLANE = "Output", "Plane"
@@ -50,7 +50,7 @@ def command(
     judge: JudgeOptions,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=file_path, metavar="FILE", help="A contour plot.", rich_help_panel=_OUTPUT),
+        typer.Option(parser=plot_path, metavar="FILE", help="A .png, .svg or .pdf of it.", rich_help_panel=_OUTPUT),
     ] = None,
     save_permutation: SavePermutation = None,
     report: Report = None,
@@ -87,7 +87,8 @@ def command(
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, PlaneGrid
     from rebasin_cli.pipeline.resume import from_document
 
-    session = talk.session(shows=dry_run or (plot, save_permutation, report, resume) == (None,) * 4)
+    shows = dry_run or (plot, save_permutation, report, resume) == (None,) * 4
+    session = talk.session(shows=shows, feeds=True, report=report)
     spec_choice, choice = spec.choice(), match.choice()
     data = judged(examples, network, judge, match, choice, {})
     with working() as cleanup:

@@ -21,7 +21,7 @@ def command(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            readable=False, metavar="[RUN.json ...]", help="Run documents; none: from the pipe; several are compared."
+            readable=False, metavar="RUN.json", help="Run documents; none: from the pipe; several are compared."
         ),
     ] = None,
     *,
@@ -36,7 +36,7 @@ def command(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", "--png", parser=plot_path, metavar="FILE", help="The curves as a .png, .svg or .pdf."),
+        typer.Option(parser=plot_path, metavar="FILE", help="The curves as a .png, .svg or .pdf."),
     ] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Show the folders of files, not names alone.")] = False,
     force: Force = False,
