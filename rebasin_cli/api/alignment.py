@@ -16,7 +16,6 @@ from rebasin_cli.api.keywords import AlignKeywords
 from rebasin_cli.api.models import GivenModel, given_model, load_state, module_with
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
 from rebasin_cli.api.showing import Row, distance_rows, html_table, spec_row, text_of
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.pipeline.align import AlignRequest, Run, checked_targets, prepare
 from rebasin_cli.report.document import DistanceRecord, RunDocument
@@ -180,7 +179,6 @@ def align(a: Model, b: Model, **options: Unpack[AlignKeywords]) -> Alignment:
         data=requests.fitted(options, models, choice), writes=False,
     )  # fmt: skip
     run = prepare(request, files, talk)
-    load_torch()
     from rebasin_cli.pipeline.align_run import describe, find
 
     found = find(run, talk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import re
@@ -13,7 +14,6 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from rebasin_cli.api.keywords import check_keywords, choices, parameters_of
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.safe_text import block
@@ -45,6 +45,7 @@ def public(keywords: type | None = None) -> Callable[[Callable[P, R]], Callable[
                 own = inspect.signature(function).parameters
                 given = {name: value for name, value in kwargs.items() if name not in own}
                 check_keywords(function.__name__, keywords, given, own)
+            importlib.import_module("torch")  # plainly: `load_torch` is for a process that is ours
             with _in_keywords(), _same_threads(kwargs.get("threads")):
                 return function(*args, **kwargs)
 
@@ -117,7 +118,6 @@ def _same_threads(wanted: object) -> Iterator[None]:
     if wanted is None:
         yield
         return
-    load_torch()
     import torch
 
     before = torch.get_num_threads()

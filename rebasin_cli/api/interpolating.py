@@ -17,7 +17,6 @@ from rebasin_cli.api.keywords import InterpolateKeywords
 from rebasin_cli.api.models import GivenModel, first_module, given_model, load_state, module_with
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
 from rebasin_cli.api.showing import Row, distance_rows, html_table, spec_row, text_of
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import Blend, check_lambda
@@ -239,8 +238,9 @@ def interpolate(
 
     Args:
         a, b: modules, state dicts or paths, as for `align`.
-        loss: a function that is given the network at each λ and returns its loss, a float: the module, in evaluation
-            mode, where one of `a` and `b` is a module (or `network=` one), and otherwise the state dict. Or the name of
+        loss: a function that is given the network at each λ and returns its loss, a float: a copy of the module, in
+            evaluation mode and without gradients, where one of `a` and `b` is a module (or `network=` one), and
+            otherwise the state dict. The copy is the same at each λ, with other weights. Or the name of
             a loss by which the examples of `data=` are judged: "cross-entropy", "mse", "mae".
         options: those of `align`, and: steps: points from 0 to 1. align: False leaves B as it is. permutation: what
             `align` found, or a file, instead of a match. combine: "lerp" or "slerp". data, split, limit, batch_size,
@@ -275,7 +275,6 @@ def interpolate(
         data=requests.judged(given, models, choice, judge), **named,
     )  # fmt: skip
     run = prepare(request, files, talk)
-    load_torch()
     from rebasin_cli.pipeline.interpolate_run import measure, write
 
     with Outputs() as outputs:
@@ -300,4 +299,4 @@ def judge_of(
     if module is None:
         return lambda state: function({key: state[key] for key in keys or state})
     runner = deepcopy(module).eval()
-    return lambda state: function(load_state(runner, state))
+    return lambda state: function(load_state(runner, state).eval())

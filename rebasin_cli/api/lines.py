@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.models import given_model
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError
 from rebasin_cli.merging.options import check_lambda
 from rebasin_cli.pipeline.inputs import open_source
@@ -44,7 +43,6 @@ def lerp(a: Model, b: Model, lam: float) -> dict[str, Tensor]:
     talk = Talk()
     check_lambda(lam)
     one, two = given_model("A", a, talk), given_model("B", b, talk)
-    load_torch()
     from rebasin_cli.merging.interpolation import interpolate_tensor
 
     with ExitStack() as files:

@@ -17,7 +17,6 @@ from rebasin_cli.api.keywords import MergeKeywords
 from rebasin_cli.api.models import GivenModel, given_model, load_state, module_with
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
 from rebasin_cli.api.showing import Row, html_table, spec_row, text_of
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.merge import MergeRequest, Run, checked_targets, prepare
@@ -192,7 +191,6 @@ def merge(
         tuple(model.source for model in taken), None, requests.spec_choice(given), data=data, choice=choice, **named
     )
     run = prepare(request, files, talk)
-    load_torch()
     from rebasin_cli.pipeline.merge_run import describe, find
 
     found = find(run, talk)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.progress import Progress
@@ -67,7 +66,6 @@ def given_model(name: str, value: Model, progress: Progress) -> GivenModel:
         if not isinstance(path, str) or not path:
             raise UsageError(f"{name} is {path!r}, which is no path", remedy="name a file or a folder")
         return GivenModel(Source.file(Path(path)))
-    load_torch()
     from torch import Tensor, nn
 
     from rebasin_cli.checkpoints.held import held_checkpoint

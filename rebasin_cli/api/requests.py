@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.api.models import GivenModel, first_module
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, GivenNetwork, NetworkName
 from rebasin_cli.evaluation.options import check_name, parse_moments
@@ -93,7 +92,6 @@ def given_network(module: nn.Module, inputs: Any = None) -> GivenNetwork:
     Raises:
         UsageError: it is no module.
     """
-    load_torch()
     from torch import nn
 
     if not isinstance(module, nn.Module):
@@ -189,7 +187,9 @@ def judged(
 
 def examples(value: Any) -> Path | GivenData:
     """`data=`: a path, `package.module:function`, or examples in memory."""
-    return Path(value) if isinstance(value, str | os.PathLike) else GivenData(value)
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    return GivenData(list(value) if isinstance(value, Iterator) else value)  # it may be read twice
 
 
 def permutation_of(value: Any) -> Path | SavedPermutation:

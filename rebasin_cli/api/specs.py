@@ -13,7 +13,6 @@ from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import DeriveKeywords, ProveKeywords
 from rebasin_cli.api.models import given_model
 from rebasin_cli.api.showing import Row, html_table, text_of
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.errors import UsageError
@@ -130,7 +129,6 @@ def derive(network: str | nn.Module, inputs: Any = None, **options: Unpack[Deriv
         True
     """
     talk = Talk(bars=options.get("progress", False))
-    load_torch()
     from rebasin_cli.pipeline.derive import DeriveRequest, derive_architecture
 
     named: dict[str, Any] = {}

@@ -88,9 +88,15 @@ def _figure(shown: Sequence[Measure]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class LossFigure(Figure):
+        """A figure that a notebook shows by itself: matplotlib's own are shown once pyplot was imported."""
+
+        def _repr_png_(self) -> bytes:
+            return saved(self, "png")
+
     columns = 1 if len(shown) == 1 else 2
     rows = max(1, math.ceil(len(shown) / columns))
-    figure = Figure(figsize=(5.6 * columns, 0.5 + 3.7 * rows), dpi=150, layout="constrained")
+    figure = LossFigure(figsize=(5.6 * columns, 0.5 + 3.7 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     every = figure.subplots(rows, columns, squeeze=False).flat
     for axes, measure in zip(every, shown, strict=False):

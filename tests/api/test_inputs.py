@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import rebasin_cli as rebasin
 from rebasin_cli.api.showing import html_table, text_of
@@ -108,11 +109,37 @@ def test_a_module_whose_names_mislead_gets_a_spec_of_its_own(a: State) -> None:
     assert all(torch.equal(again.permutation[dim], found.permutation[dim]) for dim in found.permutation)
 
 
+def test_what_a_module_saves_besides_tensors_stays_its_own() -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 3}
+
+        def set_extra_state(self, state: object) -> None:
+            raise AssertionError("there is none in the result")
+
+    one, two = (nn.Sequential(Counting(4, 6), nn.ReLU(), nn.Linear(6, 2)) for _ in range(2))
+    found = rebasin.align(one, two, inputs="4x4")
+    assert list(found.aligned) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(found.module()(x), two(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.complex64])
 def test_every_dtype_comes_back_bit_for_bit(dtype: torch.dtype, a: State) -> None:
     first = {key: (100 * tensor).to(dtype) for key, tensor in a.items()}
     found = rebasin.align(first, shuffled(first, 1)).aligned
     assert equal(found, first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_tensors_on_a_gpu_come_back_there(a: State, b: State) -> None:
+    model = perceptron(b).cuda()
+    found = rebasin.align(a, model, inputs="4x32")
+    assert all(tensor.is_cuda for tensor in found.aligned.values())
+    assert all(torch.equal(found.aligned[key].cpu(), a[key]) for key in a)
+    path = rebasin.interpolate(model, a, loss=lambda module: next(module.parameters()).mean(), steps=3, inputs="4x32")
+    assert all(tensor.is_cuda for tensor in path.at(0.5).values())
+    assert next(found.module().parameters()).is_cuda
 
 
 def test_views_and_parameters_are_plain_tensors_afterwards(a: State, b: State) -> None:
@@ -263,6 +290,22 @@ def test_examples_in_memory_judge_as_a_file_does(folder: Path, a: State, b: Stat
     file = rebasin.interpolate(a, b, data="data.npz", steps=3)
     assert held.losses == file.losses
     assert len(held.plot().axes) == 2
+
+
+def test_a_module_with_batchnorm_is_matched_by_its_loss() -> None:
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3))
+
+    one, two = network(0), network(1)
+    batches = DataLoader(TensorDataset(torch.randn(40, 5), torch.arange(40) % 3), batch_size=8)
+    with pytest.warns(rebasin.RebasinWarning, match="running statistics"):
+        found = rebasin.align(one, two, data=batches, method="ste", epochs=1)
+    assert found.document.match
+    assert found.document.match.method == "ste"
+    with pytest.warns(rebasin.RebasinWarning, match="running statistics"):
+        again = rebasin.align(one, two, data=iter(batches), method="ste", epochs=1)
+    assert equal(found.aligned, again.aligned)
 
 
 def test_threads_hold_for_the_call_alone(a: State, b: State) -> None:

@@ -69,6 +69,8 @@ class ModuleNetwork:
         dtype = torch.float64 if wide else torch.float32
         self.module.to(dtype)
         params = {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
+        # torch has no gradient of BatchNorm by its running statistics, and fails where they ask for one
+        params |= {name: params[name].detach() for name, _ in self.module.named_buffers() if name in params}
         return joined(self.family, self.tied, params, self.prefix)
 
     def keys(self, name: str) -> tuple[str, ...]:
@@ -168,7 +170,7 @@ def _check_keys(
     family: str, module: nn.Module, keys: Mapping[str, tuple[int, ...]], prefix: str
 ) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
     """What the module reads of the checkpoint, and what must be said about the rest."""
-    own = module.state_dict(keep_vars=True)
+    own = {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items() if prefix + name in keys}
     known = {name for group in tied_names(module) if any(name in shapes for name in group) for name in group}
     missing = [name for name, t in own.items() if name not in {*shapes, *known} and t.is_floating_point()]
