@@ -140,7 +140,7 @@ class Alignment:
 
 @public(AlignKeywords)
 def align(a: Model, b: Model, **options: Unpack[AlignKeywords]) -> Alignment:
-    """Permute B's units onto A's, as `rebasin align A B` does (Git Re-Basin, arXiv:2209.04836, section 3).
+    """Permute B's units onto A's, as `rebasin align A B` does (Git Re-Basin, arXiv:2209.04836, section 3.2).
 
     A stays, and B's function stays: only the order of its hidden units changes, so that ⟨A, π(B)⟩ is as large as the
     search finds. Nothing is written, and neither network is changed.
@@ -148,14 +148,18 @@ def align(a: Model, b: Model, **options: Unpack[AlignKeywords]) -> Alignment:
     Args:
         a, b: modules, state dicts, or paths of checkpoints, of one architecture. The code of a module is its network:
             where no shipped spec fits, one is derived from it, and B is run before and after it is permuted.
-        options: those of the command, by name.
-            spec, set, freeze, ignore: which spec describes them, sizes that shapes do not tell, dims that stay, and
-            patterns of tensors that are left out. method: "weights", "frank-wolfe", "sinkhorn", "activations" or "ste";
-            with objective, start, order, similarity, tap, epochs, learning_rate, momentum of its own. seed,
-            restarts, quality, max_sweeps, time_budget (seconds, or "10m"), memory (bytes, or "8GB"), threads, device,
-            on_interrupt. data, split, limit, fit_batch_size, loss: what a method that looks at examples is shown, as a
-            path, `package.module:function`, or (inputs, targets). network, network_option, inputs: what is run,
-            and on what. progress: show bars.
+        options: those of the command, by name; `rebasin align --help` says more of each.
+            spec: a shipped spec by name (`--arch`), a file, or what `derive` returned; else the one that fits.
+            set, freeze, ignore: sizes that shapes do not tell, dims that stay, patterns of tensors to leave out.
+            method: "weights", "frank-wolfe", "sinkhorn", "activations" or "ste"; of one or the other of these are
+                objective, start, order, similarity, tap, epochs, learning_rate and momentum.
+            seed, restarts, quality, max_sweeps, device, threads, on_interrupt: how the search goes.
+            time_budget, memory: seconds or "10m"; bytes or "8GB".
+            data, split, limit, fit_batch_size, loss: the examples that a method looks at and the network is run on: a
+                path, `package.module:function`, (inputs, targets), or batches of those such as a DataLoader.
+            network, network_option, inputs: a module or `package.module:function`, and what it is run on: a tensor,
+                a tuple of arguments, a dict of keywords, or sizes as "4x3x32x32"; else a guess by its first layer.
+            progress: show bars on stderr.
 
     Returns:
         What was found: `aligned`, `permutation`, `distance`, `gains`, `document`, and `save`.

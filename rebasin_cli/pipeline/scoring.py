@@ -176,9 +176,13 @@ class FunctionScorer:
             raise UsageError(f"--loss: {self.source} returned {what}, which is no number", remedy=remedy) from error
 
 
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
 def _place_of(error: Exception) -> str:
-    """The line that raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """The first line of the caller's own code on the way to what raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in frames if not frame.filename.startswith(_OURS)), frames[-1])
     return f"{os.path.basename(frame.filename)}:{frame.lineno}, in {frame.name}"
 
 

@@ -326,3 +326,18 @@ def test_a_plot_without_matplotlib_is_refused(a: State, b: State, monkeypatch: p
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(rebasin.UsageError, match=r"matplotlib, which is not installed[\s\S]*rebasin-cli\[plot\]"):
         path.plot()
+
+
+def test_what_is_in_memory_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a: State) -> None:
+    places = [tmp_path / name for name in ("work", "temporary", "state", "cache")]
+    for place in places:
+        place.mkdir()
+    monkeypatch.chdir(places[0])
+    for name, place in zip(("TMPDIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"), places[1:], strict=True):
+        monkeypatch.setenv(name, str(place))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    models = perceptron(a), perceptron(shuffled(a, 1))
+    rebasin.align(*models, inputs="4x32").aligned  # noqa: B018
+    rebasin.interpolate(*models, inputs="4x32", steps=3, loss=lambda module: 1.0).at(0.5)
+    rebasin.merge(models, inputs="4x32").merged  # noqa: B018
+    assert not [file for place in places for file in place.rglob("*")]
