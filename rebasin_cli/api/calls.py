@@ -74,9 +74,11 @@ class Talk(Progress):
         if not self._bars:
             yield lambda amount: None
             return
-        from rebasin_cli.report.bars import progress_bar
+        from rich.console import Console
 
-        with progress_bar(title, total, unit) as advance:
+        from rebasin_cli.report.bars import Bars
+
+        with Bars(Console(stderr=True)) as bars, bars.phase(title, total, unit) as advance:
             yield advance
 
 

@@ -16,7 +16,7 @@ from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InvocationRecord, RunDocument
 
 if TYPE_CHECKING:
-    from rebasin_cli.cli.bars import Bars
+    from rebasin_cli.report.bars import Bars
 
 Form = Literal["auto", "text", "json"]
 
@@ -87,7 +87,7 @@ class Session(Progress):
                 yield advance
             return
         waiting.end()
-        from rebasin_cli.cli.bars import Bars
+        from rebasin_cli.report.bars import Bars
 
         with Bars(console(sys.stderr)) as self._bars:
             try:
