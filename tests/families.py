@@ -1,4 +1,4 @@
-"""The table of families in README, made from the specs themselves: `python -m tests.families` writes it."""
+"""The table of families in docs, made from the specs themselves: `python -m tests.families` writes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from rebasin_cli.proofs.subjects import SUBJECTS
 from rebasin_cli.spec import PermutationSpec, shipped_spec, shipped_specs
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 BEGIN = "<!-- families: begin (written by `python -m tests.families`) -->"
 END = "<!-- families: end -->"
 
@@ -32,10 +32,10 @@ def table() -> str:
 
 
 def current(text: str) -> str:
-    """What stands between the markers of README."""
+    """What stands between the markers of the page."""
     return text.split(BEGIN)[1].split(END)[0].strip()
 
 
 if __name__ == "__main__":
-    before, rest = README.read_text().split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")

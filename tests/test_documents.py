@@ -1,4 +1,4 @@
-"""README, CHANGELOG and --help say what is true."""
+"""README, docs, CHANGELOG and --help say what is true."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -14,15 +13,10 @@ from typer.main import get_command
 import rebasin_cli
 from rebasin_cli.cli.main import program
 from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
-from tests.families import README, current, table
-
-ROOT = README.parent
-
-
-def shell_lines(text: str) -> list[str]:
-    """Every command of README's console blocks."""
-    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+from tests import options
+from tests.examples import PAGES, ROOT, examples
+from tests.families import PAGE as FAMILIES
+from tests.families import current, table
 
 
 def rebasin_calls(line: str) -> list[list[str]]:
@@ -37,15 +31,15 @@ def rebasin_calls(line: str) -> list[list[str]]:
     return calls
 
 
-CALLS = [call for line in shell_lines(README.read_text()) for call in rebasin_calls(line)]
+CALLS = [call for page in PAGES for each in examples(page.read_text()) for call in rebasin_calls(each.line)]
 
 
-def test_readme_has_commands() -> None:
-    assert len(CALLS) > 12
+def test_the_documents_have_commands() -> None:
+    assert len(CALLS) > 30
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
-def test_every_command_of_readme_has_its_options(call: list[str]) -> None:
+def test_every_command_of_the_documents_has_its_options(call: list[str]) -> None:
     command = get_command(program())
     words = list(call)
     while hasattr(command, "commands"):
@@ -57,8 +51,7 @@ def test_every_command_of_readme_has_its_options(call: list[str]) -> None:
 
 
 def test_options_named_in_the_text_exist() -> None:
-    text = README.read_text()
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    prose = "".join(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL) for page in PAGES)
     named = set(re.findall(r"`(--[a-z-]+)", prose))
     known: set[str] = {"--help"}
     stack = [get_command(program())]
@@ -70,11 +63,11 @@ def test_options_named_in_the_text_exist() -> None:
 
 
 def test_families_table_is_that_of_the_specs() -> None:
-    assert current(README.read_text()) == table(), "run `python -m tests.families`"
+    assert current(FAMILIES.read_text()) == table(), "run `python -m tests.families`"
 
 
 def test_exit_codes_are_documented() -> None:
-    text = README.read_text()
+    text = (ROOT / "docs" / "exit-codes.md").read_text()
     for error in (GateError, UsageError, ContentError, SystemFailure, RebasinError):
         assert f"| {error.exit_code} |" in text
 
@@ -98,11 +91,8 @@ def test_links_of_the_documents_lead_somewhere() -> None:
                 assert (document.parent / target).exists(), f"{document}: {target}"
 
 
-def test_the_folders_of_the_layout_exist() -> None:
-    block = re.search(r"```\n(architectures/.*?)```", README.read_text(), re.DOTALL)
-    assert block
-    for name in re.findall(r"^  (\w[\w.]*/?) ", block[1], re.MULTILINE):
-        assert (Path(rebasin_cli.__file__).parent / name).exists(), name
+def test_the_page_of_options_is_that_of_the_commands() -> None:
+    assert options.PAGE.read_text() == options.page(), "run `python -m tests.options`"
 
 
 def test_architecture_names_what_exists() -> None:
