@@ -158,11 +158,19 @@ def _grouped_mm(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
 
 
 def _softplus(func: Any, args: Any, kwargs: Any) -> Tensor:
-    return F.softplus(args[0] * 1.3) - 0.4
+    """Smooth, with a slope everywhere: units that are all alike may all lie far below zero."""
+    bent: Tensor = F.softplus(args[0] * 1.3) + 0.2 * args[0] - 0.4
+    return bent
+
+
+def _tanh(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Of the same shape, with a slope far from zero, too."""
+    bounded: Tensor = args[0] / (1 + args[0].square()).sqrt()
+    return bounded
 
 
 def _sigmoid(func: Any, args: Any, kwargs: Any) -> Tensor:
-    return torch.sigmoid(args[0])
+    return 0.5 + 0.5 * _tanh(func, (0.5 * args[0],), kwargs)
 
 
 def _batch_norm(func: Any, args: Any, kwargs: Any) -> Tensor | None:
@@ -213,7 +221,7 @@ def _mean(func: Any, args: Any, kwargs: Any) -> Tensor | None:
     """A mean that is taken off by hand, as a norm does it."""
     if not (kwargs.get("keepdim") or (len(args) > 2 and args[2] is True)):
         return None
-    partly: Tensor = 0.6 * func(*args, **kwargs)
+    partly: Tensor = 0.6 * func(*args, **kwargs) + _EPSILON
     return partly
 
 
@@ -223,6 +231,30 @@ def _variance(func: Any, args: Any, kwargs: Any) -> Tensor | None:
         return None
     lifted: Tensor = func(*args, **kwargs) + _EPSILON * args[0].square().mean(dim, keepdim=kwargs.get("keepdim", False))
     return lifted
+
+
+def _normalize(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    dim = _argument(args, kwargs, 2, "dim", 1)
+    return args[0] / _norm(args[0], dim, keepdim=True) if _argument(args, kwargs, 1, "p", 2.0) == 2 else None
+
+
+def _length(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    order = kwargs.get("p", _argument(args, kwargs, 1, "ord"))
+    dim = _argument(args, kwargs, 2, "dim")
+    if order not in (None, 2, "fro") or dim is None or args[0].is_complex():
+        return None
+    return _norm(args[0], dim, keepdim=_argument(args, kwargs, 3, "keepdim", False))
+
+
+def _cosine(func: Any, args: Any, kwargs: Any) -> Tensor:
+    one, two, dim = args[0], _argument(args, kwargs, 1, "x2"), _argument(args, kwargs, 2, "dim", 1)
+    scale = _norm(one, dim, keepdim=False) * _norm(two, dim, keepdim=False)
+    return (one * two).sum(dim) / scale
+
+
+def _norm(x: Tensor, dim: Any, *, keepdim: bool) -> Tensor:
+    """The length of vectors, a little more: what is divided by it still tells how long it was."""
+    return (x.square().sum(dim, keepdim=keepdim) + _EPSILON).sqrt()
 
 
 def _prelu(func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -250,7 +282,11 @@ def _extreme(func: Any, args: Any, kwargs: Any) -> Any:
 _REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(_KINKED, _softplus),
     "prelu": _prelu,
-    "hardsigmoid": _sigmoid,
+    **dict.fromkeys(("sigmoid", "sigmoid_", "hardsigmoid"), _sigmoid),
+    **dict.fromkeys(("tanh", "tanh_"), _tanh),
+    "normalize": _normalize,
+    **dict.fromkeys(("norm", "vector_norm"), _length),
+    "cosine_similarity": _cosine,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "group_norm": _group_norm,

@@ -64,6 +64,33 @@ class Spread(nn.Module):
         return self.out(self.fc(h) * (1 + spread * torch.arange(6, dtype=x.dtype).div(3).floor()))
 
 
+class Steep(nn.Module):
+    """Of a layer whose weights are all alike, all units may be far below zero at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(*widths) for widths in ((5, 6), (6, 7), (7, 8), (8, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(100 * layer(x))
+        return self.layers[-1](x)
+
+
+class Cosine(nn.Module):
+    """Heads that compare directions: of vectors whose entries are all alike there are two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(12, 3)
+        self.scale = nn.Parameter(torch.zeros(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).view(*x.shape[:2], 3, 4).transpose(1, 2) for part in (self.q, self.k, self.v))
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.scale.exp()
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 def sizes(module: nn.Module, inputs: Tensor) -> list[tuple[int, ...]]:
     derivation = derive(module, in_dtype(inputs, torch.float64))
     assert derivation.holds, derivation.proof.describe()
@@ -85,3 +112,13 @@ def test_a_hidden_part_of_a_norm_moves_with_its_weight() -> None:
 def test_units_that_are_told_apart_late_hold_nothing_still() -> None:
     torch.manual_seed(0)
     assert sizes(Spread(), vectors(5)) == [(3,), (3,), (4,)]
+
+
+def test_units_that_are_all_far_below_zero_are_heard() -> None:
+    torch.manual_seed(0)
+    assert sizes(Steep(), vectors(5)) == [(6,), (7,), (8,)]
+
+
+def test_heads_that_compare_directions_are_found() -> None:
+    torch.manual_seed(0)
+    assert sizes(Cosine(), vectors(5, 6)) == [(3,), (3, 4), (3, 4)]
