@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
@@ -40,10 +41,18 @@ def in_dtype(value: Any, dtype: torch.dtype) -> Any:
     return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, tuple) else value
 
 
+INNER = re.compile(
+    r"(hidden(_states?)?|(^|_)states?|attentions|past_key_values|features|embeddings?|pooler_output|mems|cache_params"
+    r"|model_output|router_logits)$"
+)
+"""Names of outputs that are inner states of a network."""
+
+
 def answers_of(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The logits where there are some: what stands beside them (an encoder's hidden states) may be in any order."""
-    logits = {name: output for name, output in outputs.items() if name == "output.logits"}
-    return logits or outputs
+    """All outputs; where there are logits, without the inner states beside them, which may be in any order."""
+    if "output.logits" not in outputs:
+        return outputs
+    return {name: output for name, output in outputs.items() if not INNER.search(name.split(".")[1])}
 
 
 def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
