@@ -94,11 +94,18 @@ def derive(
 def _derived(network: Network, name: str, title: str, seed: int, seconds: float, told: Told | None) -> Derivation:
     start = monotonic()
     judge = sound_judge(network, seed + 1)
-    found = Search(network, seed, seconds, told).run()
-    wiring, held = _read(network, found)
-    wiring, tables = _without_tables(network, wiring)
-    wiring = with_hidden_vectors(judge, wiring)
-    wiring, more = _repaired(judge, wiring, seed)
+    search = Search(network, seed, seconds, told)
+    found = search.run()
+    wiring, held, gone = _settled(judge, found, seed)
+    if gone:
+        found = search.again(gone)
+        wiring, held, _ = _settled(judge, found, seed)
+    if not wiring.dims():
+        raise ContentError(
+            "nothing in this network may be permuted: no order of the units of any layer keeps its outputs",
+            where="; ".join(held),
+            remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
+        )
     wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
     wiring = with_inner_permutations(judge, wiring)
     unread = unread_tensors(judge)
@@ -117,7 +124,7 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         passes=network.passes,
         seconds=monotonic() - start,
         stays=stays,
-        held=(*held, *tables, *more),
+        held=held,
         unread=unread,
         complete=found.complete,
         free=free,
@@ -125,8 +132,21 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
     )
 
 
-def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...]]:
-    """The axes in words; moves that no words can say are left out."""
+def _settled(judge: Judge, found: Found, seed: int) -> tuple[Wiring, tuple[str, ...], set[int]]:
+    """What was found, as far as words can say it and the real network has it; what is held; the moves that are gone."""
+    wiring, held, dim_of = _read(judge.network, found)
+    wiring, tables = _without_tables(judge.network, wiring)
+    wiring = with_hidden_vectors(judge, wiring)
+    read = wiring.dims()
+    wiring, more = _repaired(judge, wiring, seed)
+    lost = read.keys() - wiring.dims().keys()
+    unread = {*found.twisted, *(move for move, dim in dim_of.items() if dim is None)}
+    gone = {move for move, dim in dim_of.items() if dim in lost} | unread
+    return wiring, (*held, *tables, *more), gone
+
+
+def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...], dict[int, int | None]]:
+    """The axes in words, and the dim of every move; moves that no words can say are left out, and have none."""
     marks: Mapping[AxisOf, Sequence[Marks]] = found.marks
     fresh = len(found.moves)
     held = [
@@ -146,7 +166,9 @@ def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...]]:
         held += [f"axis {unreadable[0][1]} of {unreadable[0][0]}: no pattern says how its units are mixed"]
         marks = without_move(marks, _least_missed(marks, unreadable))
     wiring = Wiring(network.shapes, expressions, {reader.dim(d): reader.dim(o) for d, o in reader.owners.items()})
-    return wiring.pruned(), tuple(held)
+    there = {move for indices in marks.values() for own in indices for move in own}
+    dim_of = {move: reader.dim(move) if move in there else None for move in range(len(found.moves))}
+    return wiring.pruned(), tuple(held), dim_of
 
 
 def _least_missed(marks: Mapping[AxisOf, Sequence[Marks]], unreadable: Sequence[AxisOf]) -> int:
@@ -176,11 +198,7 @@ def _repaired(judge: Judge, wiring: Wiring, seed: int) -> tuple[Wiring, tuple[st
     held: list[str] = []
     for _ in range(_REPAIRS):
         if not wiring.dims():
-            raise ContentError(
-                "nothing in this network may be permuted: no order of the units of any layer keeps its outputs",
-                where="; ".join(held),
-                remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
-            )
+            break
         made = candidate(judge, wiring, "a guess")
         proof = prove(made.spec, judge.subject("the network"), seed, elements=4)
         wrong = _wrong_dims(made, proof)

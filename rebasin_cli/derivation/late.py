@@ -107,7 +107,7 @@ def with_key_indices(judge: Judge, wiring: Wiring) -> Wiring:
 
 
 def with_routers(judge: Judge, wiring: Wiring, routed: Sequence[AxisOf]) -> Wiring:
-    """Every router that chooses among the members of stacked tensors, with the axes of that length in the module
+    """Every table that the network chooses from, such as a router or a codebook, with the axes of that length in the module
     around it.
     """
     fresh = 1 + max(wiring.dims(), default=0)
@@ -120,7 +120,7 @@ def with_routers(judge: Judge, wiring: Wiring, routed: Sequence[AxisOf]) -> Wiri
                 for axis, expression in wiring.expressions.items()
                 if expression == Still(count) and axis[0].startswith(around)
             ]
-            if (name, at) not in axes or len(axes) < 2:
+            if (name, at) not in axes:
                 continue
             guess = wiring.with_axes(dict.fromkeys(axes, Moving(fresh, count)))
             if holds(judge, guess, {fresh}):

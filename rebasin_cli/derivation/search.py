@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rebasin_cli.derivation.colouring import (
     AxisOf,
@@ -30,7 +31,7 @@ from rebasin_cli.derivation.colouring import (
 )
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
-from rebasin_cli.derivation.trials import Trial, by_appearance, cuts, drawn, longer, splits
+from rebasin_cli.derivation.trials import Split, Trial, by_appearance, cuts, drawn, longer, splits
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
@@ -92,16 +93,51 @@ class Search:
         self._found = Found(marks={axis: [{} for _ in colours] for axis, colours in uniform(self._shapes).items()})
         self._base: Colouring = {}
         self._now: list[Colouring] = []
+        self._orders: dict[int, Colours] = {}  # of the moves so far, in the second colouring
         self._decided: set[tuple[AxisOf, tuple[int, ...]]] = set()
         self._alone: set[tuple[AxisOf, tuple[int, ...]]] = set()
+        self._start = monotonic()
 
     def run(self) -> Found:
         """Find the dims."""
-        start = monotonic()
         self.begin()
+        return self._searched()
+
+    def again(self, gone: set[int]) -> Found:
+        """Find what some moves should have been with all others told apart, then what stayed with these told apart.
+
+        Units that are alike may differ once another dim is told apart, and what moves along may show only then.
+        """
+        found = self._found
+        for indices in found.marks.values():
+            for marks in indices:
+                for move in gone:
+                    marks.pop(move, None)
+        still, found.still, found.twisted = found.still, [], {}
+        self._from(still)
+        self._from([])
+        return found
+
+    def _from(self, still: Sequence[tuple[ColourClass, str]]) -> Found:
+        """Search on with the units of all moves told apart, and those of some classes that stay."""
+        found = self._found
+        found.silent = {}
+        self._orders.clear()
+        self._decided.clear()
+        self._alone.clear()
+        known = {axis: _numbered(self._base[axis], marks) for axis, marks in found.marks.items()}
+        for cls, _ in still:
+            places = list(cls.positions)
+            known[cls.axis][places] = 1 + known[cls.axis].max() + np.arange(len(cls))
+        known = {axis: np.unique(colours, return_inverse=True)[1].astype(np.int64) for axis, colours in known.items()}
+        base = self.refiner.refine([known], _CERTAIN)[0]
+        self._now = [base, dict(base)]
+        return self._searched()
+
+    def _searched(self) -> Found:
         last = False
         while (cls := self._next(last)) is not None:
-            if monotonic() - start > self._seconds:
+            if monotonic() - self._start > self._seconds:
                 self._found.complete = False
                 break
             last = self._stage(cls, keep_lonely=last) == "lonely" or last
@@ -116,7 +152,7 @@ class Search:
                 for move in self._found.twisted:
                     marks.pop(move, None)
         self._network.restore()
-        self._found.passes, self._found.seconds = self._network.passes, monotonic() - start
+        self._found.passes, self._found.seconds = self._network.passes, monotonic() - self._start
         return self._found
 
     # ---- the start, and what comes next
@@ -290,19 +326,34 @@ class Search:
         self._now = list(states[-1])
         start = len(self._found.moves)
         self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
+        self._orders |= {start + at: order for at, order in enumerate(trial.rounds[-1])}
         for split in found:
-            for inside in [split.all] if split.match(trial, split.all) is not None else split.orbits():
-                at = split.match(trial, inside)
-                if at is None:
+            whole = self._move_of(split, trial, start, split.all) is not None
+            for inside in [split.all] if whole else split.orbits():
+                move = self._move_of(split, trial, start, inside)
+                if move is None:
                     self._found.twisted.update({start + each: split.axis for each in range(len(trial.classes))})
                     continue
+                units = self._found.moves[move].units
                 for position, unit in zip(split.places[inside], by_appearance(split.parts[inside]), strict=True):
-                    self._found.marks[split.axis][position][start + at] = (int(unit), trial.units)
+                    self._found.marks[split.axis][position][move] = (int(unit), units)
+
+    def _move_of(self, split: Split, trial: Trial, start: int, inside: NDArray[np.bool_]) -> int | None:
+        """The move of a trial that some indices follow, or an earlier one, which they did not show before."""
+        at = split.match(trial, inside)
+        return start + at if at is not None else split.follows(self._orders, inside)
 
     def _tell(self, cls: ColourClass) -> None:
         if self._told is not None:
             single = sum(int(c.max()) + 1 for c in self._now[0].values() if c.size)
             self._told(single / max(1, sum(len(c) for c in self._now[0].values())), cls.axis[0])
+
+
+def _numbered(colours: Colours, marks: Sequence[Marks]) -> Colours:
+    """Colours of the indices of an axis that tell apart what colours or marks tell apart."""
+    number: dict[object, int] = {}
+    labels = [(colour, frozenset(own.items())) for colour, own in zip(colours.tolist(), marks, strict=True)]
+    return np.array([number.setdefault(label, len(number)) for label in labels], np.int64)
 
 
 def _place(axis: AxisOf) -> tuple[str, int]:

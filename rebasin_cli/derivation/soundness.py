@@ -33,11 +33,13 @@ def sound_judge(network: Network, seed: int) -> Judge:
         network.keep_tables()
         judge = _finite(network, seed)
     _require_determinism(judge)
-    for other in range(1, _DRAWS):  # an expert that no example takes
-        if not unread_tensors(judge):
+    silent = _silent(judge)
+    for other in range(1, _DRAWS):  # an expert that no example takes, a layer of which all units are dead
+        if not silent:
             break
         drawn = _finite(network, seed + _APART * other)
-        judge = min(judge, drawn, key=lambda one: len(unread_tensors(one)))
+        less = _silent(drawn)
+        judge, silent = (drawn, less) if less < silent else (judge, silent)
     if not any(bool(g.any()) for g in judge.gradients.values()):
         raise ContentError(
             "the outputs of the network do not depend on any of its weights",
@@ -51,6 +53,22 @@ def unread_tensors(judge: Judge) -> tuple[str, ...]:
     gradients = judge.gradients
     top = max((float(g.abs().max()) for g in gradients.values() if g.numel()), default=0.0)
     return tuple(n for n, g in gradients.items() if g.numel() and not float(g.abs().max()) > _NOTHING * top)
+
+
+def _silent(judge: Judge) -> int:
+    """How many tensors the outputs do not depend on, here or anywhere."""
+    exact = exact_gradients(judge)
+    return sum(not bool(exact[name].any()) for name in judge.gradients) + len(unread_tensors(judge))
+
+
+def exact_gradients(judge: Judge) -> Mapping[str, Tensor]:
+    """Those of the real network, in which units may be dead; smooth ones where its code works in place on what a
+    gradient needs.
+    """
+    try:
+        return judge.network.gradients({name: judge.state[name] for name in judge.network.tensors}, exact=True)
+    except RuntimeError:
+        return judge.gradients
 
 
 def _require_runs(network: Network) -> None:

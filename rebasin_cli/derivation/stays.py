@@ -13,6 +13,7 @@ from rebasin_cli.derivation.candidate import TOLERANCE, Judge
 from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.expressions import Chain, Expression, Nest, Still, moves_in, size_of
 from rebasin_cli.derivation.naming import template_of, words_of
+from rebasin_cli.derivation.soundness import exact_gradients
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.evaluation.comparing import change
 from rebasin_cli.evaluation.inputs import each, leaves
@@ -43,7 +44,7 @@ def what_stays(judge: Judge, wiring: Wiring, unread: Sequence[str]) -> Stays:
     comments: dict[str, list[str]] = {}
     kinds: dict[tuple[str, int], str] = {}
     general: dict[str, str] = {}
-    exact = _exact_gradients(judge)
+    exact = exact_gradients(judge)
     for axis in _still_axes(wiring):
         name, at = axis
         real = (name.replace(".{e}.", ".0."), at)
@@ -66,16 +67,6 @@ def what_stays(judge: Judge, wiring: Wiring, unread: Sequence[str]) -> Stays:
         for key in judge.network.keys[name]
     }
     return Stays({name: "; ".join(why) for name, why in comments.items()}, tuple(general.items()), ignored)
-
-
-def _exact_gradients(judge: Judge) -> Mapping[str, Tensor]:
-    """Those of the real network, in which units may be dead; smooth ones where its code works in place on what a
-    gradient needs.
-    """
-    try:
-        return judge.network.gradients({name: judge.state[name] for name in judge.network.tensors}, exact=True)
-    except RuntimeError:
-        return judge.gradients
 
 
 def _still_axes(wiring: Wiring) -> Iterator[AxisOf]:

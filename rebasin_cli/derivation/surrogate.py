@@ -249,12 +249,19 @@ def _length(func: Any, args: Any, kwargs: Any) -> Tensor | None:
 def _cosine(func: Any, args: Any, kwargs: Any) -> Tensor:
     one, two, dim = args[0], _argument(args, kwargs, 1, "x2"), _argument(args, kwargs, 2, "dim", 1)
     scale = _norm(one, dim, keepdim=False) * _norm(two, dim, keepdim=False)
-    return (one * two).sum(dim) / scale
+    close: Tensor = (one * two).sum(dim) / scale
+    return close
 
 
 def _norm(x: Tensor, dim: Any, *, keepdim: bool) -> Tensor:
     """The length of vectors, a little more: what is divided by it still tells how long it was."""
     return (x.square().sum(dim, keepdim=keepdim) + _EPSILON).sqrt()
+
+
+def _detached(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """With a gradient, as the outputs depend on it; of another size, or `z + (q - z).detach()` would hide z."""
+    seen: Tensor = 0.7 * args[0]
+    return seen
 
 
 def _prelu(func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -284,6 +291,7 @@ _REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     "prelu": _prelu,
     **dict.fromkeys(("sigmoid", "sigmoid_", "hardsigmoid"), _sigmoid),
     **dict.fromkeys(("tanh", "tanh_"), _tanh),
+    "detach": _detached,
     "normalize": _normalize,
     **dict.fromkeys(("norm", "vector_norm"), _length),
     "cosine_similarity": _cosine,

@@ -6,7 +6,7 @@ A trial gives every class random orders of its blocks. Whatever it splits is mat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -114,15 +114,31 @@ class Split:
 
     def match(self, trial: Trial, inside: NDArray[np.bool_]) -> int | None:
         """The class of the trial of which these indices follow the orders; None if there is none."""
-        units = by_appearance(self.parts[inside])
-        number = dict(zip(self.parts[inside].tolist(), units.tolist(), strict=True))
-        if len(number) != trial.units:
+        units, seen = self._units(inside)
+        if units.max() + 1 != trial.units:
             return None
-        seen = [np.array([number.get(part, -1) for part in arrived[inside].tolist()]) for arrived in self._seen]
         for at in range(len(trial.classes)):
             if all(np.array_equal(orders[at][units], to) for orders, to in zip(trial.rounds, seen, strict=True)):
                 return at
         return None
+
+    def follows(self, orders: Mapping[int, Colours], inside: NDArray[np.bool_]) -> int | None:
+        """The earlier move of which these indices follow the order in every round: they showed no more than that now.
+
+        Args:
+            orders: by move, the order of its units in the second colouring.
+        """
+        units, seen = self._units(inside)
+        for move, order in orders.items():
+            if units.max() + 1 == len(order) and all(np.array_equal(order[units], to) for to in seen):
+                return move
+        return None
+
+    def _units(self, inside: NDArray[np.bool_]) -> tuple[Colours, list[Colours]]:
+        """The parts that some indices are in, numbered as they appear, and those that stand there in every round."""
+        units = by_appearance(self.parts[inside])
+        number = dict(zip(self.parts[inside].tolist(), units.tolist(), strict=True))
+        return units, [np.array([number.get(part, -1) for part in arrived[inside].tolist()]) for arrived in self._seen]
 
     def orbits(self) -> Iterator[NDArray[np.bool_]]:
         """The parts that a trial sends to each other, those that it leaves where they are aside: they were told apart

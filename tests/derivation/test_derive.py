@@ -17,15 +17,19 @@ from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.layout import Layout
-from tests.derivation import networks, networks_attention, networks_images, networks_others
+from tests.derivation import networks, networks_attention, networks_images, networks_others, networks_unusual
 
-KINDS = (networks, networks_attention, networks_images, networks_others)
+KINDS = (networks, networks_attention, networks_images, networks_others, networks_unusual)
 NETWORKS = {name: made for kind in KINDS for name, made in kind.NETWORKS.items()}
 GROUPS = {name: group for kind in KINDS for name, group in kind.GROUPS.items()}
 
 
 LARGER = ("option a", "group norm over a concatenation")
 """Their groups are larger than the spec language can say: units of one dim in two places, or in another order."""
+
+
+ALARMED = ("set attention",)
+"""Of these the counter-proof says that the group may be larger, which it is not: heads look alike to it."""
 
 
 @lru_cache
@@ -49,7 +53,7 @@ def test_the_group_of_a_network_is_found_and_proved(name: str) -> None:
     found = derived(name)
     assert found.proof.holds, found.proof.describe()
     assert found.complete
-    assert bool(found.free) is (name in LARGER), found.free
+    assert bool(found.free) is (name in LARGER or name in ALARMED), found.free
     assert group(found.proof.layout) == GROUPS[name], found.text
 
 

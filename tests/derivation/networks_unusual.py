@@ -1,0 +1,96 @@
+"""Networks in which units show what they are only once others are told apart, or that no gradient reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.derivation.networks import Made, images, vectors
+from tests.derivation.networks_others import drawn
+
+
+class MixtureDensity(nn.Module):
+    """The likelihood of a mixture: nothing tells of its weights while its components are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.weights = nn.Linear(4, 12), nn.Linear(12, 5)
+        self.means, self.spreads = nn.Linear(12, 10), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = torch.tanh(self.hidden(x))
+        means, spreads = self.means(h).view(-1, 5, 2), F.softplus(self.spreads(h)).view(-1, 5, 2)
+        likely = (-0.5 * ((y[:, None] - means) / spreads).square() - spreads.log()).sum(-1)
+        return torch.logsumexp(self.weights(h).log_softmax(-1) + likely, -1)
+
+
+class VectorQuantised(nn.Module):
+    """The nearest row of a codebook, with the gradient of what it stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.code = nn.Conv2d(3, 6, 3, 2, 1), nn.Embedding(10, 6)
+        self.decoder = nn.Sequential(nn.Conv2d(6, 7, 3, 1, 1), nn.ReLU(), nn.ConvTranspose2d(7, 3, 4, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.encoder(x).permute(0, 2, 3, 1)
+        apart = (z[..., None, :] - self.code.weight).square().sum(-1)
+        chosen = self.code(apart.argmin(-1))
+        return self.decoder((z + (chosen - z).detach()).permute(0, 3, 1, 2))
+
+
+class SetAttention(nn.Module):
+    """A set reads learned points, which read it: heads show only where the points differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points, self.out = nn.Parameter(torch.randn(4, 6)), nn.Linear(6, 3)
+        self.inp, self.first, self.second = nn.Linear(4, 6), Reading(), Reading()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        return self.out(self.second(x, self.first(self.points.expand(len(x), -1, -1), x)))
+
+
+class Reading(nn.Module):
+    """Three heads of two; what reads is added to what is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.LayerNorm(6)
+
+    def forward(self, reader: Tensor, x: Tensor) -> Tensor:
+        q, k, v = (torch.cat(part.split(2, 2), 0) for part in (self.q(reader), self.k(x), self.v(x)))
+        read = q + (q @ k.mT / 6**0.5).softmax(2) @ v
+        return self.norm(torch.cat(read.split(len(x), 0), 2))
+
+
+class Detector(nn.Module):
+    """Boxes beside logits: both are answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.classes = nn.Linear(6, 10), nn.Linear(10, 4)
+        self.boxes = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = F.relu(self.trunk(x))
+        return {"logits": self.classes(h), "boxes": self.boxes(h).sigmoid(), "hidden_states": h}
+
+
+NETWORKS: dict[str, Callable[[], Made]] = {
+    "mixture density": lambda: (MixtureDensity(), (vectors(4), drawn(5, 2))),
+    "vector quantised": lambda: (VectorQuantised(), images()),
+    "set attention": lambda: (SetAttention(), vectors(4, 7)),
+    "detector": lambda: (Detector(), vectors(6)),
+}
+
+GROUPS = {
+    "mixture density": {"12": 1, "5": 1},
+    "vector quantised": {"6": 1, "10": 1, "7": 1},
+    "set attention": {"6": 2, "4": 1, "3": 2, "2 in 3": 2},
+    "detector": {"10": 1, "8": 1},
+}
