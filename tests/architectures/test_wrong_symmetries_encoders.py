@@ -65,6 +65,10 @@ CLAIMS = {
     "BERT: a classifier of tokens reads the pooler that is in its file": Claim("bert", masked_encoders.old_tagger, {
         "  pooled: same as embed without cls.seq_relationship.weight\n": "",
     }, "pooled"),
+    "ALBERT: the stream moves although it is the output": Claim("albert", partial(masked_encoders.albert, "Model"), {
+        "  embed: fixed without {predictions.dense,classifier,qa_outputs}.weight because the hidden states are then "
+        "the outputs\n": "",
+    }, "embed"),
     "BERT: the stream moves although it is the output": Claim("bert", partial(masked_encoders.bert, "Model"), {
         "  embed: fixed without": "  embed: fixed without encoder.* or",
     }, "embed"),

@@ -66,6 +66,23 @@ def gptj(**config: Any) -> Subject:
     )  # fmt: skip
 
 
+def gpt_neo(**config: Any) -> Subject:
+    """GPT-Neo with 4 heads, whose second layer attends to the last three tokens."""
+    return transformers_subject(
+        "transformers GPTNeoForCausalLM (4 heads)", "GPTNeoConfig", "GPTNeoForCausalLM", tolerance=RMS_TOLERANCE,
+        **{"hidden_size": 48, "num_heads": 4, "intermediate_size": 40, "attention_types": [[["global", "local"], 1]],
+           "num_layers": _LAYERS, "max_position_embeddings": 16, "window_size": 3, "initializer_range": 0.2, **config},
+    )  # fmt: skip
+
+
+def bigcode(**config: Any) -> Subject:
+    """GPT-BigCode with 4 heads on one key and one value."""
+    return transformers_subject(
+        "transformers GPTBigCodeForCausalLM (4 heads, one key/value head)", "GPTBigCodeConfig",
+        "GPTBigCodeForCausalLM", **{**_GPT_SIZES, **config},
+    )  # fmt: skip
+
+
 def bloom() -> Subject:
     """BLOOM with 4 heads and a tied head."""
     return transformers_subject(
@@ -152,6 +169,8 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         published_pythia,
     ),
     "gpt-j": (gptj,),
+    "gpt-neo": (gpt_neo, partial(gpt_neo, tie_word_embeddings=False)),
+    "gpt-bigcode": (bigcode,),
     "bloom": (bloom, published_bloom),
     "mpt": (mpt,),
     "mamba": (mamba, partial(mamba, use_bias=True), partial(mamba, "FalconMamba"), published_mamba),

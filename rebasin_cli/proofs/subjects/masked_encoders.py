@@ -63,6 +63,12 @@ def electra(model: str) -> Subject:
     return bert(model, "Electra", embedding_size=28)
 
 
+def albert(model: str, **config: Any) -> Subject:
+    """ALBERT in four layers of two groups, whose embedding is narrower than its stream."""
+    groups = {"embedding_size": 28, "num_hidden_layers": 4, "num_hidden_groups": 2}
+    return bert(model, "Albert", **groups, **config)
+
+
 def deberta(model: str, **config: Any) -> Subject:
     """DeBERTa V2, with keys shared between words and positions as in V3 unless `config` says otherwise."""
     return bert(
@@ -96,6 +102,15 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(bert, "ForTokenClassification", "Roberta", num_labels=5),
         partial(electra, "ForPreTraining"),
         partial(electra, "ForMaskedLM"),
+    ),
+    "albert": (
+        partial(albert, "ForPreTraining"),
+        partial(albert, "ForMaskedLM"),
+        partial(albert, "ForMaskedLM", tie_word_embeddings=False),
+        partial(albert, "ForSequenceClassification", num_labels=5),
+        partial(albert, "ForTokenClassification", num_labels=5),
+        partial(albert, "ForQuestionAnswering"),
+        partial(albert, "Model"),
     ),
     "distilbert": (
         partial(distilbert, "ForMaskedLM"),

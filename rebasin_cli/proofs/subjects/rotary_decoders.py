@@ -127,6 +127,10 @@ stablelm = partial(
     grouped_subject, "StableLmConfig", "StableLmForCausalLM", note=", half of each rotated", partial_rotary_factor=0.5
 )
 cohere = partial(grouped_subject, "CohereConfig", "CohereForCausalLM", tie_word_embeddings=True)
+granite = partial(
+    grouped_subject, "GraniteConfig", "GraniteForCausalLM", embedding_multiplier=3.0, residual_multiplier=0.5,
+    logits_scaling=2.0,
+)  # fmt: skip
 olmo = partial(grouped_subject, "OlmoConfig", "OlmoForCausalLM")
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
@@ -140,6 +144,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(grouped_subject, "MistralConfig", "MistralForCausalLM", head_dim=10),
         partial(grouped_subject, "Qwen2Config", "Qwen2ForCausalLM", tie_word_embeddings=True),
         partial(grouped_subject, "GemmaConfig", "GemmaForCausalLM", head_dim=10, tie_word_embeddings=True),
+        granite,
     ),
     "llama-consolidated": (consolidated_llama,),
     "qwen3": (qwen3, partial(qwen3, note=", biases, tied", attention_bias=True, tie_word_embeddings=True)),
