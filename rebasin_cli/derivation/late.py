@@ -107,7 +107,7 @@ def with_key_indices(judge: Judge, wiring: Wiring) -> Wiring:
 
 
 def with_routers(judge: Judge, wiring: Wiring, routed: Sequence[AxisOf]) -> Wiring:
-    """Every table that the network chooses from, such as a router or a codebook, with the axes of that length in the module
+    """Every table that the network chooses from, a router or a codebook, with the axes of that length in the module
     around it.
     """
     fresh = 1 + max(wiring.dims(), default=0)

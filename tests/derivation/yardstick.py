@@ -8,7 +8,7 @@ the element if permutations of its dims can be read off that do the same to ever
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,7 @@ class Group:
     def element(self, permutation: Permutation) -> Tensor:
         """For every entry the one that comes to stand in its place; shape (count,)."""
         source = torch.arange(self.count)
-        for key in sorted({key for dim in permutation for key in self.layout.users[dim]}):
+        for key in sorted({key for dim in permutation for key in self.layout.users[dim]} & self.ids.keys()):
             moved = permute_tensor(permutation, self.layout, key, self.ids.__getitem__)
             source[self.ids[key].reshape(-1)] = moved.reshape(-1)
         return source
@@ -82,7 +82,7 @@ class Group:
         """The permutation of one dim, read where all but its owners is at index 0; None if that is none."""
         shape = (*self.layout.owner_sizes(dim), self.layout.dims[dim].size)
         perm = torch.full(shape, -1)
-        for key in self.layout.users[dim]:
+        for key in (key for key in self.layout.users[dim] if key in self.ids):
             bound = self.layout.tensors[key]
             if bound.index_dim == dim:
                 firsts = [int(self.ids[sibling].reshape(-1)[0]) for sibling in bound.siblings]
@@ -128,14 +128,34 @@ def _edge(view: Tensor, piece: Piece, at: int) -> Tensor:
     return view.permute([order.index(side) for side in kept])
 
 
-def groups(*sides: tuple[Layout, Mapping[str, Tensor]]) -> Iterator[Group]:
-    """Layouts with the states that they are bound to, which hold the same values."""
-    values = [tensor.double().reshape(-1) for _, state in sides for tensor in state.values()]
+def groups(*sides: tuple[Layout, Mapping[str, Tensor]], unread: Collection[str] = ()) -> Iterator[Group]:
+    """Layouts with the states that they are bound to, which hold the same values.
+
+    Args:
+        unread: keys of the last state: the outputs do not depend on these tensors, so that any order of them is right.
+    """
+    states = _told_apart([state for _, state in sides])
+    values = [tensor.double().reshape(-1) for state in states for tensor in state.values()]
     ids = torch.unique(torch.cat(values), return_inverse=True)[1]
     parts = iter(ids.split([len(part) for part in values]))
-    for layout, state in sides:
-        numbered = {key: next(parts).reshape(tensor.shape) for key, tensor in state.items()}
-        yield Group(layout, numbered, int(ids.max()) + 1)
+    numbered = [{key: next(parts).reshape(tensor.shape) for key, tensor in state.items()} for state in states]
+    aside = {int(found) for key in unread for found in numbered[-1][key].reshape(-1)}
+    for (layout, _), state in zip(sides, numbered, strict=True):
+        read = {key: found for key, found in state.items() if not aside.issuperset(found.reshape(-1).tolist())}
+        yield Group(layout, read, int(ids.max()) + 1)
+
+
+def _told_apart(states: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The states with a number of its own for every entry of a table that repeats values, by its key."""
+    made, start = [dict(state) for state in states], 1e9
+    for key, tensor in states[0].items():
+        repeats = tensor.unique().numel() < tensor.numel()
+        if repeats and all(key in state and torch.equal(state[key], tensor) for state in states):
+            numbers = start + torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
+            start += tensor.numel()
+            for state in made:
+                state[key] = numbers
+    return made
 
 
 def elements(layout: Layout, dim: str) -> Iterator[Permutation]:
