@@ -12,10 +12,11 @@ from torch import nn
 from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.candidate import Candidate, Judge, candidate
 from rebasin_cli.derivation.colouring import AxisOf
+from rebasin_cli.derivation.found import Found, Marks
 from rebasin_cli.derivation.late import with_hidden_vectors, with_inner_permutations, with_key_indices, with_routers
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.reading import Reader, split_where_apart, without_move
-from rebasin_cli.derivation.search import Found, Marks, Search, Told
+from rebasin_cli.derivation.search import Search, Told
 from rebasin_cli.derivation.soundness import sound_judge, unread_tensors
 from rebasin_cli.derivation.stays import Stays, what_stays
 from rebasin_cli.derivation.unsaid import unsaid

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, chain, inside, nest, size_of
-from rebasin_cli.derivation.search import Marks
+from rebasin_cli.derivation.found import Marks
 
 
 class UnreadableError(Exception):

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
@@ -29,6 +29,7 @@ from rebasin_cli.derivation.colouring import (
     recoloured,
     uniform,
 )
+from rebasin_cli.derivation.found import Found, Marks, Move
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
 from rebasin_cli.derivation.trials import Split, Trial, by_appearance, cuts, drawn, longer, splits
@@ -38,46 +39,6 @@ _CHOOSING = 4  # quiet rounds of a network that chooses among its units
 
 Told = Callable[[float, str], None]
 """Told the share of indices that are single, and what was found last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A set of units that may be permuted, as it was found.
-
-    Attributes:
-        axis: where it was found; units: how many.
-    """
-
-    axis: AxisOf
-    units: int
-
-
-Marks = dict[int, tuple[int, int]]
-"""Of one index of an axis: move → (unit, number of units)."""
-
-
-@dataclass(slots=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        moves: in the order in which they were found; marks: for every axis and index the units that it belongs to.
-        twisted: moves whose units stand in another order on some axis, which no pattern can say, with that axis.
-        still: classes of units that are alike at first, yet no order of them but the given one keeps the function.
-        silent: axes with indices that no gradient reaches, with how many.
-        routed: axes that were told apart from the start, as the network chooses among them.
-        complete: whether all was decided in time.
-    """
-
-    moves: list[Move] = field(default_factory=list)
-    marks: dict[AxisOf, list[Marks]] = field(default_factory=dict)
-    twisted: dict[int, AxisOf] = field(default_factory=dict)
-    still: list[tuple[ColourClass, str]] = field(default_factory=list)
-    silent: dict[AxisOf, int] = field(default_factory=dict)
-    routed: tuple[AxisOf, ...] = ()
-    complete: bool = True
-    passes: int = 0
-    seconds: float = 0.0
 
 
 class Search:
