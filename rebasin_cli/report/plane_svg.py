@@ -11,7 +11,7 @@ from rebasin_cli.report.plane_levels import BANDS, Levels
 from rebasin_cli.report.plane_text import _COLOURS, loss_at
 
 _WIDE = 640
-_FINE = 96  # cells across, whatever the grid: bands with edges that look like contour lines
+_FINE = 160  # cells across, whatever the grid: bands with edges that look like contour lines
 _ROOM = 90  # beside the picture, for the scale
 
 
@@ -56,8 +56,8 @@ def plane_svg(plane: PlaneRecord) -> str:
         loss = loss_text(plane.points[name].loss)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="white" stroke="black"/>')
         parts.append(
-            f'<text x="{x:.1f}" y="{y - 10:.1f}" text-anchor="middle" fill="white" stroke="black" stroke-width="3" '
-            f'paint-order="stroke">{escape(name)} {loss}</text>'
+            f'<text x="{x:.1f}" y="{y - 10:.1f}" text-anchor="middle" class="corner" fill="white" '
+            f'stroke="black" stroke-width="3" paint-order="stroke">{escape(name)} {loss}</text>'
         )
     parts += _scale(levels, high)
     return "".join(parts) + "</svg>"

@@ -15,11 +15,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "vision and language": ("clip", "clip-openai", "clip-vision", "siglip"),
     "language, decoders": (
-        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-j", "gpt-neox", "gpt2", "llama", "llama-consolidated",
-        "mamba", "mixtral", "mpt", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen-moe", "qwen3", "stablelm",
+        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-bigcode", "gpt-j", "gpt-neo", "gpt-neox", "gpt2", "llama",
+        "llama-consolidated", "mamba", "mixtral", "mpt", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen-moe", "qwen3", "stablelm",
         "starcoder2",
     ),
-    "language, encoders and both": ("bart", "bert", "deberta-v2", "distilbert", "mpnet", "t5", "t5-encoder"),
+    "language, encoders and both": ("albert", "bart", "bert", "deberta-v2", "distilbert", "mpnet", "t5", "t5-encoder"),
     "diffusion": (
         "dit", "flux", "flux-original", "sd-text-encoder", "sd-text-encoder-openclip", "sd-vae", "sd-vae-original",
         "sd15", "sd15-unet", "sd15-unet-original", "sd3", "sd3-original", "sdxl", "sdxl-unet", "sdxl-unet-original",
