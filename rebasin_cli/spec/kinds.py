@@ -15,9 +15,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "vision and language": ("clip", "clip-openai", "clip-vision", "siglip"),
     "language, decoders": (
-        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-bigcode", "gpt-j", "gpt-neo", "gpt-neox", "gpt2", "llama",
-        "llama-consolidated", "mamba", "mixtral", "mpt", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen-moe", "qwen3", "stablelm",
-        "starcoder2",
+        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-bigcode", "gpt-j", "gpt-neo", "gpt-neox", "gpt2",
+        "llama", "llama-consolidated", "mamba", "mixtral", "mpt", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3",
+        "qwen-moe", "qwen3", "stablelm", "starcoder2",
     ),
     "language, encoders and both": ("albert", "bart", "bert", "deberta-v2", "distilbert", "mpnet", "t5", "t5-encoder"),
     "diffusion": (
