@@ -26,7 +26,8 @@ def plane_svg(plane: PlaneRecord) -> str:
     high = rows * size
     parts = [
         f'<svg class="plane" viewBox="0 0 {_WIDE + _ROOM} {high:.0f}" role="img" '
-        'aria-label="loss in the plane through A, B and B aligned" shape-rendering="crispEdges" font-family="sans-serif" font-size="14">'
+        'shape-rendering="crispEdges" '
+        'aria-label="loss in the plane through A, B and B aligned" font-family="sans-serif" font-size="14">'
     ]
     for row in range(rows):
         y = plane.y[-1] - up * (row + 0.5) / rows
