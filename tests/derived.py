@@ -45,8 +45,8 @@ EXPLAINED: Mapping[str, str] = {
 Row = dict[str, Any]
 
 
-class TooLongError(Exception):
-    """A derivation did not end in time."""
+class TooLongError(BaseException):
+    """A derivation did not end in time; no handler of errors on its way catches it."""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.derivation.colouring import AxisOf, Colouring
 from rebasin_cli.derivation.surrogate import Exact, InFloat64, Smooth
-from rebasin_cli.errors import ContentError
+from rebasin_cli.errors import ContentError, RebasinError
 from rebasin_cli.evaluation.inputs import arguments
 from rebasin_cli.evaluation.running import answers_of, in_dtype, tensors_in
 
@@ -131,8 +131,7 @@ class Network:
         """What the real module answers with these tensors, by name; the logits alone where there are some."""
         self._load(values)
         with torch.no_grad(), float64(), self._wide, Exact():
-            answers = answers_of(tensors_in(run(self.module, self.inputs)))
-            return {name: _bounded(output).clone() for name, output in answers.items()}
+            return {name: _bounded(output).clone() for name, output in self._answers().items()}
 
     def gradients(self, values: Mapping[str, Tensor], *, exact: bool = False) -> dict[str, Tensor]:
         """The gradient of a random loss by every tensor; `exact`: of the real network, dead units included."""
@@ -194,11 +193,23 @@ class Network:
             summed *= float((counts**2).sum() / max(1.0, counts.sum()))
         return _WEIGHT / math.sqrt(max(1.0, summed))
 
+    def _answers(self) -> Mapping[str, Tensor]:
+        try:
+            return answers_of(tensors_in(run(self.module, self.inputs)))
+        except (RebasinError, MemoryError):
+            raise
+        except Exception as error:
+            said = str(error).strip().splitlines() or [""]
+            raise ContentError(
+                f"the network does not run at other weights than its own: {type(error).__name__}: {said[0]}",
+                remedy="functions that are defined for some matrices only (cholesky, solve) cannot be searched",
+            ) from error
+
     def _gradients(self, seed: int, functions: Exact) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         with float64(), self._wide:
             with functions:
-                outputs = answers_of(tensors_in(run(self.module, self.inputs)))
+                outputs = self._answers()
             loss = sum((_random_loss(output, generator) for output in outputs.values()), torch.zeros(()))
             if not loss.requires_grad:
                 raise ContentError(

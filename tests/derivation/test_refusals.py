@@ -34,6 +34,13 @@ class Noisy(nn.Module):
         return F.dropout(x, 0.5, training=True)
 
 
+class Factored(nn.Linear):
+    """Defined where its weights are independent alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.linalg.cholesky(self.weight @ self.weight.T)
+
+
 REFUSED: dict[str, tuple[nn.Module, Any, str, str]] = {
     "other inputs": (Mlp(), vectors(5), "does not run on the inputs: RuntimeError: mat1", "floats of shape (5, 5)"),
     "missing inputs": (Mlp(), (vectors(6), vectors(6)), "TypeError", "(floats of shape (5, 6), floats"),
@@ -44,6 +51,7 @@ REFUSED: dict[str, tuple[nn.Module, Any, str, str]] = {
     "detached": (Mlp(between=lambda x: x.detach() * 0), vectors(6), "nothing in this network may be permuted", ""),
     "choices": (Mlp(after=lambda x: x.argmax(-1)), vectors(6), "no tensor of floats", "int64 of shape (5,)"),
     "nothing hidden": (nn.Linear(6, 3), vectors(6), "nothing in this network may be permuted", ""),
+    "own weights alone": (Factored(6, 6), vectors(6), "does not run at other weights than its own: ", ""),
     "no parameters": (nn.Tanh(), vectors(6), "no parameters", ""),
 }
 
