@@ -51,15 +51,19 @@ def by_position(answers: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | Non
     Returns:
         None if the shapes do not fit.
     """
+    axis = class_axis(answers, targets)
+    return None if axis is None else (answers.movedim(axis, -1).flatten(0, -2), targets.flatten())
+
+
+def class_axis(answers: Tensor, targets: Tensor) -> int | None:
+    """The axis of answers that counts classes, 1 or −1, as `by_position` has it; None if the shapes do not fit."""
     if answers.dim() != targets.dim() + 1:
         return None
     last = answers.shape[:-1] == targets.shape
     first = (answers.shape[0], *answers.shape[2:]) == tuple(targets.shape)
-    if not (first or last):
-        return None
     if first and not (last and targets.dim() == 2):
-        answers = answers.movedim(1, -1)
-    return answers.flatten(0, -2), targets.flatten()
+        return 1
+    return -1 if last else None
 
 
 def either_order(answers: Tensor, targets: Tensor) -> bool:

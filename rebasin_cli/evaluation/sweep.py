@@ -12,6 +12,7 @@ from torch import Tensor
 from rebasin_cli.evaluation.answers import answer_of, by_position
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import IGNORED, Dataset
+from rebasin_cli.evaluation.ensemble import averaged
 from rebasin_cli.evaluation.losses import Loss, find_loss
 from rebasin_cli.evaluation.metrics import Maker, collect
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
@@ -79,16 +80,39 @@ def evaluate(
     Args:
         loss: as `fitting_loss` gives it; the one for the kind of targets if there is none.
     """
+    return evaluate_ensemble(
+        network, (state,), (1.0,), dataset, loss=loss, batch_size=batch_size, device=device, metrics=metrics
+    )
+
+
+def evaluate_ensemble(
+    network: AnyNetwork,
+    states: Sequence[Mapping[str, Tensor]],
+    weights: Sequence[float],
+    dataset: Dataset,
+    *,
+    loss: Loss | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    metrics: Sequence[Maker] = (),
+) -> Scores:
+    """As `evaluate`, of the mean answers of several states (see `averaged`), which are all in memory.
+
+    Raises:
+        ContentError: the outputs have no mean.
+    """
     judged = loss or find_loss(None, dataset, network.answers)
     measuring = [make() for make in metrics]
     with torch.inference_mode(), _full_precision():
-        params = network.load(state, device)
+        together = [network.load(state, device) for state in states]
+        params = together[-1]
         total = torch.zeros((), dtype=torch.float64, device=device)
         right = torch.zeros((), dtype=torch.int64, device=device)
         questions = asked = 0
         for batch in dataset.batches(batch_size):
-            outputs = network.outputs(params, batch.inputs)
             targets = targets_for(params, batch.targets)
+            several = [network.outputs(each, batch.inputs) for each in together]
+            outputs = averaged(network.family, several, weights, targets, judged)
             answers = None
             if measuring or judged.classes or not judged.whole:
                 answers = answer_of(network.family, outputs).double()

@@ -96,12 +96,25 @@ def total_similarity(models: Models, permutations: Sequence[Permutation]) -> flo
     return total / 2
 
 
+@dataclass(frozen=True, slots=True)
+class PairDistance:
+    """How far two models are from each other: as they are, and in one order; cosine: between them in one order."""
+
+    before: float
+    after: float
+    cosine: float
+
+
 def pairwise_distances(
     models: Models, permutations: Sequence[Permutation], on_step: Callable[[str], None] | None = None
-) -> dict[tuple[int, int], tuple[float, float]]:
-    """‖M_i − M_j‖ and ‖π_i(M_i) − π_j(M_j)‖ for all i < j, over the spec's `tensors`, one tensor of all at a time."""
+) -> dict[tuple[int, int], PairDistance]:
+    """‖M_i − M_j‖, ‖π_i(M_i) − π_j(M_j)‖ and the cosine of the latter for all i < j, over the spec's `tensors`.
+
+    One tensor of all is in memory at a time.
+    """
     pairs = [(i, j) for i in range(len(models)) for j in range(i + 1, len(models))]
     squares = {pair: [0.0, 0.0] for pair in pairs}
+    norms = [0.0] * len(models)
     for key, bound in models.layout.tensors.items():
         if bound.section != "tensors":
             continue
@@ -110,9 +123,15 @@ def pairwise_distances(
             permute_tensor(permutation, models.layout, key, state.__getitem__)
             for permutation, state in zip(permutations, models.states, strict=True)
         ]
+        norms = [norm + dot(tensor, tensor) for norm, tensor in zip(norms, plain, strict=True)]
         for i, j in pairs:
             squares[i, j][0] += squared_distance(plain[i], plain[j])
             squares[i, j][1] += squared_distance(moved[i], moved[j])
         if on_step:
             on_step(key)
-    return {pair: (sqrt(before), sqrt(after)) for pair, (before, after) in squares.items()}
+    found = {}
+    for (i, j), (before, after) in squares.items():
+        scale = 2 * sqrt(norms[i] * norms[j])
+        cosine = (norms[i] + norms[j] - after) / scale if scale else 1.0
+        found[i, j] = PairDistance(sqrt(before), sqrt(after), cosine)
+    return found

@@ -39,9 +39,11 @@ from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
+from rebasin_cli.pipeline.worth import point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, write_path
-from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument
+from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument, VerdictRecord
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.worth import judge_unmeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ class Measured:
 
     Attributes:
         inputs: the checkpoints as they were read, by role.
-        document: what was known before the sweep; losses: what the sweep found, None without a loss.
+        document: what was known before the sweep.
+        sweep: what the path was measured by; losses: what the sweep found; both None without a loss.
     """
 
     inputs: Mapping[str, InputRecord]
     alignment: Alignment
     document: RunDocument
+    sweep: Sweep | None
     losses: BarrierRecord | PlaneRecord | None
 
 
@@ -94,7 +98,7 @@ def measure(run: Run, outputs: Outputs, progress: Progress) -> Measured:
         losses = _losses(run, sweep, alignment.permutation, document_of, outputs, progress)
     else:
         progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
-    return Measured(inputs, alignment, document, losses)
+    return Measured(inputs, alignment, document, sweep, losses)
 
 
 def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) -> RunDocument:
@@ -102,6 +106,7 @@ def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) ->
     points, losses = run.points, measured.losses
     if run.request.best and isinstance(losses, BarrierRecord):
         points = replace(points, at=best_point(losses, progress))
+    verdict = _verdict(run, measured, points.at, progress)
     permutation, recipe = measured.alignment.permutation, recipe_of(run, points, measured)
     written = write_path(points, run.pair, permutation, recipe, outputs, progress)
     at = points.at if points.output is not None else None
@@ -109,7 +114,8 @@ def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) ->
         outputs.write(plot, _picture(losses, plot))
         written["plot"] = str(plot)
     document = _so_far(measured.document, run.before, progress, losses, written, at)
-    document = structs.replace(document, hashes={**document.hashes, **run.targets.hashes(outputs.hashes)})
+    hashes = {**document.hashes, **run.targets.hashes(outputs.hashes)}
+    document = structs.replace(document, verdict=verdict, hashes=hashes)
     write_document(document, run.targets, outputs, progress)
     return document
 
@@ -290,6 +296,17 @@ def best_point(barrier: BarrierRecord, progress: Progress) -> float:
     if better:
         progress.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
     return lam
+
+
+def _verdict(run: Run, measured: Measured, at: float | None, progress: Progress) -> VerdictRecord | None:
+    """What the point that is written is worth; None where there is no such point, or it is an end."""
+    if at is None or at in (0.0, 1.0):
+        return None
+    if measured.sweep is not None and isinstance(measured.losses, BarrierRecord):
+        permutation, blend = measured.alignment.permutation, run.request.blend
+        return told(point_verdict(measured.sweep, permutation, at, blend, measured.losses, progress), progress)
+    distance = measured.document.distance
+    return told(judge_unmeasured([distance.cosine_after]), progress) if distance else None
 
 
 def recipe_of(run: Run, points: PathPoints, measured: Measured) -> PathRecipe:

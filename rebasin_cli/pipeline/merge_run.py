@@ -11,7 +11,7 @@ from torch import Tensor
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.merging.many import ManyResult
-from rebasin_cli.merging.models import Models, pairwise_distances
+from rebasin_cli.merging.models import Models, PairDistance, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.kept_document import write_document
@@ -24,7 +24,9 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
-from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument
+from rebasin_cli.pipeline.worth import told
+from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument, VerdictRecord
+from rebasin_cli.report.worth import judge, judge_unmeasured
 
 State = Mapping[str, Tensor]
 
@@ -36,14 +38,16 @@ class Found:
     Attributes:
         inputs: the models as they were read, by role.
         models: all under the names of the first, with their weights.
+        worth: what was measured; verdict: what that comes to.
     """
 
     inputs: Mapping[str, InputRecord]
     models: Models
     result: ManyResult
-    distances: Mapping[tuple[int, int], tuple[float, float]]
+    distances: Mapping[tuple[int, int], PairDistance]
     merged: State
     worth: MergeScores
+    verdict: VerdictRecord
 
 
 def carry_out(run: Run, progress: Progress) -> RunDocument:
@@ -92,7 +96,9 @@ def find(run: Run, progress: Progress) -> Found:
     worth = MergeScores()
     if scorer and first:
         worth = score_merge(scorer, models, run.opened, result.permutations, merged, first, request.steps, progress)
-    return Found(inputs, models, result, distances, list(merged.values())[-1], worth)  # repaired as was asked for last
+    verdict = told(_verdict(run, distances, worth), progress)
+    last = list(merged.values())[-1]  # repaired as was asked for last
+    return Found(inputs, models, result, distances, last, worth, verdict)
 
 
 def merged_reader(run: Run, found: Found) -> Callable[[str], Tensor]:
@@ -143,6 +149,7 @@ def describe(run: Run, found: Found, progress: Progress) -> RunDocument:
         inputs={**found.inputs, **(data_records(request.data) if request.data else {})},
         architecture=architecture_record(run.layout, request.spec, checked=run.check.record()),
         merge=_record(run, found),
+        verdict=found.verdict,
         outputs=run.targets.written(),
         warnings=tuple(progress.warnings),
         invocations=progress.invocations(),
@@ -150,13 +157,20 @@ def describe(run: Run, found: Found, progress: Progress) -> RunDocument:
     )
 
 
+def _verdict(run: Run, distances: Mapping[tuple[int, int], PairDistance], worth: MergeScores) -> VerdictRecord:
+    """What the merge is worth."""
+    if worth.scores:
+        return judge(worth.scores, [role_of(i) for i in range(len(run.opened))], run.weights)
+    return judge_unmeasured([distance.cosine for distance in distances.values()])
+
+
 def _record(run: Run, found: Found) -> MergeRecord:
     """The match and the figures of a merge, as the document keeps them."""
     result, scorer, worth = found.result, run.scorer, found.worth
     pairs = []
-    for (i, j), (before, after) in found.distances.items():
+    for (i, j), distance in found.distances.items():
         naive, aligned = worth.barriers.get((i, j), (None, None))
-        pairs.append(PairRecord(role_of(i), role_of(j), before, after, naive, aligned))
+        pairs.append(PairRecord(role_of(i), role_of(j), distance.before, distance.after, naive, aligned))
     moved = [
         sum(map(permutation.fraction_moved, permutation)) / max(1, len(permutation))
         for permutation in result.permutations

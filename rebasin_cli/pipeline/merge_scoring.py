@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.tensors import torch_dtype
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.barrier import barrier_above_line
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.merging.interpolation import interpolated
@@ -21,8 +22,9 @@ from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.points import is_first
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.record import role_of
-from rebasin_cli.pipeline.scoring import CommandScorer, Scorer, score_or_nan
+from rebasin_cli.pipeline.scoring import CommandScorer, NetworkScorer, Scorer, score_or_nan
 from rebasin_cli.report.document import ScoreRecord
+from rebasin_cli.report.worth import ENSEMBLE
 from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]
@@ -33,7 +35,7 @@ class MergeScores:
     """What was measured of a merge.
 
     Attributes:
-        scores: by role of a model, and of `naive average`, `merged` and its repaired forms.
+        scores: by role of a model, and of `ensemble`, `naive average`, `merged` and the repaired forms of both.
         barriers: of every pair, as the two are and in one order.
         failures: why a network could not be measured, by what it is.
     """
@@ -72,16 +74,24 @@ def merged_states(
     scorer: Scorer | None, models: Models, permutations: Sequence[Permutation], first: Checkpoint
 ) -> dict[str, State]:
     """The mean in one order as it is written, and the same repaired as was asked for, by name."""
-    merged = _WrittenLike(first, Mean(models, permutations, range(len(models))), models.layout)
-    found: dict[str, State] = {"merged": merged}
-    for kind in scorer.repairs if scorer else ():
-        assert scorer is not None
-        repairer = scorer.repairer
-        assert repairer is not None
+    return _with_repairs("merged", scorer, models, permutations, first)
+
+
+def _with_repairs(
+    name: str, scorer: Scorer | None, models: Models, permutations: Sequence[Permutation], first: Checkpoint
+) -> dict[str, State]:
+    """The mean of the models in these orders, as it is written, and repaired in every way that was asked for."""
+    mean = _WrittenLike(first, Mean(models, permutations, range(len(models))), models.layout)
+    found: dict[str, State] = {name: mean}
+    repairer = scorer.repairer if scorer else None
+    if scorer is None or repairer is None:
+        return found
+    repairer = replace(repairer, ends=None)
+    for kind in scorer.repairs:
         if kind == "repair":
             ordered = (permuted(p, models.layout, s) for p, s in zip(permutations, models.states, strict=True))
             repairer.measure_ends(*ordered)
-        found[f"merged + {kind}"] = repairer.between(merged, models.weights, kind)
+        found[f"{name} + {kind}"] = repairer.between(mean, models.weights, kind)
     return found
 
 
@@ -104,9 +114,9 @@ def score_merge(
     """
     inner = lambda_grid(steps)[1:-1]
     pairs = list(combinations(range(len(models)), 2))
-    count = len(models) + 1 + len(merged) + 2 * len(pairs) * len(inner)
+    count = len(models) + 2 * len(merged) + 2 * len(pairs) * len(inner)
     with progress.phase("judging", count, "points") as advance:
-        run = _Scoring(scorer, models, files, advance)
+        run = _Scoring(scorer, models, files, advance, progress)
         scores = run.scores(merged, first, permutations)
         barriers = {pair: run.barriers(pair, permutations, inner, scores) for pair in pairs}
     bad = [name for name, score in scores.items() if not isfinite(score.loss) and name not in run.failures]
@@ -125,6 +135,7 @@ class _Scoring:
     models: Models
     files: Sequence[Checkpoint]
     advance: Advance
+    progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
 
     def score(self, state: State, name: str, like: int = 0) -> ScoreRecord:
@@ -136,16 +147,16 @@ class _Scoring:
     def scores(
         self, merged: Mapping[str, State], first: Scores, permutations: Sequence[Permutation]
     ) -> dict[str, ScoreRecord]:
-        """Of every model, of the mean of the models as they are, and of the merge."""
+        """Of every model, of all as an ensemble, of the mean of the models as they are, and of the merge."""
         models, files = self.models, self.files
         everyone = range(len(models))
         found = {role_of(0): ScoreRecord(first.loss, first.accuracy, first.metrics)}
         self.advance(1)
         own = files if isinstance(self.scorer, CommandScorer) else models.states
         found |= {role_of(i): self.score(own[i], role_of(i), i) for i in everyone[1:]}
-        naive = Mean(models, _identity(permutations), everyone)
-        found["naive average"] = self.score(_WrittenLike(files[0], naive, models.layout), "naive average")
-        return found | {name: self.score(state, name) for name, state in merged.items()}
+        found |= ensemble_score(self.scorer, models.states, models.weights, self.progress)
+        naive = _with_repairs("naive average", self.scorer, models, _identity(permutations), files[0])
+        return found | {name: self.score(state, name) for name, state in (naive | dict(merged)).items()}
 
     def barriers(
         self,
@@ -176,6 +187,20 @@ class _Scoring:
                 state = _WrittenLike(self.files[like], state)
             found.append(self.score(state, f"{role_of(i)} to {role_of(j)}, {order}, λ = {lam:g}", like).loss)
         return found
+
+
+def ensemble_score(
+    scorer: Scorer, states: Sequence[State], weights: Sequence[float], progress: Progress
+) -> dict[str, ScoreRecord]:
+    """What the models' mean answers are worth, by name; nothing without a network, or where there is no mean."""
+    if not isinstance(scorer, NetworkScorer):
+        return {}
+    try:
+        found = scorer.measure_together(states, weights)
+    except ContentError as error:
+        progress.remark(f"the ensemble is not measured: {error.what}")
+        return {}
+    return {ENSEMBLE: ScoreRecord(found.loss, found.accuracy, found.metrics)}
 
 
 def _identity(permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,12 +23,15 @@ from rebasin_cli.evaluation.losses import Loss, blind_loss
 from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate
+from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate, evaluate_ensemble
+from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.repairer import FIT_EXAMPLES, Repairer
 from rebasin_cli.spec import Layout
+
+_BYTES = 8  # of a number at most, as networks are loaded
 
 
 @dataclass(slots=True)
@@ -90,6 +93,20 @@ class NetworkScorer:
         """What a state is worth."""
         return evaluate(
             self.network, state, self.dataset, loss=self.loss,
+            batch_size=self.batch_size, device=self.device, metrics=self.metrics,
+        )  # fmt: skip
+
+    def measure_together(self, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Scores:
+        """What the mean answers of several states are worth.
+
+        Raises:
+            ContentError: they have no mean, or memory does not hold all states.
+        """
+        numbers = sum(math.prod(shape) for shape in self.network.shapes.values())
+        if self.device == "cpu" and numbers * _BYTES * len(states) > free_memory():
+            raise ContentError(f"memory does not hold {len(states)} models at once")
+        return evaluate_ensemble(
+            self.network, states, weights, self.dataset, loss=self.loss,
             batch_size=self.batch_size, device=self.device, metrics=self.metrics,
         )  # fmt: skip
 

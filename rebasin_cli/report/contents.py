@@ -33,6 +33,7 @@ from rebasin_cli.report.measured import (
     merge_headline,
     plane_grid,
     plane_headline,
+    worth_grid,
 )
 from rebasin_cli.report.names import input_names
 from rebasin_cli.report.tensors import tensors_grid
@@ -49,7 +50,7 @@ def headline(document: RunDocument) -> str:
     if document.plane is not None:
         return plane_headline(document.plane)
     if document.merge is not None:
-        return merge_headline(document.merge)
+        return merge_headline(document.merge, document.verdict)
     distance = document.distance
     if distance is not None:
         return f"B aligned onto A: distance {measure_text(distance.before)} → {measure_text(distance.after)}"
@@ -96,10 +97,18 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
         rows.append(("data", data_text(measured)))
         if measured.missing:
             rows.append(("cut short", f"{count_text(measured.missing, 'point')} not measured; --resume goes on"))
+    rows += worth_facts(document)
     if document.plan:
         rows += plan_facts(document)
     rows += [(f"{name} →", path) for name, path in document.outputs.items()]
     return rows
+
+
+def worth_facts(document: RunDocument) -> list[tuple[str, str]]:
+    """What the written point of a path is worth; of a merge the first line says it."""
+    if document.verdict is None or document.merge is not None:
+        return []
+    return [("merge", document.verdict.text)]
 
 
 def plan_facts(document: RunDocument) -> list[tuple[str, str]]:
@@ -172,6 +181,8 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         found += [*curve_grids(document.barrier), barrier_grid(document.barrier)]
     if document.plane is not None:
         found.append(plane_grid(document.plane))
+    if document.verdict and document.verdict.scores and document.barrier:
+        found.append(worth_grid(document.verdict.scores, document.barrier.loss_unit))
     if document.merge is not None:
         found += merge_grids(document.merge, input_names(document.inputs))
     if document.checks is not None:

@@ -339,7 +339,8 @@ class MergeRecord(Record, frozen=True):
         moved: of each model, the fraction of its units whose place changed, averaged over dims.
         unit: of the losses; empty: nats per example.
         failures: why a network could not be measured, by what it is; its figures are NaN.
-        scores: by role of a model, and of `naive average`, `merged` and, repaired, `merged + bn`; empty without data.
+        scores: by role of a model, and of the `ensemble` of all, the `naive average`, `merged` and, repaired,
+            `naive average + bn` and `merged + bn`, the written one last; empty without data.
     """
 
     algorithm: str
@@ -371,6 +372,30 @@ class MergeRecord(Record, frozen=True):
     def written(self) -> ScoreRecord | None:
         """What the merge that is written is worth, repaired as was asked for last; None without data."""
         return list(self.scores.values())[-1] if "merged" in self.scores else None
+
+
+class VerdictRecord(Record, frozen=True):
+    """What a merge is worth, in one line and in figures; None is what was not measured.
+
+    Attributes:
+        text: the line; bad: whether it is a warning.
+        basis: what it is read from.
+        loss: of the merge that is written; members: mean loss of the models, by their weights; ensemble: loss of
+            their averaged outputs.
+        kept: share of what the ensemble gains over a single model; negative where the merge is worse than one.
+        cosine: the least between two of the models in one order, where nothing was measured.
+        scores: of the networks at λ, the written one last (a merge's own record has its scores).
+    """
+
+    text: str
+    bad: bool
+    basis: Literal["losses", "cosines"]
+    loss: Figure | None = None
+    members: Figure | None = None
+    ensemble: Figure | None = None
+    kept: Figure | None = None
+    cosine: Figure | None = None
+    scores: Mapping[str, ScoreRecord] = {}
 
 
 class TensorRecord(Record, frozen=True):
@@ -488,3 +513,4 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
     derivation: DerivationRecord | None = None
     plane: PlaneRecord | None = None
     invocations: tuple[InvocationRecord, ...] = ()
+    verdict: VerdictRecord | None = None

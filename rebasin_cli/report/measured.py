@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord
+from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord, ScoreRecord, VerdictRecord
 from rebasin_cli.report.figures import loss_text, measure_text, percent_text
 
 _IN_VERDICT = 2  # curves whose barriers the first line of a summary names
@@ -112,8 +112,10 @@ def plane_grid(plane: PlaneRecord) -> Grid:
     return Grid(f"Plane, loss in {plane.loss_unit}", ("network", "x", "y", "loss", *right), rows)
 
 
-def merge_headline(merge: MergeRecord) -> str:
-    """What the merge is worth beside its models and their plain mean, or how much closer they came."""
+def merge_headline(merge: MergeRecord, verdict: VerdictRecord | None) -> str:
+    """What the merge is worth; without a verdict, how it stands beside its models, or how much closer they came."""
+    if verdict is not None:
+        return f"{len(merge.weights)} models merged: {verdict.text}"
     scores = merge.scores
     if merge.written is not None:
         losses = [score.loss for name, score in scores.items() if name.startswith("model.")]
@@ -147,14 +149,21 @@ def merge_grids(merge: MergeRecord, names: Mapping[str, str]) -> list[Grid]:
     )  # fmt: skip
     found = [Grid(f"Pairs, {merge.algorithm}", columns, rows)]
     if merge.scores:
-        others = tuple(dict.fromkeys(name for score in merge.scores.values() for name in score.metrics))
-        scored = (
-            (
-                names.get(name, name), loss_text(s.loss), *((percent_text(s.accuracy),) if merge.has_accuracy else ()),
-                *(measure_text(s.metrics.get(o)) for o in others),
-            )
-            for name, s in merge.scores.items()
-        )  # fmt: skip
-        right = ("accuracy",) if merge.has_accuracy else ()
-        found.append(Grid(f"Worth, loss in {merge.loss_unit}", ("network", "loss", *right, *others), tuple(scored)))
+        scores = {names.get(name, name): score for name, score in merge.scores.items()}
+        found.append(worth_grid(scores, merge.loss_unit))
     return found
+
+
+def worth_grid(scores: Mapping[str, ScoreRecord], unit: str) -> Grid:
+    """What each network is worth."""
+    has_accuracy = any(not isnan(score.accuracy) for score in scores.values())
+    others = tuple(dict.fromkeys(name for score in scores.values() for name in score.metrics))
+    rows = tuple(
+        (
+            name, loss_text(score.loss), *((percent_text(score.accuracy),) if has_accuracy else ()),
+            *(measure_text(score.metrics.get(other)) for other in others),
+        )
+        for name, score in scores.items()
+    )  # fmt: skip
+    right = ("accuracy",) if has_accuracy else ()
+    return Grid(f"Worth, loss in {unit}", ("network", "loss", *right, *others), rows)

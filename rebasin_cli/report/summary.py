@@ -17,6 +17,7 @@ from rebasin_cli.report.contents import (
     headline,
     plan_facts,
     stays_grid,
+    worth_facts,
 )
 from rebasin_cli.report.dims import dims_grid
 from rebasin_cli.report.document import ArchitectureRecord, CheckedRecord, MatchRecord, RunDocument
@@ -60,6 +61,7 @@ def summary_facts(document: RunDocument) -> list[tuple[str, str]]:
             rows.append(("cut short", f"{count_text(measured.missing, 'point')} not measured; --resume goes on"))
     elif "data" in names:
         rows.append(("data", names["data"]))
+    rows += worth_facts(document)
     if "fit-data" in names:
         rows.append(("fitted on", names["fit-data"]))
     return rows + plan_facts(document)

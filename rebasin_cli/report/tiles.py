@@ -32,7 +32,8 @@ def sentence(document: RunDocument) -> str:
 def tone(document: RunDocument) -> Tone:
     """Whether the result is good, as far as it is known."""
     if document.merge is not None:
-        return _tone_of_merge(document.merge)
+        measured = document.verdict if document.verdict and document.verdict.basis == "losses" else None
+        return _tone_of_merge(document.merge) if measured is None else "bad" if measured.bad else "good"
     if document.barrier is None or not document.barrier.curves:
         return "plain"
     one = is_one_basin(document.barrier)
@@ -56,6 +57,10 @@ def _of_pair(document: RunDocument) -> Iterator[Tile]:
         yield Tile("Loss barrier", steps, f"{' → '.join(shown)}, {barrier.loss_unit}")
         one = is_one_basin(barrier)
         yield Tile("One basin", ({True: "yes", False: "no", None: "not decided"}[one],), _rule(barrier))
+    if document.verdict:
+        losses = document.verdict.members, document.verdict.loss
+        steps = tuple(loss_text(loss) for loss in losses if loss is not None) or ("not measured",)
+        yield Tile("Loss of a model and of the merge", steps, document.verdict.text)
     checked = document.architecture.checked if document.architecture else None
     if checked:
         kept = checked.error is not None

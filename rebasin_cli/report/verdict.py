@@ -20,7 +20,7 @@ def verdict(document: RunDocument) -> str:
     """`One basin: barrier 1.023 → 0.0098, cosine 0.036 → 0.632, function checked`; empty if nothing was aligned."""
     barrier, distance = document.barrier, document.distance
     if document.merge is not None:
-        return ", ".join([merge_headline(document.merge), *_checked(document)])
+        return ", ".join([merge_headline(document.merge, document.verdict), *_checked(document)])
     if document.plane is not None:
         return ", ".join([plane_headline(document.plane), *_checked(document)])
     parts = [_barriers(barrier)] if barrier is not None else []

@@ -56,7 +56,7 @@ def test_metrics_are_measured_of_every_network(rebasin: Rebasin, family: Path) -
     done = rebasin("merge", *MODELS[:2], "-o", "m.safetensors", "--data", "data.npz", "--metric", "macro-f1")
     assert done.code == 0, done.err
     scores = done.document["merge"]["scores"]
-    assert set(scores) == {"model.1", "model.2", "naive average", "merged"}
+    assert set(scores) == {"model.1", "model.2", "ensemble", "naive average", "merged"}
     assert scores["model.1"]["metrics"] == scores["model.2"]["metrics"] == {"macro-f1": 1.0}
     assert scores["naive average"]["metrics"]["macro-f1"] < 1
     assert "| macro-f1 |" in rebasin("report", "--markdown", "-", stdin=done.out.encode()).out

@@ -96,13 +96,14 @@ def test_a_merge_is_repaired_and_the_last_kind_is_written(rebasin: Rebasin, thre
     done = rebasin(*MERGE, "--steps", 3, "--repair", "bn", "--repair", "repair")
     assert done.code == 0, done.err
     scores = done.document["merge"]["scores"]
-    assert list(scores)[3:] == ["naive average", "merged", "merged + bn", "merged + repair"]
+    repaired = [f"{name}{how}" for name in ("naive average", "merged") for how in ("", " + bn", " + repair")]
+    assert list(scores)[3:] == ["ensemble", *repaired]
     assert len({score["loss"] for score in scores.values()}) == len(scores)
     assert "are interpolated, not recomputed" not in done.err
     judged = rebasin("interpolate", *["m.safetensors"] * 2, "--no-align", "--data", "data.npz", "--steps", 2)
     assert judged.document["barrier"]["naive"]["loss"][0] == pytest.approx(scores["merged + repair"]["loss"], rel=1e-4)
     shown = rebasin("report", "--text", "-", stdin=done.out.encode()).out
-    assert f"3 models merged: loss {scores['merged + repair']['loss']:.3f}" in shown
+    assert f"(loss {scores['merged + repair']['loss']:.3f}" in shown.splitlines()[0]
 
 
 def test_a_repaired_merge_has_the_mean_deviations_of_its_models(rebasin: Rebasin, three: Path) -> None:

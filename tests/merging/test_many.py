@@ -83,7 +83,8 @@ def test_planted_orders_are_undone(name: str, algorithm: Algorithm, tmp_path: Pa
     assert all(torch.equal(mean[key], a[key]) for key in a)
     distances = pairwise_distances(Models(layout, tuple(found), (0.25,) * 4), result.permutations)
     assert len(distances) == 6
-    assert all(after == 0 < before for before, after in distances.values())
+    assert all(pair.after == 0 < pair.before for pair in distances.values())
+    assert all(pair.cosine == pytest.approx(1) for pair in distances.values())
 
 
 def test_joint_steps_reach_at_least_their_beginning(name: str, tmp_path: Path) -> None:

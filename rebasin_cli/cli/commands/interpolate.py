@@ -12,7 +12,7 @@ import typer
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import SpecOptions
-from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, judged
+from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources, working
@@ -117,6 +117,7 @@ def command(
             rich_help_panel=PANEL,
         ),
     ] = None,
+    gates: WorthGates,
     results: Results,
     force: Force = False,
     allow_non_finite: AllowNonFinite = False,
@@ -134,6 +135,12 @@ def command(
         raise UsageError("a path needs two checkpoints, and one is named", remedy=_USAGE)
     if max_barrier is not None and examples.data is None and judge.eval_command is None:
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
+    if any(gates.given().values()) and path.at is None:
+        raise UsageError(
+            f"{' and '.join(name for name, value in gates.given().items() if value is not None)}: the merge is one "
+            "point of the path, and none is named",
+            remedy="add --at LAM -o FILE",
+        )
     if results.resume is not None and results.report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     from rebasin_cli.pipeline.gates import check_gate, check_measured
@@ -148,7 +155,7 @@ def command(
         output=results.output,
     )
     spec_choice, choice = spec.choice(), match.choice()
-    data = judged(examples, network, judge, match, choice, {"--resume": results.resume})
+    data = judged(examples, network, judge, match, choice, {"--resume": results.resume, **gates.given()})
     with working() as cleanup:
         target = output_of(results.output)
         before, permutation = None, path.permutation
@@ -176,6 +183,7 @@ def command(
     check_measured(document)
     if max_barrier is not None and not dry_run:
         check_gate(document, max_barrier, better_optimum(request))
+    gates.check(document)
 
 
 def _point(text: str | None) -> float | None:

@@ -11,7 +11,7 @@ import typer
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import SpecOptions
-from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, judged
+from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
@@ -58,6 +58,7 @@ def command(
         int,
         typer.Option(parser=n.STEPS_BETWEEN, metavar="N", help="Points between two models.", rich_help_panel=PANEL),
     ] = 5,
+    gates: WorthGates,
     report: Report = None,
     force: Force = False,
     allow_non_finite: AllowNonFinite = False,
@@ -76,7 +77,7 @@ def command(
 
     session = talk.session(shows=dry_run, feeds=True, report=report, output=output)
     choice = match.choice()
-    data = judged(examples, network, judge, match, choice, {})
+    data = judged(examples, network, judge, match, choice, gates.given())
     with working() as cleanup:
         target = output_of(output)
         assert target is not None
@@ -88,6 +89,7 @@ def command(
     session.finish(document, payload=output != PIPE)
     end_of(document)
     check_measured(document)
+    gates.check(document)
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -18,6 +18,7 @@ from rebasin_cli.errors import UsageError
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.method_choice import MatchChoice
+    from rebasin_cli.report.document import RunDocument
 
 PANEL = "Data"
 
@@ -173,6 +174,40 @@ class JudgeOptions:
         """What `--repair` asks for, each once."""
         kinds: dict[c.Repair, Literal["bn", "repair"]] = {c.Repair.BN: "bn", c.Repair.REPAIR: "repair"}
         return tuple(dict.fromkeys(kinds[name] for name in self.repair or () if name in kinds))
+
+
+@dataclass(frozen=True)
+class WorthGates:
+    """How good the merge must be that is written."""
+
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            parser=n.BARRIER, metavar="X", help="Exit with 1 if the merge's loss is higher.", rich_help_panel=PANEL
+        ),
+    ] = None
+    at_least_as_good: Annotated[
+        bool,
+        typer.Option(
+            "--at-least-as-good", help="Exit with 1 if the merge is worse than its models are on average.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False  # fmt: skip
+
+    def given(self) -> dict[str, object]:
+        """Those that were asked for, by option."""
+        return {"--max-loss": self.max_loss, "--at-least-as-good": self.at_least_as_good or None}
+
+    def check(self, document: RunDocument) -> None:
+        """Hold the merge to them.
+
+        Raises:
+            GateError: it is not so good.
+        """
+        from rebasin_cli.pipeline.gates import check_worth
+
+        if document.plan is None:
+            check_worth(document, self.max_loss, self.at_least_as_good)
 
 
 def fitted(examples: FittingExamples, network: NetworkOptions, match: MergeMatchOptions) -> DataRequest | None:
