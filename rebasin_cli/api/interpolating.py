@@ -115,13 +115,14 @@ class Interpolation:
             >>> torch.allclose(middle["fc.0.bias"], (a["fc.0.bias"] + b["fc.0.bias"]) / 2)
             True
         """
-        from rebasin_cli.pipeline.interpolate_run import recipe_of
+        from rebasin_cli.pipeline.interpolate_run import polished_point, recipe_of
         from rebasin_cli.pipeline.write_points import point_reader, second_end
 
         run = self._with(self._number(lam), None, weight)
         b = second_end(run.pair, self._measured.alignment.permutation)
         assert run.points.at is not None
-        read = point_reader(run.points.at, run.pair, b, recipe_of(run, run.points, self._measured))
+        polished = polished_point(run, run.points.at, self._measured)
+        read = point_reader(run.points.at, run.pair, b, recipe_of(run, run.points, self._measured, polished))
         return self._models[0].state(run.pair.a, read)
 
     @public()
@@ -245,7 +246,7 @@ def interpolate(
         options: those of `align`, and: steps: points from 0 to 1. align: False leaves B as it is. permutation: what
             `align` found, or a file, instead of a match. combine: "lerp" or "slerp". data, split, limit, batch_size,
             metric, eval_command, eval_timeout: what judges, in the place of a function. repair, fit_data, fit_limit:
-            "bn" or "repair" of statistics, and on what.
+            "bn" or "repair" of statistics, and on what. polish: "least-squares" fits the weights of `at(λ)` to both.
 
     Returns:
         The line: `barrier`, `losses`, `lam`, `at(λ)`, `plot()`, `save(path, at=λ)`, `document`.

@@ -27,7 +27,7 @@ from typing import (
 )
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluation.options import Kind, Split
+from rebasin_cli.evaluation.options import Kind, Polish, Split
 from rebasin_cli.matching.options import Order, Similarity, Start
 from rebasin_cli.merging.options import LINE, Algorithm, Combine
 from rebasin_cli.spec.hints import did_you_mean
@@ -135,6 +135,7 @@ class JudgeKeywords(DataKeywords, total=False):
     eval_command: str
     eval_timeout: Seconds
     repair: Kind | Sequence[Kind]
+    polish: Polish | None
     fit_data: Any
     fit_limit: Count
 

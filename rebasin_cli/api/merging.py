@@ -162,7 +162,7 @@ def merge(
         loss: as for `interpolate`.
         options: those of `align`, and: weights: a number above zero for each network; equal by default. algorithm:
             "cycle-consistent", "frank-wolfe", "merge-many", "to-first" or "hierarchical". data, eval_command, metric,
-            repair, fit_data and steps (points between two networks): as for `interpolate`.
+            repair, polish, fit_data and steps (points between two networks): as for `interpolate`.
 
     Returns:
         The merge: `merged`, `permutations`, `scores`, `save`, `document`.

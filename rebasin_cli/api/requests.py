@@ -156,21 +156,28 @@ def judged(
     repair = given.get("repair")
     repairs = (repair,) if isinstance(repair, str) else tuple(dict.fromkeys(repair or ()))
     has_loss = given.get("data") is not None or given.get("eval_command") is not None or judge is not None
-    fits = choice.looks_at_data or repairs
+    polish = given.get("polish")
+    fits = choice.looks_at_data or repairs or polish is not None
     if not fits:
         _refuse(
-            {n: given.get(n) for n in ("fit_data", "fit_limit")}, "is for what is fitted on examples", "add repair="
+            {n: given.get(n) for n in ("fit_data", "fit_limit")},
+            "is for what is fitted on examples",
+            "add repair= or polish=",
         )
     if not has_loss:
         _refuse({n: given.get(n) for n in _OF_JUDGE}, "is for a loss, and there is none", "add data= or loss=")
         if given.get("fit_data") is None:
             _refuse_of_data(given)
+    if polish is not None:
+        if given.get("data") is None and given.get("fit_data") is None:
+            raise UsageError("polish= fits weights on examples, and there are none", remedy="add fit_data= or data=")
+        found["polish"] = polish
     if judge is not None:
         name = getattr(given["loss"], "__qualname__", type(given["loss"]).__name__)
         found["judge"] = GivenLoss(judge, name)
     elif given.get("loss") is not None:
         check_name(given["loss"])
-        if given.get("data") is None and not choice.goes_down_a_loss:
+        if given.get("data") is None and not choice.goes_down_a_loss and polish is None:
             raise UsageError(f"loss={given['loss']!r} judges examples, and there are none", remedy="add data=")
         found["loss"] = given["loss"]
     for keyword, field in (("data", "path"), ("fit_data", "fit")):

@@ -83,6 +83,12 @@ class SplitName(StrEnum):
     TEST = "test"
 
 
+class Polish(StrEnum):
+    """How the weights of a merge are fitted to its models."""
+
+    LEAST_SQUARES = "least-squares"
+
+
 class Repair(StrEnum):
     """What is done to the statistics of merged networks."""
 

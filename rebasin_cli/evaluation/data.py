@@ -63,6 +63,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there is an answer to anything."""
+        return self.targets.is_floating_point() or bool((self.targets != IGNORED).any())
+
     def part(self, rows: slice | Tensor) -> Dataset:
         """Some of the examples."""
         return replace(self, inputs=rows_of(self.inputs, rows), targets=self.targets[rows])
@@ -77,12 +82,13 @@ class Dataset:
         return hash_tensors({**leaves(self.inputs), "targets": self.targets})
 
 
-def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Dataset:
+def load_data(path: Path, split: Split = "test", limit: int | None = None, *, labels: bool = True) -> Dataset:
     """Read examples from a .npz or .safetensors file or a folder of idx files (`.gz` too).
 
     Args:
         split: which half of a folder of idx files; the other formats hold one split, and do not look at it.
         limit: how many of the first examples are kept.
+        labels: False takes a file without targets, too, which has no answers then.
 
     Raises:
         UsageError: a limit below 1.
@@ -95,9 +101,9 @@ def load_data(path: Path, split: Split = "test", limit: int | None = None) -> Da
         if path.is_dir():
             inputs, targets = read_idx_pair(path, split)
         elif path.suffix.lower() == ".npz":
-            inputs, targets = _read_npz(path)
+            inputs, targets = _read_npz(path, labels)
         elif path.suffix.lower() == ".safetensors":
-            inputs, targets = _read_safetensors(path)
+            inputs, targets = _read_safetensors(path, labels)
         else:
             path.stat()  # an absent file is told as such, whatever its name
             raise ContentError(f"{path} is not in a format that data can be read from", remedy=_FORMATS)
@@ -122,14 +128,14 @@ def as_dataset(inputs: Inputs, targets: Tensor, source: str, split: str | None, 
     return replace(whole, inputs=made, targets=_as_targets(whole.targets, source))
 
 
-def _read_npz(path: Path) -> tuple[Inputs, Tensor]:
+def _read_npz(path: Path, labels: bool) -> tuple[Inputs, Tensor]:
     with open(open_regular(path), "rb") as file:
         if not zipfile.is_zipfile(file):
             raise _damaged(path, "an .npz archive", "it is not a zip file, or its end is missing")
-        return _from_archive(file, path)
+        return _from_archive(file, path, labels)
 
 
-def _from_archive(file: BinaryIO, path: Path) -> tuple[Inputs, Tensor]:
+def _from_archive(file: BinaryIO, path: Path, labels: bool) -> tuple[Inputs, Tensor]:
     try:
         with open_zip(file, path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -148,7 +154,7 @@ def _from_archive(file: BinaryIO, path: Path) -> tuple[Inputs, Tensor]:
                     array = np.lib.format.read_array(stream, allow_pickle=False, max_header_size=_NPY_HEADER)
                     return _from_numpy(array, name, path)
 
-            return _examples(list(members), read, str(path))
+            return _examples(list(members), read, str(path), labels)
     except RebasinError:
         raise
     except Exception as error:  # whatever zipfile, its decompressors and the parser of numpy's headers raise
@@ -176,16 +182,16 @@ def _from_numpy(array: np.ndarray[Any, Any], name: str, path: Path) -> Tensor:
         ) from error
 
 
-def _read_safetensors(path: Path) -> tuple[Inputs, Tensor]:
+def _read_safetensors(path: Path, labels: bool) -> tuple[Inputs, Tensor]:
     try:
         file = SafetensorsFile(path)
     except ContentError as error:
         raise _damaged(path, "a safetensors file", error.what) from error
-    return _examples(list(file.infos), lambda name: as_tensor(file.read_raw(name), file.infos[name]), str(path))
+    return _examples(list(file.infos), lambda name: as_tensor(file.read_raw(name), file.infos[name]), str(path), labels)
 
 
-def _examples(names: Sequence[str], read: Callable[[str], Tensor], source: str) -> tuple[Inputs, Tensor]:
-    """Read `inputs`, or every `inputs.NAME`, and `targets`."""
+def _examples(names: Sequence[str], read: Callable[[str], Tensor], source: str, labels: bool) -> tuple[Inputs, Tensor]:
+    """Read `inputs`, or every `inputs.NAME`, and `targets`, which need not be there if `labels` is False."""
     several = [name for name in names if name.startswith(f"{NAME}.")]
     if several and NAME in names:
         raise ContentError(
@@ -200,14 +206,21 @@ def _examples(names: Sequence[str], read: Callable[[str], Tensor], source: str) 
             remedy=f"name the arrays `{NAME}.NAME`, after the arguments of the network's forward",
         )
     for name in (NAME, "targets"):
-        if name not in names and not (name == NAME and several):
+        if name not in names and not (several if name == NAME else not labels):
             have = ", ".join(f"`{n}`" for n in sorted(names)[:8]) or "nothing"
             raise ContentError(
                 f"there is no array `{name}` in the data; it holds {have}",
                 where=source,
                 remedy="name the arrays `inputs` (N, …), or `inputs.NAME` if there are several, and `targets` (N, …)",
             )
-    return from_names({name: read(name) for name in several or [NAME]}), read("targets")
+    inputs = from_names({name: read(name) for name in several or [NAME]})
+    return inputs, read("targets") if "targets" in names else unanswered(inputs)
+
+
+def unanswered(inputs: Inputs) -> Tensor:
+    """Targets of examples that have none."""
+    first = next(iter(leaves(inputs).values()), torch.zeros(0))
+    return torch.full((len(first) if first.dim() else 0,), IGNORED)
 
 
 def _damaged(path: Path, kind: str, error: object) -> ContentError:

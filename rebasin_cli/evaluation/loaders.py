@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.evaluation.data import Dataset, as_dataset
+from rebasin_cli.evaluation.data import Dataset, as_dataset, unanswered
 from rebasin_cli.evaluation.given import GivenData
 from rebasin_cli.evaluation.inputs import Inputs, joined
 from rebasin_cli.evaluation.options import Split
@@ -23,8 +23,11 @@ HELP = (
 )
 
 
-def load_named(reference: str, split: Split, limit: int | None) -> Dataset:
+def load_named(reference: str, split: Split, limit: int | None, *, labels: bool = True) -> Dataset:
     """Import `package.module:loader`, call it, and put together what it returns.
+
+    Args:
+        labels: False takes a tensor of inputs alone, too.
 
     Raises:
         UsageError: it cannot be imported.
@@ -34,19 +37,24 @@ def load_named(reference: str, split: Split, limit: int | None) -> Dataset:
     takes = inspect.signature(loader).parameters
     given = {name: value for name, value in (("split", split), ("limit", limit)) if name in takes}
     made = call_named("--data", reference, loader, **given)
-    return _put_together(made, reference, split if "split" in takes else None, limit)
+    return _put_together(made, reference, split if "split" in takes else None, limit, labels)
 
 
-def load_given(data: GivenData, limit: int | None) -> Dataset:
+def load_given(data: GivenData, limit: int | None, *, labels: bool = True) -> Dataset:
     """Put together examples that are in memory: (inputs, targets), or batches of such pairs.
+
+    Args:
+        labels: see `load_data`.
 
     Raises:
         ContentError: they are none.
     """
-    return _put_together(data.examples, data.name, None, limit)
+    return _put_together(data.examples, data.name, None, limit, labels)
 
 
-def _put_together(made: Any, reference: str, split: Split | None, limit: int | None) -> Dataset:
+def _put_together(made: Any, reference: str, split: Split | None, limit: int | None, labels: bool) -> Dataset:
+    if not labels and isinstance(made, (Tensor, np.ndarray)):
+        made = (made, unanswered(_tensor(made, reference)))
     if _is_pair(made):
         batches: Iterable[Any] = [made]
     elif isinstance(made, Iterable) and not isinstance(made, (Mapping, Tensor, np.ndarray)):

@@ -13,6 +13,9 @@ Split = Literal["train", "test"]
 Kind = Literal["bn", "repair"]
 """How statistics of a mixed network are repaired."""
 
+Polish = Literal["least-squares", "distill"]
+"""How the weights of a mixed network are fitted to its members; the second goes on from the first."""
+
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels, which nearly every network of torchvision and timm was trained with."""

@@ -69,11 +69,19 @@ def find_network(request: DataRequest, layout: Layout, checkpoint: Checkpoint) -
     return build_network(layout, checkpoint.infos, request.options)
 
 
-def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint, progress: Progress) -> Dataset:
-    """The examples to fit on; of data with two halves the training half. They fit the network."""
+def fitting_data(
+    request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint, progress: Progress, *, labels: bool = False
+) -> Dataset:
+    """The examples to fit on; of data with two halves the training half. They fit the network.
+
+    Args:
+        labels: whether there must be answers.
+    """
     path = request.fit or request.path
     assert path is not None
-    dataset = read_data(request, path, request.fit_split, request.fit_limit, network, checkpoint, progress)
+    dataset = read_data(
+        request, path, request.fit_split, request.fit_limit, network, checkpoint, progress, labels=labels
+    )
     if request.fit is None and dataset.split is None:
         progress.remark("statistics are fitted on examples of --data itself; --fit-data names others")
     check_examples(network, checkpoint, dataset)
@@ -82,7 +90,7 @@ def fitting_data(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoi
 
 def read_data(
     request: DataRequest, path: Path | GivenData, split: Split, limit: int | None, network: AnyNetwork,
-    checkpoint: Checkpoint, progress: Progress,
+    checkpoint: Checkpoint, progress: Progress, *, labels: bool = True,
 ) -> Dataset:  # fmt: skip
     """Examples in memory, or from a function of the user's, a text, a folder of images, or a file of arrays."""
     if (request.image_size or request.moments) and not any(file.is_dir() for file in request.files()):
@@ -91,9 +99,9 @@ def read_data(
             remedy="leave them away; arrays are taken as they are, and uint8 is divided by 255",
         )
     if isinstance(path, GivenData):
-        return load_given(path, limit)
+        return load_given(path, limit, labels=labels)
     if is_named(str(path)) and not path.exists():
-        return load_named(str(path), split, limit)
+        return load_named(str(path), split, limit, labels=labels)
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if network.answers != "example" and path.suffix not in (".npz", ".safetensors"):
         if network.answers == "masked token":
@@ -101,7 +109,7 @@ def read_data(
         return load_text(path, folder, request.sequence_length, limit)
     if image_root(path, split) is not None:
         return _images(request, path, split, limit, network, checkpoint, progress)
-    return load_data(path, split, limit)
+    return load_data(path, split, limit, labels=labels)
 
 
 def _images(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, NetworkName
-from rebasin_cli.evaluation.options import Kind, Moments, Split
+from rebasin_cli.evaluation.options import Kind, Moments, Polish, Split
 from rebasin_cli.evaluation.user_code import is_named, module_files
 
 
@@ -20,6 +20,7 @@ class DataRequest:
         fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
             None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
+        polish: how the weights of the merge that is written are fitted; polish_steps: of distillation.
         loss: how answers are judged; None for what the kind of targets says.
         metrics: what to measure besides loss and accuracy.
         seed: of what is masked in a text.
@@ -49,6 +50,8 @@ class DataRequest:
     taps: Mapping[str, str] = field(default_factory=dict)
     loss: str | None = None
     judge: GivenLoss | None = None
+    polish: Polish | None = None
+    polish_steps: int = 300
 
     @property
     def judges(self) -> bool:

@@ -34,6 +34,7 @@ from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:  # examples and networks, which not every path has
+    from rebasin_cli.pipeline.polisher import Polisher
     from rebasin_cli.pipeline.repairer import Repairer
     from rebasin_cli.pipeline.scoring import Scorer
 
@@ -48,7 +49,7 @@ class Run:
         ends: the checkpoints as they were opened, of which the second of `pair` may be a view.
         choice: how to match, with the examples that the method looks at.
         saved: a permutation that is given.
-        check: None where B is left as it is.
+        check: None where B is left as it is; polisher: where the point that is written is fitted to both ends.
     """
 
     request: InterpolateRequest
@@ -63,6 +64,7 @@ class Run:
     scorer: Scorer | None
     check: FunctionCheck | None
     device: str
+    polisher: Polisher | None = None
 
     @property
     def repairer(self) -> Repairer | None:
@@ -115,7 +117,8 @@ def prepare(request: InterpolateRequest, files: ExitStack, progress: Progress) -
     targets = checked_targets(request, pair, points, kept.files())
     choice = with_data(request.choice, request.data, pair, device, progress) if request.matches else request.choice
     scorer, check = _scorer_and_check(request, pair, choice, device, progress)
-    return Run(request, kept, before, (a, b), pair, saved, points, targets, choice, scorer, check, device)
+    polisher = _polisher(request, pair, device, progress, scorer)
+    return Run(request, kept, before, (a, b), pair, saved, points, targets, choice, scorer, check, device, polisher)
 
 
 def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSweep, RunDocument | None]:
@@ -195,6 +198,18 @@ def _scorer_and_check(
     if not request.align:
         return scorer, None
     return scorer, prepare_check(pair, device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
+
+
+def _polisher(
+    request: InterpolateRequest, pair: Pair, device: str, progress: Progress, scorer: Scorer | None
+) -> Polisher | None:
+    """What fits the point that is written to both ends, if that was asked for."""
+    if request.data is None or request.data.polish is None:
+        return None
+    load_torch()
+    from rebasin_cli.pipeline.polisher import prepare_polisher
+
+    return prepare_polisher(request.data, pair.layout, pair.a, device, progress, scorer)
 
 
 def points_run(request: InterpolateRequest, pair: Pair, points: PathPoints, facts: Mapping[str, str]) -> PointsRun:

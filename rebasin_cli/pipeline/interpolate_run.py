@@ -10,12 +10,14 @@ from math import isfinite
 from pathlib import Path
 
 from msgspec import structs
+from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
 from rebasin_cli.permutation.values import Permutation
@@ -39,11 +41,14 @@ from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.versions import versions
-from rebasin_cli.pipeline.worth import point_verdict, told
-from rebasin_cli.pipeline.write_points import PathRecipe, write_path
+from rebasin_cli.pipeline.worth import Point, point_verdict, told
+from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
 from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument, VerdictRecord
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.worth import judge_unmeasured
+
+States = Mapping[str, Mapping[str, Tensor]]
+"""Of one point, by what was done to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,9 @@ def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) ->
     points, losses = run.points, measured.losses
     if run.request.best and isinstance(losses, BarrierRecord):
         points = replace(points, at=best_point(losses, progress))
-    verdict = _verdict(run, measured, points.at, progress)
-    permutation, recipe = measured.alignment.permutation, recipe_of(run, points, measured)
+    polished = polished_point(run, points.at, measured)
+    verdict = _verdict(run, measured, points.at, polished, progress)
+    permutation, recipe = measured.alignment.permutation, recipe_of(run, points, measured, polished)
     written = write_path(points, run.pair, permutation, recipe, outputs, progress)
     at = points.at if points.output is not None else None
     if losses and (plot := run.targets.path("plot")):
@@ -298,18 +304,30 @@ def best_point(barrier: BarrierRecord, progress: Progress) -> float:
     return lam
 
 
-def _verdict(run: Run, measured: Measured, at: float | None, progress: Progress) -> VerdictRecord | None:
+def polished_point(run: Run, at: float | None, measured: Measured) -> States:
+    """The point that is written, fitted to both ends, by how; an end is no merge, and stays what it is."""
+    if run.polisher is None or at is None or at in (0.0, 1.0):
+        return {}
+    pair = run.pair
+    b = second_end(pair, measured.alignment.permutation)
+    state = interpolated(pair.layout, pair.a, b, at, run.request.blend)
+    return dict(run.polisher.polish(state, (pair.a, b), (1 - at, at)))
+
+
+def _verdict(
+    run: Run, measured: Measured, at: float | None, polished: States, progress: Progress
+) -> VerdictRecord | None:
     """What the point that is written is worth; None where there is no such point, or it is an end."""
     if at is None or at in (0.0, 1.0):
         return None
     if measured.sweep is not None and isinstance(measured.losses, BarrierRecord):
-        permutation, blend = measured.alignment.permutation, run.request.blend
-        return told(point_verdict(measured.sweep, permutation, at, blend, measured.losses, progress), progress)
+        point = Point(measured.alignment.permutation, at, run.request.blend, polished)
+        return told(point_verdict(measured.sweep, point, measured.losses, progress), progress)
     distance = measured.document.distance
-    return told(judge_unmeasured([distance.cosine_after]), progress) if distance else None
+    return told(judge_unmeasured([distance.cosine_after], bool(polished)), progress) if distance else None
 
 
-def recipe_of(run: Run, points: PathPoints, measured: Measured) -> PathRecipe:
+def recipe_of(run: Run, points: PathPoints, measured: Measured, polished: States) -> PathRecipe:
     """What the points are made with."""
     request, inputs, alignment = run.request, measured.inputs, measured.alignment
     facts = {f"inputs.{role}": entry.sha256 or "" for role, entry in inputs.items()}
@@ -326,6 +344,8 @@ def recipe_of(run: Run, points: PathPoints, measured: Measured) -> PathRecipe:
         kind=run.repairs[-1] if run.repairs else None,
         blend=request.blend,
         finite=not request.allow_non_finite,
+        polish=run.polisher.recipe if run.polisher and polished else "",
+        polished=list(polished.values())[-1] if polished else None,
     )
 
 

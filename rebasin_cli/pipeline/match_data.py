@@ -88,7 +88,7 @@ def prepare_match_data(
         RebasinError: no network, or examples that do not fit it.
     """
     network = find_network(request, layout, checkpoint)
-    dataset = fitting_data(request, network, checkpoint, progress)
+    dataset = fitting_data(request, network, checkpoint, progress, labels=method != "activations")
     batch = request.fit_batch
     if method == "activations":
         taps = _taps(request.taps, network, checkpoint, layout, dataset)

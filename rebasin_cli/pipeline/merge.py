@@ -32,6 +32,7 @@ from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # examples and networks, which not every command has
     from rebasin_cli.pipeline.data_request import DataRequest
+    from rebasin_cli.pipeline.polisher import Polisher
     from rebasin_cli.pipeline.scoring import Scorer
 
 _METHODS = ("weights", "frank-wolfe", "sinkhorn", "activations")
@@ -73,6 +74,7 @@ class Run:
         weights: the share of every model.
         choice: how to match, with the examples that the method looks at.
         document: what is known before anything is read.
+        polisher: what the merge is fitted to its models with; None if that was not asked for.
     """
 
     request: MergeRequest
@@ -84,6 +86,7 @@ class Run:
     scorer: Scorer | None
     check: FunctionCheck
     document: RunDocument
+    polisher: Polisher | None = None
 
     @property
     def first(self) -> Checkpoint:
@@ -123,10 +126,11 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     targets = checked_targets(request, pairs)
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
     scorer = _scorer(request, pairs[0], device, progress)
+    polisher = _polisher(request, pairs[0], device, progress, scorer)
     _tell_models(pairs, progress)
     document = _planned(request, pairs[0].layout, device, progress)
     check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
-    return Run(request, opened, pairs, weights, targets, choice, scorer, check, document)
+    return Run(request, opened, pairs, weights, targets, choice, scorer, check, document, polisher)
 
 
 def checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
@@ -148,6 +152,18 @@ def _scorer(request: MergeRequest, pair: Pair, device: str, progress: Progress) 
     from rebasin_cli.pipeline.scoring import prepare_scorer
 
     return prepare_scorer(request.data, pair.layout, pair.a, device, progress)
+
+
+def _polisher(
+    request: MergeRequest, pair: Pair, device: str, progress: Progress, scorer: Scorer | None
+) -> Polisher | None:
+    """What fits the merge to its models, if that was asked for."""
+    if request.data is None or request.data.polish is None:
+        return None
+    load_torch()
+    from rebasin_cli.pipeline.polisher import prepare_polisher
+
+    return prepare_polisher(request.data, pair.layout, pair.a, device, progress, scorer)
 
 
 def _tell_models(pairs: Sequence[Pair], progress: Progress) -> None:

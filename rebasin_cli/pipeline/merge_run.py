@@ -13,6 +13,7 @@ from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, PairDistance, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
+from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.match_models import match_models
@@ -93,11 +94,15 @@ def find(run: Run, progress: Progress) -> Found:
         run.check.found(models.layout, permutation, model, run.first)
     distances = pairwise_distances(reals, result.permutations)
     merged = merged_states(scorer, models, result.permutations, run.first)
+    if run.polisher:
+        ordered = [permuted(p, models.layout, s) for p, s in zip(result.permutations, models.states, strict=True)]
+        polished = run.polisher.polish(merged["merged"], ordered, models.weights)
+        merged |= {f"merged + {how}": state for how, state in polished.items()}
     worth = MergeScores()
     if scorer and first:
         worth = score_merge(scorer, models, run.opened, result.permutations, merged, first, request.steps, progress)
     verdict = told(_verdict(run, distances, worth), progress)
-    last = list(merged.values())[-1]  # repaired as was asked for last
+    last = list(merged.values())[-1]  # repaired and polished as was asked for last
     return Found(inputs, models, result, distances, last, worth, verdict)
 
 
@@ -113,13 +118,15 @@ def merged_reader(run: Run, found: Found) -> Callable[[str], Tensor]:
 def _write_merged(run: Run, found: Found, outputs: Outputs, progress: Progress) -> None:
     """Write the merge, with the tensors of the first model where nothing is mixed."""
     request, layout, repairs = run.request, run.layout, run.scorer.repairs if run.scorer else ()
-    if not repairs:
+    if not repairs and run.polisher is None:
         tell_buffers(layout, progress)
     for pair in run.pairs:
         tell_kept(pair, progress)
     weights = ",".join(f"{weight:g}" for weight in run.weights)
     recipe = {"algorithm": request.algorithm, "weights": weights, "seed": found.result.seed}
-    if repairs:
+    if run.polisher:
+        recipe["polish"] = run.polisher.recipe
+    elif repairs:
         recipe["repair"] = repairs[-1]
     write_weights(
         run.targets["merged"], run.first, merged_reader(run, found),
@@ -161,7 +168,7 @@ def _verdict(run: Run, distances: Mapping[tuple[int, int], PairDistance], worth:
     """What the merge is worth."""
     if worth.scores:
         return judge(worth.scores, [role_of(i) for i in range(len(run.opened))], run.weights)
-    return judge_unmeasured([distance.cosine for distance in distances.values()])
+    return judge_unmeasured([distance.cosine for distance in distances.values()], run.polisher is not None)
 
 
 def _record(run: Run, found: Found) -> MergeRecord:

@@ -26,7 +26,6 @@ from rebasin_cli.pipeline.record import architecture_record, data_records, outpu
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
 from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import InputRecord, RunDocument
-from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout
 
 
@@ -36,14 +35,14 @@ class RepairRequest:
 
     Attributes:
         ends: none (BatchNorm statistics are recomputed), or the two networks between which the checkpoint lies,
-            the second one aligned (channels are rescaled too).
-        lam: where between them.
+            the second one aligned (channels are rescaled too); to polish two or more, in one order.
+        lam: where between two; None for their mean.
     """
 
     checkpoint: Source
     data: DataRequest
     ends: tuple[Source, ...] = ()
-    lam: float = 0.5
+    lam: float | None = None
     spec: SpecChoice = field(default_factory=SpecChoice)
     output: Path | BinaryIO | None = None
     report: Path | None = None
@@ -53,8 +52,15 @@ class RepairRequest:
 
     @property
     def kind(self) -> Kind:
-        """What will be done."""
+        """What will be done, if it is not polished."""
         return "repair" if self.ends else "bn"
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the ends."""
+        if self.lam is None:
+            return (1 / max(1, len(self.ends)),) * len(self.ends)
+        return (1 - self.lam, self.lam)
 
 
 def repair(request: RepairRequest, progress: Progress) -> RunDocument:
@@ -63,12 +69,7 @@ def repair(request: RepairRequest, progress: Progress) -> RunDocument:
     Raises:
         RebasinError: in the order usage, headers, spec, data, targets, contents.
     """
-    if len(request.ends) not in (0, 2):
-        raise UsageError(
-            f"--end is given {len(request.ends)} times, and a path has two ends",
-            remedy="name both networks that were merged, the second one aligned: --end A --end B.aligned.safetensors",
-        )
-    check_lambda(request.lam)
+    _check_ends(request)
     device = resolve_device(request.device)
     with ExitStack() as files:
         checkpoint = files.enter_context(open_source(request.checkpoint, progress))
@@ -78,6 +79,29 @@ def repair(request: RepairRequest, progress: Progress) -> RunDocument:
         return _carry_out(request, checkpoint, ends, named, layout, device, progress)
 
 
+def _check_ends(request: RepairRequest) -> None:
+    """Refuse a number of ends that nothing can be done with, and a λ that is none.
+
+    Raises:
+        UsageError: naming how many there are.
+    """
+    count = len(request.ends)
+    if request.data.polish is not None and count < 2:
+        raise UsageError(
+            f"--polish fits a merge to the models it was made of, and --end is given {count} times",
+            remedy="name them all, in one order: --end A --end B.aligned.safetensors",
+        )
+    if request.data.polish is None and count not in (0, 2):
+        raise UsageError(
+            f"--end is given {count} times, and a path has two ends",
+            remedy="name both networks that were merged, the second one aligned: --end A --end B.aligned.safetensors",
+        )
+    if request.lam is not None:
+        check_lambda(request.lam)
+        if count > 2:
+            raise UsageError(f"--at lies between two ends, and there are {count}", remedy="leave it away")
+
+
 def _carry_out(
     request: RepairRequest, checkpoint: Checkpoint, ends: Sequence[Checkpoint], named: Sequence[Checkpoint],
     layout: Layout, device: str, progress: Progress,
@@ -85,14 +109,10 @@ def _carry_out(
     """Find the network and the examples, and repair; `named`: the ends under the checkpoint's names."""
     load_torch()
     from rebasin_cli.checkpoints.outputs import Outputs
-    from rebasin_cli.evaluation.sweep import evaluate
-    from rebasin_cli.pipeline.data import batch_size_of, network_and_data
     from rebasin_cli.pipeline.outputs import write_weights
-    from rebasin_cli.pipeline.repairer import Repairer
+    from rebasin_cli.pipeline.repairing import prepare_repairing
 
-    network, examples, loss = network_and_data(request.data, layout, checkpoint, progress)
-    repairer = Repairer(network, examples, device, progress)
-    repairer.check(request.kind, "--end A --end B.aligned.safetensors, the two that were merged,")
+    repairing = prepare_repairing(request, layout, checkpoint, device, progress)
     targets = _targets(request, checkpoint)
     targets.check((checkpoint, *ends, layout.spec.path, *request.data.inputs()), checkpoint, force=request.force)
     with Outputs(force=request.force) as outputs:
@@ -101,16 +121,9 @@ def _carry_out(
         sources = {"checkpoint": (request.checkpoint, checkpoint)}
         sources |= {f"end {i + 1}": (s, c) for i, (s, c) in enumerate(zip(request.ends, ends, strict=True))}
         inputs = scan_sources(sources, progress)
-        if ends:
-            repairer.measure_ends(*named)
-        repaired = repairer.between(checkpoint, (1 - request.lam, request.lam), request.kind)
-        size = batch_size_of(network)
-        for when, state in (("before", checkpoint), ("after", repaired)):
-            scores = evaluate(network, state, examples, loss=loss, batch_size=size, device=device)
-            right = f", accuracy {percent_text(scores.accuracy)}" if loss.classes else ""
-            progress.remark(f"{when}: loss {loss_text(scores.loss)} ({loss.unit}){right} on the examples fitted on")
+        repaired, recipe = repairing.repair(checkpoint, named, request.weights)
         changed = set(repaired.changed)
-        metadata = output_metadata("repair", layout, request.spec, inputs, repair=request.kind)
+        metadata = output_metadata("repair", layout, request.spec, inputs, **recipe)
         write_weights(
             targets["repaired"], checkpoint, lambda key: repaired[key] if key in changed else checkpoint.read_raw(key),
             metadata=metadata, outputs=outputs, progress=progress, finite=not request.allow_non_finite,

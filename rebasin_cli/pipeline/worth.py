@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isnan
 
 from msgspec import structs
@@ -33,19 +33,27 @@ def told(verdict: VerdictRecord, progress: Progress) -> VerdictRecord:
     return verdict
 
 
-def point_verdict(
-    sweep: Sweep, permutation: Permutation | None, lam: float, blend: Blend, barrier: BarrierRecord, progress: Progress
-) -> VerdictRecord:
-    """What the point at λ is worth that is written; points that the curves of `barrier` have are taken from there."""
-    pair, scorer = sweep.pair, sweep.scorer
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The point of a path that is written; `polished` are its states with fitted weights, by how, the last written."""
+
+    permutation: Permutation | None
+    lam: float
+    blend: Blend
+    polished: Mapping[str, State]
+
+
+def point_verdict(sweep: Sweep, point: Point, barrier: BarrierRecord, progress: Progress) -> VerdictRecord:
+    """What a point is worth; those that the curves of `barrier` have are taken from there."""
+    pair, scorer, lam, blend = sweep.pair, sweep.scorer, point.lam, point.blend
     known = barrier if blend == sweep.blend else structs.replace(barrier, naive=None, aligned=None, repaired={})
     weights = (1 - lam, lam)
     found = [("A", _known(barrier, "naive", 0.0)), ("B", _known(barrier, "naive", 1.0))]
     scores = {name: score for name, score in found if score is not None}
     scores |= ensemble_score(scorer, (pair.a, pair.b), weights, progress)
     orders: dict[str, State] = {"naive": pair.b}
-    if permutation is not None:
-        orders["aligned"] = permuted(permutation, pair.layout, pair.b)
+    if point.permutation is not None:
+        orders["aligned"] = permuted(point.permutation, pair.layout, pair.b)
     failures: dict[str, str] = {}
     for name, b in orders.items():
         state = interpolated(pair.layout, pair.a, b, lam, blend)
@@ -58,6 +66,9 @@ def point_verdict(
             if kind == "repair" and score is None:
                 repairer.measure_ends(pair.a, b)
             scores[repaired] = score or _score(scorer, repairer.finish(state, lam, kind), failures, repaired)
+    for how, state in point.polished.items():
+        polished = f"{list(orders)[-1]} + {how}"
+        scores[polished] = _score(scorer, state, failures, polished)
     for place, why in failures.items():
         progress.warn(f"{place} at λ = {lam:g} could not be measured: {why}")
     return structs.replace(judge(scores, ("A", "B"), weights), scores=scores)

@@ -36,6 +36,7 @@ class PathRecipe:
         method: that found the permutation in this run; None if it was given.
         kind: of repair, by `repairer`; None for none.
         run: that a folder of points belongs to.
+        polish: how `polished`, the one point that is written, was fitted to both ends; None: it was not.
         finite: whether values that are not finite are refused (see `write_weights`).
     """
 
@@ -48,11 +49,15 @@ class PathRecipe:
     kind: Kind | None = None
     blend: Blend = LINE
     finite: bool = True
+    polish: str = ""
+    polished: Mapping[str, torch.Tensor] | None = None
 
     def metadata(self, layout: Layout, lam: float, *, aligned: bool, alone: bool) -> dict[str, str]:
         """Of one point; `alone`: it is the only one, and stands in no folder."""
         told: dict[str, object] = {"lambda": lam, "aligned": aligned}
-        if self.repairer and self.kind:
+        if self.polish:
+            told["polish"] = self.polish
+        elif self.repairer and self.kind:
             told["repair"] = self.kind
         if self.blend != LINE:
             weight = ",".join(f"{pattern}={own:g}" for pattern, own in self.blend.weights)
@@ -113,10 +118,12 @@ def point_reader(
         b: see `second_end`.
     """
     repairer, kind = recipe.repairer, recipe.kind
-    if repairer and kind == "repair" and repairer.ends is None:
+    if repairer and kind == "repair" and repairer.ends is None and recipe.polished is None:
         repairer.measure_ends(pair.a, b)
     state = interpolated(pair.layout, pair.a, b, lam, recipe.blend)
-    if repairer and kind:
+    if recipe.polished is not None:
+        state = recipe.polished
+    elif repairer and kind:
         state = repairer.finish(state, lam, kind)
 
     def read(key: str) -> torch.Tensor:

@@ -45,10 +45,10 @@ def _in_words(
     figures = f"loss {loss_text(merged)}, its models {loss_text(members)} on average"
     if ensemble is not None:
         figures += f", their ensemble {loss_text(ensemble)}"
-    if not isfinite(merged):
-        return True, "the merge has no finite loss: do not use it"
     if not isfinite(members):
         return True, f"a model has no finite loss, so that nothing can be said of the merge ({loss_text(merged)})"
+    if not isfinite(merged):
+        return True, "the merge has no finite loss: do not use it"
     if merged > worst + _noise(worst):
         return True, f"worse than every model: do not use it ({figures}, the worst {loss_text(worst)})"
     if merged > members + _noise(members):
@@ -64,14 +64,16 @@ def _in_words(
     return False, f"{said} ({figures}{better})"
 
 
-def judge_unmeasured(cosines: Sequence[float]) -> VerdictRecord:
+def judge_unmeasured(cosines: Sequence[float], fitted: bool = False) -> VerdictRecord:
     """What can be expected of a merge of models with these cosines in one order, pair by pair; nothing was measured.
 
-    See `ALIKE` and `FAR`.
+    See `ALIKE` and `FAR`. Of a merge that was `fitted` to its models cosines tell nothing.
     """
     least = min(cosines)
     between = f"{'the two' if len(cosines) == 1 else 'the least alike two'} have a cosine of {least:.2f} in one order"
-    if not least >= FAR:
+    if fitted and not least >= ALIKE:
+        bad, said = False, "fitted to its models, and how near it came only data tell"
+    elif not least >= FAR:
         bad, said = True, "likely worse than every model"
     elif least < ALIKE:
         bad, said = True, "it may be worse than every model, which only data tell"

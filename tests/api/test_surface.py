@@ -146,7 +146,8 @@ def test_every_option_of_a_command_is_a_keyword(command: str) -> None:
     others = {
         "arch": "spec", "output": "save", "report": "save", "plot": "plot", "save_permutation": "permutation.save",
         "at": "at", "weight": "at", "force": "save", "dry_run": "", "json": "", "quiet": "", "verbose": "",
-        "debug": "", "resume": "", "max_barrier": "barrier", "allow_non_finite": "", "help": "",
+        "debug": "", "resume": "", "max_barrier": "barrier",
+        "max_loss": "document.verdict", "at_least_as_good": "document.verdict", "allow_non_finite": "", "help": "",
     }  # fmt: skip
     known = inspect.signature(getattr(rebasin, command)).parameters
     assert options - set(known) <= set(others), "an option that no keyword stands for"

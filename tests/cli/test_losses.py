@@ -254,7 +254,9 @@ def test_a_loss_that_is_no_number_is_named(folder: Path) -> None:
     assert "the loss of the naive path is not finite at λ = 0, 0.5, 1" in done.stderr.decode()
     models = [f"regression.{name}.safetensors" for name in "abc"]
     done = run("merge", *models, "-o", "m.safetensors", *call, cwd=folder)
-    assert "the loss of model.1, model.2, model.3, naive average, merged is not finite" in done.stderr.decode()
+    assert (
+        "the loss of model.1, model.2, model.3, ensemble, naive average, merged is not finite" in done.stderr.decode()
+    )
 
 
 def test_ends_that_are_no_better_than_one_answer(folder: Path) -> None:

@@ -89,6 +89,9 @@ def test_without_data_cosines_speak(cosines: tuple[float, ...], bad: bool, says:
     assert found.bad is bad
     assert says in found.text
     assert found.loss is None
+    fitted = judge_unmeasured(cosines, fitted=True)
+    assert not fitted.bad
+    assert ("how near it came only data tell" in fitted.text) == (cosines != (0.97,))
 
 
 def test_a_merge_begins_with_what_it_is_worth() -> None:

@@ -141,6 +141,8 @@ def command(
             "point of the path, and none is named",
             remedy="add --at LAM -o FILE",
         )
+    if judge.polish is not None and path.at is None:
+        raise UsageError("--polish fits the one point that is written", remedy="name it: --at 0.5 -o FILE.safetensors")
     if results.resume is not None and results.report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     from rebasin_cli.pipeline.gates import check_gate, check_measured

@@ -12,7 +12,7 @@ from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
-from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, half
+from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, PolishOptions, half
 from rebasin_cli.cli.groups.matching import DeviceName
 from rebasin_cli.cli.groups.talk import AllowNonFinite, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
@@ -32,9 +32,15 @@ def command(
     *,
     end: Annotated[
         list[Path] | None,
-        typer.Option(readable=False, metavar="CKPT", help="Give both ends (B aligned) to rescale every channel."),
+        typer.Option(
+            readable=False,
+            metavar="CKPT",
+            help="Give both ends (B aligned) to rescale every channel; all models to polish.",
+        ),
     ] = None,
-    at: Annotated[float, typer.Option(parser=n.LAMBDA, metavar="LAM", help="Where between the ends it lies.")] = 0.5,
+    at: Annotated[
+        float | None, typer.Option(parser=n.LAMBDA, metavar="LAM", help="Where between two ends it lies; else 0.5.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", readable=False, metavar="FILE", help="The result; - streams it.")
     ] = None,
@@ -42,14 +48,16 @@ def command(
     allow_non_finite: AllowNonFinite = False,
     force: Force = False,
     examples: Examples,
+    polish: PolishOptions,
     network: NetworkOptions,
     spec: UnmatchedOptions,
     device: DeviceName = c.Device.AUTO,
     talk: Talk,
 ) -> None:
-    """Repair a merged checkpoint's statistics (BatchNorm, REPAIR).
+    """Repair a merged checkpoint: its statistics (BatchNorm, REPAIR), or its weights.
 
-    BatchNorm statistics are recomputed; with both ends, every channel is rescaled (REPAIR).
+    BatchNorm statistics are recomputed; with both ends, every channel is rescaled (REPAIR). With --polish and all
+    models that were merged, in one order, weights are fitted to their outputs; the data need no targets then.
     """
     from rebasin_cli.pipeline.repair import RepairRequest, repair
 
@@ -60,6 +68,7 @@ def command(
         target = output_of(output)
         source, *ends = sources([checkpoint, *(end or [])], cleanup)
         data = replace(network.request(), path=examples.data, split=half(examples.split, "train"), limit=examples.limit)
+        data = polish.polished(data)
         request = RepairRequest(
             source, data, tuple(ends), at, spec.choice(), target, report, device.value,
             force=force, allow_non_finite=allow_non_finite,

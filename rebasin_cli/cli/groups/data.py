@@ -16,6 +16,7 @@ from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rebasin_cli.evaluation.options import Polish
     from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.method_choice import MatchChoice
     from rebasin_cli.report.document import RunDocument
@@ -128,7 +129,22 @@ class NetworkOptions(NamedNetwork):
 
 
 @dataclass(frozen=True)
-class JudgeOptions:
+class PolishOptions:
+    """How the weights of the merge that is written are fitted."""
+
+    polish: Annotated[
+        c.Polish | None,
+        typer.Option("--polish", help="Fit the merge's weights to its models' outputs.", rich_help_panel=PANEL),
+    ] = None
+
+    def polished(self, request: DataRequest) -> DataRequest:
+        """What is asked for, with the examples."""
+        kinds: dict[c.Polish, Polish] = {c.Polish.LEAST_SQUARES: "least-squares"}
+        return replace(request, polish=None if self.polish is None else kinds[self.polish])
+
+
+@dataclass(frozen=True)
+class JudgeOptions(PolishOptions):
     """How networks are judged, and what is done to those between."""
 
     batch_size: Annotated[
@@ -246,23 +262,27 @@ def judged(
     """
     taps, repairs = match.taps(), judge.repairs()
     has_loss = examples.data is not None or judge.eval_command is not None
-    if not (choice.looks_at_data or repairs):
+    if not (choice.looks_at_data or repairs or judge.polish):
         _refuse({"--fit-data": judge.fit_data, "--fit-limit": judge.fit_limit}, _NO_FIT)
-    fits = judge.fit_data is not None and choice.looks_at_data
+    fits = judge.fit_data is not None and (choice.looks_at_data or judge.polish is not None)
     if not has_loss:
         _refuse({"--repair": repairs, "--metric": judge.metric, **further}, _NO_DATA)
         _refuse({"--batch-size": judge.batch_size, "--split": examples.split, "--limit": examples.limit}, _NO_DATA)
         _refuse({"--eval-timeout": judge.eval_timeout}, (_NO_DATA[0], "add --eval-command COMMAND"))
         if not fits:
+            _refuse({"--polish": judge.polish}, (_NO_DATA[0], "add --fit-data FILE or --data FILE"))
             _refuse({**_options_of(network), "--fit-batch-size": match.fit_batch}, _NO_DATA)
             return network.named()
-        check_loss(choice, network.loss)
-    return replace(
+        if judge.polish is None:
+            check_loss(choice, network.loss)
+    if examples.data is None and judge.fit_data is None:
+        _refuse({"--polish": judge.polish}, (_NO_DATA[0], "add --fit-data FILE"))
+    return judge.polished(replace(
         network.request(), path=examples.data, split=half(examples.split, "test"), limit=examples.limit,
         batch_size=judge.batch_size, fit=judge.fit_data, fit_limit=judge.fit_limit,
         fit_batch=match.fit_batch or _FIT_BATCH, repairs=repairs, command=judge.eval_command,
         timeout=judge.eval_timeout, metrics=tuple(judge.metric or ()), seed=match.seed, taps=taps,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def check_loss(choice: MatchChoice, loss: str | None) -> None:
@@ -286,7 +306,7 @@ def check_loss(choice: MatchChoice, loss: str | None) -> None:
 _FIT_BATCH = 1000
 _NO_DATA = (" runs a network on examples, and without data there are none", "add --data FILE")
 _NO_NETWORK = (" is for a network, and none is run", "add --data FILE or --network MODULE:FACTORY")
-_NO_FIT = (": nothing is fitted on examples here", "add --repair, or a --method that looks at data")
+_NO_FIT = (": nothing is fitted on examples here", "add --repair, --polish, or a --method that looks at data")
 
 
 def _options_of(network: NetworkOptions) -> dict[str, object]:

@@ -78,6 +78,13 @@ class ModuleNetwork:
         group = next((group for group in self.tied if name in group), (name,))
         return tuple(self.prefix + other for other in group if other in self.shapes)
 
+    def apart(self) -> ModuleNetwork:
+        """The same network with a module of its own, which may run while this one does; its tensors are the same."""
+        shared = {id(tensor): tensor for tensor in (*self.module.parameters(), *self.module.buffers())}
+        found = copy.copy(self)
+        found.module = copy.deepcopy(self.module, shared)
+        return found
+
     def modules(self) -> tuple[str, ...]:
         """Everything that taps can be told of."""
         return tuple(name for name, _ in self.module.named_modules() if name)

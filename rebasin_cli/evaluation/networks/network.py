@@ -108,6 +108,10 @@ class Network:
         """The names that stand for one tensor: none here."""
         return ()
 
+    def apart(self) -> Network:
+        """The same network, which may run while this one does."""
+        return self
+
     def modules(self) -> tuple[str, ...]:
         """Everything that taps can be told of: its layers."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.shapes))

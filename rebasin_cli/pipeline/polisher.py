@@ -1,0 +1,138 @@
+"""Polishing a merge: its network and its members run on examples, and the weights that come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.evaluation.answers import answer_of
+from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.inputs import Inputs
+from rebasin_cli.evaluation.losses import TRIED
+from rebasin_cli.evaluation.options import CROSS_ENTROPY, Polish
+from rebasin_cli.evaluation.sweep import AnyNetwork
+from rebasin_cli.merging.polishing.least_squares import Examples, Params, Polished, least_squares
+from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data
+from rebasin_cli.pipeline.data_request import DataRequest
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.repairer import Overlay
+from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer
+from rebasin_cli.safe_text import first_names
+from rebasin_cli.spec import Layout
+
+EXAMPLES, WINDOWS = 2000, 300
+"""Examples, and texts, that a merge is fitted on unless the user says otherwise: three times as many gain .003."""
+
+_BATCHES = 16  # at most: each runs in a thread of its own, for each network
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class Polisher:
+    """Fits merges of one architecture to their members.
+
+    Attributes:
+        kind: how; classes: whether answers are classes, whose probabilities are fitted at the end.
+    """
+
+    network: AnyNetwork
+    examples: Dataset
+    device: str
+    progress: Progress
+    kind: Polish
+    classes: bool
+
+    @property
+    def recipe(self) -> str:
+        """What a checkpoint's metadata say of it."""
+        return f"{self.kind} on {self.examples.sha256()}"
+
+    def polish(self, state: State, members: Sequence[State], weights: Sequence[float]) -> dict[str, Overlay]:
+        """The state with its weights fitted, by how it was done; the last is what was asked for.
+
+        Args:
+            state: the merge, of `members` in one order; weights: of the members.
+        """
+        merged, *loaded = (self.network.load(each, self.device) for each in (state, *members))
+        found = self._least_squares(merged, loaded, weights)
+        return {"least squares": self._written(state, merged, found.params)}
+
+    def _least_squares(self, merged: Params, members: Sequence[Params], weights: Sequence[float]) -> Polished:
+        size = max(batch_size_of(self.network), -(-len(self.examples) // _BATCHES))
+        batches = [batch.inputs for batch in self.examples.batches(size)]
+        few = self.examples.part(slice(TRIED)).inputs
+        examples = Examples(self._run, batches, few, self._answer, self._logits if self.classes else None)
+        with self.progress.phase("least squares", None, "layers") as advance:
+            found = least_squares(merged, members, weights, examples, lambda _: advance)
+        self._tell(found)
+        return found
+
+    def _run(self, params: Params, inputs: Inputs) -> Any:
+        return self.network.apart().outputs(params, inputs)
+
+    def _answer(self, outputs: Any) -> Tensor:
+        return answer_of(self.network.family, outputs)
+
+    def _logits(self, outputs: Any) -> Tensor | None:
+        """(questions, classes); None of answers to tokens, which one temperature does not help."""
+        answers = self._answer(outputs)
+        if answers.dim() == 2:
+            return answers
+        return answers.movedim(1, -1).flatten(0, -2) if answers.dim() > 3 else None
+
+    def _tell(self, found: Polished) -> None:
+        """Say what was not fitted, or on too little."""
+        if not found.solved:
+            self.progress.warn("least squares found no layer that it could fit: the merge stays as it is")
+        elif found.left:
+            names = self._named(found.left)
+            self.progress.warn(f"not fitted, being used twice, tied, or without finite activations: {names}")
+        if found.scarce:
+            names = self._named(found.scarce)
+            self.progress.warn(f"{len(self.examples)} examples are few for the inputs of {names}: more fit better")
+
+    def _named(self, names: Sequence[str]) -> str:
+        """Weights as the checkpoint calls them."""
+        keys = dict.fromkeys(key for name in names for key in self.network.keys(name))
+        return first_names(list(keys), 4, " and {} more")
+
+    def _written(self, state: State, before: Params, after: Params) -> Overlay:
+        """The state with what changed, in its own names and dtypes."""
+        changed = {
+            key: tensor.cpu().to(state[key])
+            for name, tensor in after.items()
+            if not torch.equal(tensor, before[name])
+            for key in self.network.keys(name)
+            if key in state
+        }
+        return Overlay(state, changed)
+
+
+def prepare_polisher(
+    request: DataRequest | None, layout: Layout, checkpoint: Checkpoint, device: str, progress: Progress,
+    scorer: Scorer | None = None,
+) -> Polisher | None:  # fmt: skip
+    """What a merge is polished with; None if that was not asked for.
+
+    Raises:
+        RebasinError: no network, or examples that do not fit it.
+    """
+    if request is None or request.polish is None:
+        return None
+    judge = scorer if isinstance(scorer, NetworkScorer) else None
+    network = judge.network if judge else find_network(request, layout, checkpoint)
+    default = EXAMPLES if network.answers == "example" else WINDOWS
+    limited = replace(request, fit_limit=request.fit_limit or default)
+    examples = fitting_data(limited, network, checkpoint, progress)
+    if judge:
+        classes = judge.loss.classes
+    else:
+        integers = examples.labelled and not examples.targets.is_floating_point()
+        classes = request.loss == CROSS_ENTROPY or (request.loss is None and integers)
+    return Polisher(network, examples, device, progress, request.polish, classes and network.answers == "example")
