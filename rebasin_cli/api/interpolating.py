@@ -246,7 +246,8 @@ def interpolate(
         options: those of `align`, and: steps: points from 0 to 1. align: False leaves B as it is. permutation: what
             `align` found, or a file, instead of a match. combine: "lerp" or "slerp". data, split, limit, batch_size,
             metric, eval_command, eval_timeout: what judges, in the place of a function. repair, fit_data, fit_limit:
-            "bn" or "repair" of statistics, and on what. polish: "least-squares" fits the weights of `at(λ)` to both.
+            "bn" or "repair" of statistics, and on what. polish: "least-squares" or "distill": how the
+            weights of `at(λ)` are fitted to both.
 
     Returns:
         The line: `barrier`, `losses`, `lam`, `at(λ)`, `plot()`, `save(path, at=λ)`, `document`.

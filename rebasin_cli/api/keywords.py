@@ -136,6 +136,7 @@ class JudgeKeywords(DataKeywords, total=False):
     eval_timeout: Seconds
     repair: Kind | Sequence[Kind]
     polish: Polish | None
+    polish_steps: Count
     fit_data: Any
     fit_limit: Count
 

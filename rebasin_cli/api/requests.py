@@ -172,6 +172,8 @@ def judged(
         if given.get("data") is None and given.get("fit_data") is None:
             raise UsageError("polish= fits weights on examples, and there are none", remedy="add fit_data= or data=")
         found["polish"] = polish
+    if given.get("polish_steps") is not None and polish != "distill":
+        raise UsageError("polish_steps= are those of distillation", remedy="add polish='distill'")
     if judge is not None:
         name = getattr(given["loss"], "__qualname__", type(given["loss"]).__name__)
         found["judge"] = GivenLoss(judge, name)
@@ -187,7 +189,7 @@ def judged(
         found["metrics"] = tuple(given["metric"])
     if repairs:
         found["repairs"] = repairs
-    names = ("split", "limit", "batch_size", "fit_limit")
+    names = ("split", "limit", "batch_size", "fit_limit", "polish_steps")
     _take(found, given, {**{n: n for n in names}, "eval_command": "command", "eval_timeout": "timeout"})
     return DataRequest(**found) if found.keys() & {"path", "fit", "network", "command", "judge"} else None
 

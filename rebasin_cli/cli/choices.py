@@ -87,6 +87,7 @@ class Polish(StrEnum):
     """How the weights of a merge are fitted to its models."""
 
     LEAST_SQUARES = "least-squares"
+    DISTILL = "distill"
 
 
 class Repair(StrEnum):

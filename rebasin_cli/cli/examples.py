@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "merge": (
         "rebasin merge a.safetensors b.safetensors c.safetensors -o m.safetensors",
         "rebasin merge a.safetensors b.safetensors -o n.safetensors --data digits.npz",
+        "rebasin merge a.safetensors b.safetensors -o p.safetensors --data digits.npz \\\n    --polish least-squares",
     ),
     "apply": (
         "rebasin apply b.permutation.safetensors b.safetensors -o out.safetensors",

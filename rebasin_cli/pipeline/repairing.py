@@ -11,7 +11,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate
-from rebasin_cli.pipeline.data import batch_size_of, network_and_data, settle_loss
+from rebasin_cli.pipeline.data import batch_size_of, network_and_data
 from rebasin_cli.pipeline.polisher import Polisher, prepare_polisher
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.repair import RepairRequest
@@ -73,9 +73,7 @@ def prepare_repairing(
     fit = replace(data, fit=data.path, fit_limit=data.limit, fit_split=data.split)
     polisher = prepare_polisher(fit, layout, checkpoint, device, progress)
     if polisher is not None:
-        network, examples = polisher.network, polisher.examples
-        loss = settle_loss(data.loss, network, checkpoint, examples, progress) if examples.labelled else None
-        return Repairing(request, network, examples, loss, polisher, device, progress)
+        return Repairing(request, polisher.network, polisher.examples, polisher.loss, polisher, device, progress)
     network, examples, loss = network_and_data(data, layout, checkpoint, progress)
     instead = "--end A --end B.aligned.safetensors, the two that were merged,"
     Repairer(network, examples, device, progress).check(request.kind, instead)

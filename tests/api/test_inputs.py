@@ -341,3 +341,23 @@ def test_what_is_in_memory_is_written_nowhere(tmp_path: Path, monkeypatch: pytes
     rebasin.interpolate(*models, inputs="4x32", steps=3, loss=lambda module: 1.0).at(0.5)
     rebasin.merge(models, inputs="4x32").merged  # noqa: B018
     assert not [file for place in places for file in place.rglob("*")]
+
+
+def test_merges_and_points_are_fitted_to_their_networks(a: State) -> None:
+    other, inputs = mlp_state(4), torch.randn(200, 32, generator=torch.Generator().manual_seed(1))
+    models = perceptron(a), perceptron(other)
+    fit: dict[str, Any] = {"polish": "least-squares", "fit_data": inputs}
+    plain, merged = rebasin.merge([a, other]).merged, rebasin.merge([a, other], **fit)
+    path = rebasin.interpolate(*models, **fit)
+
+    def error(state: Mapping[str, Tensor]) -> float:
+        with torch.no_grad():
+            wanted = (models[0](inputs) + models[1](inputs)) / 2
+            return float((perceptron(dict(state))(inputs) - wanted).square().mean())
+
+    assert error(merged.merged) < 0.8 * error(plain)
+    assert error(path.at(0.5)) < 0.8 * error(plain)
+    assert torch.equal(path.at(0.0)["fc.0.weight"], a["fc.0.weight"])
+    for wrong in ({"polish": "least-squares"}, {**fit, "polish_steps": 3}, {"polish": "more"}):
+        with pytest.raises(rebasin.UsageError, match="polish"):
+            rebasin.merge([a, other], **wrong)

@@ -134,13 +134,32 @@ class PolishOptions:
 
     polish: Annotated[
         c.Polish | None,
-        typer.Option("--polish", help="Fit the merge's weights to its models' outputs.", rich_help_panel=PANEL),
-    ] = None
+        typer.Option(
+            "--polish", help="Fit the merge's weights to its models' outputs; distill goes on by gradients.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
+    polish_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--polish-steps", parser=n.COUNT, metavar="N", help="Of distillation.", show_default="300",
+            rich_help_panel=PANEL,
+        ),
+    ] = None  # fmt: skip
 
     def polished(self, request: DataRequest) -> DataRequest:
-        """What is asked for, with the examples."""
-        kinds: dict[c.Polish, Polish] = {c.Polish.LEAST_SQUARES: "least-squares"}
-        return replace(request, polish=None if self.polish is None else kinds[self.polish])
+        """What is asked for, with the examples.
+
+        Raises:
+            UsageError: steps without distillation.
+        """
+        kinds: dict[c.Polish, Polish] = {c.Polish.LEAST_SQUARES: "least-squares", c.Polish.DISTILL: "distill"}
+        if self.polish_steps is not None and self.polish != c.Polish.DISTILL:
+            raise UsageError("--polish-steps are those of distillation", remedy="add --polish distill")
+        return replace(
+            request, polish=None if self.polish is None else kinds[self.polish],
+            polish_steps=self.polish_steps or request.polish_steps,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,10 @@ class ModuleNetwork:
         group = next((group for group in self.tied if name in group), (name,))
         return tuple(self.prefix + other for other in group if other in self.shapes)
 
+    def trainable(self) -> tuple[str, ...]:
+        """The names of what is learnt by gradients: the parameters, and no buffers."""
+        return tuple(name for name, _ in self.module.named_parameters())
+
     def apart(self) -> ModuleNetwork:
         """The same network with a module of its own, which may run while this one does; its tensors are the same."""
         shared = {id(tensor): tensor for tensor in (*self.module.parameters(), *self.module.buffers())}

@@ -20,6 +20,8 @@ Forward = Callable[[Params, Tensor], Tensor]
 Answers = Literal["example", "next token", "masked token"]
 """What a network is asked: the class of an example, or tokens of a text, so that its loss is one per token."""
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 
 class HasShape(Protocol):
     """What a builder needs to know of a tensor, such as `TensorInfo`."""
@@ -107,6 +109,10 @@ class Network:
     def tied(self) -> tuple[tuple[str, ...], ...]:
         """The names that stand for one tensor: none here."""
         return ()
+
+    def trainable(self) -> tuple[str, ...]:
+        """The names of what is learnt by gradients: all but running statistics."""
+        return tuple(name for name in self.shapes if name.rpartition(".")[2] not in _STATISTICS)
 
     def apart(self) -> Network:
         """The same network, which may run while this one does."""

@@ -6,7 +6,7 @@ Every network is made of calls of torch, a module as well as a function of tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,9 +117,11 @@ class Trace:
 
     Args:
         params: by name; each lies in memory of its own.
+        frozen: names of those that are not to be solved for.
     """
 
-    def __init__(self, params: Mapping[str, Tensor]) -> None:
+    def __init__(self, params: Mapping[str, Tensor], frozen: Collection[str] = ()) -> None:
+        self._frozen = frozenset(frozen)
         self.calls: dict[int, _Called] = {}
         self._alive: list[Any] = []  # so that nothing takes the place of a tensor that is gone
         self._maker: dict[int, int] = {}
@@ -158,9 +160,9 @@ class Trace:
         return self._owner.get(_memory(tensor)) if isinstance(tensor, Tensor) and tensor.numel() else None
 
     def alone(self, tensor: Any, number: int) -> bool:
-        """Whether a tensor is (a part of) a parameter, and no other call reads that part."""
+        """Whether a tensor is (a part of) a parameter that may change, and no other call reads that part."""
         owner = self.name_of(tensor)
-        if owner is None:
+        if owner is None or owner in self._frozen:
             return False
         low, high = _span(tensor)
         others = [span for at, *span in self._read.get(owner, ()) if at != number]
@@ -183,7 +185,7 @@ class Trace:
                 found.append(Norm(number, name.rpartition(".")[0]))
         found = [step if i + 1 == len(found) else _cut(step, found[i + 1].number) for i, step in enumerate(found)]
         solved = {step.name for step in found if isinstance(step, Use)}
-        left = [name for name in self._read if name not in solved and name in self._matrices()]
+        left = [name for name in self._read if name not in solved | self._frozen and name in self._matrices()]
         return found, left
 
     def _matrices(self) -> set[str]:

@@ -8,7 +8,7 @@ network keeps exactly the tensors it had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +65,7 @@ def least_squares(
     members: Sequence[Params],
     weights: Sequence[float],
     examples: Examples,
+    frozen: Collection[str] = (),
     on_plan: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
 ) -> Polished:
     """Fit the weights of a merged network, layer by layer.
@@ -72,13 +73,14 @@ def least_squares(
     Args:
         merged: where it begins, in one order with the `members`; not changed.
         weights: of the members; they sum to 1.
+        frozen: names of tensors that stay as they are.
         on_plan: told the number of steps; what it returns is called after each.
 
     Raises:
         ContentError: the network goes other ways on other examples.
     """
     params = {name: tensor.detach().clone() for name, tensor in merged.items()}
-    trace = Trace(params)
+    trace = Trace(params, frozen)
     steps, left = trace.plan(examples.answer(trace.watch(lambda: examples.run(params, examples.few))))
     advance = on_plan(len(steps))
     found = Polished(params, left=left)

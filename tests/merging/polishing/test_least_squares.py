@@ -299,3 +299,14 @@ class Broken(nn.Module):
 def test_an_error_of_the_network_comes_out() -> None:
     with pytest.raises(ValueError, match="no such batch"):
         polish(Broken, normal(50, 5))
+
+
+def test_frozen_weights_stay() -> None:
+    make, data = KINDS["mlp"]
+    states = [state_of(seeded(make, seed)) for seed in (0, 1)]
+    mean = {key: (states[0][key] + states[1][key]) / 2 for key in states[0]}
+    run = examples(seeded(make, 0), data(50))
+    found = least_squares(mean, states, (0.5, 0.5), run, frozen=("0.weight",))
+    assert found.solved == ["2.weight"]
+    assert not found.left
+    assert torch.equal(found.params["0.weight"], mean["0.weight"])
