@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rebasin_cli.merging.polishing.calls import Norm, Trace, Use, argument, bias_of, input_of, weight_of
 from rebasin_cli.merging.polishing.lockstep import Walker
-from rebasin_cli.merging.polishing.solving import Form, Sums, share_of, solve, temperature
+from rebasin_cli.merging.polishing.solving import Form, Sums, ridge_of, share_of, solve, temperature
 
 Params = dict[str, Tensor]
 Runner = Callable[[Params, Any], Any]
@@ -140,7 +140,8 @@ class _Solver:
         share = share_of(form, form.matrix(weight).shape[2], rows)
         for x, target in zip(inputs, targets, strict=True):
             sums.add(x, target, share)
-        self._solve(step, form, sums, weight, bias)
+        ridge = ridge_of(form.matrix(weight).shape[2], sum(len(x) for x in inputs))
+        self._solve(step, form, sums, weight, bias, ridge)
 
     def _written(self, step: Use) -> tuple[Tensor, Tensor | None]:
         """The weight and the bias, as the merged network reads them."""
@@ -163,7 +164,7 @@ class _Solver:
             targets.append(target)
         return targets
 
-    def _solve(self, step: Use, form: Form, sums: Sums, weight: Tensor, bias: Tensor | None) -> None:
+    def _solve(self, step: Use, form: Form, sums: Sums, weight: Tensor, bias: Tensor | None, ridge: float) -> None:
         """Write the weight that fits, and what stands behind it; where there is none, everything stays."""
         g, h, mean_z, mean_t = sums.moments(centred=bias is not None or step.norm is not None)
         start = form.matrix(weight).double()
@@ -172,7 +173,7 @@ class _Solver:
             own = torch.einsum("goi,gij,goj->go", start, g, start)
             scale = torch.einsum("goi,gio->go", start, h) / torch.where(own > 0, own, torch.ones_like(own))
             start = start * scale[..., None]
-        matrix = solve(g, h, start)
+        matrix = solve(g, h, start, ridge)
         if matrix is None:
             self.found.left.append(step.name)
             return

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from rebasin_cli.merging.polishing.calls import LINEAR, Arguments, argument, weight_of
 
-RIDGE = 1e-2
-"""Share of the inputs' mean square that is added to each: with none, few examples and constant inputs give nonsense
-(losses of 221 for .313); a hundred times as much costs a tenth of what is gained, a hundredth changes nothing."""
+RIDGE, LEAST_RIDGE = 1e-2, 1e-6
+"""Share of the inputs' mean square that is added to each, where there are no more examples than inputs, and at least.
+
+With none, few examples and constant inputs give nonsense (losses of 221 for .313). Of more examples it is in the way:
+four MLPs of 128 units on 1,437 digits have .1495 with the first and .1393 with the second, their members .1393."""
 
 _CHUNK = 1 << 22  # numbers of rows at a time
 _ROWS = 1 << 18  # of a layer with many positions, no more are looked at than this or
@@ -191,7 +193,15 @@ def share_of(form: Form, inputs: int, rows: int) -> float:
     return min(1.0, max(_ROWS, _ROWS_FOR_EACH * inputs) / max(1, rows))
 
 
-def solve(g: Tensor, h: Tensor, start: Tensor, ridge: float = RIDGE) -> Tensor | None:
+def ridge_of(inputs: int, examples: int) -> float:
+    """The ridge for a layer of so many inputs: it falls with the third power of the examples that there are for each.
+
+    Examples count, and not their positions, which are too alike: twenty images of 64 positions are still few.
+    """
+    return max(LEAST_RIDGE, RIDGE * min(1.0, (inputs / examples) ** 3))
+
+
+def solve(g: Tensor, h: Tensor, start: Tensor, ridge: float) -> Tensor | None:
     """The matrix W (groups, outputs, inputs) that is nearest to W z = t, drawn to `start`: W₀ + (G + rI)⁻¹(H − G W₀).
 
     None if there is none: values that are not finite, or inputs that are all 0.

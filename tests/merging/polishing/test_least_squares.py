@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.merging.polishing.least_squares import Examples, Polished, least_squares
+from rebasin_cli.merging.polishing.solving import ridge_of
 
 State = dict[str, Tensor]
 
@@ -92,10 +93,16 @@ def test_the_last_layer_has_the_weights_of_the_normal_equations() -> None:
     start = (states[0]["2.weight"] + states[1]["2.weight"]) / 2
     about_z, about_y = z - z.mean(0), y - y.mean(0)
     g, h = about_z.T @ about_z / 300, about_z.T @ about_y / 300
-    ridge = 1e-2 * g.diagonal().mean() * torch.eye(6, dtype=torch.float64)
+    ridge = ridge_of(6, 300) * g.diagonal().mean() * torch.eye(6, dtype=torch.float64)
     wanted = start + torch.linalg.solve(g + ridge, h - g @ start.T).T
     torch.testing.assert_close(found.params["2.weight"], wanted, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(found.params["2.bias"], y.mean(0) - wanted @ z.mean(0), rtol=1e-6, atol=1e-8)
+
+
+def test_the_ridge_falls_with_the_examples() -> None:
+    assert ridge_of(784, 500) == ridge_of(100, 100) == 1e-2
+    assert ridge_of(100, 200) == pytest.approx(1e-2 / 8)
+    assert ridge_of(10, 10_000) == 1e-6
 
 
 class Transformer(nn.Module):
@@ -153,6 +160,12 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "padding by name": (
         lambda: nn.Sequential(nn.Conv2d(2, 6, 4, padding="same"), nn.Tanh(), nn.Conv2d(6, 2, 3, padding="valid")),
         lambda n: normal(n, 2, 6, 6),
+    ),
+    "norms of instances and groups": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.ReLU(),
+            nn.Conv2d(6, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 2, 1),
+        ), lambda n: normal(n, 2, 8, 8),
     ),
     "transformer": (Transformer, lambda n: normal(n, 9).mul(100).long() % 11),
 }  # fmt: skip
