@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.cli.conftest import Rebasin
@@ -51,11 +50,17 @@ def test_a_bad_merge_is_a_warning_and_fails_gates(rebasin: Rebasin, three: Path)
     assert rebasin(*call, "--at-least-as-good").code == (1 if verdict["loss"] > verdict["members"] else 0)
 
 
-def test_labels_of_one_model_make_the_mean_of_strangers_worse(rebasin: Rebasin, three: Path) -> None:
-    data = dict(np.load("data.npz"))
-    np.savez("twice.npz", inputs=100 * data["inputs"], targets=data["targets"])  # far from any answer of C's
-    done = rebasin("merge", *STRANGERS, "-o", "m.safetensors", "--data", "twice.npz", "--at-least-as-good")
-    assert done.document["verdict"]["kept"] is not None
+def test_a_plain_mean_that_is_worse_than_every_model(rebasin: Rebasin, three: Path) -> None:
+    """A and itself shuffled, left in their orders: the mean of the two answers otherwise than both."""
+    call = ("interpolate", "a.safetensors", "b.safetensors", "--no-align", "--at", 0.5, "-o", "m.safetensors")
+    done = rebasin(*call, "--data", "data.npz", "--steps", 3, "--at-least-as-good")
+    assert done.code == 1
+    assert "verdict: worse than every model: do not use it" in done.err
+    assert "it is not --at-least-as-good" in done.err
+    verdict = done.document["verdict"]
+    assert verdict["bad"]
+    assert "kept" not in verdict  # two models that are one gain nothing together
+    assert done.document["warnings"][-1] == f"verdict: {verdict['text']}"
 
 
 def test_a_point_of_a_path_has_a_verdict(rebasin: Rebasin, three: Path) -> None:
