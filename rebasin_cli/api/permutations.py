@@ -26,6 +26,7 @@ class UnitPermutation(Mapping[str, "Tensor"]):
 
     A dim of its own has shape (units,) and means `aligned[i] = b[p[i]]`; a dim within an owner, as the queries of a
     head, has shape (*owner units, units): `aligned[g, i] = b[P[g], p[g, i]]`. Dims that are absent stay as they are.
+    An entry below zero, `~j`, is unit j with its sign turned.
     The tensors are not to be written to.
 
     Attributes:
@@ -93,6 +94,7 @@ def unit_permutation(
         Path("<permutation>"),
         hashlib.sha256(file).hexdigest(),
         spec.text,
+        signs_sha256=spec.signs_sha256 if permutation.has_signs else "",
         is_held=True,
     )
     return UnitPermutation(saved, file)

@@ -55,6 +55,15 @@ class TensorInfo:
         return (self.numel * BITS[self.dtype] + 7) // 8
 
 
+SIGN_BITS: Mapping[str, int] = MappingProxyType(
+    {
+        "F8_E5M2": 1 << 7, "F8_E4M3": 1 << 7, "F16": 1 << 15, "BF16": 1 << 15, "F32": 1 << 31, "F64": 1 << 63,
+        "C64": 1 << 63 | 1 << 31,
+    }
+)  # fmt: skip
+"""The bits that hold the sign of an element; types where these can be turned for every value (not NaN for zero)."""
+
+
 def has_torch_type(name: str) -> bool:
     """Whether the torch that is installed stores this type element by element; asks it for recent types alone."""
     if name not in _RECENT:

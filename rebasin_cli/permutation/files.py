@@ -1,4 +1,8 @@
-"""Permutations as files: a safetensors file with one int64 tensor a dim, and what it was made for."""
+"""Permutations as files: a safetensors file with one int64 tensor a dim, and what it was made for.
+
+Where signs of units are turned the format is another, so that a program that does not know of them refuses the file:
+an entry below zero, `~j`, is then unit j with its sign turned.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:  # a file that is none is refused without torch
     from rebasin_cli.permutation.values import Permutation
 
 FORMAT = "rebasin.permutation/1"
+SIGNED_FORMAT = "rebasin.permutation/2"
 LARGEST = 1 << 30  # bytes: 8 for each unit, of which the largest networks have some millions
 
 
@@ -30,8 +35,9 @@ class SavedPermutation:
 
     Attributes:
         inputs: sha256 by role (`a`, `b`).
-        is_held: whether it is in memory alone.
         spec_text: the YAML of a spec that does not ship; sha256: of the file.
+        signs_sha256: of where the spec lets signs act; empty where none is turned.
+        is_held: whether it is in memory alone.
     """
 
     permutation: Permutation
@@ -41,12 +47,18 @@ class SavedPermutation:
     path: Path
     sha256: str
     spec_text: str = ""
+    signs_sha256: str = ""
     is_held: bool = False
 
     @property
     def shown(self) -> Path:
         """How documents name it: `-` where it is in memory alone."""
         return Path("-") if self.is_held else self.path
+
+    @property
+    def symmetry(self) -> str:
+        """The `--symmetry` that it takes."""
+        return "signs" if self.permutation.has_signs else "permutations"
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
@@ -66,6 +78,13 @@ class SavedPermutation:
                 where=str(self.path),
                 remedy="align again with this spec, or name the one it was made with: --arch",
             )
+        if self.signs_sha256 and self.signs_sha256 != layout.spec.signs_sha256:
+            raise ContentError(
+                f"the permutation turns signs, and the spec `{layout.spec.name}` lets them act elsewhere than when it "
+                "was made",
+                where=str(self.path),
+                remedy="align again with this spec, or name the one it was made with: --arch",
+            )
         for dim, shape in self.sizes.items():
             if dim not in layout.dims:
                 raise ContentError(
@@ -79,6 +98,12 @@ class SavedPermutation:
                     f"dim {dim} has shape {list(shape)} in the permutation and {list(here)} in the checkpoint",
                     where=str(self.path),
                     remedy="apply it to a checkpoint of the same width (and config.json) as the one it was made for",
+                )
+            if self.permutation.fraction_turned(dim) and not layout.dims[dim].signs:
+                raise ContentError(
+                    f"the permutation turns signs of dim {dim}, which has none",
+                    where=str(self.path),
+                    remedy="the file was edited, or made with other options; align again with those of this command",
                 )
             fixed = layout.dims[dim].fixed
             if fixed is not None and self.permutation.fraction_moved(dim):
@@ -100,6 +125,10 @@ def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mappi
         "inputs": json.dumps(dict(inputs), sort_keys=True),
         "convention": "aligned[i] = b[perm[i]]; within an owner: aligned[g, i] = b[P[g], p[g, i]]",
     }
+    if permutation.has_signs:
+        metadata["format"] = SIGNED_FORMAT
+        metadata["convention"] += "; an entry below zero, ~j = -1 - j, is unit j with its sign turned"
+        metadata["spec.signs"] = layout.spec.signs_sha256
     if layout.spec.text:
         metadata["spec.text"] = layout.spec.text
     return tensors_bytes({dim: perm.contiguous() for dim, perm in permutation.items()}, metadata=metadata)
@@ -124,7 +153,14 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
         return path
     checkpoint = open_checkpoint(path, empty=True)  # where every dim stays there is none
     sha256 = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
-    if checkpoint.metadata.get("format") != FORMAT:
+    version = checkpoint.metadata.get("format", "")
+    if version not in (FORMAT, SIGNED_FORMAT):
+        if version.startswith("rebasin.permutation/"):
+            raise ContentError(
+                f"{path} is a permutation file of another version, {version!r}",
+                where=f"this program reads {FORMAT!r} and {SIGNED_FORMAT!r}",
+                remedy="use the version of rebasin that wrote it, or a later one; or align again",
+            )
         raise ContentError(
             f"{path} is not a permutation file",
             where=f"its metadata has format {checkpoint.metadata.get('format')!r}, expected {FORMAT!r}",
@@ -133,12 +169,15 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
     load_torch()
     import torch
 
+    from rebasin_cli.permutation.signed import units_of
     from rebasin_cli.permutation.values import Permutation
 
     indices = {dim: checkpoint[dim] for dim in checkpoint}
     for dim, perm in indices.items():
         wanted = torch.arange(perm.shape[-1] if perm.dim() else 0)
-        if perm.dtype != torch.int64 or not perm.dim() or not bool((perm.sort(dim=-1).values == wanted).all()):
+        is_array = perm.dtype == torch.int64 and perm.dim()
+        units = units_of(perm) if is_array and version == SIGNED_FORMAT else perm
+        if not is_array or not bool((units.sort(dim=-1).values == wanted).all()):
             raise ContentError(
                 f"{path}: the array of dim {dim} {list(perm.shape)} is not a permutation",
                 remedy="the file is damaged or was edited; align again",
@@ -151,6 +190,7 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
         path,
         sha256,
         checkpoint.metadata.get("spec.text", ""),
+        checkpoint.metadata.get("spec.signs", ""),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import prod
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.permutation.signed import Turn, taken, turned_where, units_of
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
 Read = Callable[[str], Tensor]
@@ -33,7 +34,13 @@ def source_key(permutation: Mapping[str, Tensor], bound: BoundTensor) -> str:
 
 
 def gather_piece(
-    view: Tensor, piece: Piece, permutation: Mapping[str, Tensor], place: int, *, skip: Collection[int] = ()
+    view: Tensor,
+    piece: Piece,
+    permutation: Mapping[str, Tensor],
+    place: int,
+    *,
+    skip: Collection[int] = (),
+    turn: Turn = torch.neg,
 ) -> Tensor:
     """Permute one piece.
 
@@ -41,41 +48,54 @@ def gather_piece(
         view: the piece of B (of B's tensor at `source_key`); one axis a side.
         place: place of the tensor among its siblings, for dims within a dim that acts on keys.
         skip: positions of sides that stay as they are in B.
+        turn: what turning a sign does to the elements of the view.
 
     Owners are gathered before what is within them, so that the inner permutation is indexed by A's place. Sides that
     lie one behind the other and move together (heads and what is inside of them) are gathered at once, by their places
     among all of them.
     """
+    if view.dtype.itemsize == 1 and view.dtype.is_floating_point:  # torch cannot gather these everywhere
+        turn_bits = _turn_bits(torch.uint8, None, view.dtype)
+        bits = gather_piece(view.view(torch.uint8), piece, permutation, place, skip=skip, turn=turn_bits)
+        return bits.view(view.dtype)
     moving = [at for at, side in enumerate(piece.sides) if side.dim in permutation and at not in skip]
     for run in _runs(view, piece, moving):
-        flat = torch.arange(prod(view.shape[at] for at in run)).reshape([view.shape[at] for at in run])
-        places = _gather_sides(flat, _part(piece, run), range(len(run)), permutation, place).reshape(-1)
-        shape = view.shape
-        view = view.flatten(run[0], run[-1]).index_select(run[0], places.to(view.device)).reshape(shape)
+        places = flat_places(_part(piece, run), permutation, place)
+        view = taken(view.flatten(run[0], run[-1]), run[0], places, turn).reshape(view.shape)
         moving = [at for at in moving if at not in run]
-    return _gather_sides(view, piece, moving, permutation, place)
+    return _gather_sides(view, piece, moving, permutation, place, turn)
+
+
+def flat_places(frame: Piece, permutation: Mapping[str, Tensor], place: int) -> Tensor:
+    """For every flat place of a row-major piece in A its place in B, signed; all of its sides are gathered."""
+    flat = torch.arange(frame.elements).reshape([side.size for side in frame.sides])
+    moving = [at for at, side in enumerate(frame.sides) if side.dim in permutation]
+    return _gather_sides(flat, frame, moving, permutation, place, torch.bitwise_not).reshape(-1)
 
 
 def _gather_sides(
-    view: Tensor, piece: Piece, moving: Iterable[int], permutation: Mapping[str, Tensor], place: int
+    view: Tensor, piece: Piece, moving: Iterable[int], permutation: Mapping[str, Tensor], place: int, turn: Turn
 ) -> Tensor:
     """Gather one side after the other, owners first."""
     for at in sorted(moving, key=lambda at: len(owner_sides(piece, at))):
         dim = piece.sides[at].dim
         assert dim is not None
         perm = permutation[dim].to(view.device)
+        if piece.sides[at].still:
+            perm = units_of(perm)
         owners = owner_sides(piece, at)
         if INDEX_SIDE in owners:
             perm = perm[place]
             owners = owners[1:]
         if not owners:
-            view = view.index_select(at, perm)
+            view = taken(view, at, perm, turn)
             continue
         # The permutation's axes, in the order in which they stand in the piece, ones elsewhere.  # (.., owner, .., n)
         axes = [*owners, at]
         perm = perm.permute(sorted(range(len(axes)), key=lambda k: axes[k]))
         shape = [view.shape[k] if k in axes else 1 for k in range(view.dim())]
-        view = torch.take_along_dim(view, perm.reshape(shape), dim=at)
+        perm = perm.reshape(shape)
+        view = turned_where(torch.take_along_dim(view, units_of(perm), dim=at), perm < 0, turn)
     return view
 
 
@@ -100,11 +120,14 @@ def _part(piece: Piece, run: tuple[int, ...]) -> Piece:
     return Piece(0, tuple(replace(piece.sides[at], owner=owners[piece.sides[at].owner]) for at in run))
 
 
-def permute_tensor(permutation: Mapping[str, Tensor], layout: Layout, key: str, read: Read) -> Tensor:
+def permute_tensor(
+    permutation: Mapping[str, Tensor], layout: Layout, key: str, read: Read, sign_bits: int | None = None
+) -> Tensor:
     """The tensor that stands under `key` after permuting B.
 
     Args:
         read: gives B's tensor of a key in its full shape, in any element type that torch can copy.
+        sign_bits: the bits of an element that hold its sign, where `read` gives bits; None for those of its type.
 
     Returns:
         A new tensor, or the one `read` gave where nothing in it moves.
@@ -115,11 +138,22 @@ def permute_tensor(permutation: Mapping[str, Tensor], layout: Layout, key: str, 
         return source
     # As integers of the same width: torch cannot gather every element type, and copies of bits are exact.
     bits = source.view(_BITS[source.element_size()]) if source.element_size() in _BITS else source
+    turn = torch.neg if bits is source and sign_bits is None else _turn_bits(bits.dtype, sign_bits, source.dtype)
     result = torch.empty_like(bits)
     for piece in bound.pieces:
-        moved = gather_piece(piece_view(bits, piece), piece, permutation, bound.place)
+        moved = gather_piece(piece_view(bits, piece), piece, permutation, bound.place, turn=turn)
         piece_view(result, piece).copy_(moved)
     return result.view(source.dtype)
+
+
+def _turn_bits(dtype: torch.dtype, sign_bits: int | None, meaning: torch.dtype) -> Turn:
+    """Turns the signs of elements that are given as bits: exact for every value, zeros and NaN included."""
+    width = 8 * dtype.itemsize
+    if sign_bits is None:
+        sign_bits = (1 << 63) + (1 << 31) if meaning.is_complex else 1 << width - 1
+    if dtype != torch.uint8 and sign_bits >> width - 1:
+        sign_bits -= 1 << width  # the same bits as a signed integer
+    return partial(torch.bitwise_xor, other=torch.tensor(sign_bits, dtype=dtype))
 
 
 class permuted(Mapping[str, Tensor]):  # noqa: N801  (reads as a verb: permuted(...)[key])

@@ -3,7 +3,7 @@
 The convention, here and everywhere: a permutation is a gather. A dim of its own has an array of shape (n,) with
 `aligned[i] = b[perm[i]]`. A dim within an owner has one of shape (*owner sizes, n), one permutation for every
 unit of the owner, indexed by the owner's place in A: `aligned[g, i] = b[P[g], p[g, i]]`. A dim without an array
-stays at identity.
+stays at identity. An entry below zero, `~j`, is unit j with its sign turned (see `signed`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.scan import hash_tensors
+from rebasin_cli.permutation.signed import units_of, with_turns
 from rebasin_cli.spec import Layout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permutation(Mapping[str, Tensor]):
-    """Dim → int64 indices of shape (*owner sizes, n); dims that are absent stay at identity."""
+    """Dim → int64 indices of shape (*owner sizes, n), signed; dims that are absent stay at identity."""
 
     indices: Mapping[str, Tensor]
 
@@ -54,20 +55,40 @@ class Permutation(Mapping[str, Tensor]):
 
     @staticmethod
     def random(layout: Layout, seed: int) -> Permutation:
-        """Every dim that may move, uniformly at random; the same seed gives the same arrays on every machine."""
+        """Every dim that may move, uniformly at random, and signs where the layout has them; the same seed gives the
+        same arrays on every machine."""
         generator = torch.Generator().manual_seed(seed)
         indices: dict[str, Tensor] = {}
         for dim in layout.moving():
             flat = _identity(layout, dim).reshape(-1, layout.dims[dim].size)
             rows = [torch.randperm(flat.shape[1], generator=generator) for _ in range(flat.shape[0])]
             indices[dim] = torch.stack(rows).reshape(*layout.owner_sizes(dim), -1)
+        for dim in layout.signed():  # last, so that the units are those that are drawn without signs
+            turned = torch.randint(2, indices[dim].shape, generator=generator).bool()
+            indices[dim] = with_turns(indices[dim], turned)
         return Permutation(indices)
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether the sign of any unit is turned."""
+        return any(bool((perm < 0).any()) for perm in self.indices.values())
+
+    def without_signs(self) -> Permutation:
+        """The units alone."""
+        return Permutation({dim: units_of(perm) for dim, perm in self.indices.items()})
+
+    def fraction_turned(self, dim: str) -> float:
+        """Share of the units of `dim` whose signs are turned (0 to 1)."""
+        perm = self.indices.get(dim)
+        return 0.0 if perm is None else float((perm < 0).double().mean())
 
     def inverse(self, layout: Layout) -> Permutation:
         """The permutation that undoes this one."""
         indices: dict[str, Tensor] = {}
         for dim, perm in self.indices.items():
-            inner = torch.argsort(perm.reshape(-1, perm.shape[-1]), dim=1)
+            flat = perm.reshape(-1, perm.shape[-1])
+            inner = torch.argsort(units_of(flat), dim=1)
+            inner = with_turns(inner, (flat < 0).gather(1, inner))
             owner = layout.dims[dim].owner
             if owner is not None:
                 moved = torch.empty_like(inner)
@@ -88,18 +109,19 @@ class Permutation(Mapping[str, Tensor]):
             owner = layout.dims[dim].owner
             if owner is not None:
                 one = one[after._places(layout, owner)]
-            indices[dim] = one.gather(1, two).reshape(first.shape)
+            indices[dim] = with_turns(one.gather(1, units_of(two)), two < 0).reshape(first.shape)
         return Permutation(indices)
 
     def fraction_moved(self, dim: str) -> float:
-        """Share of the units of `dim` that are not in their own place (0 to 1)."""
+        """Share of the units of `dim` that are not in their own place, or are turned (0 to 1)."""
         perm = self.indices.get(dim)
         if perm is None:
             return 0.0
         return float((perm != torch.arange(perm.shape[-1])).double().mean())
 
     def count_moved(self) -> int:
-        """How many units are not in their own place, those within other units counted for each of these."""
+        """How many units are not in their own place or are turned, those within other units counted for each of
+        these."""
         return sum(int((perm != torch.arange(perm.shape[-1])).sum()) for perm in self.indices.values())
 
     def _places(self, layout: Layout, dim: str) -> Tensor:

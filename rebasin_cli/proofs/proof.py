@@ -19,6 +19,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.proofs.signs import SignProof, prove_signs
 from rebasin_cli.spec import Layout, PermutationSpec, bind
 from rebasin_cli.spec.binding.layout import UNSIZED
 
@@ -74,6 +75,7 @@ class Proof:
         unsized: dims that were not permuted, because nothing tells their size; missing: names that `--set` takes.
         single: dims of which every one has a single unit here, so that nothing was permuted.
         parted: keys of one tensor of the network that the spec moves differently.
+        signs: the proof of its signs, where it has any.
     """
 
     spec: PermutationSpec
@@ -90,19 +92,24 @@ class Proof:
     missing: tuple[str, ...] = ()
     single: tuple[str, ...] = ()
     parted: tuple[tuple[str, ...], ...] = ()
+    signs: SignProof | None = None
 
     @property
     def holds(self) -> bool:
         """Whether the spec is proved on this network."""
         wrong = not self.error <= self.tolerance
-        return not (wrong or self.breaking or self.still or self.untold or self.unsized or self.parted)
+        unsigned = self.signs is not None and not self.signs.holds
+        return not (wrong or self.breaking or self.still or self.untold or self.unsized or self.parted or unsigned)
 
     def describe(self) -> str:
         """One line: what was proved, or what is wrong and where."""
         moving = len(self.layout.moving())
         if self.holds:
             drawn = f"{self.elements} random permutation{'s' if self.elements > 1 else ''} of {moving} dims"
-            return f"{self.subject}: outputs unchanged to {self.error:.1e} under {drawn}"
+            signs = ""
+            if self.signs:
+                signs = f", and to {self.signs.error:.1e} with signs of {', '.join(self.signs.families)} turned"
+            return f"{self.subject}: outputs unchanged to {self.error:.1e} under {drawn}{signs}"
         problems = []
         if not self.error <= self.tolerance:
             problems.append(f"outputs change by {self.error:.1e} (tolerance {self.tolerance:.0e})")
@@ -124,6 +131,7 @@ class Proof:
             )
         for keys in self.parted:
             problems.append(f"{' and '.join(keys)} are one tensor of the network, and the spec moves them differently")
+        problems += self.signs.problems() if self.signs else ()
         return f"{self.subject}: " + "; ".join(problems)
 
 
@@ -164,6 +172,11 @@ def prove(
             first=first_difference(subject.run, subject.state, _moved(layout, subject, drawn)),
         )
     permutation = _all_moving(layout, seed)
+    signed = bind(spec, shapes, config=subject.config, overrides=subject.overrides, signs=True)
+    signs = prove_signs(
+        signed, subject.state, lambda state: change(reference, subject.run(state, None)), tolerance=subject.tolerance,
+        ties=subject.ties, seed=seed, elements=elements, seconds=seconds,
+    )  # fmt: skip
     return replace(
         proof,
         error=error,
@@ -171,6 +184,7 @@ def prove(
         still=_unmoved(layout, subject, permutation),
         untold=_untold(layout, subject, permutation, reference),
         parted=_parted(layout, subject, seed),
+        signs=signs,
     )
 
 

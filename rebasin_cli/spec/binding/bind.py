@@ -48,6 +48,7 @@ def bind(
     ignore: Sequence[str] = (),
     apart: Collection[str] = (),
     still: Mapping[str, str] | None = None,
+    signs: bool = False,
 ) -> Layout:
     """Bind `spec` to a checkpoint's shapes; see `Request` for the arguments.
 
@@ -56,7 +57,7 @@ def bind(
         UsageError: `overrides`, `freeze` or `ignore` name something that does not exist.
     """
     require_matches(ignore, shapes)
-    request = Request(config, overrides, freeze, ignore, apart, still or {})
+    request = Request(config, overrides, freeze, ignore, apart, still or {}, signs)
     result = attempt(spec, shapes, request)
     if isinstance(result, Layout):
         return result

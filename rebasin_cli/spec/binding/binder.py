@@ -200,7 +200,8 @@ class Binder:
         unknown, notes = unknown_dims(self.spec, sized, sizes, owners)
         frozen = frozen_dims(self.spec, resolver, list(instances), self.request.freeze)
         still = {name: why for name, why in self.request.still.items() if name in instances}
-        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still)
+        signed = {name for name, i in instances.items() if resolver.has_signs(i)} if self.request.signs else set()
+        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still, signed)
         tensors, faults = self._tensors(claims, axes, sizes, dims, indexed)
         if faults:
             return self._mismatch(faults)

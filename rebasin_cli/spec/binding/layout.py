@@ -7,7 +7,7 @@ moves or matches tensors sees pieces only, never the language.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import lgamma, log, prod
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,14 @@ class Dim:
         size: number of units; for a dim within an owner, the number for each unit of the owner.
         owner: the dim whose every unit has a permutation of this dim of its own.
         fixed: None if it may move, otherwise why it stays at identity.
+        signs: whether each of its units may also have its sign turned.
     """
 
     name: str
     size: int
     owner: str | None = None
     fixed: str | None = None
+    signs: bool = False
 
     @property
     def unsized(self) -> bool:
@@ -52,12 +54,14 @@ class Side:
     Attributes:
         dim: the dim it carries, None for a side that never moves.
         owner: position in the piece of the side that carries the dim's owner (`INDEX_SIDE`: the key does).
+        still: whether what stands here keeps its sign when that of its unit is turned.
     """
 
     dim: str | None
     size: int
     stride: int
     owner: int | None = None
+    still: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,16 @@ class Layout:
     def moving(self) -> tuple[str, ...]:
         """Dims with something to permute: not fixed and of more than one unit."""
         return tuple(name for name, dim in self.dims.items() if dim.fixed is None and dim.size > 1)
+
+    def signed(self) -> tuple[str, ...]:
+        """Dims that may move and whose units may have their signs turned."""
+        return tuple(name for name in self.moving() if self.dims[name].signs)
+
+    def without_signs(self) -> Layout:
+        """The same layout in which no unit may have its sign turned."""
+        if not self.signed():
+            return self
+        return replace(self, dims={name: replace(dim, signs=False) for name, dim in self.dims.items()})
 
     def children(self, name: str) -> tuple[str, ...]:
         """The dims within `name`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.claims import Shape
@@ -39,7 +39,11 @@ def find_owners(resolver: Resolver, rules: Mapping[str, tuple[Rule, Bindings]]) 
 
 
 def build_dims(
-    names: Iterable[str], owners: Mapping[str, str], sizes: Sizes, reasons: Mapping[str, str]
+    names: Iterable[str],
+    owners: Mapping[str, str],
+    sizes: Sizes,
+    reasons: Mapping[str, str],
+    signed: Collection[str] = (),
 ) -> dict[str, Dim]:
     """The dims, owners before what is within them.
 
@@ -60,7 +64,7 @@ def build_dims(
             add(owner)
         while owner is not None and size(owner) == 1:
             owner = owners.get(owner)
-        dims[name] = Dim(name, size(name), owner, reasons.get(name))
+        dims[name] = Dim(name, size(name), owner, reasons.get(name), name in signed and name not in reasons)
 
     for name in names:
         add(name)

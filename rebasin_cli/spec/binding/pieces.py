@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 from rebasin_cli.spec.binding.layout import Piece, Side
@@ -55,7 +56,7 @@ def _strips(axis: Plus, size_of: _SizeOf, moves: Callable[[str], bool]) -> tuple
                 return None
             dim = segment.dim if segment.dim is not None and moves(segment.dim) else None
             if size:
-                strips.append((start, (Side(dim, size, 1),)))
+                strips.append((start, (Side(dim, size, 1, still=dim is not None and segment.still),)))
             start += size
             continue
         inner = _product(segment, size_of, moves)
@@ -85,7 +86,7 @@ def _product(times: Times, size_of: _SizeOf, moves: Callable[[str], bool]) -> tu
 
 def _scaled(strip: _Strip, stride: int) -> _Strip:
     offset, sides = strip
-    return offset * stride, tuple(Side(side.dim, side.size, side.stride * stride) for side in sides)
+    return offset * stride, tuple(replace(side, stride=side.stride * stride) for side in sides)
 
 
 def _merge(sides: list[Side]) -> tuple[Side, ...]:

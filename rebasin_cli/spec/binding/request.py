@@ -14,6 +14,7 @@ class Request:
     Attributes:
         apart: keys without a counterpart in the other network; they are not matched, as ignored ones are not.
         still: further dims that stay at identity, and why.
+        signs: whether units of dims that the spec gives signs may have them turned.
     """
 
     config: Mapping[str, Any] | None = None
@@ -22,3 +23,4 @@ class Request:
     ignore: Sequence[str] = ()
     apart: Collection[str] = ()
     still: Mapping[str, str] = field(default_factory=dict)
+    signs: bool = False

@@ -106,7 +106,9 @@ def _with_values(axis: Axis, bindings: Bindings) -> Axis:
     """`axis` with the variables of a shorthand's name replaced by their values."""
 
     def segments(atom: Atom) -> Iterable[Segment]:
-        return (DimName(tuple(_value(part, bindings) for part in atom.parts)) if isinstance(atom, DimName) else atom,)
+        if not isinstance(atom, DimName):
+            return (atom,)
+        return (replace(atom, parts=tuple(_value(part, bindings) for part in atom.parts)),)
 
     return axis.replaced(segments)
 

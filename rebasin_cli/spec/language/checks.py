@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language.fault import Fault
 from rebasin_cli.spec.language.pattern import DimName
-from rebasin_cli.spec.language.permutation_spec import Line, Rule, Shorthand, SizeRule
+from rebasin_cli.spec.language.permutation_spec import Line, Rule, Shorthand, SignRule, SizeRule
 from rebasin_cli.spec.language.variables import Pick, Ref
 
 
@@ -59,6 +59,51 @@ def repeated_templates(lines: Sequence[Line]) -> Iterator[Fault]:
         if first is not line:
             lines_ = f"lines {first.line} and {line.line}" if first.line != line.line else f"line {line.line} twice"
             yield Fault(f"the template `{line.template.text}` stands on {lines_}", line.line, "keep one of the two")
+
+
+def sign_faults(
+    lines: Sequence[Line], rules: Sequence[Rule], signs: Sequence[SignRule], shorthands: Sequence[Shorthand] = ()
+) -> Iterator[Fault]:
+    """Faults of the `signs` section, and of `|dim|` in patterns."""
+    patterns = [(ln.pattern, ln.line, ln.section) for ln in lines if ln.pattern is not None]
+    patterns += [(shorthand.pattern, shorthand.line, "tensors") for shorthand in shorthands]
+    names = [(name, line, section) for pattern, line, section in patterns for name in pattern.dim_names()]
+    short = {shorthand.name.parts[0] for shorthand in shorthands}
+    signed = {_family(rule.name) for rule in signs}
+    used = {_family(name): name for name, _, _ in names if name.parts[0] not in short}
+    acts = {_family(name) for name, _, section in names if section == "tensors" and not name.still}
+    owners = {_family(rule.owner) for rule in rules if rule.owner}
+    indices = {_family(rule.name) for rule in rules if rule.index}
+    fixed = {str(rule.name) for rule in rules if rule.fixed and not rule.without}
+    seen: set[str] = set()
+    for sign in signs:
+        name, family = sign.name, _family(sign.name)
+        what = f"dim `{name}` has signs"
+        if family not in used:
+            near = did_you_mean(str(name), sorted(map(str, used.values())))
+            yield Fault(f"dim `{name}` stands in no pattern", sign.line, near)
+        elif str(name) in seen:
+            yield Fault(f"{what} twice", sign.line, "keep one of the two")
+        elif not _is_plain(name):
+            yield Fault(f"dim `{name}`: a name in `signs` has {{i}}, {{first i}} or {{last i}} only", sign.line)
+        elif family in owners or family in indices:
+            acting = "dims are within it" if family in owners else "it acts on keys"
+            yield Fault(f"{what}, and {acting}", sign.line, "give signs to what is inside its units")
+        elif str(name) in fixed:
+            yield Fault(f"{what}, and is fixed", sign.line, "what stays as it is keeps its signs")
+        elif family not in acts:
+            yield Fault(f"{what}, which act nowhere: it stands in bars in every tensor", sign.line)
+        yield from _faults_of_condition(sign, lines)
+        seen.add(str(name))
+    for name, line, _ in names:
+        if name.still and name.parts[0] in short:
+            yield Fault(f"`|{name}|`: a name of `axes` cannot stand in bars", line, "put the bars into `axes`")
+        elif name.still and _family(name) not in signed:
+            yield Fault(
+                f"`|{name}|` says where the sign of dim `{name}` does not act, and it has none",
+                line,
+                "list it in `signs`, or leave out the bars",
+            )
 
 
 def _faults_of_line(line: Line) -> Iterator[Fault]:
@@ -148,7 +193,7 @@ def _faults_of_rule(rule: Rule, mentions: Sequence[_Mention]) -> Iterator[Fault]
             )
 
 
-def _faults_of_condition(rule: Rule, lines: Sequence[Line]) -> Iterator[Fault]:
+def _faults_of_condition(rule: Rule | SignRule, lines: Sequence[Line]) -> Iterator[Fault]:
     """Keys of `without KEYS` that no line has: the rule would always hold."""
     known = [line.template.text.rstrip("?") for line in lines]
     for template in rule.without:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language.checks import find_faults, repeated_templates
+from rebasin_cli.spec.language.checks import find_faults, repeated_templates, sign_faults
 from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.parts import Part
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
@@ -21,6 +21,7 @@ from rebasin_cli.spec.language.permutation_spec import (
     Rule,
     Section,
     Shorthand,
+    SignRule,
     SizeRule,
 )
 from rebasin_cli.spec.language.template import Template, alternatives, parse_templates
@@ -31,8 +32,8 @@ from rebasin_cli.spec.shipped_folder import architectures_folder
 T = TypeVar("T")
 
 _KEYS = (
-    "name", "title", "model_types", "prefixes", "parts", "sizes", "axes", "dims", "stays", "tensors", "buffers",
-    "ignored",
+    "name", "title", "model_types", "prefixes", "parts", "sizes", "axes", "dims", "signs", "stays", "tensors",
+    "buffers", "ignored",
 )  # fmt: skip
 
 
@@ -83,7 +84,8 @@ class _Parser:
         rules = tuple(self._rule(key, value) for key, value in self._table(sections.get("dims")))
         sizes = tuple(self._size(key, value) for key, value in self._table(sections.get("sizes")))
         shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
-        for fault in find_faults(lines, rules, sizes, shorthands):
+        signs = tuple(self._sign(item) for item in self._items(sections.get("signs")))
+        for fault in (*find_faults(lines, rules, sizes, shorthands), *sign_faults(lines, rules, signs, shorthands)):
             raise self.error(fault.what, fault.line, fault.remedy)
         parts = []
         for key, value in self._table(sections.get("parts")):
@@ -92,6 +94,7 @@ class _Parser:
         rules += tuple(rule for part in parts for rule in part.rules())
         sizes += tuple(size for part in parts for size in part.sizes())
         shorthands += tuple(shorthand for part in parts for shorthand in part.shorthands())
+        signs += tuple(sign for part in parts for sign in part.signs())
         for fault in repeated_templates(lines):
             raise self.error(fault.what, fault.line, fault.remedy)
         stays = [(k.text, self._text(v)) for k, v in self._table(sections.get("stays"))]
@@ -108,6 +111,7 @@ class _Parser:
             stays=(*stays, *(stay for part in parts for stay in part.stays())),
             shorthands=shorthands,
             parts=tuple(part.spec.name for part in parts),
+            signs=signs,
         )
 
     def error(self, what: str, line: int, remedy: str = "") -> ContentError:
@@ -152,12 +156,7 @@ class _Parser:
         name = self._parsed(parse_dim_name, key.text, key.line)
         text = " ".join(self._text(value).split())
         stays, _, why = text.partition(" because ")
-        kind, conditional, keys = stays.partition(" without ")
-        without = tuple(
-            template
-            for each in (keys.split(" or ") if conditional else ())
-            for template in self._parsed(parse_templates, each, value.line)
-        )
+        kind, without = self._condition(stays, value.line)
         if kind == "fixed":
             return Rule(name, key.line, fixed=why or "fixed", without=without)
         if kind.startswith("same as "):
@@ -176,6 +175,16 @@ class _Parser:
             )  # fmt: skip
         found = self._index(name, index, value.line) if index else None
         return Rule(name, key.line, owner=owner, index=found, without=without)
+
+    def _condition(self, text: str, line: int) -> tuple[str, tuple[Template, ...]]:
+        """What is said, and the keys without which alone it holds."""
+        said, conditional, keys = text.partition(" without ")
+        found = (self._parsed(parse_templates, each, line) for each in (keys.split(" or ") if conditional else ()))
+        return said, tuple(template for templates in found for template in templates)
+
+    def _sign(self, item: Scalar) -> SignRule:
+        name, without = self._condition(" ".join(item.text.split()), item.line)
+        return SignRule(self._parsed(parse_dim_name, name, item.line), item.line, without)
 
     def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:
         variable, _, keys = text.partition(" in ")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rebasin_cli.spec.language.pattern import Anonymous, Atom, DimName, Pattern
-from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec, Rule, Shorthand, SizeRule
+from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec, Rule, Shorthand, SignRule, SizeRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,12 @@ class Part:
                 without=tuple(template.under(self.prefix) for template in rule.without),
             )
 
+    def signs(self) -> Iterator[SignRule]:
+        """Its dims with signs."""
+        for rule in self.spec.signs:
+            without = tuple(template.under(self.prefix) for template in rule.without)
+            yield SignRule(self._name(rule.name), self.line, without)
+
     def sizes(self) -> Iterator[SizeRule]:
         """Its rules of sizes."""
         for size in self.spec.sizes:
@@ -69,7 +75,7 @@ class Part:
             yield f"{self.name}: {what}", why
 
     def _name(self, name: DimName) -> DimName:
-        return DimName((f"{self.name}/{name.parts[0]}", *name.parts[1:]))
+        return replace(name, parts=(f"{self.name}/{name.parts[0]}", *name.parts[1:]))
 
     def _pattern(self, pattern: Pattern) -> Pattern:
         return pattern.replaced(self._atom)

@@ -2,7 +2,8 @@
 
     pattern := axis (space axis)*             one per axis of the tensor, in order
     axis    := segment ('+' segment)*         one after the other along the axis
-    segment := '_' [':' size] | INT | dim | '(' axis (space axis)* ')'     '( )': row-major product, outermost first
+    segment := '_' [':' size] | INT | dim | '|' dim '|' | '(' axis (space axis)* ')'     '( )': row-major product,
+                                                             outermost first; '| |': the sign of a unit does not act
 
 After einops (Rogozhnikov, ICLR 2022): an axis says what it consists of, and the sizes follow from the shapes.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rebasin_cli.spec.language.variables import Pick, Ref, parse_ref
 from rebasin_cli.spec.limits import LARGEST_SIZE
@@ -20,6 +21,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"
     r"|(?P<anonymous>_(?![\w.{])(?::(?P<size>\d+(?!\w)|[A-Za-z]\w*))?)"
     r"|(?P<number>\d+)(?![\w.{])"
+    r"|\|\s*(?P<still>[A-Za-z](?:[\w.]|\{[^{}]*\})*)\s*\|"
     r"|(?P<dim>[A-Za-z](?:[\w.]|\{[^{}]*\})*))"
 )
 
@@ -38,9 +40,14 @@ class Anonymous:
 
 @dataclass(frozen=True, slots=True)
 class DimName:
-    """A dim's name as a spec writes it: `kv.{i}`, `g.{b}.{<l}`, `embed`."""
+    """A dim's name as a spec writes it: `kv.{i}`, `g.{b}.{<l}`, `embed`.
+
+    Attributes:
+        still: whether the sign of a unit does not act where it stands here, `|embed|`.
+    """
 
     parts: tuple[str | Ref, ...]
+    still: bool = False
 
     def __str__(self) -> str:
         return ".".join(map(str, self.parts))
@@ -106,6 +113,15 @@ class Pattern:
 
     def __str__(self) -> str:
         return " ".join(map(str, self.axes))
+
+    @property
+    def with_bars(self) -> str:
+        """Its text with bars around the dims on which signs do not act, which are no part of what is permuted."""
+
+        def marked(atom: Atom) -> Iterable[Segment]:
+            return (DimName((f"|{atom}|",)) if isinstance(atom, DimName) and atom.still else atom,)
+
+        return str(self.replaced(marked))
 
     def dim_names(self) -> Iterator[DimName]:
         """Every dim in it, in order, repeats included."""
@@ -177,7 +193,7 @@ class _Reader:
             at = len(self.text) - len(self.text[self.position :].lstrip())
             raise ValueError(f"`{self.text}`: cannot read `{self.text[at:]}` at character {at + 1}")
         self.position = match.end()
-        self.kind = next(k for k in ("open", "close", "plus", "anonymous", "number", "dim") if match[k])
+        self.kind = next(k for k in ("open", "close", "plus", "anonymous", "number", "still", "dim") if match[k])
         self.token = match[self.kind]
         self.size = match["size"]
 
@@ -212,7 +228,10 @@ class _Reader:
         if number is not None and not (len(number) <= 10 and 1 <= int(number) <= LARGEST_SIZE):
             raise self.error(f"a side of size {number[:20]}")
         try:
-            atom = Anonymous(size if number is None else int(number)) if kind != "dim" else _dim_name(token)
+            if kind in ("dim", "still"):
+                atom: Atom = replace(_dim_name(token), still=kind == "still")
+            else:
+                atom = Anonymous(size if number is None else int(number))
         except ValueError as error:
             raise self.error(f"{error}, which stands") from error
         self.advance()

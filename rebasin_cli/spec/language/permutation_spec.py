@@ -55,6 +55,19 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class SignRule:
+    """A dim of the `signs` section: each of its units may have its sign turned.
+
+    Attributes:
+        without: as of `Rule`.
+    """
+
+    name: DimName
+    line: int
+    without: tuple[Template, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SizeRule:
     """A rule of the `sizes` section about a named size or a dim: the first expression that has a value counts.
 
@@ -101,11 +114,26 @@ class PermutationSpec:
     shorthands: tuple[Shorthand, ...] = ()
     parts: tuple[str, ...] = ()
     text: str = ""
+    signs: tuple[SignRule, ...] = ()
 
     @property
     def sha256(self) -> str:
-        """Over the canonical parsed form, so that comments, order of sections and spacing do not change it."""
+        """Over the canonical parsed form of what is permuted: comments, order of sections and spacing do not change it.
+
+        `signs` are no part of it: they have a hash of their own.
+        """
         return _hash_of(self)
+
+    @property
+    def signs_sha256(self) -> str:
+        """Over which dims may have signs turned, and where these act."""
+        rules = sorted([str(rule.name), *sorted(t.text for t in rule.without)] for rule in self.signs)
+        still = sorted(
+            [line.template.text, *(number for number, name in enumerate(line.pattern.dim_names()) if name.still)]
+            for line in self.lines
+            if line.pattern is not None and any(name.still for name in line.pattern.dim_names())
+        )
+        return hashlib.sha256(json.dumps([rules, still]).encode()).hexdigest()
 
     def at(self, line: int) -> str:
         """`file.yaml:12`, for messages."""

@@ -82,7 +82,7 @@ def parse_yaml(text: str, file: str) -> Table:
         raise ContentError(
             f"not valid YAML: {error.problem or error.context}",
             where=where,
-            remedy="quote keys that start with '{', '*' or '?', and values that hold ': '",
+            remedy="quote keys that start with '{', '*' or '?', and values that start with '|' or hold ': '",
         ) from error
     except yaml.YAMLError as error:
         raise ContentError(f"not valid YAML: {error}", where=file) from error

@@ -116,6 +116,50 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
         2,
     ),
     "bad dim name in a rule": ("dims:\n  (a b): fixed\ntensors:\n  a: h\n", ["`(a b)` is not a dim's name"], 2),
+    "signs of a dim that stands nowhere": (
+        "signs:\n  - heads.{i}\ntensors:\n  b.{i}: head.{i}\n",
+        ["dim `heads.{i}` stands in no pattern", "did you mean `head.{i}`?"],
+        2,
+    ),
+    "signs twice": ("signs:\n  - h\n  - h\ntensors:\n  a: h\n", ["dim `h` has signs twice", "keep one"], 3),
+    "signs of an owner": (
+        "dims:\n  v: within kv\nsigns:\n  - kv\ntensors:\n  a: (kv v)\n",
+        ["dim `kv` has signs, and dims are within it", "what is inside its units"],
+        4,
+    ),
+    "signs of keys": (
+        "dims:\n  e: index i in x.{i}\nsigns:\n  - e\ntensors:\n  x.{i}: h\n  r: e\n",
+        ["dim `e` has signs, and it acts on keys"],
+        4,
+    ),
+    "signs of a fixed dim": (
+        "dims:\n  h: fixed\nsigns:\n  - h\ntensors:\n  a: h\n",
+        ["dim `h` has signs, and is fixed"],
+        4,
+    ),
+    "signs that act nowhere": (
+        "signs:\n  - h\ntensors:\n  a: '|h| _'\nbuffers:\n  b: h\n",
+        ["dim `h` has signs, which act nowhere"],
+        2,
+    ),
+    "signs of a choice": ("signs:\n  - h.{prev i}\ntensors:\n  a.{i}: h.{i}\n", ["a name in `signs` has {i}"], 2),
+    "signs without a key that no line has": (
+        "signs:\n  - h without c\ntensors:\n  a: h\n",
+        ["has a rule without `c`, and no line has that key"],
+        2,
+    ),
+    "bars around a dim without signs": (
+        "tensors:\n  a: '|h| _'\n",
+        ["`|h|` says where the sign of dim `h` does not act, and it has none", "list it in `signs`"],
+        2,
+    ),
+    "bars around a name of axes": (
+        "axes:\n  in: a + b\nsigns:\n  - a\ntensors:\n  x: '|in|'\n  y: a b\n",
+        ["`|in|`: a name of `axes` cannot stand in bars"],
+        6,
+    ),
+    "bars around nothing": ("tensors:\n  a: '|| h'\n", ["cannot read `|| h`"], 2),
+    "bars without quotes": ("signs:\n  - h\ntensors:\n  a: |h|\n", ["not valid YAML", "start with '|'"], 4),
     "index without keys": (
         "dims:\n  e: index i\ntensors:\n  x.{i}: h\n  r: e\n",
         ["`index i` should read `index e in"],
