@@ -84,6 +84,12 @@ class SpecKeywords(TypedDict, total=False):
     ignore: Sequence[str]
 
 
+class MatchedSpecKeywords(SpecKeywords, total=False):
+    """What may be done to units besides, where they are matched (`--symmetry`)."""
+
+    symmetry: Literal["permutations", "signs"]
+
+
 class MatchKeywords(TypedDict, total=False):
     """How units are matched; see `rebasin align --help`."""
 
@@ -141,13 +147,13 @@ class JudgeKeywords(DataKeywords, total=False):
     fit_limit: Count
 
 
-class AlignKeywords(Talking, SpecKeywords, MatchKeywords, DataKeywords, total=False):
+class AlignKeywords(Talking, MatchedSpecKeywords, MatchKeywords, DataKeywords, total=False):
     """What `align` takes."""
 
     loss: str
 
 
-class InterpolateKeywords(Talking, SpecKeywords, MatchKeywords, JudgeKeywords, total=False):
+class InterpolateKeywords(Talking, MatchedSpecKeywords, MatchKeywords, JudgeKeywords, total=False):
     """What `interpolate` takes."""
 
     steps: Annotated[int, Between(2, 100_000)]
@@ -156,7 +162,7 @@ class InterpolateKeywords(Talking, SpecKeywords, MatchKeywords, JudgeKeywords, t
     permutation: Permutations | None
 
 
-class MergeKeywords(Talking, SpecKeywords, MatchKeywords, JudgeKeywords, total=False):
+class MergeKeywords(Talking, MatchedSpecKeywords, MatchKeywords, JudgeKeywords, total=False):
     """What `merge` takes."""
 
     algorithm: Algorithm
@@ -234,6 +240,7 @@ def parameters_of(keywords: type) -> list[inspect.Parameter]:
 
 def _defaults(keywords: type) -> dict[str, object]:
     """Name → default, from where the defaults stand; those that methods have differently are left out."""
+    from rebasin_cli.pipeline.choices import SpecChoice
     from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
     from rebasin_cli.pipeline.merge import MergeRequest
@@ -242,7 +249,7 @@ def _defaults(keywords: type) -> dict[str, object]:
     requests = {InterpolateKeywords: (InterpolateRequest, DataRequest), MergeKeywords: (MergeRequest, DataRequest)}
     own = requests.get(keywords, ())
     found: dict[str, set[object]] = {"progress": {False}, "combine": {LINE.how}}
-    for source in (MatchChoice, *own, *(method.options for method in METHODS)):
+    for source in (SpecChoice, MatchChoice, *own, *(method.options for method in METHODS)):
         for field in fields(source):
             if field.default is not MISSING and isinstance(field.default, str | int | float | None):
                 found.setdefault(field.name, set()).add(field.default)

@@ -30,7 +30,7 @@ _OF_JUDGE = ("batch_size", "metric", "repair", "eval_timeout")
 
 
 def spec_choice(given: Keywords) -> SpecChoice:
-    """`spec`, `set`, `freeze` and `ignore`."""
+    """`spec`, `set`, `freeze`, `ignore` and `symmetry`."""
     named: dict[str, Any] = {}
     spec = given.get("spec")
     if isinstance(spec, str | os.PathLike):
@@ -42,7 +42,9 @@ def spec_choice(given: Keywords) -> SpecChoice:
                 f"spec is a {type(spec).__name__}", remedy="pass the name or the file of one, or what derive() returned"
             )
         named |= {"arch": f"<{spec.name}>.yaml", "text": text}
-    for keyword, field, kind in (("set", "sizes", dict), ("freeze", "freeze", tuple), ("ignore", "ignore", tuple)):
+    for keyword, field, kind in (
+        ("set", "sizes", dict), ("freeze", "freeze", tuple), ("ignore", "ignore", tuple), ("symmetry", "symmetry", str),
+    ):  # fmt: skip
         if given.get(keyword) is not None:
             named[field] = kind(given[keyword])
     return SpecChoice(**named)

@@ -32,6 +32,13 @@ class MergeMethod(StrEnum):
     ACTIVATIONS = "activations"
 
 
+class Symmetry(StrEnum):
+    """What may be done to units beside permuting them."""
+
+    PERMUTATIONS = "permutations"
+    SIGNS = "signs"
+
+
 class ObjectiveName(StrEnum):
     """What Sinkhorn re-basin goes down."""
 

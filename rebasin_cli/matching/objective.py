@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby
 from math import sqrt
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.signed import turned_where, units_of
 from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import Layout
 
@@ -33,7 +34,8 @@ class Distance:
     Attributes:
         before: ‖A − B‖; after: ‖A − π(B)‖.
         cosine_before, cosine_after: cosine of the angle between A and B, and A and π(B); −1 to 1.
-        moved: share of each dim's units that are not in their own place, 0 to 1.
+        moved: share of each dim's units that are not in their own place or are turned, 0 to 1.
+        turned: share of those whose sign is turned, of dims with any.
         relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which a dim stands (1 where nothing was gained).
         gains: by dims without an owner that may move, what the dim with all within it adds to ⟨A, π(B)⟩: dims are
             switched from their own order to π's one after the other, once in the spec's order and once backwards, and
@@ -48,6 +50,7 @@ class Distance:
     moved: Mapping[str, float]
     relative: Mapping[str, float]
     gains: Mapping[str, float]
+    turned: Mapping[str, float] = field(default_factory=dict)
 
 
 def inner_product(
@@ -80,8 +83,9 @@ def inner_product(
 
 
 def paired_sum(matrices: Tensor, perm: Tensor) -> Tensor:
-    """Σ_i S[i, π(i)], summed in float64, of one matrix (n, n) with perm (n,) or of a batch of both."""
-    chosen: Tensor = matrices.gather(-1, perm.to(matrices.device)[..., None])
+    """Σ_i ±S[i, π(i)], summed in float64, of one matrix (n, n) with perm (n,) or of a batch of both."""
+    perm = perm.to(matrices.device)
+    chosen: Tensor = turned_where(matrices.gather(-1, units_of(perm)[..., None]), (perm < 0)[..., None], torch.neg)
     return chosen.double().sum((-2, -1))
 
 
@@ -122,6 +126,7 @@ def measure_distance(
         moved={dim: permutation.fraction_moved(dim) for dim in layout.dims},
         relative={dim: _relative(layout, dim, squares) for dim in layout.moving()},
         gains=gains,
+        turned={dim: share for dim in layout.signed() if (share := permutation.fraction_turned(dim))},
     )
 
 

@@ -45,6 +45,10 @@ class Problem:
         """⟨A, π(B)⟩ in float64, over the tensors of the objective or those of them in `keys`."""
         return inner_product(self.layout, self.a, self.b, permutation, keys, executor=executor)
 
+    def without_signs(self) -> Self:
+        """The same problem in which no unit may have its sign turned."""
+        return replace(self, layout=self.layout.without_signs())
+
     def cached(self, memory: int | None) -> Self:
         """The same problem, where tensors of lazy sources are kept once they are read, as far as `memory` goes."""
         budget = budgets(memory)[0]

@@ -14,7 +14,7 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.devices import matching_device, require_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
+from rebasin_cli.pipeline.layouts import Pair, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
 from rebasin_cli.pipeline.network_spec import settled_spec
 from rebasin_cli.pipeline.plan import estimate
@@ -98,6 +98,7 @@ def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
     b = files.enter_context(open_source(request.b, progress))
     request = replace(request, spec=settled_spec(request.spec, request.data, (a, b), progress))
     pair = bind_pair(a, b, request.spec)
+    check_symmetry([pair], request.spec)
     device = matching_device(request.choice, pair.layout)
     targets = checked_targets(request, pair, b)
     choice = with_data(request.choice, request.data, pair, device, progress)

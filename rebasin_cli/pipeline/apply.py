@@ -14,7 +14,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import bind_one, tell_layout
+from rebasin_cli.pipeline.layouts import bind_one, check_signs, tell_layout
 from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, peak_memory
@@ -91,10 +91,12 @@ def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
     saved = load_permutation(request.permutation)
     check_same_run(saved)
     checkpoint = files.enter_context(open_source(request.checkpoint, progress))
+    request = replace(request, spec=replace(request.spec, symmetry=saved.symmetry))
     if not saved.spec_text:
         request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
     layout = _layout(saved, checkpoint, request.spec)
     saved.check_fits(layout)
+    check_signs(layout, checkpoint)
     targets = checked_targets(request, saved, checkpoint, layout)
     tell_layout(layout, progress)
     permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
@@ -118,7 +120,12 @@ def _document(
     """What is known before anything is read: the spec, and what the permutation moves."""
     architecture = architecture_record(layout, request.spec, checked=CheckedRecord(why="`apply` runs no network"))
     moved = {
-        name: structs.replace(dim, moved=permutation.fraction_moved(name)) for name, dim in architecture.dims.items()
+        name: structs.replace(
+            dim,
+            moved=permutation.fraction_moved(name),
+            turned=permutation.fraction_turned(name) if dim.symmetry else None,
+        )
+        for name, dim in architecture.dims.items()
     }
     return RunDocument(
         command="apply",

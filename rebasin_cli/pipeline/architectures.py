@@ -60,7 +60,7 @@ def show_architecture(
     """A spec's dims and tensors; with a checkpoint, the ones it has there and their sizes.
 
     Args:
-        count: tell the number of permutations, too.
+        count: tell the number of permutations and of signs, too.
 
     Raises:
         UsageError: `count` without a checkpoint, so that there are no sizes.
@@ -81,7 +81,7 @@ def show_architecture(
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
     with open_source(checkpoint, progress) as opened:
-        layout = bind_one(opened, replace(choice, arch=name))
+        layout = bind_one(opened, replace(choice, arch=name, symmetry="signs"))
         tell_layout(layout, progress)
         architecture = architecture_record(layout, choice)
         dims = {
@@ -92,7 +92,10 @@ def show_architecture(
             command="arch show",
             inputs={"checkpoint": input_record(checkpoint.shown, None)},
             architecture=structs.replace(
-                architecture, dims=dims, log10_symmetries=layout.log10_symmetries() if count else None
+                architecture,
+                dims=dims,
+                log10_symmetries=layout.log10_symmetries() if count else None,
+                log10_signs=layout.log10_signs() or None if count else None,
             ),
             warnings=tuple(progress.warnings),
             versions=versions(),
@@ -222,13 +225,15 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
             if line.template.text not in found:
                 found.append(line.template.text)
     rules = {str(rule.name): rule for rule in spec.rules}
+    signed = {str(sign.name) for sign in spec.signs}
     dims = {}
     for name, templates in places.items():
         rule = rules.get(name)
         owner = str(rule.owner) if rule and rule.owner else None
         always = rule is not None and not rule.without  # `fixed without KEY` depends on the checkpoint
         fixed = rule.fixed or None if rule is not None and always else None
-        dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates))
+        symmetry = "signs" if name in signed else ""
+        dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates), symmetry=symmetry)
     proof = proof_of(spec)
     return ArchitectureRecord(
         name=spec.name,
@@ -247,7 +252,7 @@ def _templates(spec: PermutationSpec) -> dict[str, TensorRecord]:
     """Every key template with its pattern; one that stands for several ranks is shown with each of them."""
     found: dict[str, TensorRecord] = {}
     for line in spec.lines:
-        key, pattern = line.template.text, str(line.pattern or "")
+        key, pattern = line.template.text, line.pattern.with_bars if line.pattern else ""
         if key in found:
             pattern = f"{found[key].pattern}  or  {pattern}"
         found[key] = TensorRecord("", (), line.section, pattern, line.line)

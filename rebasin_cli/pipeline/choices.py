@@ -14,6 +14,7 @@ class SpecChoice:
 
     Attributes:
         text: the YAML of a spec whose file may be gone: a document or a permutation file holds it.
+        symmetry: what may be done to units beside permuting them: `--symmetry`.
     """
 
     arch: str | None = None
@@ -21,9 +22,18 @@ class SpecChoice:
     freeze: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     text: str = ""
+    symmetry: str = "permutations"
+
+    @property
+    def signs(self) -> bool:
+        """Whether units may have their signs turned."""
+        return self.symmetry == "signs"
 
     @staticmethod
     def of_record(record: ArchitectureRecord) -> SpecChoice:
         """The choice that an earlier command made."""
         options = record.options
-        return SpecChoice(record.file or record.name, options.set, options.freeze, options.ignore, record.text)
+        return SpecChoice(
+            record.file or record.name, options.set, options.freeze, options.ignore, record.text,
+            options.symmetry or "permutations",
+        )  # fmt: skip

@@ -17,7 +17,7 @@ from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import open_source
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_weights, checked_grid
-from rebasin_cli.pipeline.layouts import Pair, bind_pair, tell_layout
+from rebasin_cli.pipeline.layouts import Pair, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, search_record, with_data
 from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.plan import estimate
@@ -110,6 +110,7 @@ def prepare(request: InterpolateRequest, files: ExitStack, progress: Progress) -
     b = files.enter_context(open_source(request.b, progress))
     request = replace(request, spec=_spec(request, (a, b), progress))
     pair = bind_pair(a, b, request.spec)
+    check_symmetry([pair], request.spec)
     check_same_spec(before, pair)
     saved = _saved_permutation(request, pair)
     at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
@@ -131,7 +132,9 @@ def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSw
     if not request.align or request.permutation is not None or request.document is not None:
         return request, kept, request.document
     own = request.save_permutation.absolute() if request.save_permutation else None
-    found = None if request.force else kept.permutation(request.choice.method, request.choice.seed)
+    found = (
+        None if request.force else kept.permutation(request.choice.method, request.choice.seed, request.spec.symmetry)
+    )
     if found is not None:
         return replace(request, permutation=found, save_permutation=None if own == found else own), kept, kept.document
     default = beside(document_base(place), ".permutation.safetensors")
@@ -140,9 +143,13 @@ def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSw
 
 def _spec(request: InterpolateRequest, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> SpecChoice:
     """The spec that the user named, or the one of the permutation, or of the network."""
-    if request.permutation is not None and request.align and request.spec.arch is None:
-        return spec_of_permutation(load_permutation(request.permutation), request.spec)
-    return settled_spec(request.spec, request.data, ends, progress, permutes=request.align)
+    choice = request.spec
+    if request.permutation is not None and request.align:
+        saved = load_permutation(request.permutation)
+        choice = replace(choice, symmetry=saved.symmetry)
+        if choice.arch is None:
+            return spec_of_permutation(saved, choice)
+    return settled_spec(choice, request.data, ends, progress, permutes=request.align)
 
 
 def _saved_permutation(request: InterpolateRequest, pair: Pair) -> SavedPermutation | None:
@@ -230,6 +237,8 @@ def points_run(request: InterpolateRequest, pair: Pair, points: PathPoints, fact
         "--align": str(request.align),
         "--repair": repairs[-1] if repairs else "",
     }
+    if spec.signs:
+        made_of["--symmetry"] = spec.symmetry
     match = search_record(choice) if request.matches else {}
     return PointsRun({**made_of, **facts}, match, tuple(sorted(path.name for path in points.files().values())))
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.errors import ContentError
+from rebasin_cli.checkpoints.dtypes import SIGN_BITS
+from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.counterparts import Counterparts, Side, listed
 from rebasin_cli.pipeline.progress import Progress
@@ -61,11 +62,32 @@ def bind_one(
     shapes = shapes_of(checkpoint)
     config = config if config is not None else checkpoint.config
     if choice.arch is None:
-        return detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
+        found = detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
+        if not choice.signs:
+            return found
+    spec = named_spec(checkpoint, choice, config) if choice.arch is not None else found.spec
     return bind(
-        named_spec(checkpoint, choice, config), shapes,
-        config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore, apart=apart, still=still,
+        spec, shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore,
+        apart=apart, still=still, signs=choice.signs,
     )  # fmt: skip
+
+
+def check_signs(layout: Layout, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint with tensors whose signs cannot be turned as the layout wants.
+
+    Raises:
+        ContentError: naming one, and its type.
+    """
+    signed = set(layout.signed())
+    for key, bound in layout.tensors.items() if signed else ():
+        acts = any(side.dim in signed and not side.still for piece in bound.pieces for side in piece.sides)
+        dtype = checkpoint.infos[key].dtype
+        if acts and dtype not in SIGN_BITS:
+            raise ContentError(
+                f"{key} is of type {dtype}, whose elements have no sign bit that could be turned",
+                where=f"{checkpoint.path}; signs act on it by {layout.spec.at(bound.line)}",
+                remedy="convert it to one of " + ", ".join(SIGN_BITS) + ", or leave out --symmetry signs",
+            )
 
 
 def named_spec(
@@ -100,6 +122,23 @@ def bind_pair(a: Checkpoint, b: Checkpoint, choice: SpecChoice) -> Pair:
     """
     (pair,) = bind_models((a, b), choice)
     return pair
+
+
+def check_symmetry(pairs: Sequence[Pair], choice: SpecChoice) -> None:
+    """See that the symmetry that was asked for is there.
+
+    Raises:
+        UsageError: the spec gives signs to no dim. ContentError: as `check_signs`.
+    """
+    layout = pairs[0].layout
+    if choice.signs and not layout.signed():
+        raise UsageError(
+            f"--symmetry {choice.symmetry}: the spec `{layout.spec.name}` gives signs to no dim that may move",
+            remedy="leave it out; architectures/README.md says how a spec gives a dim signs",
+        )
+    check_signs(layout, pairs[0].a)
+    for pair in pairs:
+        check_signs(pair.layout_b, pair.b)
 
 
 def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:

@@ -18,7 +18,7 @@ from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import Pair, bind_models, tell_layout
+from rebasin_cli.pipeline.layouts import Pair, bind_models, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
 from rebasin_cli.pipeline.network_spec import settled_spec
 from rebasin_cli.pipeline.plan import estimate
@@ -123,6 +123,7 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
     request = replace(request, spec=settled_spec(request.spec, request.data, opened, progress))
     pairs = tuple(bind_models(opened, request.spec))
+    check_symmetry(pairs, request.spec)
     targets = checked_targets(request, pairs)
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
     scorer = _scorer(request, pairs[0], device, progress)

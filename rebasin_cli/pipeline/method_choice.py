@@ -213,6 +213,11 @@ def with_data(
     """
     if not choice.looks_at_data:
         return choice
+    if pair.layout.signed():
+        raise UsageError(
+            f"--method {choice.method} finds permutations alone, and --symmetry signs asks for signs",
+            remedy="use --method weights, frank-wolfe or sinkhorn, or leave out --symmetry",
+        )
     if data is None or (data.path or data.fit) is None:
         raise missing_data(choice, judged=data is not None and data.judges)
     load_torch()

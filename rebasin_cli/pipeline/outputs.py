@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.dtypes import SIGN_BITS, TensorInfo
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.scan import count_non_finite
 from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, tensor_bytes
@@ -33,7 +33,8 @@ def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -
     def read(key: str) -> Tensor:
         if not layout.tensors[key].pieces:
             return source.read_raw(key)
-        return as_bytes(permute_tensor(permutation, layout, key, elements), source.infos[key])
+        info = source.infos[key]
+        return as_bytes(permute_tensor(permutation, layout, key, elements, SIGN_BITS.get(info.dtype)), info)
 
     return read
 

@@ -72,6 +72,8 @@ def architecture_record(
             relative=distance.relative.get(name) if distance else None,
             owner=dim.owner,
             fixed=dim.fixed,
+            symmetry="signs" if dim.signs else "",
+            turned=distance.turned.get(name, 0.0) if distance and dim.signs else None,
         )
         for name, dim in layout.dims.items()
     }
@@ -91,7 +93,7 @@ def architecture_record(
         prefix=layout.prefix,
         sizes=dict(layout.sizes),
         sections=sections,
-        options=SpecOptions(dict(choice.sizes), choice.freeze, choice.ignore),
+        options=SpecOptions(dict(choice.sizes), choice.freeze, choice.ignore, choice.symmetry if choice.signs else ""),
         dims=dims,
         fixed=tuple(name for name, dim in layout.dims.items() if dim.fixed is not None),
         stays=dict(spec.stays),
@@ -132,7 +134,10 @@ def output_metadata(
         "spec.sha256": layout.spec.sha256,
         **more,
     }
-    options = {"set": dict(choice.sizes), "freeze": list(choice.freeze), "ignore": list(choice.ignore)}
+    options: dict[str, object] = {
+        "set": dict(choice.sizes), "freeze": list(choice.freeze), "ignore": list(choice.ignore),
+        **({"symmetry": choice.symmetry} if choice.signs else {}),
+    }  # fmt: skip
     if any(options.values()):
         recipe["options"] = json.dumps(options, sort_keys=True)
     return {f"rebasin.{name}": str(value) for name, value in recipe.items()}

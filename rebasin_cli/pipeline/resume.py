@@ -101,13 +101,14 @@ class EarlierSweep:
         ours = permutation and _sha256(Path(permutation)) == self.document.hashes.get("permutation")
         return {self.path.absolute()} | ({Path(permutation)} if permutation and ours else set())
 
-    def permutation(self, method: str, seed: int) -> Path | None:
+    def permutation(self, method: str, seed: int, symmetry: str = "permutations") -> Path | None:
         """The file of the permutation that was found, if the same method would look for it again."""
         document = self.document
         if document is None or document.match is None or "permutation" not in document.outputs:
             return None
         path = Path(document.outputs["permutation"])
-        same = (document.match.method, document.match.seed) == (method, seed)
+        found = document.architecture.options.symmetry if document.architecture else ""
+        same = (document.match.method, document.match.seed, found or "permutations") == (method, seed, symmetry)
         return path if same and _sha256(path) == document.hashes.get("permutation", "") else None
 
     def _curves(self) -> list[tuple[str, CurveRecord, tuple[float, ...]]]:

@@ -73,8 +73,10 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     rows = [(_role(role), entry.path) for role, entry in document.inputs.items()]
     if document.architecture:
         rows.append(("architecture", architecture_text(document.architecture)))
-        if document.architecture.log10_symmetries is not None:
-            rows.append(("symmetries", f"10^{document.architecture.log10_symmetries:.1f} permutations"))
+        if (permutations := document.architecture.log10_symmetries) is not None:
+            signs = document.architecture.log10_signs
+            more = f", 10^{permutations + signs:.1f} with signs" if signs else ""
+            rows.append(("symmetries", f"10^{permutations:.1f} permutations{more}"))
         if document.architecture.checked:
             rows.append(("function", checked_text(document.architecture.checked)))
     distance = document.distance

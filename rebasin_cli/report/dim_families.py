@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.report.dims import template_of
+from rebasin_cli.report.dims import signs_note, template_of
 from rebasin_cli.report.document import DimRecord
 from rebasin_cli.report.figures import measure_text, percent_text
 
@@ -81,3 +81,4 @@ def _notes(members: Sequence[DimRecord]) -> Iterator[str]:
     for dim in fixed:
         some = "" if len(fixed) == len(members) else f"{len(fixed)} of {len(members)} "
         yield f"{some}fixed" if dim.fixed == "fixed" else f"{some}fixed: {dim.fixed}"
+    yield from signs_note(members)

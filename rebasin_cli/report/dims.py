@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rebasin_cli.report.document import ArchitectureRecord, DimRecord
 from rebasin_cli.report.figures import percent_text
@@ -62,6 +62,7 @@ def _row(name: str, members: Sequence[DimRecord], matched: bool) -> tuple[str, .
     reasons = sorted({dim.fixed for dim in members if dim.fixed})
     notes = [f"for each {owner}" for owner in owners]
     notes += [f"fixed: {reason}" if reason != "fixed" else reason for reason in reasons]
+    notes += signs_note(members)
     gains = [dim.gain for dim in members if dim.gain is not None]
     if len(gains) > 1:
         ends = dict.fromkeys(f"{gain:+.3g}" for gain in (min(gains), max(gains)))
@@ -72,6 +73,15 @@ def _row(name: str, members: Sequence[DimRecord], matched: bool) -> tuple[str, .
         more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
         notes.append("in " + ", ".join(places[:_PLACES]) + more)
     return (name, _range([dim.size for dim in members]), *_figures(members, gains, matched), "; ".join(notes))
+
+
+def signs_note(members: Sequence[DimRecord]) -> Iterator[str]:
+    """Whether dims have signs, and after a match how many of these are turned."""
+    turned = [(dim.turned * dim.size, dim.size) for dim in members if dim.turned is not None]
+    if turned:
+        yield f"signs, {percent_text(sum(t for t, _ in turned) / max(1, sum(size for _, size in turned)))} turned"
+    elif any(dim.symmetry for dim in members):
+        yield "signs"
 
 
 def _range(sizes: Sequence[int]) -> str:

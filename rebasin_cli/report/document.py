@@ -60,7 +60,9 @@ class DimRecord(Record, frozen=True):
 
     Attributes:
         size: number of units (for each unit of `owner`, if it has one).
-        moved: fraction of the units whose place changed, 0 to 1; None before a match.
+        moved: fraction of the units whose place changed or whose sign is turned, 0 to 1; None before a match.
+        turned: fraction of the units whose sign is turned; None before a match, and where signs may not be turned.
+        symmetry: what may be done to its units beside permuting them: `signs`; empty: nothing.
         gain: what this dim adds to ⟨A, π(B)⟩, that of dims within it included; the gains of all dims sum up to what
             π adds, so that what two dims gain only together goes to each in halves.
         relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which it stands; above 1 it is worse than before.
@@ -76,14 +78,21 @@ class DimRecord(Record, frozen=True):
     owner: str | None = None
     fixed: str | None = None
     tensors: tuple[str, ...] = ()
+    turned: float | None = None
+    symmetry: str = ""
 
 
 class SpecOptions(Record, frozen=True):
-    """What the user said about the spec, so that a later command binds the same layout."""
+    """What the user said about the spec, so that a later command binds the same layout.
+
+    Attributes:
+        symmetry: what may be done to units beside permuting them: `signs`; empty: nothing.
+    """
 
     set: Mapping[str, int] = {}
     freeze: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    symmetry: str = ""
 
 
 class CheckedRecord(Record, frozen=True):
@@ -118,6 +127,7 @@ class ArchitectureRecord(Record, frozen=True):
         sections: number of tensors by section: tensors, buffers, ignored.
         stays: what never moves in this family, and why.
         log10_symmetries: decimal logarithm of the number of permutations (`arch show --count` only).
+        log10_signs: the same of the ways to turn signs of units; None where no dim has signs.
     """
 
     name: str
@@ -136,6 +146,7 @@ class ArchitectureRecord(Record, frozen=True):
     checked: CheckedRecord | None = None
     text: str = ""
     log10_symmetries: float | None = None
+    log10_signs: float | None = None
 
 
 class TrialRecord(Record, frozen=True):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli.grouping import grouped
-from rebasin_cli.cli.groups.architecture import SpecOptions
+from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import FittingExamples, NetworkOptions, check_loss, fitted
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
@@ -34,7 +34,7 @@ def command(
     force: Force = False,
     examples: FittingExamples,
     network: NetworkOptions,
-    spec: SpecOptions,
+    spec: MatchedSpecOptions,
     match: MatchOptions,
     dry_run: DryRun = False,
     talk: Talk,

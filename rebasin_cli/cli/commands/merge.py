@@ -10,7 +10,7 @@ import typer
 
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.grouping import grouped
-from rebasin_cli.cli.groups.architecture import SpecOptions
+from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
@@ -62,7 +62,7 @@ def command(
     report: Report = None,
     force: Force = False,
     allow_non_finite: AllowNonFinite = False,
-    spec: SpecOptions,
+    spec: MatchedSpecOptions,
     match: MergeMatchOptions,
     dry_run: DryRun = False,
     talk: Talk,

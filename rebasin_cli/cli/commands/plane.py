@@ -9,7 +9,7 @@ import typer
 
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.grouping import grouped
-from rebasin_cli.cli.groups.architecture import SpecOptions
+from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import Examples, JudgeOptions, NetworkOptions, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
@@ -62,7 +62,7 @@ def command(
         ),
     ] = None,
     force: Force = False,
-    spec: SpecOptions,
+    spec: MatchedSpecOptions,
     match: MatchOptions,
     dry_run: DryRun = False,
     talk: Talk,
@@ -99,7 +99,7 @@ def command(
             before = read_piped_document(_USAGE)
             if spec_choice != type(spec_choice)():
                 raise UsageError(
-                    "--arch, --set, --freeze and --ignore were settled when the piped run aligned",
+                    "--arch, --set, --freeze, --ignore and --symmetry were settled when the piped run aligned",
                     remedy="give them to `rebasin align`",
                 )
             one, two, spec_choice, found = from_document(before)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.values import number, pairs
 
@@ -67,12 +68,22 @@ class _Choosing:
 
 @dataclass(frozen=True)
 class SpecOptions(_Choosing):
-    """For a command that finds the spec and matches."""
+    """For a command that finds the spec."""
 
     arch: Arch = None
     sizes: Set = None
     freeze: Freeze = None
     ignore: Ignore = None
+
+
+@dataclass(frozen=True)
+class MatchedSpecOptions(SpecOptions):
+    """For a command that matches units."""
+
+    symmetry: Annotated[
+        c.Symmetry,
+        typer.Option("--symmetry", help="Permute units, or turn signs of them, too.", rich_help_panel=_PANEL),
+    ] = c.Symmetry.PERMUTATIONS
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ def spec_choice(
     sizes: Sequence[str] | None = None,
     freeze: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
+    symmetry: str = c.Symmetry.PERMUTATIONS,
 ) -> SpecChoice:
     """What the user says of the spec.
 
@@ -110,4 +122,4 @@ def spec_choice(
         name: number(n.SIZE, value, option=f"--set {name}", example=f"--set {name}=12")
         for name, value in pairs("--set", sizes).items()
     }
-    return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()))
+    return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()), symmetry=str(symmetry))

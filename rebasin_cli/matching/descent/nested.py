@@ -11,14 +11,16 @@ All pairs are worked on together: a batch of forms in, a batch of permutations a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.descent.worth import Worth
 from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms
+from rebasin_cli.permutation.signed import units_of
 from rebasin_cli.spec import Layout
 
 Solve = Callable[[Tensor], Tensor]
@@ -37,11 +39,13 @@ TILE = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Which dims of a block are within which, which of them stay at identity, and who solves assignments."""
+    """Which dims of a block are within which, which of them stay at identity, who solves assignments, and the units of
+    which dims may have their signs turned."""
 
     children: Mapping[str, tuple[str, ...]]
     fixed: frozenset[str]
     solve: Solve
+    signed: frozenset[str] = frozenset()
 
     def below(self, dim: str) -> list[str]:
         """The dims within `dim`, owners first."""
@@ -58,6 +62,7 @@ def solve_of_layout(
         {dim: tuple(child for child in layout.children(dim) if child in kept) for dim in kept},
         frozenset(dim for dim in kept if dim not in moving),
         solve,
+        frozenset(layout.signed()),
     )
     identity = {dim: torch.arange(layout.dims[dim].size).expand(*layout.owner_sizes(dim), -1) for dim in kept}
     present = {dim: permutation.get(dim, still) for dim, still in identity.items()}
@@ -84,12 +89,12 @@ def _solve(tree: Tree, root: str, forms: Forms, present: Indices) -> Solution:
     forms = {sides: found for sides, found in forms.items() if found}
     if tree.children.get(root):
         return _solve_owner(tree, root, forms, present)
-    matrices = _total(forms[root,])
-    here = paired_sum(matrices, present[root])
+    worth = Worth.of(forms[root,], root, signed=root in tree.signed)
+    here = worth.total(present[root])
     if root in tree.fixed:
         return {root: present[root]}, here, here
-    found = tree.solve(matrices)
-    return {root: found}, here, paired_sum(matrices, found)
+    found = worth.signed(tree.solve(worth.best()))
+    return {root: found}, here, worth.total(found)
 
 
 def _solve_owner(tree: Tree, root: str, forms: Forms, present: Indices) -> Solution:
@@ -205,7 +210,7 @@ def _solve_in_turn(tree: Tree, moving: Sequence[str], forms: Forms, start: Indic
 
 def _picked(form: Form, which: Tensor) -> Form:
     assert isinstance(form, Dense)  # only what lies outside of all pairs is ever kept in factors
-    return form if len(which) == len(form.gram) else Dense(form.gram[which])
+    return form if len(which) == len(form.gram) else replace(form, gram=form.gram[which])
 
 
 def _apply_others(tree: Tree, dim: str, forms: Forms, indices: Indices) -> dict[tuple[str, ...], list[Form]]:
@@ -229,12 +234,13 @@ def _sum_along(tree: Tree, form: Dense, sides: tuple[str, ...], keep: set[str], 
     rest = (*sides[:position], *sides[position + 1 :])
     below = set(tree.below(other))
     if not below & set(sides):
-        return _sum_along(tree, form.along(position, indices[other]), rest, keep, indices)
+        perm = units_of(indices[other]) if other in form.still else indices[other]
+        return _sum_along(tree, form.along(position, perm), rest, keep, indices)
     batch, n = indices[other].shape
     inside = {d: perm.flatten(0, 1) if d in below else perm.repeat_interleave(n, 0) for d, perm in indices.items()}
     units = form.lead(position).paired(indices[other])  # a batch of batch · n
     gram = _sum_along(tree, units, rest, keep, inside).gram
-    return Dense(gram.reshape(batch, n, *gram.shape[1:]).sum(1))
+    return replace(form, gram=gram.reshape(batch, n, *gram.shape[1:]).sum(1))
 
 
 def _evaluate(tree: Tree, forms: Forms, indices: Indices) -> Tensor:
@@ -249,8 +255,3 @@ def _evaluate(tree: Tree, forms: Forms, indices: Indices) -> Tensor:
 
 def _subtree(tree: Tree, dim: str, indices: Indices) -> dict[str, Tensor]:
     return {d: indices[d] for d in (dim, *tree.below(dim)) if d in indices}
-
-
-def _total(found: Sequence[Form]) -> Tensor:
-    grams = [form.gram for form in found if isinstance(form, Dense)]
-    return grams[0] if len(grams) == 1 else torch.stack(grams).sum(0)

@@ -3,16 +3,18 @@
 Its objective is quadratic, f(P) = Σ_i L[i, P_i] + Σ_r ⟨A_r, P B_r Pᵀ⟩, so the assignment of the linearised
 similarity is a proposal that usually *lowers* it (samuela/git-re-basin#8 is this case). A step is taken only where
 f rises: the linearised one, its cycles one by one, a Frank-Wolfe path with exact steps (C2M3,
-arXiv:2405.17897, on one dim), and swaps of two units.
+arXiv:2405.17897, on one dim), swaps of two units, and turned signs of single units where P is signed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from rebasin_cli.permutation.signed import signs_of, taken, units_of, with_turns
 
 MAX_FRANK_WOLFE = 30
 MAX_ROUNDS = 50
@@ -22,16 +24,24 @@ Assign = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Quadratic:
-    """f(P) = Σ_i L[i, P_i] + Σ_r ⟨A_r, P B_r Pᵀ⟩ in float64; `linear` (n, n), `a` and `b` (rest, n, n)."""
+    """f(P) = Σ_i L[i, P_i] + Σ_r ⟨A_r, P B_r Pᵀ⟩ in float64; `linear` (n, n), `a` and `b` (rest, n, n).
+
+    `signed`: whether signs may be turned.
+    """
 
     linear: Tensor
     a: Tensor
     b: Tensor
+    signed: bool = False
+
+    def at(self, perm: Tensor) -> Quadratic:
+        """The same with B's units in the order of a permutation (n,): f there is that of its identity."""
+        return replace(self, linear=taken(self.linear, 1, perm), b=taken(taken(self.b, 1, perm), 2, perm))
 
     def value(self, perm: Tensor) -> float:
         """f at a permutation (n,)."""
-        rows = torch.arange(len(perm))
-        return float(self.linear[rows, perm].sum() + (self.a * self.b[:, perm][:, :, perm]).sum())
+        here = self.at(perm)
+        return float(here.linear.diagonal().sum() + (here.a * here.b).sum())
 
     def gradient(self, x: Tensor) -> Tensor:
         """∇f at a (doubly stochastic) matrix X (n, n): L + Σ_r A_r X B_rᵀ + A_rᵀ X B_r."""
@@ -50,7 +60,7 @@ def improve(quadratic: Quadratic, present: Tensor, assign: Assign) -> tuple[Tens
     perm = present
     for _ in range(MAX_ROUNDS):
         found, value = perm, best
-        for step in (_linearised, _frank_wolfe, _swaps):
+        for step in (_linearised, _frank_wolfe, _swaps, *((_turns,) if quadratic.signed else ())):
             candidate = step(quadratic, perm, assign)
             reached = quadratic.value(candidate)
             if reached > value:
@@ -106,12 +116,24 @@ def _swaps(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
     return swapped
 
 
+def _turns(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
+    """The sign whose turning gains most."""
+    del assign
+    here = quadratic.at(perm)
+    products = (here.a * here.b).sum(0)
+    off = products - products.diagonal().diag()
+    gain = -2 * (here.linear.diagonal() + off.sum(0) + off.sum(1))
+    best = int(gain.argmax())
+    return perm if float(gain[best]) <= 0 else with_turns(perm, torch.arange(len(perm)) == best)
+
+
 def swap_gains(quadratic: Quadratic, perm: Tensor) -> Tensor:
     """By how much f rises when the units in places i and j are exchanged, for all i and j; shape (n, n)."""
-    linear = quadratic.linear[:, perm]
+    here = quadratic.at(perm)
+    linear = here.linear
     own = linear.diagonal()
     gain = linear + linear.T - own[:, None] - own[None, :]
-    for a, b in zip(quadratic.a, quadratic.b[:, perm][:, :, perm], strict=True):
+    for a, b in zip(here.a, here.b, strict=True):
         gain = gain - _row_change(a, b) - _row_change(a.T, b.T) + _corner_change(a, b)
     gain.fill_diagonal_(0.0)
     return gain
@@ -134,14 +156,15 @@ def _corner_change(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _cycles(old: Tensor, new: Tensor) -> list[Tensor]:
-    """The cycles of places in which two permutations differ."""
+    """The cycles of places in which two permutations differ, if only by signs."""
     where = torch.empty_like(old)
-    where[old] = torch.arange(len(old))
-    step = where[new].tolist()
+    where[units_of(old)] = torch.arange(len(old))
+    step = where[units_of(new)].tolist()
+    alike = (old == new).tolist()
     seen: set[int] = set()
     cycles: list[Tensor] = []
     for start in range(len(step)):
-        if start in seen or step[start] == start:
+        if start in seen or alike[start]:
             continue
         cycle = []
         at = start
@@ -155,5 +178,5 @@ def _cycles(old: Tensor, new: Tensor) -> list[Tensor]:
 
 def _matrix(perm: Tensor) -> Tensor:
     matrix = torch.zeros(len(perm), len(perm), dtype=torch.float64)
-    matrix[torch.arange(len(perm)), perm] = 1.0
+    matrix[torch.arange(len(perm)), units_of(perm)] = signs_of(perm, matrix)
     return matrix

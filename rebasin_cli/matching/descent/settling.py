@@ -11,7 +11,7 @@ other: units that are equal, or equal to nothing, are so on each.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from rebasin_cli.matching.descent.unit_products import (
 )
 from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.permutation.gather import gather_piece, owner_sides, permute_tensor, piece_view, source_key
+from rebasin_cli.permutation.gather import gather_piece, owner_sides, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor
 
@@ -61,8 +61,13 @@ def settled(
         reached: about ⟨A, π(B)⟩. It falls by no more than a share of `TIE` for each dim.
         dims: which dims are settled; None for all.
 
-    Settling again changes nothing.
+    Settling again changes nothing. Signs stay as they are: they are B's own then, whose units move with them.
     """
+    if permutation.has_signs:
+        layout, plain = problem.layout, permutation.without_signs()
+        turned = permutation.compose(plain.inverse(layout), layout)  # every unit of B in its own place
+        signed = replace(problem, b=permuted(turned, layout, problem.b))
+        return turned.compose(settled(signed, plain, reached, dims), layout)
     changed = True
     while changed:
         changed = False

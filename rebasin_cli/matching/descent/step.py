@@ -19,12 +19,20 @@ from rebasin_cli.matching.assignment.solve import Assignment, Assignments, solve
 from rebasin_cli.matching.cache import working_clock
 from rebasin_cli.matching.descent.nested import solve_of_layout
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve
-from rebasin_cli.matching.objective import paired_sum
+from rebasin_cli.matching.descent.worth import Worth
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.matching.similarity.blocks import Block, Term, block_keys, block_terms, selections, two_sided_terms
+from rebasin_cli.matching.similarity.blocks import (
+    Block,
+    Over,
+    Term,
+    block_keys,
+    block_terms,
+    selections,
+    two_sided_terms,
+)
 from rebasin_cli.matching.similarity.contributions import Plan
-from rebasin_cli.matching.similarity.matrices import Dims, Similarities
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form, forms_of
+from rebasin_cli.matching.similarity.matrices import Similarities
+from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms, forms_of
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
@@ -107,12 +115,12 @@ class Steps:
             began = self._clock()
             if self.similarities.covers(block):
                 matrices = self.similarities.matrices(block, permutation, executor)
-                forms: Mapping[Dims, list[Form]] = _dense(self.problem.layout, block, matrices)
+                forms: Forms = _dense(self.problem.layout, block, matrices)
             else:
                 forms = forms_of(self._terms(block, permutation))
             step.seconds["similarity"] += self._clock() - began
             self._solve_forms(step, block, permutation, forms)
-        elif len(block.dims) == 1:
+        elif len(block.dims) == 1 and not self._has_still_sides(block.root):
             self._solve_quadratic(step, block, permutation)
         else:
             self._solve_checked(step, block, permutation)
@@ -129,21 +137,17 @@ class Steps:
         self._solve_forms(step, block, permutation, _dense(self.problem.layout, block, matrices))
         return step
 
-    def _solve_forms(
-        self, step: Step, block: Block, permutation: Permutation, forms: Mapping[Dims, list[Form]]
-    ) -> None:
+    def _solve_forms(self, step: Step, block: Block, permutation: Permutation, forms: Forms) -> None:
         began = self._clock()
         root = block.root
         if len(block.dims) == 1 and (root,) in forms:
-            (form,) = forms[root,]
-            assert isinstance(form, Dense)
-            matrix = form.gram[0]
+            worth = Worth.of(forms[root,], root, signed=self.problem.layout.dims[root].signs)
             # From the prices of the block's last assignment: its matrix has changed little since.
-            assignment = step.solve(matrix, self._prices.get(root))
+            assignment = step.solve(worth.best()[0], self._prices.get(root))
             if assignment.prices is not None:
                 self._prices[root] = assignment.prices
-            found = torch.from_numpy(assignment.columns)
-            before, after = (float(paired_sum(matrix, perm)) for perm in (permutation[root], found))
+            found = worth.signed(torch.from_numpy(assignment.columns)[None])[0]
+            before, after = (float(worth.total(perm[None])) for perm in (permutation[root], found))
             step.end({root: found}, before, after)
         else:
             step.end(*solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all))
@@ -158,16 +162,29 @@ class Steps:
             if not term.held:
                 linear += (term.a @ term.b.T).double().cpu()
         pairs = list(two_sided_terms(self.problem, block, permutation))
-        quadratic = Quadratic(linear, torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
+        a, b = (torch.cat([pair[which] for pair in pairs]) for which in (0, 1))
+        quadratic = Quadratic(linear, a, b, self.problem.layout.dims[root].signs)
+
+        def assign(gradient: Tensor) -> Tensor:
+            worth = Worth(None, gradient[None]) if quadratic.signed else Worth(gradient[None])
+            return worth.signed(step.solve_one(worth.best()[0])[None])[0]
+
         middle = self._clock()
-        found, gain = improve(quadratic, permutation[root], step.solve_one)
+        found, gain = improve(quadratic, permutation[root], assign)
         after = quadratic.value(found)
         step.end({root: found}, after - gain, after)
         step.seconds["similarity"] += middle - began
         step.seconds["assignment"] += self._clock() - middle
 
+    def _has_still_sides(self, dim: str) -> bool:
+        """Whether the dim has signs, and stands somewhere where these do not act."""
+        layout = self.problem.layout
+        pieces = (piece for key in layout.users[dim] for piece in layout.tensors[key].pieces)
+        return layout.dims[dim].signs and any(side.dim == dim and side.still for p in pieces for side in p.sides)
+
     def _solve_checked(self, step: Step, block: Block, permutation: Permutation) -> None:
-        """Owners on two sides of a tensor: what counts is how far the promise of the linear solution comes true."""
+        """Owners on two sides of a tensor, or signs that act on one side alone: what counts is how far the promise of
+        the linear solution comes true."""
         keys = {key for dim in block.dims for key in self.problem.layout.users[dim]}
         began = self._clock()
         before = self.problem.objective(permutation, keys)
@@ -188,13 +205,13 @@ class Steps:
         return working_clock(self.problem.a, self.problem.b)
 
 
-def _dense(layout: Layout, block: Block, matrices: Mapping[Dims, Tensor]) -> dict[Dims, list[Form]]:
+def _dense(layout: Layout, block: Block, matrices: Mapping[Over, Tensor]) -> dict[tuple[str, ...], list[Form]]:
     """Matrices over the product of dims as forms over each of them; on the host but for that of a block of one dim."""
-    forms: dict[Dims, list[Form]] = {}
-    for dims, matrix in matrices.items():
-        sizes = [layout.dims[dim].size for dim in dims]
+    forms: dict[tuple[str, ...], list[Form]] = {}
+    for over, matrix in matrices.items():
+        sizes = [layout.dims[dim].size for dim in over.dims]
         here = matrix if len(block.dims) == 1 else matrix.cpu()
-        forms[dims] = [Dense(here.reshape(1, *sizes, *sizes))]
+        forms.setdefault(over.dims, []).append(Dense(here.reshape(1, *sizes, *sizes), over.still))
     return forms
 
 

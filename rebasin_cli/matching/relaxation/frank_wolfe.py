@@ -57,7 +57,8 @@ def match_by_frank_wolfe(
     problem = problem.cached(resources.memory)
     polishing = Polishing(problem, resources, options.max_sweeps)
     held = polishing.held()
-    state, early = in_wide_enough_type(problem, lambda dtype: _mixed(problem, resources, options, held, dtype))
+    relaxed = problem.without_signs()
+    state, early = in_wide_enough_type(relaxed, lambda dtype: _mixed(relaxed, resources, options, held, dtype))
     return polishing.finish("frank-wolfe", state.rounded(), early, state.solvers, sum(state.seconds.values()))
 
 

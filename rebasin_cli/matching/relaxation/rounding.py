@@ -29,7 +29,7 @@ def joint_dims(layout: Layout) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Polishing:
-    """The descents before and after a relaxation."""
+    """The descents before and after a relaxation, which permutes alone: signs are for the descent after it."""
 
     problem: Problem
     resources: Resources
@@ -43,7 +43,7 @@ class Polishing:
         if set(joint_dims(layout)) == set(layout.moving()):
             return Permutation.identity(layout)
         quiet = replace(self.resources, on_step=None)
-        first = match_by_weights(self.problem, quiet, WeightsOptions(max_sweeps=self.max_sweeps))
+        first = match_by_weights(self.problem.without_signs(), quiet, WeightsOptions(max_sweeps=self.max_sweeps))
         self._solvers = dict(first.solvers)
         return first.permutation
 

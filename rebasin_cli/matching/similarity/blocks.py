@@ -32,17 +32,37 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Over:
+    """What a similarity is over.
+
+    Attributes:
+        dims: dims of one block that stand together on a piece, owners first.
+        still: those of them with signs that do not act there.
+    """
+
+    dims: tuple[str, ...]
+    still: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(layout: Layout, piece: Piece, selected: Sequence[int], *before: str) -> Over:
+        """Over some sides of a piece, and dims `before` them that are none of its sides."""
+        sides = [piece.sides[at] for at in selected]
+        still = frozenset(str(side.dim) for side in sides if side.still and layout.dims[str(side.dim)].signs)
+        return Over((*before, *(str(side.dim) for side in sides)), still)
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
     """One piece as the block sees it.
 
     Attributes:
-        sides: dims of the block, owners before what is within them.
+        over: dims of the block, owners before what is within them.
         a, b: shape (*sizes of the sides, rest); every other dim of `b` is gathered by its present permutation.
         held: whether a dim of the block stands in it a second time, held at its present permutation. Such a
             term is the gradient of a quadratic: what it promises has to be checked.
     """
 
-    sides: tuple[str, ...]
+    over: Over
     a: Tensor
     b: Tensor
     held: bool
@@ -100,8 +120,8 @@ def block_terms(
             view_a, view_b = piece_view(tensor_a, piece), piece_view(tensor_b, piece)
             for selected, held in selections(piece, block):
                 moved = gather_piece(view_b, piece, permutation, bound.place, skip=selected)
-                sides = tuple(str(piece.sides[at].dim) for at in selected)
-                yield Term(sides, _front(view_a, selected), _front(moved, selected), held)
+                over = Over.of(layout, piece, selected)
+                yield Term(over, _front(view_a, selected), _front(moved, selected), held)
 
 
 def product_of_pieces(
@@ -185,18 +205,16 @@ def _indexed_terms(
     assert bound.index_dim is not None
     for number, piece in enumerate(bound.pieces):
         stack_a, stack_b = [], []
-        selected: tuple[int, ...] = ()
+        selected = _inner_selection(piece, block)
         for key in bound.siblings:
             sibling = layout.tensors[key]
             own = sibling.pieces[number]
-            selected = _inner_selection(own, block)
             view_a = piece_view(a[key].to(device=device, dtype=dtype).contiguous(), own)
             view_b = piece_view(b[key].to(device=device, dtype=dtype).contiguous(), own)
             moved = gather_piece(view_b, own, permutation, sibling.place, skip=selected)
             stack_a.append(_front(view_a, selected))
             stack_b.append(_front(moved, selected))
-        sides = (bound.index_dim, *(str(piece.sides[at].dim) for at in selected))
-        yield Term(sides, torch.stack(stack_a), torch.stack(stack_b), False)
+        yield Term(Over.of(layout, piece, selected, bound.index_dim), torch.stack(stack_a), torch.stack(stack_b), False)
 
 
 def _inner_selection(piece: Piece, block: Block) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rebasin_cli.permutation.signed import turned_where, units_of
+
 CACHED = 1 << 20
 """Elements of an operand worked on at a time, so that what was gathered is still in a cache when it is multiplied."""
 
@@ -20,7 +22,7 @@ def chunks(
     columns, for each product passes over n² sums.
 
     Args:
-        at, to: places of x, and the places of y that go with them; None for all as they are.
+        at, to: places of x, and the places of y that go with them, signed; None for all as they are.
         less: places of y that are taken off those at `to`.
     """
     n, places, rest = x.shape
@@ -32,8 +34,8 @@ def chunks(
         return
     length, step = places if at is None else len(at), max(1, columns // rest)
     for cut in (slice(start, min(start + step, length)) for start in range(0, length, step)):
-        two = flat(_taken(y, to, cut), dtype)
-        yield flat(_taken(x, at, cut), dtype), two if less is None else two - flat(_taken(y, less, cut), dtype)
+        two = _taken(y, to, cut, dtype)
+        yield _taken(x, at, cut, dtype), two if less is None else two - _taken(y, less, cut, dtype)
 
 
 def flat(operand: Tensor, dtype: torch.dtype) -> Tensor:
@@ -41,10 +43,13 @@ def flat(operand: Tensor, dtype: torch.dtype) -> Tensor:
     return operand.to(dtype).flatten(1)
 
 
-def _taken(operand: Tensor, places: Tensor | None, cut: slice) -> Tensor:
-    """Part of the operand's places, copied in the order in which they lie in memory."""
+def _taken(operand: Tensor, places: Tensor | None, cut: slice, dtype: torch.dtype) -> Tensor:
+    """Part of the operand's places as a matrix, copied in the order in which they lie in memory."""
     if places is None:
-        return operand[:, cut]
+        return flat(operand[:, cut], dtype)
+    units, turned = units_of(places[cut]), (places[cut] < 0)[:, None]
     if operand.stride(1) > operand.stride(0):
-        return operand.transpose(0, 1).index_select(0, places[cut]).transpose(0, 1)
-    return operand.index_select(1, places[cut])
+        chosen = operand.transpose(0, 1).index_select(0, units).transpose(0, 1)
+    else:
+        chosen = operand.index_select(1, units)
+    return turned_where(chosen.to(dtype), turned, torch.neg).flatten(1)

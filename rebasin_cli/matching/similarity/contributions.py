@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor
 
-from rebasin_cli.matching.similarity.blocks import Block, block_keys, selections
-from rebasin_cli.permutation.gather import gather_piece, owner_sides, piece_view
+from rebasin_cli.matching.similarity.blocks import Block, Over, block_keys, selections
+from rebasin_cli.permutation.gather import flat_places, owner_sides, piece_view
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece, Side
 
 
@@ -25,6 +24,7 @@ class Plan:
         frame: the piece made of `others` alone, row-major: what gathers their flat places.
         neighbours: the other dims that it depends on.
         work: multiply-adds for each entry of the matrix.
+        over: the dims of `units`: plans of the same add up to one matrix.
     """
 
     bound: BoundTensor
@@ -34,6 +34,7 @@ class Plan:
     frame: Piece
     neighbours: tuple[str, ...]
     work: int
+    over: Over
 
     @property
     def piece(self) -> Piece:
@@ -47,8 +48,8 @@ class Plan:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The dims of `units`: plans of the same dims add up to one matrix."""
-        return tuple(str(self.piece.sides[at].dim) for at in self.units)
+        """The dims of `units`."""
+        return self.over.dims
 
     @property
     def size(self) -> int:
@@ -63,12 +64,8 @@ class Plan:
         return view.permute(*self.units, *self.others, *rest).reshape(self.size, places, -1)
 
     def places(self, permutation: Mapping[str, Tensor]) -> Tensor | None:
-        """For every flat place of `others` in A, its place in B; None if there are none."""
-        if not self.others:
-            return None
-        sizes = [side.size for side in self.frame.sides]
-        flat = torch.arange(prod(sizes)).reshape(sizes)
-        return gather_piece(flat, self.frame, permutation, self.bound.place).reshape(-1)
+        """For every flat place of `others` in A, its place in B, signed; None if there are none."""
+        return flat_places(self.frame, permutation, self.bound.place) if self.others else None
 
 
 def permutes_keys(layout: Layout, block: Block) -> bool:
@@ -87,7 +84,8 @@ def plans_of(layout: Layout, block: Block, moving: Collection[str]) -> list[Plan
                 dims = [str(piece.sides[at].dim) for at in others]
                 neighbours = (*dims, bound.index_dim) if bound.index_dim else tuple(dims)
                 work = prod(side.size for at, side in enumerate(piece.sides) if at not in units)
-                plans.append(Plan(bound, number, units, others, _frame(piece, others), neighbours, work))
+                over = Over.of(layout, piece, units)
+                plans.append(Plan(bound, number, units, others, _frame(piece, others), neighbours, work, over))
     return plans
 
 
@@ -107,5 +105,5 @@ def _frame(piece: Piece, others: tuple[int, ...]) -> Piece:
         owner = side.owner
         if owner is not None and owner != INDEX_SIDE:
             owner = others.index(owner)
-        sides.append(Side(side.dim, side.size, stride, owner))
+        sides.append(replace(side, stride=stride, owner=owner))
     return Piece(0, tuple(sides))

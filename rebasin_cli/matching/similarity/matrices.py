@@ -19,7 +19,7 @@ from torch import Tensor
 from rebasin_cli.matching.cache import Budget
 from rebasin_cli.matching.parallel import add_product
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.matching.similarity.blocks import Block, blocks
+from rebasin_cli.matching.similarity.blocks import Block, Over, blocks
 from rebasin_cli.matching.similarity.chunks import chunks, flat
 from rebasin_cli.matching.similarity.contributions import Plan, permutes_keys, plans_of
 from rebasin_cli.permutation.gather import source_key
@@ -35,9 +35,6 @@ THIN = 64
 
 LARGEST = 1 << 28
 """Entries that a matrix over several dims may have (1 GiB in float32): larger ones are worked on in parts."""
-
-Dims = tuple[str, ...]
-"""What a matrix is over: dims of one block that stand together on a piece, owners first."""
 
 
 @dataclass(slots=True)
@@ -69,13 +66,13 @@ class Similarities:
     device: torch.device
     budget: Budget
     executor: Executor | None = None
-    products: Counter[Dims] = field(default_factory=Counter)
-    mends: Counter[Dims] = field(default_factory=Counter)
-    _plans: dict[str, dict[Dims, list[Plan]]] = field(default_factory=dict)
-    _kept: dict[Dims, _Kept] = field(default_factory=dict)
-    _still: dict[Dims, Tensor] = field(default_factory=dict)
-    _keeps: set[Dims] = field(default_factory=set)
-    _keeps_still: set[Dims] = field(default_factory=set)
+    products: Counter[Over] = field(default_factory=Counter)
+    mends: Counter[Over] = field(default_factory=Counter)
+    _plans: dict[str, dict[Over, list[Plan]]] = field(default_factory=dict)
+    _kept: dict[Over, _Kept] = field(default_factory=dict)
+    _still: dict[Over, Tensor] = field(default_factory=dict)
+    _keeps: set[Over] = field(default_factory=set)
+    _keeps_still: set[Over] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         layout = self.problem.layout
@@ -88,12 +85,12 @@ class Similarities:
                 continue
             groups = self._plans.setdefault(block.root, {})
             for plan in plans:
-                groups.setdefault(plan.dims, []).append(plan)
-        by_dims = [(dims, plans) for groups in self._plans.values() for dims, plans in groups.items()]
+                groups.setdefault(plan.over, []).append(plan)
+        by_over = [(over, plans) for groups in self._plans.values() for over, plans in groups.items()]
         for keeps, wanted in ((self._keeps, _can_move), (self._keeps_still, _is_partly_still)):
-            for dims, plans in by_dims:
+            for over, plans in by_over:
                 if wanted(plans) and self.budget.take(plans[0].size ** 2 * self.dtype.itemsize):
-                    keeps.add(dims)
+                    keeps.add(over)
 
     def covers(self, block: Block) -> bool:
         """Whether the block has matrices here: not if it permutes keys, or if one over several dims is too large."""
@@ -105,7 +102,7 @@ class Similarities:
 
     def matrix(self, block: Block, permutation: Mapping[str, Tensor]) -> Tensor:
         """S (n, n) of a block of one dim at the present permutations of all others. Not to be modified."""
-        return self.matrices(block, permutation, self.executor)[block.dims]
+        return self.matrices(block, permutation, self.executor)[Over(block.dims)]
 
     def matrices(
         self,
@@ -113,73 +110,73 @@ class Similarities:
         permutation: Mapping[str, Tensor],
         executor: Executor | None = None,
         only: Collection[Plan] | None = None,
-    ) -> dict[Dims, Tensor]:
+    ) -> dict[Over, Tensor]:
         """Every matrix of a block, at the present permutations of all other blocks. Not to be modified.
 
         Args:
             only: the plans to make them from, where it is not from all; a later call adds the others.
         """
         found = {}
-        for dims, plans in self._plans[block.root].items():
+        for over, plans in self._plans[block.root].items():
             wanted = plans if only is None else [plan for plan in plans if plan in only]
             if wanted:
-                found[dims] = self._matrix(dims, plans, wanted, permutation, executor)
+                found[over] = self._matrix(over, plans, wanted, permutation, executor)
         return found
 
     def _matrix(
         self,
-        dims: Dims,
+        over: Over,
         plans: list[Plan],
         wanted: list[Plan],
         permutation: Mapping[str, Tensor],
         executor: Executor | None,
     ) -> Tensor:
-        kept = self._kept.get(dims)
+        kept = self._kept.get(over)
         missing = [plan for plan in plans if plan not in wanted]
         if kept is not None and kept.mends < MENDS and all(plan in kept.missing for plan in missing):
             held = [plan for plan in plans if plan not in kept.missing]
-            if self._mend(dims, held, kept, _neighbours(plans, permutation), executor):
+            if self._mend(over, held, kept, _neighbours(plans, permutation), executor):
                 more = [plan for plan in kept.missing if plan in wanted]
-                self._add(kept.matrix, dims, more, permutation, executor)
+                self._add(kept.matrix, over, more, permutation, executor)
                 kept.missing = missing
-                if dims not in self._keeps:
-                    del self._kept[dims]
+                if over not in self._keeps:
+                    del self._kept[over]
                 return kept.matrix
-        return self._fresh(dims, wanted, missing, permutation, executor)
+        return self._fresh(over, wanted, missing, permutation, executor)
 
     def _fresh(
         self,
-        dims: Dims,
+        over: Over,
         plans: list[Plan],
         missing: list[Plan],
         permutation: Mapping[str, Tensor],
         executor: Executor | None,
     ) -> Tensor:
-        kept = self._kept.pop(dims, None)
+        kept = self._kept.pop(over, None)
         n = plans[0].size
         matrix = torch.zeros(n, n, dtype=self.dtype, device=self.device) if kept is None else kept.matrix.zero_()
-        self._add(matrix, dims, plans, permutation, executor)
-        self.products[dims] += 1
-        if dims in self._keeps:
-            self._kept[dims] = _Kept(matrix, _neighbours([*plans, *missing], permutation), missing)
+        self._add(matrix, over, plans, permutation, executor)
+        self.products[over] += 1
+        if over in self._keeps:
+            self._kept[over] = _Kept(matrix, _neighbours([*plans, *missing], permutation), missing)
         return matrix
 
     def _add(
         self,
         matrix: Tensor,
-        dims: Dims,
+        over: Over,
         plans: list[Plan],
         permutation: Mapping[str, Tensor],
         executor: Executor | None,
     ) -> None:
         still = [plan for plan in plans if not plan.neighbours]
         if still:
-            self._add_still(matrix, dims, still, executor)
+            self._add_still(matrix, over, still, executor)
         for plan in plans:
             if plan.neighbours:
                 self._add_chunks(matrix, plan, permutation, executor, to=plan.places(permutation))
 
-    def _add_still(self, matrix: Tensor, dims: Dims, plans: Collection[Plan], executor: Executor | None) -> None:
+    def _add_still(self, matrix: Tensor, over: Over, plans: Collection[Plan], executor: Executor | None) -> None:
         """Add what has no moving neighbour.
 
         Its sum is kept only where it saves products and will be wanted again, when neighbours have moved.
@@ -192,18 +189,18 @@ class Similarities:
         wide = [plan for plan in plans if plan.work >= THIN]
         if not wide:
             return
-        total = self._still.get(dims)
+        total = self._still.get(over)
         if total is None:
-            total = torch.zeros_like(matrix) if dims in self._keeps_still else matrix
+            total = torch.zeros_like(matrix) if over in self._keeps_still else matrix
             for plan in wide:
                 self._add_chunks(total, plan, {}, executor)
             if total is matrix:
                 return
-            self._still[dims] = total
+            self._still[over] = total
         matrix += total
 
     def _mend(
-        self, dims: Dims, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor], executor: Executor | None
+        self, over: Over, plans: Collection[Plan], kept: _Kept, now: dict[str, Tensor], executor: Executor | None
     ) -> bool:
         """Bring a kept matrix up to date; False where making it again is cheaper."""
         changed = {dim for dim, perm in now.items() if not torch.equal(perm, kept.at[dim])}
@@ -229,7 +226,7 @@ class Similarities:
             self._add_chunks(kept.matrix, plan, now, executor, at=where, to=new, less=old)
         kept.at = now
         kept.mends += 1
-        self.mends[dims] += 1
+        self.mends[over] += 1
         return True
 
     def _add_chunks(

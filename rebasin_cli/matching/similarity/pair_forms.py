@@ -8,13 +8,14 @@ form that would be too large, and gives the products of some pairs of its first 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.similarity.blocks import Term
+from rebasin_cli.matching.similarity.blocks import Over, Term
+from rebasin_cli.permutation.signed import turned_where, units_of
 
 DENSE_LIMIT = 1 << 25
 """Entries of a dense form (128 MiB in float32): a transformer layer's 4096 × 4096 fits, 14336 × 14336 does not."""
@@ -22,9 +23,13 @@ DENSE_LIMIT = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """All products of a batch of forms: `gram` has shape (batch, n1, …, nk, n1, …, nk), A's places first."""
+    """All products of a batch of forms: `gram` has shape (batch, n1, …, nk, n1, …, nk), A's places first.
+
+    `still` are the dims with signs that do not act on it.
+    """
 
     gram: Tensor
+    still: frozenset[str] = frozenset()
 
     @property
     def order(self) -> int:
@@ -42,33 +47,36 @@ class Dense:
         They are one batch, in the order (batch, i, j).
         """
         chosen = self.gram.movedim(1 + self.order, 2)[:, rows, columns]  # (batch, i, j, ..)
-        return Dense(chosen.flatten(0, 2))
+        return replace(self, gram=chosen.flatten(0, 2))
 
     def paired(self, perm: Tensor) -> Dense:
         """The forms over the other dims with B's unit perm[i] in A's place i; perm (batch, n); order (batch, i)."""
-        return Dense(self._along(0, perm).flatten(0, 1))
+        return replace(self, gram=self._along(0, perm).flatten(0, 1))
 
     def along(self, position: int, perm: Tensor) -> Dense:
         """The forms over the other dims when the one at `position` is permuted by `perm` (batch, n)."""
-        return Dense(self._along(position, perm).sum(1))
+        return replace(self, gram=self._along(position, perm).sum(1))
 
     def lead(self, position: int) -> Dense:
         """The same forms with the dim at `position` first."""
-        return Dense(self.gram.movedim((1 + position, 1 + position + self.order), (1, 1 + self.order)))
+        gram = self.gram.movedim((1 + position, 1 + position + self.order), (1, 1 + self.order))
+        return replace(self, gram=gram)
 
     def _along(self, position: int, perm: Tensor) -> Tensor:
-        """What stands at (i, perm[i]) of the dim at `position`, shape (batch, n, ..)."""
+        """What stands at (i, ±perm[i]) of the dim at `position`, shape (batch, n, ..)."""
         front = self.gram.movedim((1 + position, 1 + position + self.order), (1, 2))  # (batch, n, n, ..)
         batch, n = perm.shape
-        return front[torch.arange(batch)[:, None], torch.arange(n), perm]
+        chosen = front[torch.arange(batch)[:, None], torch.arange(n), units_of(perm)]
+        return turned_where(chosen, (perm < 0).reshape(batch, n, *(1,) * (chosen.dim() - 2)), torch.neg)
 
 
 @dataclass(frozen=True, slots=True)
 class Factored:
-    """The two factors of one form: `a` and `b` of shape (n1, …, nk, rest)."""
+    """The two factors of one form: `a` and `b` of shape (n1, …, nk, rest); `still` as of `Dense`."""
 
     a: Tensor
     b: Tensor
+    still: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -79,14 +87,15 @@ class Factored:
         """As of `Dense`: one matrix product for all pairs."""
         a, b = self.a[rows], self.b[columns]
         gram = a.flatten(0, -2) @ b.flatten(0, -2).T
-        return Dense(gram.cpu().reshape(1, *a.shape[:-1], *b.shape[:-1])).pairs(slice(None), slice(None))
+        form = Dense(gram.cpu().reshape(1, *a.shape[:-1], *b.shape[:-1]), self.still)
+        return form.pairs(slice(None), slice(None))
 
     def paired(self, perm: Tensor) -> Dense:
         """As of `Dense`."""
         inner = self.a.shape[1:-1]
         moved = self.b[perm[0].to(self.b.device)]
         gram = self.a.flatten(1, -2) @ moved.flatten(1, -2).mT  # (n, inner, inner)
-        return Dense(gram.cpu().reshape(-1, *inner, *inner))
+        return Dense(gram.cpu().reshape(-1, *inner, *inner), self.still)
 
 
 Form = Dense | Factored
@@ -95,18 +104,21 @@ Forms = Mapping[tuple[str, ...], list[Form]]
 
 def forms_of(terms: Iterable[Term]) -> dict[tuple[str, ...], list[Form]]:
     """Collect terms by the dims they are over; dense ones are added up as they come, so that their factors can go."""
-    grams: dict[tuple[str, ...], Tensor] = {}
-    sizes: dict[tuple[str, ...], tuple[int, ...]] = {}
+    grams: dict[Over, Tensor] = {}
+    sizes: dict[Over, tuple[int, ...]] = {}
     forms: dict[tuple[str, ...], list[Form]] = {}
     for term in terms:
         shape = tuple(term.a.shape[:-1])
-        if len(term.sides) > 1 and prod(shape) ** 2 > DENSE_LIMIT:
-            forms.setdefault(term.sides, []).append(Factored(term.a.contiguous(), term.b.contiguous()))
+        over = term.over
+        if len(over.dims) > 1 and prod(shape) ** 2 > DENSE_LIMIT:
+            factors = Factored(term.a.contiguous(), term.b.contiguous(), over.still)
+            forms.setdefault(over.dims, []).append(factors)
             continue
-        sizes[term.sides] = shape
+        sizes[over] = shape
         a, b = term.a.flatten(0, -2), term.b.flatten(0, -2)  # (units, rest)
-        known = grams.get(term.sides)
-        grams[term.sides] = a @ b.T if known is None else known.addmm_(a, b.T)
-    for sides, gram in grams.items():
-        forms.setdefault(sides, []).append(Dense(gram.cpu().reshape(1, *sizes[sides], *sizes[sides])))
+        known = grams.get(over)
+        grams[over] = a @ b.T if known is None else known.addmm_(a, b.T)
+    for over, gram in grams.items():
+        dense = Dense(gram.cpu().reshape(1, *sizes[over], *sizes[over]), over.still)
+        forms.setdefault(over.dims, []).append(dense)
     return forms

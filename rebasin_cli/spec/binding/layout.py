@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import lgamma, log, prod
+from math import lgamma, log, log10, prod
 from typing import TYPE_CHECKING
 
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
@@ -173,3 +173,7 @@ class Layout:
         tensors it runs through.
         """
         return sum(prod(self.owner_sizes(name)) * lgamma(self.dims[name].size + 1) / log(10) for name in self.moving())
+
+    def log10_signs(self) -> float:
+        """The decimal logarithm of the number of ways to turn signs: 2 for each unit that has one."""
+        return sum(prod(self.owner_sizes(name)) * self.dims[name].size * log10(2) for name in self.signed())

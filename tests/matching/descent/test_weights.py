@@ -258,3 +258,12 @@ def test_products_beyond_float64_are_refused() -> None:
     with pytest.raises(ContentError, match="not finite") as caught:
         match_by_weights(wide_pair(1e200, torch.float64))
     assert "divide the weights of both" in str(caught.value.remedy)
+
+
+def test_float8_weights_with_heads_are_matched(tmp_path: Path) -> None:
+    """Torch cannot gather these along two axes at once."""
+    layout, a, b = tiny_layout("heads", tmp_path), tiny_state("heads", 1), tiny_state("heads", 2)
+    narrow = [{key: tensor.to(torch.float8_e4m3fn) for key, tensor in state.items()} for state in (a, b)]
+    wide = [{key: tensor.double() for key, tensor in state.items()} for state in narrow]
+    found, expected = (match_by_weights(Problem(layout, *pair)) for pair in (narrow, wide))
+    assert found.permutation.equals(expected.permutation)

@@ -12,7 +12,7 @@ from rebasin_cli.matching.cache import Budget
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.similarity.blocks import Block, block_terms, blocks
+from rebasin_cli.matching.similarity.blocks import Block, Over, block_terms, blocks
 from rebasin_cli.matching.similarity.chunks import chunks
 from rebasin_cli.matching.similarity.matrices import MENDS, Similarities
 from rebasin_cli.matching.similarity.pair_forms import forms_of
@@ -71,11 +71,11 @@ def test_matrices_of_dims_with_others_within_are_their_forms(name: str, budget: 
             if not kept.covers(block):
                 continue
             terms = block_terms(Problem(layout, a, b), block, permutation, dtype=torch.float64, device=CPU)
-            expected = {dims: forms for dims, forms in forms_of(terms).items() if forms}
+            expected = {Over(dims): forms for dims, forms in forms_of(terms).items() if forms}
             found = kept.matrices(block, permutation)
             assert set(found) == set(expected)
-            for dims, (form,) in expected.items():
-                torch.testing.assert_close(found[dims].reshape(form.gram.shape), form.gram)
+            for over, (form,) in expected.items():
+                torch.testing.assert_close(found[over].reshape(form.gram.shape), form.gram)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,156 @@
+"""Matching with signs: what must hold for every method, against brute force, and planted elements."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from rebasin_cli.matching.assignment.solve import solve_assignment
+from rebasin_cli.matching.descent.quadratic import Quadratic, improve
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.descent.worth import Worth
+from rebasin_cli.matching.objective import inner_product, measure_distance
+from rebasin_cli.matching.options import WeightsOptions
+from rebasin_cli.matching.portfolio import best_of, descents
+from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
+from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn
+from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.similarity.pair_forms import Dense
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.spec import bind, find_spec
+from tests.signed_networks import SIGNED, signed_forward, signed_layout, signed_state
+
+METHODS: Mapping[str, Callable[[Problem, Resources], MatchResult]] = {
+    "weights": match_by_weights,
+    "as Algorithm 1": lambda p, r: match_by_weights(p, r, WeightsOptions(start="identity", order="random")),
+    "without memory": lambda p, r: match_by_weights(p, Resources(seed=r.seed, memory=0)),
+    "several starts": lambda p, r: best_of(descents(p, 6, r.seed)),
+    "frank-wolfe": match_by_frank_wolfe,
+    "sinkhorn": match_by_sinkhorn,
+}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("name", list(SIGNED))
+def test_every_method(name: str, method: str) -> None:
+    layout, a, b = signed_layout(name), signed_state(name, 1), signed_state(name, 2)
+    problem = Problem(layout, a, b)
+    result, again = (METHODS[method](problem, Resources(seed=3)) for _ in range(2))
+    assert all(torch.equal(tensor, signed_state(name, 2)[key]) for key, tensor in b.items())
+    moved = dict(permuted(result.permutation, layout, b))
+    torch.testing.assert_close(signed_forward(name, moved), signed_forward(name, b), rtol=1e-9, atol=1e-9)
+    assert all(after >= before for before, after in itertools.pairwise(result.objective))
+    assert result.objective[-1] == pytest.approx(inner_product(layout, a, b, result.permutation), rel=1e-10)
+    assert result.permutation.has_signs
+    assert sum(measure_distance(layout, a, b, result.permutation).gains.values()) == pytest.approx(
+        result.objective[-1] - result.objective[0], rel=1e-9
+    )
+    stays = match_by_weights(problem, Resources(seed=5), WeightsOptions(start=result.permutation))
+    assert stays.permutation.equals(result.permutation)
+    assert again.permutation.equals(result.permutation)
+    assert again.objective == result.objective
+
+
+def test_signs_are_at_least_as_good_from_where_permutations_end() -> None:
+    for name in SIGNED:
+        problem = Problem(signed_layout(name), signed_state(name, 1), signed_state(name, 2))
+        plain = match_by_weights(problem.without_signs())
+        assert not plain.permutation.has_signs
+        signed = match_by_weights(problem, options=WeightsOptions(start=plain.permutation))
+        assert signed.objective[-1] >= plain.objective[-1]
+        assert signed.permutation.has_signs or name == "elman"  # where no single sign gains anything
+
+
+def test_threads_change_nothing() -> None:
+    problem = Problem(signed_layout("stream"), signed_state("stream", 1), signed_state("stream", 2))
+    with ThreadPoolExecutor(2) as executor:
+        assert match_by_weights(problem, Resources(executor=executor)).permutation.equals(
+            match_by_weights(problem).permutation
+        )
+
+
+def _signed_permutations(n: int) -> list[torch.Tensor]:
+    signs = list(itertools.product((False, True), repeat=n))
+    return [
+        torch.tensor([~j if turned else j for j, turned in zip(order, some, strict=True)])
+        for order in itertools.permutations(range(n))
+        for some in signs
+    ]
+
+
+def test_the_assignment_with_signs_is_the_best_of_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    everything = _signed_permutations(4)
+    for _ in range(20):
+        turning, plain = (torch.randn(1, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+        worth = Worth.of([Dense(turning), Dense(plain, frozenset({"h"}))], "h", signed=True)
+        solved = solve_assignment(worth.best()[0])
+        found = worth.signed(torch.from_numpy(solved.columns)[None])
+        assert float(worth.total(found)) == pytest.approx(max(float(worth.total(p[None])) for p in everything))
+        assert solved.value == pytest.approx(float(worth.total(found)))
+
+
+def test_a_quadratic_step_with_signs_is_what_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    everything, reached = _signed_permutations(4), 0
+    for _ in range(20):
+        linear, a, b = (
+            torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in [(4, 4), (2, 4, 4), (2, 4, 4)]
+        )
+        quadratic = Quadratic(linear, a, b, signed=True)
+
+        def assign(gradient: torch.Tensor) -> torch.Tensor:
+            worth = Worth(None, gradient[None])
+            return worth.signed(torch.from_numpy(solve_assignment(worth.best()[0]).columns)[None])[0]
+
+        found, gain = improve(quadratic, torch.arange(4), assign)
+        assert gain == pytest.approx(quadratic.value(found) - quadratic.value(torch.arange(4)))
+        best = max(map(quadratic.value, everything))
+        assert quadratic.value(found) <= best + 1e-9
+        reached += quadratic.value(found) >= best - 1e-9
+    assert reached >= 10  # a local search: seldom far from the best
+
+
+@pytest.mark.parametrize("name", list(SIGNED))
+def test_a_planted_element_is_undone(name: str) -> None:
+    layout, a = signed_layout(name), signed_state(name, 1)
+    planted = Permutation.random(layout, 4)
+    result = best_of(descents(Problem(layout, a, dict(permuted(planted, layout, a))), 5))
+    assert result.permutation.equals(planted.inverse(layout))
+
+
+def _small_llama() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (50, 24), "norm.weight": (24,)}
+    for i in range(2):
+        shapes |= {
+            f"layers.{i}.input_layernorm.weight": (24,), f"layers.{i}.post_attention_layernorm.weight": (24,),
+            f"layers.{i}.self_attn.q_proj.weight": (24, 24), f"layers.{i}.self_attn.k_proj.weight": (12, 24),
+            f"layers.{i}.self_attn.v_proj.weight": (12, 24), f"layers.{i}.self_attn.o_proj.weight": (24, 24),
+            f"layers.{i}.mlp.gate_proj.weight": (40, 24), f"layers.{i}.mlp.up_proj.weight": (40, 24),
+            f"layers.{i}.mlp.down_proj.weight": (24, 40),
+        }  # fmt: skip
+    return shapes
+
+
+def test_noisy_llamas_are_recovered() -> None:
+    """Random permutations and signs of all dims, and noise of 30 per cent of each tensor."""
+    shapes = _small_llama()
+    layout = bind(find_spec("llama"), shapes, overrides={"head_dim": 6}, signs=True)
+    recovered = 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        a = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+        a = {key: 1 + 0.1 * t if t.dim() == 1 else 0.02 * t for key, t in a.items()}
+        planted = Permutation.random(layout, 1000 + seed)
+        b = {
+            k: t + 0.3 * t.std() * torch.randn(t.shape, generator=generator)
+            for k, t in permuted(planted, layout, a).items()
+        }
+        recovered += match_by_weights(Problem(layout, a, b)).permutation.equals(planted.inverse(layout))
+    assert recovered == 20
