@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.proofs.proof import Proof, prove
+from rebasin_cli.proofs.proof import SIGNED_ELEMENTS, Proof, prove
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 from rebasin_cli.spec.language.loading import parse_spec
 
@@ -51,7 +51,7 @@ def test_right_signs_are_proved() -> None:
     assert found.holds
     assert found.signs is not None
     assert found.signs.families == ("s", "m")
-    assert found.signs.elements == 20
+    assert found.signs.elements == SIGNED_ELEMENTS
     assert found.signs.error < 1e-12
     assert "with signs of s, m turned" in found.describe()
 
