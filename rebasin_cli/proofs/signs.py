@@ -9,7 +9,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation.gather import permute_tensor, permuted
+from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view
 from rebasin_cli.permutation.signed import with_turns
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
@@ -111,12 +111,18 @@ def _turned(layout: Layout, seed: int) -> Permutation:
 def _broken_states(
     layout: Layout, state: State, turned: Permutation, ties: Collection[tuple[str, ...]]
 ) -> Iterator[State]:
-    """States in which the signs of a dim are turned in one tensor alone."""
+    """States in which the signs of a dim are turned in one piece of one tensor alone: a fused tensor may hold all on
+    which they act."""
     (dim,) = turned
     for key in layout.users[dim]:
-        tensor = permute_tensor(turned, layout, key, state.__getitem__)
-        if not torch.equal(tensor, state[key]):
-            yield {**state, **dict.fromkeys(next((tie for tie in ties if key in tie), (key,)), tensor)}
+        bound, tensor = layout.tensors[key], state[key].contiguous()
+        for piece in bound.pieces:
+            view = piece_view(tensor, piece)
+            there = gather_piece(view, piece, turned, bound.place)
+            if not torch.equal(there, view):
+                moved = tensor.clone()
+                piece_view(moved, piece).copy_(there)
+                yield {**state, **dict.fromkeys(next((tie for tie in ties if key in tie), (key,)), moved)}
 
 
 def _parted(

@@ -56,6 +56,26 @@ def test_right_signs_are_proved() -> None:
     assert "with signs of s, m turned" in found.describe()
 
 
+class _Fused(nn.Module):
+    """Products of two halves of one layer's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(5, 8, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, two = self.both(x).chunk(2, -1)
+        return (one * two).sum(-1, keepdim=True)
+
+
+def test_signs_that_act_twice_on_one_tensor_are_proved() -> None:
+    text = "signs:\n  - h\ntensors:\n  both.weight: h + h _\n"
+    assert proof(text, _Fused()).holds
+    broken = proof(text.replace("h + h", "h + |h|"), _Fused())
+    assert broken.signs is not None
+    assert broken.signs.breaking == ("h",)
+
+
 def test_an_odd_unit_keeps_the_signs() -> None:
     assert proof(SPEC, Gated(nn.Tanh())).holds
 
