@@ -146,7 +146,8 @@ def _spec(request: InterpolateRequest, ends: tuple[Checkpoint, Checkpoint], prog
     choice = request.spec
     if request.permutation is not None and request.align:
         saved = load_permutation(request.permutation)
-        choice = replace(choice, symmetry=saved.symmetry)
+        if saved.permutation.has_signs:
+            choice = replace(choice, symmetry=saved.symmetry)
         if choice.arch is None:
             return spec_of_permutation(saved, choice)
     return settled_spec(choice, request.data, ends, progress, permutes=request.align)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching.assignment.solve import solve_assignment
+from rebasin_cli.matching.cache import Budget
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.descent.worth import Worth
@@ -20,7 +21,12 @@ from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn
 from rebasin_cli.matching.result import MatchResult
-from rebasin_cli.matching.similarity.pair_forms import Dense
+from rebasin_cli.matching.similarity.blocks import Over, block_terms, blocks
+from rebasin_cli.matching.similarity.matrices import Similarities
+from rebasin_cli.matching.similarity.pair_forms import Dense, forms_of
+from rebasin_cli.merging.many import match_many
+from rebasin_cli.merging.models import Models
+from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, find_spec
@@ -154,3 +160,51 @@ def test_noisy_llamas_are_recovered() -> None:
         }
         recovered += match_by_weights(Problem(layout, a, b)).permutation.equals(planted.inverse(layout))
     assert recovered == 20
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_kept_matrices_follow_turned_signs(budget: int) -> None:
+    layout, a, b = signed_layout("stream"), signed_state("stream", 1), signed_state("stream", 2)
+    problem, place = Problem(layout, a, b), torch.device("cpu")
+    kept = Similarities(problem, torch.float64, place, Budget(budget))
+    permutation = Permutation.random(layout, 3)
+    for dim in (None, "s", "m", "v"):
+        if dim:
+            turned = permutation[dim].clone()
+            turned.view(-1)[1] = ~turned.view(-1)[1]
+            permutation = permutation.replace({dim: turned})
+        for block in blocks(layout):
+            terms = block_terms(problem, block, permutation, dtype=torch.float64, device=place)
+            expected = {Over(dims, form.still): form for dims, forms in forms_of(terms).items() for form in forms}
+            found = kept.matrices(block, permutation)
+            assert set(found) == set(expected)
+            for over, form in expected.items():
+                assert isinstance(form, Dense)
+                torch.testing.assert_close(found[over].reshape(form.gram.shape), form.gram)
+    assert bool(kept.mends.total()) == bool(budget)
+
+
+@pytest.mark.parametrize("name", ["stream", "experts"])
+def test_forms_too_large_to_keep_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(signed_layout(name), signed_state(name, 1), signed_state(name, 2))
+    expected = match_by_weights(problem)
+    monkeypatch.setattr("rebasin_cli.matching.similarity.pair_forms.DENSE_LIMIT", 0)
+    monkeypatch.setattr("rebasin_cli.matching.similarity.matrices.LARGEST", 0)
+    monkeypatch.setattr("rebasin_cli.matching.descent.nested.TILE", 1)
+    found = match_by_weights(problem)
+    assert found.permutation.equals(expected.permutation)
+
+
+@pytest.mark.parametrize("algorithm", ["to-first", "cycle-consistent"])
+def test_models_of_a_merge_are_brought_back(algorithm: Algorithm) -> None:
+    layout, first = signed_layout("stream"), signed_state("stream", 1)
+    planted = [Permutation.random(layout, seed) for seed in (5, 6)]
+    states = (first, *(dict(permuted(one, layout, first)) for one in planted))
+    models = Models(layout, states, (1 / 3,) * 3)
+
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        return best_of(descents(problem, 5), resources)
+
+    result = match_many(models, match, Resources(), ManyOptions(algorithm=algorithm))
+    found = [permuted(p, layout, state) for p, state in zip(result.permutations, states, strict=True)]
+    assert all(torch.equal(one[key], tensor) for one in found for key, tensor in first.items())
