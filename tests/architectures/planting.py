@@ -16,14 +16,17 @@ NOISE = 1e-3
 """Of each tensor's own scale."""
 
 
-def shortfall(name: str, subject: Subject, seeds: int = 1) -> tuple[float, int]:
+def shortfall(name: str, subject: Subject, seeds: int = 1, *, signs: bool = False) -> tuple[float, int]:
     """How far matching stays below the planted permutation, as a share of its objective, and the seeds it took.
 
     B is the network permuted at random, plus noise; the planted solution is the inverse of what was done to it.
     Starts from identity with one seed after another until the planted objective is reached.
+
+    Args:
+        signs: whether signs are turned, too.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
-    layout = bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides)
+    layout = bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides, signs=signs)
     planted = Permutation.random(layout, 1)
     generator = torch.Generator().manual_seed(2)
     b = {}
