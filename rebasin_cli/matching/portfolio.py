@@ -56,7 +56,7 @@ def descents(
         if name not in names and len(names) < count:
             names.add(name)
             begin = Permutation.random(problem.layout, of) if start is None else start
-            yield Attempt(name, partial(_descent, problem, of, replace(options, start=begin, order=order)))
+            yield Attempt(name, partial(descend, problem, of, replace(options, start=begin, order=order)))
 
 
 def _ways(count: int, seed: int, options: WeightsOptions) -> Iterator[tuple[Start | Permutation | None, Order, int]]:
@@ -69,7 +69,7 @@ def _ways(count: int, seed: int, options: WeightsOptions) -> Iterator[tuple[Star
         yield None, "forward", seed + more
 
 
-def _descent(problem: Problem, seed: int, options: WeightsOptions, resources: Resources) -> MatchResult:
+def descend(problem: Problem, seed: int, options: WeightsOptions, resources: Resources) -> MatchResult:
     """One descent; from wherever it starts, its objective begins with that of the identity."""
     result = match_by_weights(problem, replace(resources, seed=seed), options)
     if isinstance(options.start, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ from rebasin_cli.matching.options import (
     SteOptions,
     WeightsOptions,
 )
-from rebasin_cli.matching.portfolio import Attempt, best_of, descents, simplest, starts_at_once
+from rebasin_cli.matching.portfolio import Attempt, best_of, descend, descents, simplest, starts_at_once
 from rebasin_cli.matching.problem import ActivationProblem, LossProblem, OnStep, Problem, Resources
 from rebasin_cli.matching.result import MatchResult, Trial
 from rebasin_cli.pipeline.layouts import Pair
@@ -57,10 +58,23 @@ class Running:
 
 
 def match_by_search(problem: Problem, choice: MatchChoice, running: Running) -> MatchResult:
-    """Match B to A by their weights, from as many starts as the choice says."""
+    """Match B to A by their weights, from as many starts as the choice says.
+
+    Where signs may be turned it begins with what permutations alone reach, so that it never stays below that.
+    """
+    problem = problem.cached(choice.memory)
+    if not problem.layout.signed():
+        return _searched(problem, choice, running)
+    plain = _searched(problem.without_signs(), choice, running)
+    start = WeightsOptions(plain.permutation, max_sweeps=choice.max_sweeps)
+    first = Attempt("where permutations alone end", partial(descend, problem, choice.seed, start))
+    return _searched(problem, choice, running, (first,))
+
+
+def _searched(problem: Problem, choice: MatchChoice, running: Running, before: tuple[Attempt, ...] = ()) -> MatchResult:
+    """The best of the starts that the choice says, and of attempts `before` them."""
     options = _options(choice, SearchOptions)
     layout = problem.layout
-    problem = problem.cached(choice.memory)
     descent = WeightsOptions(options.start, options.order, choice.max_sweeps)
     started = descents(problem, options.descents, choice.seed, descent)
     together = _together(problem, choice, options)
@@ -71,7 +85,7 @@ def match_by_search(problem: Problem, choice: MatchChoice, running: Running) -> 
             remedy="--method weights --restarts 5 takes one dim after another",
         )
     # The descent that was asked for first, so that what is kept is never below it.
-    count = options.descents + len(together)
+    count = options.descents + len(together) + len(before)
     if count > 1:
         running.on_several(count)
     resources = replace(
@@ -81,7 +95,7 @@ def match_by_search(problem: Problem, choice: MatchChoice, running: Running) -> 
         on_step=running.on_step if count == 1 else lambda *_: running.check(),
     )
     result = best_of(
-        chain(islice(started, 1), together, started),
+        chain(before, islice(started, 1), together, started),
         resources,
         on_trial=running.on_trial,
         choose=simplest,

@@ -11,11 +11,13 @@ import torch
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import Problem
+from rebasin_cli.matching.result import StopMatching
 from rebasin_cli.pipeline import methods
 from rebasin_cli.pipeline.method_choice import METHODS, NOT_OPTIONS, match_choice
 from rebasin_cli.pipeline.methods import RUNS, Running, match_by_search
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
+from tests.signed_networks import SIGNED, signed_layout, signed_state
 
 RUNNING = Running("cpu", lambda: None, lambda *_: None)
 BOTH = ["anchored, forward order", "frank-wolfe, barycentre"]
@@ -140,3 +142,35 @@ def test_what_was_not_given_is_not_refused() -> None:
 
 def test_every_method_has_what_runs_it() -> None:
     assert {method.options for method in METHODS} == set(RUNS)
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": "fast"}, {"restarts": 3}])
+@pytest.mark.parametrize("name", list(SIGNED))
+def test_signs_never_stay_below_permutations(name: str, options: dict[str, object]) -> None:
+    for seed in range(3):
+        problem = Problem(signed_layout(name), signed_state(name, 10 + seed), signed_state(name, 20 + seed))
+        choice = match_choice("weights", options)
+        plain = match_by_search(problem.without_signs(), choice, RUNNING)
+        found = match_by_search(problem, choice, RUNNING)
+        assert not plain.permutation.has_signs
+        assert found.objective[-1] >= plain.objective[-1]
+        assert found.trials[0].name == "where permutations alone end"
+        assert found.trials[0].objective >= plain.objective[-1]
+
+
+def test_signs_keep_what_was_found_when_time_ends() -> None:
+    problem = Problem(signed_layout("stream"), signed_state("stream", 1), signed_state("stream", 2))
+    plain = match_by_search(problem.without_signs(), match_choice(), RUNNING)
+    calls = [0]
+
+    def check() -> None:
+        calls[0] += 1
+        if calls[0] > plain_calls:
+            raise StopMatching("time")
+
+    plain_calls = 10**9
+    match_by_search(problem.without_signs(), match_choice(), Running("cpu", check, lambda *_: None))
+    plain_calls, calls[0] = calls[0], 0
+    found = match_by_search(problem, match_choice(), Running("cpu", check, lambda *_: None))
+    assert found.stop == "time"
+    assert found.objective[-1] >= plain.objective[-1]
