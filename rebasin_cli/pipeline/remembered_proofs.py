@@ -48,20 +48,25 @@ class RememberedProof:
 
 def proof_of(spec: PermutationSpec) -> RememberedProof | None:
     """The proof of a spec with the same canonical form, if there is one."""
-    return None if spec.shipped else _entry(_stored().get(spec.sha256))
+    return None if spec.shipped else _entry(_stored().get(_name(spec)))
 
 
 def remember(spec: PermutationSpec, proof: RememberedProof) -> None:
     """Keep a proof; where that cannot be done, nothing happens."""
     from rebasin_cli.checkpoints.outputs import replacing_file
 
-    stored = {key: value for key, value in _stored().items() if _entry(value) is not None and key != spec.sha256}
-    stored = dict([*stored.items(), (spec.sha256, asdict(proof))][-_KEPT:])
+    stored = {key: value for key, value in _stored().items() if _entry(value) is not None and key != _name(spec)}
+    stored = dict([*stored.items(), (_name(spec), asdict(proof))][-_KEPT:])
     with suppress(OSError, RebasinError):
         place = _place()
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(place) as out:
             out.write((json.dumps({"proofs": stored}, indent=1) + "\n").encode())
+
+
+def _name(spec: PermutationSpec) -> str:
+    """What is proved: its hash, and where it has signs that of these, too."""
+    return f"{spec.sha256}+{spec.signs_sha256}" if spec.signs else spec.sha256
 
 
 def user_folder(variable: str, otherwise: str) -> Path:
