@@ -73,10 +73,7 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     rows = [(_role(role), entry.path) for role, entry in document.inputs.items()]
     if document.architecture:
         rows.append(("architecture", architecture_text(document.architecture)))
-        if (permutations := document.architecture.log10_symmetries) is not None:
-            signs = document.architecture.log10_signs
-            more = f", 10^{permutations + signs:.1f} with signs" if signs else ""
-            rows.append(("symmetries", f"10^{permutations:.1f} permutations{more}"))
+        rows += symmetry_facts(document.architecture)
         if document.architecture.checked:
             rows.append(("function", checked_text(document.architecture.checked)))
     distance = document.distance
@@ -111,6 +108,15 @@ def worth_facts(document: RunDocument) -> list[tuple[str, str]]:
     if document.verdict is None or document.merge is not None:
         return []
     return [("merge", document.verdict.text)]
+
+
+def symmetry_facts(architecture: ArchitectureRecord) -> list[tuple[str, str]]:
+    """How many symmetries there are, if that was asked for."""
+    permutations, signs = architecture.log10_symmetries, architecture.log10_signs
+    if permutations is None:
+        return []
+    more = f", 10^{permutations + signs:.1f} with signs" if signs else ""
+    return [("symmetries", f"10^{permutations:.1f} permutations{more}")]
 
 
 def plan_facts(document: RunDocument) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from rebasin_cli.report.contents import (
     headline,
     plan_facts,
     stays_grid,
+    symmetry_facts,
     worth_facts,
 )
 from rebasin_cli.report.dims import dims_grid
@@ -48,6 +49,7 @@ def summary_facts(document: RunDocument) -> list[tuple[str, str]]:
         rows.append(("size", size_text(document.tensors)))
     if document.architecture:
         rows.append(("spec", architecture_text(document.architecture)))
+        rows += symmetry_facts(document.architecture)
         if document.architecture.checked:
             rows.append(("function", _function_text(document.architecture.checked)))
     distance, match = document.distance, document.match

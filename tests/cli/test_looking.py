@@ -236,9 +236,12 @@ def test_names_from_files_are_no_markup(rebasin: Rebasin, tmp_path: Path, monkey
 
 
 def test_the_number_of_symmetries_is_counted(rebasin: Rebasin, pair: Path) -> None:
-    document = rebasin("arch", "show", "mlp", "a.safetensors", "--count").document
+    document = rebasin("arch", "show", "mlp", "a.safetensors", "--count", "--json").document
     sizes = [dim["size"] for dim in document["architecture"]["dims"].values() if "fixed" not in dim]
-    assert document["architecture"]["log10_symmetries"] == pytest.approx(sum(log10(factorial(size)) for size in sizes))
+    found = document["architecture"]["log10_symmetries"]
+    assert found == pytest.approx(sum(log10(factorial(size)) for size in sizes))
+    shown = rebasin("arch", "show", "mlp", "a.safetensors", "--count").out
+    assert f"symmetries  10^{found:.1f} permutations" in shown
 
 
 def test_symmetries_within_an_owner_count_for_each_of_its_units(rebasin: Rebasin, workplace: Path) -> None:
@@ -246,7 +249,7 @@ def test_symmetries_within_an_owner_count_for_each_of_its_units(rebasin: Rebasin
     save(workplace / "a.safetensors", {"w": torch.zeros(heads * inner, width), "v": torch.zeros(3, heads * inner)})
     spec = "name: own\ndims:\n  inner: within head\ntensors:\n  w: (head inner) _\n  v: _ (head inner)\n"
     (workplace / "own.yaml").write_text(spec)
-    done = rebasin("arch", "show", "own.yaml", "a.safetensors", "--count", "--set", "head=2")
+    done = rebasin("arch", "show", "own.yaml", "a.safetensors", "--count", "--set", "head=2", "--json")
     assert done.code == 0, done.err
     expected = log10(factorial(heads)) + heads * log10(factorial(inner))
     assert done.document["architecture"]["log10_symmetries"] == pytest.approx(expected)

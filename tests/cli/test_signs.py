@@ -87,10 +87,12 @@ def test_arch_show_names_the_dims_with_signs(rebasin: Rebasin, planted: Path) ->
 
 
 def test_every_unit_with_a_sign_counts_twice(rebasin: Rebasin, planted: Path) -> None:
-    given = ("arch", "show", "stream.yaml", "a.safetensors", "--set", "head_dim=4", "--count", "--json")
-    architecture = rebasin(*given).document["architecture"]
+    given = ("arch", "show", "stream.yaml", "a.safetensors", "--set", "head_dim=4", "--count")
+    architecture = rebasin(*given, "--json").document["architecture"]
     signs = 10 + 2 * 5 + 12  # of the stream, the value dims of each head, the MLP
     assert architecture["log10_signs"] == pytest.approx(signs * log10(2))
+    total = architecture["log10_symmetries"] + architecture["log10_signs"]
+    assert f"10^{total:.1f} with signs" in rebasin(*given).out
 
 
 def test_a_plane_has_b_with_its_signs_turned(rebasin: Rebasin, planted: Path) -> None:
