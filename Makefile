@@ -4,7 +4,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo test lint outlines schema bench torture mutants clean
+.PHONY: help install demo test lint outlines schema bench paper torture mutants clean
 help:
 	@echo "make demo    install into $(VENV), then align and interpolate the trained pair that ships"
 	@echo "make test    lint, type check, layer check and tests"
@@ -12,6 +12,7 @@ help:
 	@echo "make schema  write the JSON schema of the run document, after a change to it"
 	@echo "make torture attack with hostile files, faults and kills, and print a table (slow); TORTURE='--quick' for less"
 	@echo "make mutants change the source in small ways and list what no test notices (slow); MUTANTS='--minutes 15' for fewer"
+	@echo "make paper   the claims of Git Re-Basin on trained networks, one by one (hours; QUICK=1 for less; PAPER='--seed 1')"
 	@echo "make bench   time the engine (slow); BENCH='--help' shows the choices"
 
 # torch first and by itself: a plain newer torch would bring gigabytes of CUDA along.
@@ -57,6 +58,9 @@ mutants: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+paper: $(VENV)/.dev
+	$(BIN)/python -m tests.paper $(if $(QUICK),--quick) $(PAPER)
 
 clean:
 	rm -rf $(VENV) build dist demo bench *.egg-info

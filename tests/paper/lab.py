@@ -1,0 +1,228 @@
+"""What every claim stands on: networks trained by recipe, and the product's commands run on them; both are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rebasin_cli.cli import main
+from tests.paper.datasets import Images, digits, images
+from tests.paper.networks import MAKERS, OWN
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, and how: the whole of it names the file that it is kept in.
+
+    Attributes:
+        options: of the maker, by name.
+        data: "images" or "digits"; side: of the images; examples: how many of them, from the first on.
+        share: of the classes 0 to 4 the part to train on, and of the others what is left of 1 (split data); else None.
+        half: train on a random half of the examples that this seed draws; None: on all.
+        noise: fraction of the labels that are drawn at random.
+    """
+
+    maker: str
+    options: tuple[tuple[str, Any], ...]
+    data: str = "images"
+    side: int = 14
+    examples: int = 60_000
+    epochs: int = 10
+    rate: float = 1e-3
+    batch: int = 500
+    optimiser: str = "adam"
+    constant: bool = True
+    share: float | None = None
+    half: int | None = None
+    noise: float = 0.0
+    decay: float = 0.0
+
+
+def mlp(*widths: int, **more: Any) -> Recipe:
+    """A perceptron."""
+    return Recipe("mlp", (("widths", widths),), **more)
+
+
+def resnet(width: int, norm: str = "", blocks: int = 3, **more: Any) -> Recipe:
+    """A ResNet of 3 stages: 20 layers with 3 blocks; norm: "", "-bn" or "-gn"."""
+    options = (("width", width), ("blocks", blocks))
+    return Recipe(f"resnet{norm}", options, rate=3e-3, batch=128, constant=False, **more)
+
+
+def vgg(base: int, maker: str = "vgg", **more: Any) -> Recipe:
+    """A VGG whose first layer has `base` channels: 64 in full width."""
+    return Recipe(maker, (("base", base),), batch=128, constant=False, **more)
+
+
+class Lab:
+    """Trains, measures and remembers.
+
+    Attributes:
+        quick: whether rows take what ten minutes allow.
+        seed: of the first network; those beside it have the seeds after it.
+    """
+
+    def __init__(self, folder: Path, *, quick: bool, seed: int = 0, root: Path | None = None) -> None:
+        self.folder, self.quick, self.seed, self.root = folder, quick, seed, root
+        for name in ("networks", "data", "runs", "scratch"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def sized(self, recipe: Recipe, examples: int, epochs: int) -> Recipe:
+        """The recipe as it is, or cut down where time is short."""
+        return replace(recipe, examples=examples, epochs=epochs) if self.quick else recipe
+
+    def trained(self, *wanted: tuple[Recipe, int]) -> list[Path]:
+        """The networks of some recipes and seeds (0 is the lab's own), trained if they are not there yet."""
+        jobs = [(recipe, self.seed + number) for recipe, number in wanted]
+        paths = [
+            self.folder / "networks" / f"{recipe.maker}-{self._hash(recipe)}-{seed}.safetensors"
+            for recipe, seed in jobs
+        ]
+        missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
+        if len(missing) == 1:
+            _train_into(self.root, *missing.popitem()[::-1])
+        elif missing:
+            with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+                for done in [pool.submit(_train_into, self.root, job, path) for path, job in missing.items()]:
+                    done.result()
+        return paths
+
+    def pair(self, recipe: Recipe) -> list[Path]:
+        """Two networks that differ in their seed alone."""
+        return self.trained((recipe, 0), (recipe, 1))
+
+    def data(self, recipe: Recipe, *, train: bool = False, limit: int = 10_000) -> Path:
+        """A file of examples as the network takes them: the test half, or of the half that it was trained on."""
+        path = self.folder / "data" / f"{recipe.data}-{recipe.side}-{'train' if train else 'test'}-{limit}.npz"
+        if not path.exists():
+            found = data_of(recipe, self.root)
+            inputs, targets = (found.inputs, found.targets) if train else (found.test_inputs, found.test_targets)
+            np.savez(path, inputs=inputs[:limit].numpy(), targets=targets[:limit].numpy())
+        return path
+
+    def scratch(self, name: str) -> Path:
+        """A file of a claim's own."""
+        return self.folder / "scratch" / name
+
+    def rebasin(self, *arguments: object, recipe: Recipe | None = None) -> Document:
+        """Run a command of the product, and return its run document; a run that was made before is not made again.
+
+        Args:
+            recipe: whose network the command runs, if it is one that has to be named.
+
+        Raises:
+            RuntimeError: the command failed, with what it said.
+        """
+        words = [str(argument) for argument in arguments]
+        if recipe is not None and recipe.maker in OWN:
+            words += ["--network", f"tests.paper.networks:{OWN[recipe.maker]}"]
+        kept = self.folder / "runs" / f"{self._hash(words)}.json"
+        if not kept.exists():
+            out, err = StringIO(), StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                code = main([*words, "--json"])
+            if code:
+                raise RuntimeError(f"rebasin {' '.join(words)} ended with {code}: {err.getvalue()}")
+            kept.write_text(out.getvalue())
+        document: Document = json.loads(kept.read_text())
+        return document
+
+    def barrier(self, recipe: Recipe, a: Path, b: Path, *more: object, steps: int = 11) -> Document:
+        """The curves between two networks on the test data."""
+        limit = 2000 if self.quick else 10_000
+        data = self.data(recipe, limit=limit)
+        found: Document = self.rebasin("interpolate", a, b, "--data", data, "--steps", steps, *more, recipe=recipe)[
+            "barrier"
+        ]
+        return found
+
+    def _hash(self, value: object) -> str:
+        told = asdict(value) if isinstance(value, Recipe) else value
+        where = str(self.root or "")
+        return hashlib.sha256(json.dumps([told, where], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_of(recipe: Recipe, root: Path | None) -> Images:
+    """All of the data of a recipe."""
+    return digits() if recipe.data == "digits" else images(recipe.side, root)
+
+
+def _train_into(root: Path | None, job: tuple[Recipe, int], path: Path) -> None:
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    network = train(*job, root)
+    part = path.with_suffix(".part")
+    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, part)
+    part.replace(path)
+    print(f"  trained {path.stem} in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def train(recipe: Recipe, seed: int, root: Path | None = None) -> nn.Module:
+    """Train one network: the seed draws its first weights and the order of the examples, and nothing else differs."""
+    inputs, targets = _examples(recipe, data_of(recipe, root))
+    torch.manual_seed(seed)
+    network = MAKERS[recipe.maker](**dict(recipe.options))
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "adam":
+        optimiser = torch.optim.Adam(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    else:
+        optimiser = torch.optim.SGD(network.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay)
+    steps = recipe.epochs * -(-len(inputs) // recipe.batch)
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if recipe.constant or not steps:
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
+    for _ in range(recipe.epochs):
+        for batch in torch.randperm(len(inputs)).split(recipe.batch):
+            optimiser.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(network(inputs[batch]), targets[batch]).backward()
+            optimiser.step()
+            schedule.step()
+    return network.eval()
+
+
+def _examples(recipe: Recipe, found: Images) -> tuple[Tensor, Tensor]:
+    inputs, targets = found.inputs[: recipe.examples], found.targets[: recipe.examples].clone()
+    if recipe.noise:
+        drawn = torch.Generator().manual_seed(1)
+        wrong = torch.rand(len(targets), generator=drawn) < recipe.noise
+        targets[wrong] = torch.randint(int(targets.max()) + 1, targets.shape, generator=drawn)[wrong]
+    if recipe.half is not None:
+        chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(recipe.half))[: len(inputs) // 2]
+        inputs, targets = inputs[chosen], targets[chosen]
+    if recipe.share is not None:
+        place = torch.rand(len(inputs), generator=torch.Generator().manual_seed(2))
+        first = targets < (int(targets.max()) + 1) // 2
+        chosen = torch.where(first, place < recipe.share, place >= recipe.share).nonzero()[:, 0]
+        inputs, targets = inputs[chosen], targets[chosen]
+    return inputs, targets
+
+
+def answers(recipe: Recipe, path: Path, inputs: Tensor) -> Tensor:
+    """Logits of a network, for what no command measures."""
+    network = MAKERS[recipe.maker](**dict(recipe.options)).eval()
+    network.load_state_dict(load_file(path))
+    with torch.no_grad():
+        return torch.cat([network(part) for part in inputs.split(500)])
+
+
+def middle(values: Sequence[float]) -> float:
+    """The value at λ = ½ of a curve of an odd number of points."""
+    return values[len(values) // 2]
