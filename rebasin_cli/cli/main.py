@@ -204,6 +204,11 @@ def _from_the_system(failure: BaseException) -> SystemFailure | None:
         return SystemFailure("there is not enough memory", remedy="`--dry-run` estimates what a run needs")
     if isinstance(failure, RuntimeError) and "can't start new thread" in text:
         return SystemFailure("no more threads can be started", remedy="raise the limit (ulimit -u)")
+    if isinstance(failure, ModuleNotFoundError) and failure.name == "torch":
+        return SystemFailure(
+            "this needs torch, which is not installed",
+            remedy="install the build for your machine; where there is no GPU the one for CPUs, others bring CUDA along",
+        )
     if isinstance(failure, ImportError) and not str(failure.name).startswith("rebasin_cli"):
         return SystemFailure(
             f"{failure.name or 'a library'} cannot be loaded: {text}",

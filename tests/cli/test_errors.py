@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.pipeline import architectures
 from tests.cli.conftest import Rebasin
+from tests.small import environment, save_pair
 
 
 class OutOfMemoryError(RuntimeError):
@@ -109,3 +113,19 @@ def test_what_was_probably_meant(rebasin: Rebasin, arguments: tuple[str, ...], p
     assert done.code == 2
     for part in parts:
         assert part in done.err
+
+
+def test_a_missing_torch_is_told_with_what_to_install(tmp_path: Path) -> None:
+    """Headers are judged without it, and what works on tensors says that it is not there."""
+    save_pair(tmp_path)
+    code = "import sys; sys.modules['torch'] = None\nfrom rebasin_cli.cli import main\nsys.exit(main(sys.argv[1:]))"
+    for words, expected in (
+        (["align", "a.safetensors", "b.safetensors", "--dry-run"], 0),
+        (["align", "a.safetensors", "b.safetensors"], 4),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == expected, done.stderr
+    assert "this needs torch" in done.stderr
+    assert not (tmp_path / "b.aligned.safetensors").exists()
