@@ -207,7 +207,7 @@ def _from_the_system(failure: BaseException) -> SystemFailure | None:
     if isinstance(failure, ModuleNotFoundError) and failure.name == "torch":
         return SystemFailure(
             "this needs torch, which is not installed",
-            remedy="install the build for your machine; where there is no GPU the one for CPUs, others bring CUDA along",
+            remedy="install the build for your machine; where there is no GPU, the one for CPUs (others bring CUDA)",
         )
     if isinstance(failure, ImportError) and not str(failure.name).startswith("rebasin_cli"):
         return SystemFailure(
