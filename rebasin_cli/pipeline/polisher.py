@@ -70,24 +70,30 @@ class Polisher:
             state: the merge, of `members` in one order; weights: of the members.
         """
         merged, *loaded = (self.network.load(each, self.device) for each in (state, *members))
-        found = self._least_squares(merged, loaded, weights)
+        held = {name for name in merged if not any(key in state for key in self.network.keys(name))}
+        frozen = self.frozen | held  # what a loader made of several tensors, or of none, cannot be written
+        found = self._least_squares(merged, loaded, weights, frozen)
         polished = {"least squares": self._written(state, merged, found.params)}
         if self.kind == "distill":
-            params = self._distilled(found.params, loaded, weights)
+            params = self._distilled(found.params, loaded, weights, frozen)
             polished["distilled"] = self._written(state, merged, params)
         return polished
 
-    def _least_squares(self, merged: Params, members: Sequence[Params], weights: Sequence[float]) -> Polished:
+    def _least_squares(
+        self, merged: Params, members: Sequence[Params], weights: Sequence[float], frozen: frozenset[str]
+    ) -> Polished:
         size = max(batch_size_of(self.network), -(-len(self.examples) // _BATCHES))
         batches = [batch.inputs for batch in self.examples.batches(size)]
         few = self.examples.part(slice(TRIED)).inputs
         examples = Examples(self._run, batches, few, self._answer, None if self.axis is None else self._logits)
         with self.progress.phase("least squares", None, "layers") as advance:
-            found = least_squares(merged, members, weights, examples, self.frozen, lambda _: advance)
+            found = least_squares(merged, members, weights, examples, frozen, lambda _: advance)
         self._tell(found)
         return found
 
-    def _distilled(self, start: Params, members: Sequence[Params], weights: Sequence[float]) -> Params:
+    def _distilled(
+        self, start: Params, members: Sequence[Params], weights: Sequence[float], frozen: frozenset[str]
+    ) -> Params:
         count = max(1, len(self.examples) // _APART)
         if len(self.examples) < 2:
             self.progress.warn("distillation holds examples apart, and there is one: nothing was distilled")
@@ -97,7 +103,7 @@ class Polisher:
         size = min(batch_size_of(self.network), _BATCH if self.network.answers == "example" else _TEXTS)
         learnt, judged = ([batch.inputs for batch in part.batches(size)] for part in (seen, apart))
         lessons = Lessons(self._run_and_answer, learnt, judged, self.axis)
-        free = [name for name in self.network.trainable() if name in start and name not in self.frozen]
+        free = [name for name in self.network.trainable() if name in start and name not in frozen]
         with self.progress.phase("distilling", self.steps, "steps") as advance:
             found = distil(start, free, members, weights, lessons, steps=self.steps, on_step=advance)
         before, after = found.losses[0], min(found.losses)
