@@ -227,13 +227,14 @@ class Binder:
         def moves(name: str) -> bool:
             return dims[name].size > 1 and (dims[name].fixed is None or name in needed)
 
+        signed = {name for name, dim in dims.items() if dim.signs}
         for key, claim in claims.items():
             line, disk, shape = claim.line, self.on_disk[key], self.shapes[key]
             index = indexed.get(key)
             if index is not None and not moves(index.dim):
                 index = None
             pieces: list[Piece] = []
-            for cut_out in cut(axes[key], shape, sizes.of, moves) if line.section != "ignored" else ():
+            for cut_out in cut(axes[key], shape, sizes.of, moves, signed) if line.section != "ignored" else ():
                 piece, found = point_at_owners(
                     cut_out, dims, shape, index.dim if index else None, Fault(key, line.line)
                 )  # fmt: skip

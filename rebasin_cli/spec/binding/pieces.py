@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import product
 
@@ -13,13 +13,20 @@ _Strip = tuple[int, tuple[Side, ...]]
 _SizeOf = Callable[[Leaf], int | None]
 
 
-def cut(axes: tuple[Plus, ...], shape: tuple[int, ...], size_of: _SizeOf, moves: Callable[[str], bool]) -> list[Piece]:
+def cut(
+    axes: tuple[Plus, ...],
+    shape: tuple[int, ...],
+    size_of: _SizeOf,
+    moves: Callable[[str], bool],
+    signed: Collection[str] = (),
+) -> list[Piece]:
     """Cut a tensor into pieces.
 
     Args:
         axes: one sum for each axis; shape: the tensor's.
         size_of: the size of a leaf, None if unknown (its whole axis is then one anonymous side).
         moves: whether a dim takes part; the others become anonymous.
+        signed: dims with signs; of others nothing is said of where these act.
     """
     strips: list[list[_Strip]] = []
     stride = 1
@@ -31,6 +38,7 @@ def cut(axes: tuple[Plus, ...], shape: tuple[int, ...], size_of: _SizeOf, moves:
     for choice in product(*strips):
         offset = sum(start for start, _ in choice)
         sides = _merge([side for _, sides in choice for side in sides])
+        sides = tuple(replace(side, still=False) if side.still and side.dim not in signed else side for side in sides)
         pieces.append(Piece(offset, sides))
     return pieces
 

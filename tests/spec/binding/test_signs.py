@@ -27,6 +27,7 @@ def test_signs_are_there_only_when_they_are_asked_for() -> None:
     assert set(signed.signed()) == {"s", "v.0", "m.0"}
     assert signed.without_signs().dims == plain.dims
     assert {key: shown(signed, key) for key in SHAPES} == {key: shown(plain, key) for key in SHAPES}
+    assert not any(side.still for tensor in plain.tensors.values() for piece in tensor.pieces for side in piece.sides)
 
 
 def test_bars_hold_for_the_side_they_are_on() -> None:
