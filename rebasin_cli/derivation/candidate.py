@@ -94,6 +94,7 @@ def candidate(judge: Judge, wiring: Wiring, title: str, **texts: Any) -> Candida
     names, network = name_dims(wiring), judge.network
     shapes = {key: tuple(tensor.shape) for key, tensor in judge.state.items()}
     sizes = unsized(wiring)
+    texts = {"ignored": dict.fromkeys(network.others, ""), **texts}
     while True:
         draft = Draft(title, wiring, names, network.keys, network.buffers, sizes=sizes, **texts)
         spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")

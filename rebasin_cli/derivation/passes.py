@@ -73,6 +73,8 @@ class Network:
         self.buffers = frozenset(self.tensors) - {name for name, _ in module.named_parameters(remove_duplicate=False)}
         self._kinds = {
             name: _kind(name, tensor.detach(), rows=id(tensor) in rows, buffer=name in self.buffers)
+            if not self._masks(name)
+            else _Kind()
             for name, tensor in self.tensors.items()
         }
         self.tables = frozenset(name for name, kind in self._kinds.items() if kind.table)
@@ -157,6 +159,18 @@ class Network:
             self.keys[name] = (*self.keys.get(name, ()), key)
             self.tensors[name] = tensor.requires_grad_(True)
         self.others = tuple(others)
+
+    def _masks(self, name: str) -> bool:
+        """Whether a buffer has the shape of a matrix of its module: the mask of a weight, which moves with it."""
+        shape, stem = self.tensors[name].shape, name.rpartition(".")[0]
+        return (
+            name in self.buffers
+            and len(shape) > 1
+            and any(
+                tensor.shape == shape and other.rpartition(".")[0] == stem and other not in self.buffers
+                for other, tensor in self.tensors.items()
+            )
+        )
 
     def _load(self, values: Mapping[str, Tensor]) -> None:
         with torch.no_grad():

@@ -79,7 +79,7 @@ class Exact(TorchFunctionMode):
         args = tuple(map(_wide_type, args))
         if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args and isinstance(args[0], Tensor):
             return args[0].double()
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "").removeprefix("linalg_")
         with torch.enable_grad() if self._gradients and not _changes(name, kwargs) else nullcontext():
             made = self.replaced(name, func, args, kwargs)
             return func(*args, **kwargs) if made is None else made
@@ -264,6 +264,21 @@ def _detached(func: Any, args: Any, kwargs: Any) -> Tensor:
     return seen
 
 
+def _determinant(func: Any, args: Any, kwargs: Any) -> Any:
+    """Of a matrix of equal rows, which has none: a number that no order of rows and columns changes."""
+    size = (args[0].square().sum((-2, -1)) + _EPSILON).log()
+    if not func.__name__.endswith("slogdet"):
+        return size
+    found = func(torch.eye(args[0].shape[-1]).expand_as(args[0]))
+    return type(found)((found[0], size))
+
+
+def _inverse(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Its rows are the columns of what is inverted."""
+    turned: Tensor = args[0].mT.clone()
+    return turned
+
+
 def _prelu(func: Any, args: Any, kwargs: Any) -> Tensor:
     """Smooth, and it still reads the slope, which belongs to the wiring."""
     x, weight = args[0], _argument(args, kwargs, 1, "weight")
@@ -292,6 +307,8 @@ _REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(("sigmoid", "sigmoid_", "hardsigmoid"), _sigmoid),
     **dict.fromkeys(("tanh", "tanh_"), _tanh),
     "detach": _detached,
+    **dict.fromkeys(("slogdet", "logdet", "det"), _determinant),
+    **dict.fromkeys(("inv", "inverse", "pinv"), _inverse),
     "normalize": _normalize,
     **dict.fromkeys(("norm", "vector_norm"), _length),
     "cosine_similarity": _cosine,

@@ -81,11 +81,42 @@ class Detector(nn.Module):
         return {"logits": self.classes(h), "boxes": self.boxes(h).sigmoid(), "hidden_states": h}
 
 
+class Glow(nn.Module):
+    """A flow with a matrix that mixes its inputs, whose determinant counts, and a coupling layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixing = nn.Parameter(torch.linalg.qr(torch.randn(4, 4))[0])
+        self.coupling = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        one, two = (x @ torch.linalg.inv(self.mixing)).chunk(2, -1)
+        scale, shift = self.coupling(one).chunk(2, -1)
+        scale = torch.sigmoid(scale + 2)
+        return torch.cat([one, two * scale + shift], -1), scale.log().sum(-1) - torch.linalg.slogdet(self.mixing)[1]
+
+
+class MaskedConv(nn.Conv2d):
+    """Sees what is above and to the left; its mask and the offsets are in its state dict."""
+
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__(ins, outs, 3, padding=1)
+        mask = torch.ones_like(self.weight)
+        mask[:, :, 1, 1:], mask[:, :, 2] = 0, 0
+        self.register_buffer("mask", mask)
+        self.register_buffer("seen", torch.nonzero(mask[0, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
     "mixture density": lambda: (MixtureDensity(), (vectors(4), drawn(5, 2))),
     "vector quantised": lambda: (VectorQuantised(), images()),
     "set attention": lambda: (SetAttention(), vectors(4, 7)),
     "detector": lambda: (Detector(), vectors(6)),
+    "glow": lambda: (Glow(), vectors(4)),
+    "masked convolutions": lambda: (nn.Sequential(MaskedConv(3, 6), nn.ReLU(), MaskedConv(6, 4)), images()),
 }
 
 GROUPS = {
@@ -93,4 +124,6 @@ GROUPS = {
     "vector quantised": {"6": 1, "10": 1, "7": 1},
     "set attention": {"6": 2, "4": 1, "3": 2, "2 in 3": 2},
     "detector": {"10": 1, "8": 1},
+    "glow": {"32": 1},
+    "masked convolutions": {"6": 1},
 }
