@@ -37,6 +37,8 @@ LARGEST = 800_000
 """Parameters of the largest network that a spec is derived from here."""
 
 EXPLAINED: Mapping[str, str] = {
+    "albert": "beside a classifier of sequences the pooled state has an order of its own; the shipped spec ties it to "
+    "the stream, as a classifier of tokens has the same keys",
     "flux": "one coordinate of all given places is zero, so that a part of queries and keys is not rotated here; "
     "the shipped spec leaves it alone, as other places may differ in it",
 }
@@ -167,7 +169,7 @@ def table(kept: Path) -> str:
             "Written by `python -m tests.derived`: for the network behind each proof of a shipped spec, a spec is",
             "derived from the network alone and compared as a group. A dim of the shipped spec is *equal* where the",
             "derived group has all of it, *finer* where it has more, *coarser* where it has a part, *missing* where it",
-            "has nothing of it. Seconds are those of one core.",
+            "has nothing of it. Seconds are those of one core (of some networks wall clock, an upper bound).",
             "",
             f"{len(compared)} networks of {len({spec for spec, _ in compared})} specs were compared,",
             f"{sum('skipped' in row for _, row in rows)} skipped, {sum('failed' in row for _, row in rows)} failed.",
