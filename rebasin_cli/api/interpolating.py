@@ -173,7 +173,7 @@ class Interpolation:
         Example:
             >>> path = rebasin.interpolate(a, b, loss=lambda state: float(state["fc.0.bias"].square().mean()), steps=3)
             >>> path.plot().axes[0].get_xlabel()
-            'λ, the weight on B'
+            'A  ←  λ, the weight on B  →  B'
         """
         from rebasin_cli.report.png import figure_of
 
