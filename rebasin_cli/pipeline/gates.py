@@ -65,7 +65,7 @@ def check_worth(document: RunDocument, max_loss: float | None, at_least_as_good:
     verdict = document.verdict
     if verdict is None or verdict.loss is None or verdict.members is None:
         return
-    remedy = "--repair repair, more --restarts or one of the models; everything was written all the same"
+    remedy = "--polish least-squares, more --restarts or one of the models; everything was written all the same"
     if max_loss is not None and not verdict.loss <= max_loss:
         raise GateError(f"the merge's loss is {loss_text(verdict.loss)}, above --max-loss {max_loss:g}", remedy=remedy)
     if at_least_as_good and noticeably_above(verdict.loss, verdict.members):
