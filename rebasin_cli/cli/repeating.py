@@ -23,13 +23,14 @@ from rebasin_cli.evaluation.user_code import is_named
 from rebasin_cli.report.document import InvocationRecord, RunDocument
 from rebasin_cli.safe_text import shortened
 
-REPEATED = ("align", "interpolate", "merge", "apply", "repair")
+REPEATED = ("align", "interpolate", "plane", "merge", "apply", "repair")
 READ = {"a", "b", "models", "checkpoint", "permutation", "data", "fit_data", "end", "arch", "network"}
 """Parameters that name files to read, or code."""
 WRITTEN = {"output", "report", "plot", "save_permutation", "resume"}
 """Parameters that name files to write."""
 _CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command"}
-_LEFT_OUT = {"force", "json"}
+_LEFT_OUT = {"force", "json", "form"}
+"""The document is always printed: it is what is compared, and what the next command of a pipe works on."""
 _UNNAMED = {"align": "aligned", "repair": "repaired"}
 """Commands that write beside their input without `-o`, and the role of what they write."""
 
@@ -102,6 +103,8 @@ def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path) -> C
     command = command.commands[name]
     context = command.make_context(name, list(record.command_line[2:]), help_option_names=[])  # would print it
     given = {p: v for p, v in context.params.items() if _is_typed(context, p) and p not in _LEFT_OUT}
+    if str(given.get("report")) == "-":
+        del given["report"]
     options: list[str] = []
     arguments: list[str] = []
     for parameter in command.params:
@@ -116,7 +119,7 @@ def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path) -> C
         options.append(f"--output={into / _file_name(outputs.get(_UNNAMED[name], ''))}")
     named = [(p, value) for p in sorted(_CODE & given.keys()) for value in _each(given[p])]
     code = tuple(f"--{p.replace('_', '-')} {value}" for p, value in named if _runs(p, value))
-    return Call((name, *options, *(["--", *arguments] if arguments else ())), folder, into, code)
+    return Call((name, "--json", *options, *(["--", *arguments] if arguments else ())), folder, into, code)
 
 
 def _is_typed(context: typer.Context, name: str) -> bool:

@@ -74,6 +74,8 @@ def _figures(document: RunDocument) -> Iterator[tuple[str, Any]]:
     if document.barrier:
         for name, curve in document.barrier.curves.items():
             yield f"{name} curve", (document.barrier.lam, msgspec.structs.replace(curve, basis={}))
+    if document.plane:
+        yield "plane", msgspec.structs.replace(document.plane, basis={}, data="")
     if document.merge:
         yield "merge", (document.merge.objective, document.merge.pairs, document.merge.scores)
 

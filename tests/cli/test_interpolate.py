@@ -76,7 +76,7 @@ def test_one_point_as_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
     for key, tensor in merged.items():
         torch.testing.assert_close(tensor, 0.75 * a[key] + 0.25 * c[key])
     assert done.document["outputs"]["merged"] == str(pair / "m.safetensors")
-    assert Path("m.rebasin.json").read_text() == done.out
+    assert json.loads(Path("m.rebasin.json").read_text())["outputs"]["merged"] == "m.safetensors"
     with safe_open("m.safetensors", "pt") as opened:
         assert opened.metadata()["rebasin.lambda"] == "0.25"
 

@@ -32,7 +32,7 @@ def edited(path: Path, edit: Callable[[Any], object]) -> Path:
 def test_align_comes_out_the_same(rebasin: Rebasin, pair: Path) -> None:
     assert rebasin("align", *AB, "--order", "random", "--seed", 3).code == 0
     before = {path: path.read_bytes() for path in pair.iterdir()}
-    done = rebasin("rerun", "b.rebasin.json")
+    done = rebasin("rerun", "b.rebasin.json", "--json")
     assert done.code == 0, done.err
     assert checks(done) == {"aligned": True, "permutation": True, "match": True, "distance": True}
     assert {path: path.read_bytes() for path in pair.iterdir() if path.is_file()} == before
@@ -49,7 +49,7 @@ def test_a_pipe_is_repeated_from_another_folder(
     moved = tmp_path_factory.mktemp("other") / "place"
     pair.rename(moved)
     monkeypatch.chdir(moved.parent)
-    done = rebasin("rerun", "place/m.rebasin.json", "--into", "again")
+    done = rebasin("rerun", "place/m.rebasin.json", "--into", "again", "--json")
     assert done.code == 0, done.err
     same = checks(done)
     assert all(same.values())
@@ -61,7 +61,7 @@ def test_a_pipe_is_repeated_from_another_folder(
 def test_what_differs_is_said_and_the_code_is_1(rebasin: Rebasin, pair: Path) -> None:
     assert rebasin("align", *AB).code == 0
     edited(pair / "b.rebasin.json", lambda d: d["hashes"].update(aligned="0" * 64))
-    done = rebasin("rerun", "b.rebasin.json")
+    done = rebasin("rerun", "b.rebasin.json", "--json")
     assert done.code == 1
     assert checks(done)["aligned"] is False
     assert checks(done)["permutation"] is True
@@ -99,7 +99,7 @@ HOSTILE: dict[str, tuple[list[str], int, str]] = {
     "a shell": (["rebasin", "sh", "-c", "touch owned"], 3, "`rebasin sh` is not repeated"),
     "itself": (["rebasin", "rerun", "b.rebasin.json", "--trust"], 3, "is not repeated"),
     "another program": (["touch", "owned"], 3, "`rebasin owned` is not repeated"),
-    "an option that there is not": (["rebasin", "align", *AB, "--owned"], 2, "no such option: --owned"),
+    "an option that there is not": (["rebasin", "align", *AB, "--owned"], 2, "there is no option `--owned`"),
     "outputs elsewhere": (["rebasin", "align", *AB, "-o", "../owned", "--report=/report.json", "-f"], 0, ""),
     "an output that leads up": (["rebasin", "align", *AB, "-o", "x/../.."], 3, "names no file for an output"),
     "a pipe": (["rebasin", "align", "-", AB[1]], 3, "came through a pipe"),
@@ -107,7 +107,7 @@ HOSTILE: dict[str, tuple[list[str], int, str]] = {
     "a metric": (["rebasin", "interpolate", *AB, "--metric=owned:f"], 2, "runs code: --metric owned:f"),
     "a loss": (["rebasin", "align", *AB, "--loss", "owned:f"], 2, "runs code: --loss owned:f"),
     "data": (["rebasin", "align", *AB, "--data", "owned:f"], 2, "runs code: --data owned:f"),
-    "help": (["rebasin", "align", *AB, "--help"], 2, "no such option: --help"),
+    "help": (["rebasin", "align", *AB, "--help"], 2, "there is no option `--help`"),
 }
 
 
