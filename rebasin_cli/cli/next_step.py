@@ -12,6 +12,7 @@ from rebasin_cli.report.names import short_path
 from rebasin_cli.safe_text import shell_word
 
 _WRITTEN = {"--report", "--plot", "--save-permutation", "--resume"}  # name files that are there by now
+_MADE = {"merged", "points"}  # roles of checkpoints that a path was asked for
 _FLAGS = {"--dry-run", "--force", "-f", "--verbose", "-v"}
 
 
@@ -29,7 +30,7 @@ def next_command(document: RunDocument, document_file: Path | None) -> str:
     if document.command == "align" and document_file is not None:
         target = _free("merged", is_folder=os.path.isdir(document.outputs["aligned"]))
         return f"{_shell(['interpolate', '--at', '0.5', '-o', target])} < {_shown(document_file)}"
-    if document.command == "interpolate" and not document.outputs and not _piped(words, document):
+    if document.command == "interpolate" and _MADE.isdisjoint(document.outputs) and not _piped(words, document):
         target = _free("merged", is_folder=os.path.isdir(document.inputs["a"].path))
         at = "best" if document.barrier else "0.5"
         return _shell([*_kept(words), "--at", at, "-o", target])

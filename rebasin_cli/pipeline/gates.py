@@ -23,10 +23,11 @@ def check_measured(document: RunDocument) -> None:
         )
     measured = document.barrier or document.plane
     failures = measured.failures if measured else {}
+    what = "path" if document.barrier else "plane"
     if failures:
         place, why = next(iter(failures.items()))
         raise ContentError(
-            f"{len(failures)} points could not be measured; {place}: {why}",
+            f"{len(failures)} points of the {what} could not be measured; {place}: {why}",
             remedy="everything else was measured and written; --at LAM -o FILE writes such a point, to try it by hand",
         )
 

@@ -15,7 +15,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "vision and language": ("clip", "clip-openai", "clip-vision", "siglip"),
     "language, decoders": (
-        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-bigcode", "gpt-j", "gpt-neo", "gpt-neox", "gpt2",
+        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-j", "gpt-neo", "gpt-neox", "gpt2",
         "llama", "llama-consolidated", "mamba", "mixtral", "mpt", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3",
         "qwen-moe", "qwen3", "stablelm", "starcoder2",
     ),

@@ -63,9 +63,6 @@ CLAIMS = {
     "NeoX: rotated dims move": Claim("gpt-neox", classic_decoders.neox, {
         "[head_dim - rotated]": "[head_dim - rotated + rotated]", "_:rotated + free.{i}": "free.{i}",
     }, "free"),
-    "GPT-BigCode: query heads are strided": Claim("gpt-bigcode", classic_decoders.bigcode, {
-        "(head.{i} qk.{i}) +": "(qk.{i} head.{i}) +",
-    }, "head"),
     "GPT-J: rotated dims move": Claim("gpt-j", classic_decoders.gptj, {
         "[head_dim - rotated]": "[head_dim - rotated + rotated]", "(_:rotated + free.{i})": "free.{i}",
     }, "free"),

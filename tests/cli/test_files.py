@@ -173,7 +173,7 @@ SPEC = (ROOT / "architectures" / "mlp.yaml").read_text().replace("name: mlp", "n
         ((*ALIGN, "--report"), "config.json"),
         ((*ALIGN, "--method", "activations", "--data", "data.npz", "--report"), "data.npz"),
         ((*PATH, "--data", "data.npz", "--arch", "own.yaml", "--steps", 3, "--report"), "own.yaml"),
-        ((*PATH, "--data", "data.npz", "--steps", 3, "--resume", "s.json", "--plot"), "s.json"),
+        ((*PATH, "--data", "data.npz", "--steps", 3, "--resume", "s.png", "--plot"), "s.png"),
         (("merge", *ALIGN[1:], "-o", "m.safetensors", "--arch", "own.yaml", "--report"), "own.yaml"),
         (("apply", "own.permutation.safetensors", "b.safetensors", "--arch", "own.yaml", "-o"), "own.yaml"),
         ((*ALIGN, "-o"), "hard.safetensors"),
@@ -185,16 +185,17 @@ def test_force_never_replaces_an_input(
     (pair / "own.yaml").write_text(SPEC)
     (pair / "config.json").write_text("{}")
     assert rebasin(*ALIGN, "--arch", "own.yaml", "-o", "own.safetensors").code == 0
-    assert rebasin(*PATH, "--data", "data.npz", "--steps", 3, "--resume", "s.json").code == 0
+    assert rebasin(*PATH, "--data", "data.npz", "--steps", 3, "--resume", "s.png").code == 0
     os.link("b.safetensors", "hard.safetensors")
     before = contents(pair)
-    for target in (output, "link"):
-        if target == "link":
-            (pair / "link").symlink_to(output)
+    link = f"link{Path(output).suffix}"
+    for target in (output, link):
+        if target == link:
+            (pair / link).symlink_to(output)
         refused = rebasin(*arguments, target, "--force")
         assert refused.code == 2, refused.err
         assert "both" in refused.err
-    (pair / "link").unlink()
+    (pair / link).unlink()
     assert contents(pair) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -38,7 +39,7 @@ def test_nothing_is_printed_where_the_document_has_a_place(rebasin: Rebasin, pai
     assert rebasin("align", *AB, "--report", "r.json").out == ""
     assert rebasin("interpolate", *AB, "--steps", 3, "--report", "i.json").out == ""
     printed = rebasin("align", *AB, "-f", "--report", "r.json", "--json")
-    assert printed.out == Path("r.json").read_text()
+    assert printed.document["distance"] == json.loads(Path("r.json").read_text())["distance"]
     assert rebasin("interpolate", *AB, "--report", "r2.json", "--dry-run").document["plan"]
     assert not Path("r2.json").exists()
 

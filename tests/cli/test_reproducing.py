@@ -35,8 +35,10 @@ def test_a_document_says_how_it_was_made(rebasin: Rebasin, pair: Path) -> None:
 
 def test_every_command_of_a_pipe_is_in_the_document(rebasin: Rebasin, pair: Path) -> None:
     first = rebasin("align", "a.safetensors", "b.safetensors")
-    second = rebasin("interpolate", "--steps", 3, "--data", "data.npz", "--report", "i.json", stdin=first.out.encode())
-    third = rebasin("report", "i.json", "--html", "i.html")
+    second = rebasin(
+        "interpolate", "--steps", 3, "--data", "data.npz", "--report", "i.json", "--json", stdin=first.out.encode()
+    )
+    third = rebasin("report", "i.json", "--html", "i.html", "--json")
     calls = from_json(third.out, "stdout").invocations
     assert [call.command_line[1] for call in calls] == ["align", "interpolate"]
     assert calls == from_json(second.out, "stdout").invocations
@@ -61,7 +63,7 @@ def test_options_have_the_defaults_of_their_method() -> None:
 def test_a_file_tells_no_folder_above_it(rebasin: Rebasin, pair: Path) -> None:
     (pair / "out").mkdir()
     words = ("interpolate", pair / "a.safetensors", "b.safetensors", "--data", pair / "data.npz", "--steps", 3)
-    done = rebasin(*words, "--report", "out/i.json", "--save-permutation", "out/p.safetensors")
+    done = rebasin(*words, "--report", "out/i.json", "--save-permutation", "out/p.safetensors", "--json")
     text = (pair / "out/i.json").read_text()
     assert str(pair) not in text
     assert '"../b.safetensors"' in text

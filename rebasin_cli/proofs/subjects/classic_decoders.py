@@ -75,14 +75,6 @@ def gpt_neo(**config: Any) -> Subject:
     )  # fmt: skip
 
 
-def bigcode(**config: Any) -> Subject:
-    """GPT-BigCode with 4 heads on one key and one value."""
-    return transformers_subject(
-        "transformers GPTBigCodeForCausalLM (4 heads, one key/value head)", "GPTBigCodeConfig",
-        "GPTBigCodeForCausalLM", **{**_GPT_SIZES, **config},
-    )  # fmt: skip
-
-
 def bloom() -> Subject:
     """BLOOM with 4 heads and a tied head."""
     return transformers_subject(
@@ -170,7 +162,6 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     ),
     "gpt-j": (gptj,),
     "gpt-neo": (gpt_neo, partial(gpt_neo, tie_word_embeddings=False)),
-    "gpt-bigcode": (bigcode,),
     "bloom": (bloom, published_bloom),
     "mpt": (mpt,),
     "mamba": (mamba, partial(mamba, use_bias=True), partial(mamba, "FalconMamba"), published_mamba),
