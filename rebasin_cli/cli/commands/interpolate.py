@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk
-from rebasin_cli.cli.streams import PIPE, output_of, read_piped_document, sources, working
+from rebasin_cli.cli.streams import PIPE, output_of, working
 from rebasin_cli.cli.values import file_path, number, pairs, plot_path
 from rebasin_cli.errors import UsageError
 
@@ -131,8 +132,7 @@ def command(
     The path is walked with B as it is (naive) and with B aligned. In a pipe after `rebasin align`, the alignment that
     was found there is used.
     """
-    if (a is None) != (b is None):
-        raise UsageError("a path needs two checkpoints, and one is named", remedy=_USAGE)
+    both_or_none("path", a, b, _USAGE)
     if max_barrier is not None and examples.data is None and judge.eval_command is None:
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     if any(gates.given().values()) and path.at is None:
@@ -148,7 +148,6 @@ def command(
     from rebasin_cli.pipeline.gates import check_gate, check_measured
     from rebasin_cli.pipeline.interpolate import interpolate
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum
-    from rebasin_cli.pipeline.resume import from_document
 
     session = talk.session(
         shows=dry_run or not (results.any() or max_barrier is not None),
@@ -160,20 +159,10 @@ def command(
     data = judged(examples, network, judge, match, choice, {"--resume": results.resume, **gates.given()})
     with working() as cleanup:
         target = output_of(results.output)
-        before, permutation = None, path.permutation
-        if a is not None and b is not None:
-            one, two = sources([a, b], cleanup)
-        else:
-            before = read_piped_document(_USAGE)
-            if spec_choice != type(spec_choice)():
-                raise UsageError(
-                    "--arch, --set, --freeze, --ignore and --symmetry were settled when the piped run aligned",
-                    remedy="give them to `rebasin align`",
-                )
-            one, two, spec_choice, found = from_document(before)
-            permutation = permutation or found
+        ends = ends_of(a, b, spec_choice, cleanup, _USAGE)
+        before, permutation = ends.document, path.permutation or ends.permutation
         request = InterpolateRequest(
-            one, two, spec_choice, before, not path.unaligned, permutation, path.steps, _point(path.at),
+            ends.a, ends.b, ends.spec, before, not path.unaligned, permutation, path.steps, _point(path.at),
             best=path.at == "best", blend=_blend(path.combine, path.weight), data=data, output=target,
             save_permutation=results.save_permutation, plot=results.plot, report=results.report,
             resume=results.resume, choice=choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,

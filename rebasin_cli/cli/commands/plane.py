@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.grouping import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import Examples, JudgeOptions, NetworkOptions, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
-from rebasin_cli.cli.streams import read_piped_document, sources, working
+from rebasin_cli.cli.streams import working
 from rebasin_cli.cli.values import file_path, plot_path
 from rebasin_cli.errors import UsageError
 
@@ -71,8 +72,7 @@ def command(
 
     In a pipe after `rebasin align`, the alignment that was found there is used.
     """
-    if (a is None) != (b is None):
-        raise UsageError("a plane needs two checkpoints, and one is named", remedy=_USAGE)
+    both_or_none("plane", a, b, _USAGE)
     if examples.data is None and judge.eval_command is None:
         raise UsageError("a plane is one of losses, and without data there are none", remedy="add --data FILE")
     if resume is not None and report is not None:
@@ -85,27 +85,16 @@ def command(
     from rebasin_cli.pipeline.gates import check_measured
     from rebasin_cli.pipeline.interpolate import interpolate
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, PlaneGrid
-    from rebasin_cli.pipeline.resume import from_document
 
     shows = dry_run or (plot, save_permutation, report, resume) == (None,) * 4
     session = talk.session(shows=shows, feeds=True, report=report)
     spec_choice, choice = spec.choice(), match.choice()
     data = judged(examples, network, judge, match, choice, {})
     with working() as cleanup:
-        before = None
-        if a is not None and b is not None:
-            one, two = sources([a, b], cleanup)
-        else:
-            before = read_piped_document(_USAGE)
-            if spec_choice != type(spec_choice)():
-                raise UsageError(
-                    "--arch, --set, --freeze, --ignore and --symmetry were settled when the piped run aligned",
-                    remedy="give them to `rebasin align`",
-                )
-            one, two, spec_choice, found = from_document(before)
-            permutation = permutation or found
+        ends = ends_of(a, b, spec_choice, cleanup, _USAGE)
+        before, permutation = ends.document, permutation or ends.permutation
         request = InterpolateRequest(
-            one, two, spec_choice, before, permutation=permutation, data=data, save_permutation=save_permutation,
+            ends.a, ends.b, ends.spec, before, permutation=permutation, data=data, save_permutation=save_permutation,
             plot=plot, report=report, resume=resume, choice=choice, force=force, dry_run=dry_run,
             plane=PlaneGrid(steps, margin),
         )  # fmt: skip
