@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -99,8 +99,7 @@ def measure(run: Run, outputs: Outputs, progress: Progress) -> Measured:
     document = _write_permutation(run, alignment, document, outputs)
     losses = None
     if sweep:
-        document_of = partial(_so_far, document, run.before, progress)
-        losses = _losses(run, sweep, alignment.permutation, document_of, outputs, progress)
+        losses = _losses(run, sweep, alignment.permutation, document, outputs, progress)
     else:
         progress.remark("no --data, so no loss and no barrier; --data FILE measures them")
     return Measured(inputs, alignment, document, sweep, losses)
@@ -127,25 +126,25 @@ def write(run: Run, measured: Measured, outputs: Outputs, progress: Progress) ->
 
 
 def _losses(
-    run: Run, sweep: Sweep, permutation: Permutation | None, document_of: Callable[..., RunDocument], outputs: Outputs,
-    progress: Progress,
-) -> BarrierRecord | PlaneRecord:  # fmt: skip
+    run: Run, sweep: Sweep, permutation: Permutation | None, document: RunDocument, outputs: Outputs, progress: Progress
+) -> BarrierRecord | PlaneRecord:
     """The losses of the line, or of the plane; the document is kept up to date meanwhile."""
-    path = run.targets.path("report")
+    path, document_of = run.targets.path("report"), partial(_so_far, document, run.before, progress)
     if run.request.plane is None:
         with keeping(path, document_of, outputs, progress) as keep:
             return measure_barrier(sweep, permutation, run.points.grid, progress=progress, keep=keep)
     from rebasin_cli.pipeline.plane import measure_plane
 
-    if permutation is None:
+    if permutation is None or document.distance is None:
         raise ContentError(
             "the piped run has no permutation file, and a plane goes through B aligned",
             remedy="name both checkpoints: rebasin plane A B",
         )
     with keeping(path, document_of, outputs, progress) as keep_plane:
         return measure_plane(
-            sweep, permutation, run.request.plane, progress=progress, keep=keep_plane, force=run.request.force
-        )
+            sweep, permutation, document.distance, run.request.plane,
+            progress=progress, keep=keep_plane, force=run.request.force,
+        )  # fmt: skip
 
 
 def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:

@@ -7,8 +7,7 @@ from itertools import groupby
 
 from rebasin_cli.report.document import PlaneRecord
 from rebasin_cli.report.figures import loss_text
-from rebasin_cli.report.plane_levels import BANDS, Levels
-from rebasin_cli.report.plane_text import _COLOURS, loss_at
+from rebasin_cli.report.plane_levels import BANDS, COLOURS, Levels, loss_at
 
 _WIDE = 640
 _FINE = 160  # cells across, whatever the grid: bands with edges that look like contour lines
@@ -38,7 +37,7 @@ def plane_svg(plane: PlaneRecord) -> str:
             if band is not None:
                 parts.append(
                     f'<rect x="{at * size:.2f}" y="{row * size:.2f}" width="{count * size + 0.3:.2f}" '
-                    f'height="{size + 0.3:.2f}" fill="{_COLOURS[band]}"/>'
+                    f'height="{size + 0.3:.2f}" fill="{COLOURS[band]}"/>'
                 )
             at += count
     places = {
@@ -70,7 +69,7 @@ def _scale(levels: Levels, high: float) -> list[str]:
     parts = []
     for band in range(BANDS):
         y = high - (band + 1) * step
-        parts.append(f'<rect x="{_WIDE + 12}" y="{y:.1f}" width="14" height="{step:.1f}" fill="{_COLOURS[band]}"/>')
+        parts.append(f'<rect x="{_WIDE + 12}" y="{y:.1f}" width="14" height="{step:.1f}" fill="{COLOURS[band]}"/>')
     for band, edge in enumerate(levels.edges):
         y = high - (band + 1) * step
         parts.append(f'<text x="{_WIDE + 32}" y="{y + 5:.1f}" fill="currentColor">{loss_text(edge)}</text>')

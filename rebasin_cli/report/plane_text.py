@@ -8,23 +8,9 @@ from rich.text import Text
 
 from rebasin_cli.report.document import PlaneRecord
 from rebasin_cli.report.figures import loss_text
-from rebasin_cli.report.plane_levels import BANDS, Levels
+from rebasin_cli.report.plane_levels import BANDS, COLOURS, Levels, loss_at
 
 _SHADES = " .:-=+*#%@"
-_COLOURS = (
-    "#440154",
-    "#482878",
-    "#3e4989",
-    "#31688e",
-    "#26828e",
-    "#1f9e89",
-    "#35b779",
-    "#6ece58",
-    "#b5de2b",
-    "#fde725",
-)
-"""Of viridis, which keeps its order for colour-blind readers and in grey."""
-
 _ASPECT = 2.1  # height of a character in its widths
 _MARKS = {"A": "A", "B": "B", "π(B)": "P"}
 
@@ -55,7 +41,7 @@ def plane_text(plane: PlaneRecord, *, width: int = 78, height: int = 22, unicode
                 text.append(corner, "bold reverse")
                 continue
             band = levels.band(loss_at(plane, x, y))
-            text.append(*(("?", "dim") if band is None else (_SHADES[band], f"on {_COLOURS[band]}")))
+            text.append(*(("?", "dim") if band is None else (_SHADES[band], f"on {COLOURS[band]}")))
         text.append("\n")
     low, high = (levels.edges[0], levels.edges[-1]) if levels.edges else (math.nan, math.nan)
     aligned = "π(B)" if unicode else "B aligned"
@@ -64,20 +50,3 @@ def plane_text(plane: PlaneRecord, *, width: int = 78, height: int = 22, unicode
         "dim",
     )
     return text
-
-
-def loss_at(plane: PlaneRecord, x: float, y: float) -> float:
-    """The loss at a point between those of the grid, bilinear; NaN where one of its four neighbours has none."""
-    i, u = _place(plane.x, x)
-    j, v = _place(plane.y, y)
-    low = (1 - u) * plane.loss[j][i] + u * plane.loss[j][i + 1]
-    high = (1 - u) * plane.loss[j + 1][i] + u * plane.loss[j + 1][i + 1]
-    return (1 - v) * low + v * high
-
-
-def _place(axis: tuple[float, ...], value: float) -> tuple[int, float]:
-    """The interval of an even axis that a value is in, and how far in it, 0 to 1."""
-    step = (axis[-1] - axis[0]) / (len(axis) - 1)
-    at = min(max((value - axis[0]) / step, 0.0), len(axis) - 1.0)
-    index = min(int(at), len(axis) - 2)
-    return index, at - index
