@@ -42,7 +42,7 @@ class NetworkScorer:
         loss: how answers are judged.
         metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
-        basis: what its figures hang on, by name.
+        basis: what its figures depend on, by name.
     """
 
     network: AnyNetwork
@@ -132,7 +132,7 @@ class CommandScorer:
 
     @property
     def basis(self) -> Mapping[str, str]:
-        """What its figures hang on."""
+        """What its figures depend on."""
         return {"command": self.source}
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
@@ -167,7 +167,7 @@ class FunctionScorer:
 
     @property
     def basis(self) -> Mapping[str, str]:
-        """What its figures hang on."""
+        """What its figures depend on."""
         return {"function": self.judge.name}
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:

@@ -21,7 +21,7 @@ from tests.cli.conftest import Rebasin
 AB = ("a.safetensors", "b.safetensors")
 
 
-def test_commands_that_feed_others_print_the_document_into_a_pipe(rebasin: Rebasin, pair: Path) -> None:
+def test_commands_that_feed_others_print_the_document(rebasin: Rebasin, pair: Path) -> None:
     assert rebasin("align", *AB).out.startswith("{")
     text = rebasin("align", *AB, "-f", "--format", "text").out
     assert text.startswith("B aligned onto A: cosine ")

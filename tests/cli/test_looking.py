@@ -114,9 +114,7 @@ def test_unknown_architecture_gets_a_suggestion(rebasin: Rebasin) -> None:
 
 
 @pytest.mark.parametrize("call", [("align", "a.safetensors", "b.safetensors", "--arch"), ("arch", "check")])
-def test_an_unknown_architecture_is_told_what_the_headers_look_like(
-    rebasin: Rebasin, pair: Path, call: tuple[str, ...]
-) -> None:
+def test_an_unknown_architecture_is_told_of_the_headers(rebasin: Rebasin, pair: Path, call: tuple[str, ...]) -> None:
     done = rebasin(*call, "lama", *(("a.safetensors",) if call[0] == "arch" else ()))
     assert done.code == 2
     assert re.search("where: the headers of [ab].safetensors are those of `mlp`", done.err)

@@ -89,7 +89,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A BatchNorm that stands behind something else: its statistics are taken anew."""
+    """A BatchNorm that stands behind something else: its statistics are measured again."""
 
     number: int
     name: str

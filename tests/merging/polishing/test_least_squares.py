@@ -252,7 +252,7 @@ class Twice(nn.Module):
         return F.linear(y, self.tied.weight) + self.out(y)
 
 
-def test_shared_and_tied_weights_stay_and_order_is_that_of_execution() -> None:
+def test_shared_weights_stay_in_the_order_of_execution() -> None:
     found, _, states = polish(Twice, normal(200, 5))
     assert found.solved == ["early.weight", "late.weight", "out.weight"]
     assert sorted(found.left) == ["shared.weight", "tied.weight"]
