@@ -91,7 +91,9 @@ def detect(
     if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
     strict = [known.get(spec.name) or attempt(spec, shapes, request) for spec in near[:3]]
-    raise _nothing_fits([r for r in strict if isinstance(r, Mismatch)])
+    different = [r for r in strict if isinstance(r, Mismatch)]
+    # A spec with as many differences as there are tensors has nothing in common with them but a few names.
+    raise _nothing_fits([m for m in different if len(m.faults) < len(shapes) or model_type in m.spec.model_types])
 
 
 def _covers(spec: PermutationSpec, shapes: Mapping[str, Shape]) -> bool:
@@ -161,7 +163,7 @@ def _nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
     )
     if not mismatches:
         return ContentError(
-            "no architecture fits this checkpoint, and none is near: no spec has a line for any of its tensors",
+            "no architecture fits this checkpoint, and none is near",
             remedy=remedy,
         )
     rows = []

@@ -149,3 +149,9 @@ def test_shipped_specs_are_the_choice_if_none_is_given() -> None:
     layout = detect(shapes)
     assert (layout.spec.name, layout.moving()) == ("mlp", ("h.0",))
     assert "none is near" in refused({"surely.no.such.tensor": (1, 2, 3, 4, 5)}, None).what  # type: ignore[arg-type]
+
+
+def test_specs_that_say_nearly_nothing_are_not_near() -> None:
+    names = [f"blocks.{i}.{c}.weight" for i in range(2) for c in ("c1", "c2")]
+    shapes = {"stem.weight": (16, 1, 3, 3), "head.weight": (10, 16)} | dict.fromkeys(names, (16, 16, 3, 3))
+    assert "none is near" in refused(shapes, None).what  # type: ignore[arg-type]
