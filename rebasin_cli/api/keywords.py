@@ -240,9 +240,9 @@ def parameters_of(keywords: type) -> list[inspect.Parameter]:
 
 def _defaults(keywords: type) -> dict[str, object]:
     """Name → default, from where the defaults stand; those that methods have differently are left out."""
-    from rebasin_cli.pipeline.choices import SpecChoice
     from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
+    from rebasin_cli.pipeline.layouts import SpecChoice
     from rebasin_cli.pipeline.merge import MergeRequest
     from rebasin_cli.pipeline.method_choice import METHODS, MatchChoice
 

@@ -12,8 +12,8 @@ from rebasin_cli.api.models import GivenModel, first_module
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, GivenNetwork, NetworkName
 from rebasin_cli.evaluation.options import check_name, parse_moments
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data_request import DataRequest
+from rebasin_cli.pipeline.layouts import SpecChoice
 from rebasin_cli.pipeline.method_choice import METHODS, MatchChoice, match_choice
 
 if TYPE_CHECKING:

@@ -2,20 +2,27 @@
 
 The lock is an empty file `.NAME.rebasin-lock` next to the output, held with flock: the system releases it however
 the process ends. So a temporary file whose lock is free belongs to no living run, and may be removed.
+
+Renames that plain `rename` cannot do are here as well: two names exchanged, and a name taken only while it is free.
+Linux has renameat2 for both and macOS has renamex_np. Where neither is there, or the file system does not know the
+flags (NFS), there are ways with several steps, and what they leave if a run is killed between them is removed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from rebasin_cli.checkpoints.renaming import ASIDE
 from rebasin_cli.errors import SystemFailure
 from rebasin_cli.failures import system_failure
 from rebasin_cli.safe_text import shell_word
@@ -169,3 +176,83 @@ def _hidden(place: Path, ending: str) -> Path:
         cut = raw[: _NAME_LIMIT - 17].decode(errors="ignore")
         name = f"{cut}-{hashlib.sha256(raw).hexdigest()[:16]}"
     return place.with_name(f".{name}{ending}")
+
+
+_AT_FDCWD = -100
+_LINUX = {"new": 1, "exchange": 2}  # RENAME_NOREPLACE, RENAME_EXCHANGE
+_MACOS = {"new": 4, "exchange": 2}  # RENAME_EXCL, RENAME_SWAP
+_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+ASIDE = ".aside"
+"""Ending of the name that a folder has for a moment where two names cannot be exchanged at once."""
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two existing names, atomically where the system can."""
+    if _rename(one, other, "exchange"):
+        return
+    aside = one.with_name(one.name + ASIDE)
+    if other.is_dir():
+        other.rename(aside)
+        try:
+            one.rename(other)
+        except BaseException:
+            aside.rename(other)
+            raise
+    else:
+        try:
+            os.link(other, aside)
+        except OSError:  # no hard links: the old content cannot be kept, and `one` is gone afterwards
+            one.replace(other)
+            return
+        one.replace(other)
+    aside.rename(one)
+
+
+def rename_new(one: Path, other: Path) -> None:
+    """Rename a file if the other name is free.
+
+    Raises:
+        FileExistsError: it is taken.
+    """
+    if _rename(one, other, "new"):
+        return
+    try:
+        os.link(one, other)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links either: the moment between the question and the rename stays open
+        if os.path.lexists(other):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(other)) from None
+        one.rename(other)
+    else:
+        one.unlink()
+
+
+def _rename(one: Path, other: Path, how: str) -> bool:
+    """Whether the system did it; False if it has no such call."""
+    call = _system_call()
+    if call is None:
+        return False
+    number = call(os.fsencode(one), os.fsencode(other), how)
+    if number in _UNKNOWN:
+        return False
+    if number:
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    return True
+
+
+@cache
+def _system_call() -> Callable[[bytes, bytes, str], int] | None:
+    """(from, to, how) → errno, 0 if it was done; None on systems without such a call."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        swap = library.renamex_np
+        swap.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
+        return lambda one, other, how: ctypes.get_errno() if swap(one, other, _MACOS[how]) else 0
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        rename = library.renameat2
+        rename.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+        return lambda one, other, how: (
+            ctypes.get_errno() if rename(_AT_FDCWD, one, _AT_FDCWD, other, _LINUX[how]) else 0
+        )
+    return None

@@ -20,8 +20,16 @@ from pathlib import Path
 from typing import BinaryIO, Self, cast
 
 from rebasin_cli.checkpoints.deferring import signals_deferred
-from rebasin_cli.checkpoints.locking import LOCK, PARTIAL, Lock, clean_leftovers, partial_path, remove
-from rebasin_cli.checkpoints.renaming import exchange, rename_new
+from rebasin_cli.checkpoints.locking import (
+    LOCK,
+    PARTIAL,
+    Lock,
+    clean_leftovers,
+    exchange,
+    partial_path,
+    remove,
+    rename_new,
+)
 from rebasin_cli.checkpoints.replacing import resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError
 from rebasin_cli.failures import system_failure

@@ -19,12 +19,11 @@ import typer
 
 import rebasin_cli
 from rebasin_cli import signals
-from rebasin_cli.cli.called import called
 from rebasin_cli.cli.examples import epilog
 from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
 from rebasin_cli.cli.plain_help import PlainCommand, PlainGroup
 from rebasin_cli.cli.streams import ClosedPipe, need_stdout
-from rebasin_cli.cli.terminal import colours_as_asked
+from rebasin_cli.cli.terminal import called, colours_as_asked
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 
 CLOSED_PIPE, INTERRUPTED, BUG = 141, 130, 70
@@ -179,7 +178,7 @@ def _exit_code(failure: BaseException) -> int:
 
 def _tell_usage(failure: Exception) -> int:
     """A usage error of the option parser, in the form of our own."""
-    from rebasin_cli.cli.usage import usage_parts
+    from rebasin_cli.cli.messages import usage_parts
 
     print_error_parts(*usage_parts(failure))
     return UsageError.exit_code

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 _VARIABLES = ("NO_COLOR", "FORCE_COLOR")
 _CHOICES = {"always": ("FORCE_COLOR", "1"), "never": ("NO_COLOR", "1")}
@@ -64,3 +66,7 @@ def _asked(arguments: Sequence[str]) -> str:
         if option == "--color":
             return value if sign else following
     return ""
+
+
+called: ContextVar[tuple[str, ...]] = ContextVar("called", default=())
+"""What stands after `rebasin`."""

@@ -20,8 +20,7 @@ from rebasin_cli.matching.descent.settling import is_tie
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import Order, Start, WeightsOptions
 from rebasin_cli.matching.parallel import in_order
-from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.result import MatchResult, Stop, StopMatching, Trial, rising
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching, Trial, rising
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

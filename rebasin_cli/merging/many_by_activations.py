@@ -17,8 +17,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.data.activations import Grams, Solver, by_weights, pair_grams, untold
 from rebasin_cli.matching.options import ActivationOptions
-from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
-from rebasin_cli.matching.result import Stop, StopMatching
+from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.merging.many import ManyResult, OnRound, in_order_of_first
 from rebasin_cli.merging.models import Models, total_similarity

@@ -169,8 +169,7 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
     load_torch()
     import torch
 
-    from rebasin_cli.permutation.signed import units_of
-    from rebasin_cli.permutation.values import Permutation
+    from rebasin_cli.permutation.values import Permutation, units_of
 
     indices = {dim: checkpoint[dim] for dim in checkpoint}
     for dim, perm in indices.items():

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation.signed import Turn, taken, turned_where, units_of
+from rebasin_cli.permutation.values import Turn, taken, turned_where, units_of
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
 Read = Callable[[str], Tensor]

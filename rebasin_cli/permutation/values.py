@@ -3,20 +3,50 @@
 The convention, here and everywhere: a permutation is a gather. A dim of its own has an array of shape (n,) with
 `aligned[i] = b[perm[i]]`. A dim within an owner has one of shape (*owner sizes, n), one permutation for every
 unit of the owner, indexed by the owner's place in A: `aligned[g, i] = b[P[g], p[g, i]]`. A dim without an array
-stays at identity. An entry below zero, `~j`, is unit j with its sign turned (see `signed`).
+stays at identity. An entry below zero, `~j`, (that is −1 − j) is unit j with its sign turned: one
+array of a dim is an element of the group of signed permutations, a plain one if no entry is below zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.scan import hash_tensors
-from rebasin_cli.permutation.signed import units_of, with_turns
 from rebasin_cli.spec import Layout
+
+Turn = Callable[[Tensor], Tensor]
+"""What turning a sign does to the elements of a tensor."""
+
+
+def units_of(perm: Tensor) -> Tensor:
+    """The units alone."""
+    return torch.where(perm < 0, ~perm, perm)
+
+
+def with_turns(units: Tensor, turned: Tensor) -> Tensor:
+    """Units, some of them turned once more than they are."""
+    return torch.where(turned, ~units, units)
+
+
+def signs_of(perm: Tensor, like: Tensor) -> Tensor:
+    """1 or −1 for every entry, in the type and on the device of another tensor."""
+    return torch.where(perm < 0, -1, 1).to(device=like.device, dtype=like.dtype)
+
+
+def turned_where(view: Tensor, turned: Tensor, turn: Turn) -> Tensor:
+    """A tensor with some of its elements turned; `turned` broadcasts to it."""
+    return torch.where(turned, turn(view), view) if bool(turned.any()) else view
+
+
+def taken(view: Tensor, axis: int, perm: Tensor, turn: Turn = torch.neg) -> Tensor:
+    """What signed indices (n,) choose along an axis, turned where they say so."""
+    perm = perm.to(view.device)
+    shape = [len(perm) if at == axis else 1 for at in range(view.dim())]
+    return turned_where(view.index_select(axis, units_of(perm)), (perm < 0).reshape(shape), turn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, BinaryIO
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.devices import matching_device, require_device
-from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
+from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import Pair, bind_pair, check_symmetry, tell_layout
+from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
-from rebasin_cli.pipeline.network_spec import settled_spec
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     input_record,
+    versions,
 )
 from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base
-from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:  # examples and networks, which not every command has

@@ -10,13 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import Distance, measure_distance
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import MatchResult, in_reals
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import scan_sources
-from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match import match_pair
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
@@ -27,9 +25,10 @@ from rebasin_cli.pipeline.record import (
     match_record,
     output_metadata,
     peak_memory,
+    versions,
 )
+from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
-from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 

@@ -14,10 +14,10 @@ from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.files import read_json
-from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.layouts import SpecChoice
 from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.record import versions
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, proof_of, remember
-from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     CheckRecord,

@@ -29,15 +29,13 @@ from rebasin_cli.evaluation.networks.module_network import build_module, user_ne
 from rebasin_cli.evaluation.user_code import module_files
 from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import read_text
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data import read_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import shapes_of
+from rebasin_cli.pipeline.layouts import SpecChoice, shapes_of
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.record import architecture_record, input_record
+from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember, user_folder
-from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import CheckRecord, DerivationRecord, RunDocument
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout, bind

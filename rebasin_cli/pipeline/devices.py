@@ -1,4 +1,7 @@
-"""Where is computed: `--device`. torch is asked only where it may see a GPU."""
+"""Where is computed (`--device`), and what matching costs, counted from a layout alone.
+
+torch is asked only where it may see a GPU.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.costs import sweep_work
 from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.spec import Layout
 
@@ -66,3 +68,21 @@ def _may_see_gpu() -> bool:
         return _FOR_GPUS.search((folder / "version.py").read_text(encoding="utf-8")) is not None
     except (OSError, ValueError):
         return True
+
+
+def sweep_work(layout: Layout) -> int:
+    """Multiply-adds of one product for every moving side: what a sweep takes if nothing is kept."""
+    moving = set(layout.moving())
+    return sum(
+        side.size * piece.elements
+        for bound in layout.tensors.values()
+        if bound.section == "tensors"
+        for piece in bound.pieces
+        for side in piece.sides
+        if side.dim in moving
+    )
+
+
+def has_fast_solver() -> bool:
+    """Whether the compiled solver of assignments was built."""
+    return find_spec("rebasin_cli.matching.assignment._lazy_jv") is not None

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
+from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.report.document import InputRecord

@@ -12,14 +12,12 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.devices import resolve_device
-from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check
+from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.inputs import open_source
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_weights, checked_grid
-from rebasin_cli.pipeline.layouts import Pair, bind_pair, check_symmetry, tell_layout
+from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, search_record, with_data
-from rebasin_cli.pipeline.network_spec import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import PathPoints, check_dtypes, check_points_folder, tell_lacking
 from rebasin_cli.pipeline.points_folder import PointsRun
@@ -27,10 +25,10 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     input_record,
+    versions,
 )
 from rebasin_cli.pipeline.resume import NO_SWEEP, EarlierSweep, check_same_spec, read_earlier_sweep
 from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
-from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:  # examples and networks, which not every path has

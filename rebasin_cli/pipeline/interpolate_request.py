@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import LINE, Blend, check_lambda, lambda_grid
 from rebasin_cli.permutation.files import SavedPermutation
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source
-from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.method_choice import MatchChoice, search_longer
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.safe_text import shell_word

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import measure_distance
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import MatchResult, in_reals
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
@@ -25,7 +24,6 @@ from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
-from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.match import match_pair, tell_identity
 from rebasin_cli.pipeline.points import PathPoints
 from rebasin_cli.pipeline.progress import Progress
@@ -36,11 +34,12 @@ from rebasin_cli.pipeline.record import (
     input_record,
     match_record,
     peak_memory,
+    versions,
 )
 from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
+from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
-from rebasin_cli.pipeline.versions import versions
 from rebasin_cli.pipeline.worth import Point, point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
 from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument, VerdictRecord

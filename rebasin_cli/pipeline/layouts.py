@@ -7,19 +7,50 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.dtypes import SIGN_BITS
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.counterparts import Counterparts, Side, listed
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.remembered_proofs import proof_of
+from rebasin_cli.report.document import ArchitectureRecord
 from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout, PermutationSpec, bind, detect, find_spec
-from rebasin_cli.spec.binding.ignore_patterns import require_matches
+from rebasin_cli.spec.binding.prefixes import require_matches
 from rebasin_cli.spec.registry import UnknownArchitectureError
+
+
+@dataclass(frozen=True, slots=True)
+class SpecChoice:
+    """What the user said about the spec: `--arch`, `--set`, `--freeze`, `--ignore`.
+
+    Attributes:
+        text: the YAML of a spec whose file may be gone: a document or a permutation file holds it.
+        symmetry: what may be done to units beside permuting them: `--symmetry`.
+    """
+
+    arch: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    text: str = ""
+    symmetry: str = "permutations"
+
+    @property
+    def signs(self) -> bool:
+        """Whether units may have their signs turned."""
+        return self.symmetry == "signs"
+
+    @staticmethod
+    def of_record(record: ArchitectureRecord) -> SpecChoice:
+        """The choice that an earlier command made."""
+        options = record.options
+        return SpecChoice(
+            record.file or record.name, options.set, options.freeze, options.ignore, record.text,
+            options.symmetry or "permutations",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,26 @@
-"""Running a match: on which device and threads, with progress, until it ends or is ended early."""
+"""Running a match: on which device and threads, with progress, until it ends or is ended early:
+after a time (`--time-budget`), or on Ctrl-C (`--on-interrupt save`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
+from types import FrameType
 from typing import Protocol, TypeVar
 
-from rebasin_cli.matching.result import MatchResult, Trial
+import torch
+
+from rebasin_cli.matching.problem import MatchResult, StopMatching, Trial
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.methods import Running, run_method
 from rebasin_cli.pipeline.progress import Advance, Progress
-from rebasin_cli.pipeline.stopping import stopping
-from rebasin_cli.pipeline.threads import pool, resolve_threads
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.report.figures import loss_text, measure_text
 
@@ -144,3 +148,67 @@ def tell_identity(
             "the identity is the optimum that was found: B's units already lie in A's order "
             "(fine-tunes of one network, or aligned before), and aligning changes nothing"
         )
+
+
+def resolve_threads(wanted: int | None) -> int:
+    """The number of threads, which from now on is torch's own, too; by default the cores that we may use, or what
+    OMP_NUM_THREADS says."""
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    return torch.get_num_threads()
+
+
+@contextmanager
+def pool(threads: int) -> Iterator[Executor | None]:
+    """The executor of a match, None for one thread. Inside it torch has one thread by itself.
+
+    Products that torch shares out differ in their last bits with the number of threads, and for small networks
+    sharing out costs more than the product. What is independent, and stripes of large products, goes through the
+    executor instead, and the result is the same for any number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if threads < 2:
+            yield None
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="rebasin") as executor:
+            yield executor
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def stopping(budget: float | None, *, save: bool) -> Iterator[Callable[[], None]]:
+    """Yields a function to call now and then, which raises `StopMatching` when it is time to stop.
+
+    Args:
+        budget: seconds from now.
+        save: take the first Ctrl-C as the wish to stop; the second one interrupts as always.
+    """
+    deadline = None if budget is None else monotonic() + budget
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    def check() -> None:
+        if interrupted:
+            raise StopMatching("interrupted")
+        if deadline is not None and monotonic() >= deadline:
+            raise StopMatching("time")
+
+    before = None
+    if save:
+        try:
+            before = signal.signal(signal.SIGINT, interrupt)
+        except ValueError:  # not the main thread, which alone receives signals
+            save = False
+    try:
+        yield check
+    finally:
+        if save:
+            signal.signal(signal.SIGINT, before)

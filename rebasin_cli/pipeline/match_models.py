@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from rebasin_cli.matching.portfolio import starts_at_once
-from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import ActivationProblem, MatchResult, Problem, Resources
 from rebasin_cli.merging.many import ManyResult, match_many
 from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models

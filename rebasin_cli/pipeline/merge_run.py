@@ -9,13 +9,12 @@ from msgspec import structs
 from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.matching.complex_numbers import in_reals
+from rebasin_cli.matching.problem import in_reals
 from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, PairDistance, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.pipeline.inputs import scan_sources
-from rebasin_cli.pipeline.kept_document import write_document
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge import Run
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, score_merge
@@ -24,6 +23,7 @@ from rebasin_cli.pipeline.points import is_first, tell_kept
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
+from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import told
 from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument, VerdictRecord

@@ -10,8 +10,6 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching.complex_numbers import in_reals
-from rebasin_cli.matching.costs import sweep_work
 from rebasin_cli.matching.options import (
     STARTS,
     ActivationOptions,
@@ -22,8 +20,17 @@ from rebasin_cli.matching.options import (
     WeightsOptions,
 )
 from rebasin_cli.matching.portfolio import Attempt, best_of, descend, descents, simplest, starts_at_once
-from rebasin_cli.matching.problem import ActivationProblem, LossProblem, OnStep, Problem, Resources
-from rebasin_cli.matching.result import MatchResult, Trial
+from rebasin_cli.matching.problem import (
+    ActivationProblem,
+    LossProblem,
+    MatchResult,
+    OnStep,
+    Problem,
+    Resources,
+    Trial,
+    in_reals,
+)
+from rebasin_cli.pipeline.devices import sweep_work
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice, SearchOptions, SinkhornSearchOptions, missing_data
 

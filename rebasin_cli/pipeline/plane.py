@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.objective import measure_distance
+from rebasin_cli.matching.problem import in_reals
 from rebasin_cli.merging.plane import InPlane, Plane
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation

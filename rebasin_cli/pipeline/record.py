@@ -1,19 +1,23 @@
-"""From what the solvers return to what the run document keeps."""
+"""From what the solvers return, and what their figures depend on, to what the run document keeps."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.files import sha256_of
-from rebasin_cli.pipeline.choices import SpecChoice
+from rebasin_cli.pipeline.layouts import SpecChoice
 from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.report.document import (
     ArchitectureRecord,
@@ -27,9 +31,9 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.spec import Layout
 
-if TYPE_CHECKING:  # what finds them works on tensors, which a record of shapes does not need
+if TYPE_CHECKING:
     from rebasin_cli.matching.objective import Distance
-    from rebasin_cli.matching.result import MatchResult
+    from rebasin_cli.matching.problem import MatchResult
     from rebasin_cli.pipeline.data_request import DataRequest
 
 
@@ -147,3 +151,33 @@ def peak_memory() -> int:
     """Largest resident memory of this process so far, in bytes (Linux counts in kB, macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Of the program and of what its figures depend on."""
+    found = {"rebasin": rebasin_cli.__version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "scipy", "safetensors"):
+        found[package] = importlib.metadata.version(package)
+    return found
+
+
+def machine() -> dict[str, str]:
+    """What times depend on: system, processor, cores, threads of torch if that works, Python. Neither host nor user."""
+    found = {
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count() or 1),
+        "python": platform.python_version(),
+    }
+    torch = sys.modules.get("torch")
+    return found if torch is None else found | {"threads": str(torch.get_num_threads())}
+
+
+@cache
+def _processor() -> str:
+    """Its name; Python's own function starts a program to find it, and finds nothing on Linux."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -15,16 +15,13 @@ from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.merging.options import check_lambda
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.inputs import Source, open_source, scan_sources
-from rebasin_cli.pipeline.kept_document import write_document
-from rebasin_cli.pipeline.layouts import bind_one, bind_pair, tell_layout
+from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, bind_pair, tell_layout
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory
-from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base
-from rebasin_cli.pipeline.versions import versions
+from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, versions
+from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base, write_document
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.spec import Layout
 

@@ -12,7 +12,7 @@ from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.versions import versions
+from rebasin_cli.pipeline.record import versions
 from rebasin_cli.report.document import CheckRecord, RunDocument
 
 _FILES = ("data", "fit-data", "permutation")

@@ -22,9 +22,8 @@ from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.files import read_bytes
 from rebasin_cli.permutation.files import LARGEST
-from rebasin_cli.pipeline.choices import SpecChoice
 from rebasin_cli.pipeline.inputs import Source
-from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import document_file, read_document
 from rebasin_cli.report.document import BarrierRecord, CurveRecord, PlaneRecord, RunDocument

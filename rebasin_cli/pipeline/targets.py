@@ -1,4 +1,4 @@
-"""Where outputs go, and every collision among them, before any work is done."""
+"""Where outputs go, and every collision among them, before any work is done; the run document as one of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.addresses import file_name_of, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.replacing import check_file_target, check_target
 from rebasin_cli.errors import UsageError
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.report.codec import document_file
+from rebasin_cli.report.document import RunDocument
+
+if TYPE_CHECKING:
+    from rebasin_cli.checkpoints.outputs import Outputs
+
 
 # What is read with a checkpoint: sizes, preparation of images, a tokenizer.
 _BESIDE = (
@@ -225,3 +232,10 @@ def _files(entry: Checkpoint | Path) -> set[Path]:
         found |= {Path(os.path.realpath(path)) for path in entry.companions}
         found |= {Path(os.path.realpath(path)) for path in folder.glob("*.index.json")}
     return found
+
+
+def write_document(document: RunDocument, targets: Targets, outputs: Outputs, progress: Progress) -> None:
+    """Write the document where it was named or belongs, if anywhere, and tell where that is."""
+    if path := targets.path("report"):
+        outputs.write(path, document_file(document, path))
+        progress.document_file = path

@@ -15,8 +15,7 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import LINE, Blend
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.choices import SpecChoice
-from rebasin_cli.pipeline.layouts import Pair
+from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.points import PathPoints, is_first, tell_kept
 from rebasin_cli.pipeline.points_folder import PointsRun, begin_points

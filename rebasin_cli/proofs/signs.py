@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view
-from rebasin_cli.permutation.signed import with_turns
-from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.permutation.values import Permutation, with_turns
 from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]

@@ -8,12 +8,18 @@ from typing import Any
 from rebasin_cli.errors import ContentError
 from rebasin_cli.garbage import collection_paused
 from rebasin_cli.spec.binding.bind import attempt, matcher_for
+from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
-from rebasin_cli.spec.binding.ignore_patterns import keys_matching, options_for, require_matches
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch
-from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
-from rebasin_cli.spec.binding.request import Request
+from rebasin_cli.spec.binding.prefixes import (
+    MOST,
+    Prefix,
+    keys_matching,
+    options_for,
+    prefix_candidates,
+    require_matches,
+)
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.outlines import may_cover
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs

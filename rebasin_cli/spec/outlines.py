@@ -17,10 +17,10 @@ from typing import Any
 
 from rebasin_cli.spec.binding.claims import Shape
 from rebasin_cli.spec.binding.prefixes import prefix_candidates
+from rebasin_cli.spec.language.loading import architectures_folder
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.language.template import skeletons_of
 from rebasin_cli.spec.registry import shipped_spec, shipped_specs
-from rebasin_cli.spec.shipped_folder import architectures_folder
 
 FILE = "outlines.json"
 _ANY = -1  # axes of a line without a pattern

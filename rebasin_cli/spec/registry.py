@@ -10,10 +10,9 @@ from pathlib import Path
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.spec.hints import MOST_NAMED, did_you_mean, question
-from rebasin_cli.spec.language.loading import load_spec, parse_spec
+from rebasin_cli.spec.language.loading import architectures_folder, load_spec, parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.limits import LONGEST_FILE
-from rebasin_cli.spec.shipped_folder import architectures_folder
 
 _TITLE = re.compile(r"^title: *(.*)$", re.MULTILINE)
 

@@ -22,9 +22,8 @@ import torch
 from rebasin_cli.evaluation.networks.registry import build_network
 from rebasin_cli.evaluation.sweep import evaluate
 from rebasin_cli.matching.portfolio import best_of, descents
-from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
-from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, State
 from rebasin_cli.merging.options import ManyOptions

@@ -31,10 +31,9 @@ from rebasin_cli.evaluation.networks.registry import build_network
 from rebasin_cli.evaluation.sweep import runner, sweep
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
-from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
-from rebasin_cli.matching.result import MatchResult
 from rebasin_cli.merging.channel_statistics import reset_statistics
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import lambda_grid

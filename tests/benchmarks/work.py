@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.memory import give_freed_memory_back
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.writer import write_tensors
+from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product

@@ -16,11 +16,10 @@ from types import FrameType
 import pytest
 import torch
 
-from rebasin_cli.checkpoints import renaming
-from rebasin_cli.checkpoints.locking import Lock, clean_leftovers, lock_path, partial_path
+from rebasin_cli.checkpoints import locking
+from rebasin_cli.checkpoints.locking import ASIDE, Lock, clean_leftovers, exchange, lock_path, partial_path, rename_new
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs, new_file
-from rebasin_cli.checkpoints.renaming import ASIDE, exchange, rename_new
 from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import SystemFailure, UsageError
 from tests.checkpoints.building import run_python, two_shards, write_sharded
@@ -31,7 +30,7 @@ from tests.small import ROOT, environment
 def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of renaming: every system has the second one."""
     if request.param == "without them":
-        monkeypatch.setattr(renaming, "_system_call", lambda: None)
+        monkeypatch.setattr(locking, "_system_call", lambda: None)
 
 
 @pytest.mark.usefixtures("calls")
@@ -224,7 +223,7 @@ def _write_under_signal(folder: Path, at: int) -> bool:
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
         nonlocal count
-        if frame.f_code.co_filename.endswith(("outputs.py", "locking.py", "renaming.py")):
+        if frame.f_code.co_filename.endswith(("outputs.py", "locking.py")):
             count += 1
             if count == at:
                 signal.raise_signal(signal.SIGTERM)

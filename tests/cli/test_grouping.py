@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.matching import MatchOptions
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.method_choice import METHODS

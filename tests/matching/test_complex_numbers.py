@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rebasin_cli.matching.complex_numbers import in_reals
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.options import WeightsOptions
-from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.problem import Problem, Resources, in_reals
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, shipped_spec

@@ -10,8 +10,7 @@ from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
-from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.result import Stop, StopMatching
+from rebasin_cli.matching.problem import Problem, Resources, Stop, StopMatching
 from rebasin_cli.permutation.values import Permutation
 from tests.networks import TINY, tiny_layout, tiny_state
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.portfolio import best_of, descents
-from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.result import MatchResult, StopMatching
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, StopMatching
 from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, pairwise_distances, total_similarity
 from rebasin_cli.merging.options import Algorithm, ManyOptions

@@ -15,8 +15,7 @@ from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, torch_dtype
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import load_permutation, save_permutation
 from rebasin_cli.permutation.gather import permute_tensor, permuted
-from rebasin_cli.permutation.signed import signs_of, units_of
-from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.permutation.values import Permutation, signs_of, units_of
 from rebasin_cli.spec import bind
 from rebasin_cli.spec.language.loading import parse_spec
 from tests.signed_networks import SIGNED, signed_forward, signed_layout, signed_state

@@ -10,8 +10,7 @@ import torch
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.matching.options import ActivationOptions
-from rebasin_cli.matching.problem import Problem
-from rebasin_cli.matching.result import StopMatching
+from rebasin_cli.matching.problem import Problem, StopMatching
 from rebasin_cli.pipeline import methods
 from rebasin_cli.pipeline.method_choice import METHODS, NOT_OPTIONS, match_choice
 from rebasin_cli.pipeline.methods import RUNS, Running, match_by_search

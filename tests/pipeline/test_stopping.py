@@ -9,9 +9,9 @@ import time
 import pytest
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.result import StopMatching
+from rebasin_cli.matching.problem import StopMatching
+from rebasin_cli.pipeline.match import stopping
 from rebasin_cli.pipeline.quantities import parse_duration
-from rebasin_cli.pipeline.stopping import stopping
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("0.5", 0.5)])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import FittingExamples, NetworkOptions, check_loss, fitted
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
 from rebasin_cli.cli.groups.data import NamedNetwork
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, Talk

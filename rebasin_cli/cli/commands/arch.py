@@ -9,7 +9,7 @@ import typer
 
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.examples import epilog
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, NamedSpecOptions, Set, SpecName, spec_choice
 from rebasin_cli.cli.groups.matching import Seed
 from rebasin_cli.cli.groups.talk import Force, Talk

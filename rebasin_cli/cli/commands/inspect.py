@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, SpecOptions
 from rebasin_cli.cli.groups.data import NamedNetwork
 from rebasin_cli.cli.groups.talk import Talk

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import numbers as n
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of

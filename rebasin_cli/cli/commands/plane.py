@@ -9,7 +9,7 @@ import typer
 
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.ends import both_or_none, ends_of
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import Examples, JudgeOptions, NetworkOptions, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of

@@ -10,7 +10,7 @@ import typer
 
 from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
 from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, PolishOptions, half
 from rebasin_cli.cli.groups.matching import DeviceName

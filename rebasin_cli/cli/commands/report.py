@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli.grouping import grouped
+from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.talk import Force, Talk
 from rebasin_cli.cli.streams import PIPE, print_payload, read_piped_document, working
 from rebasin_cli.cli.values import plot_path

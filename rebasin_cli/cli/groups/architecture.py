@@ -14,7 +14,7 @@ from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.values import number, pairs
 
 if TYPE_CHECKING:
-    from rebasin_cli.pipeline.choices import SpecChoice
+    from rebasin_cli.pipeline.layouts import SpecChoice
 
 _PANEL = "Architecture"
 
@@ -116,7 +116,7 @@ def spec_choice(
     Raises:
         UsageError: one of `sizes` is not NAME=N.
     """
-    from rebasin_cli.pipeline.choices import SpecChoice
+    from rebasin_cli.pipeline.layouts import SpecChoice
 
     parsed = {
         name: number(n.SIZE, value, option=f"--set {name}", example=f"--set {name}=12")

@@ -24,8 +24,7 @@ from rebasin_cli.matching.descent.nested import solve_of_layout
 from rebasin_cli.matching.descent.settling import settle_rows, settled
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.options import ActivationOptions
-from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import ActivationProblem, MatchResult, Problem, Resources
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form
 from rebasin_cli.permutation.values import Permutation

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
-from rebasin_cli.matching.problem import LossProblem, Problem, Resources
-from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
+from rebasin_cli.matching.problem import LossProblem, MatchResult, Problem, Resources, Stop, StopMatching
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 

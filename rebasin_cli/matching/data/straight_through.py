@@ -17,8 +17,7 @@ from rebasin_cli.matching.data.held_out import match_first, midpoint, search_by_
 from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import SteOptions, WeightsOptions
-from rebasin_cli.matching.problem import LossProblem, Problem, Resources
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import LossProblem, MatchResult, Problem, Resources
 from rebasin_cli.permutation.values import Permutation
 
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.descent.worth import Worth
 from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.similarity.blocks import Block
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms
-from rebasin_cli.permutation.signed import units_of
+from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms, Worth
+from rebasin_cli.permutation.values import units_of
 from rebasin_cli.spec import Layout
 
 Solve = Callable[[Tensor], Tensor]

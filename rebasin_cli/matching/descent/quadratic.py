@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation.signed import signs_of, taken, units_of, with_turns
+from rebasin_cli.permutation.values import signs_of, taken, units_of, with_turns
 
 MAX_FRANK_WOLFE = 30
 MAX_ROUNDS = 50

@@ -17,9 +17,6 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment.solve import Assignment, Assignments, solve_assignment, solve_assignments
 from rebasin_cli.matching.cache import working_clock
-from rebasin_cli.matching.descent.nested import solve_of_layout
-from rebasin_cli.matching.descent.quadratic import Quadratic, improve
-from rebasin_cli.matching.descent.worth import Worth
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import (
     Block,
@@ -32,7 +29,7 @@ from rebasin_cli.matching.similarity.blocks import (
 )
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms, forms_of
+from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms, Worth, forms_of
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
@@ -150,10 +147,19 @@ class Steps:
             before, after = (float(worth.total(perm[None])) for perm in (permutation[root], found))
             step.end({root: found}, before, after)
         else:
-            step.end(*solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all))
+            step.end(*self._solve_nested(step, block, permutation, forms))
         step.seconds["assignment"] += self._clock() - began
 
+    def _solve_nested(
+        self, step: Step, block: Block, permutation: Permutation, forms: Forms
+    ) -> tuple[Mapping[str, Tensor], float, float]:
+        from rebasin_cli.matching.descent.nested import solve_of_layout
+
+        return solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all)
+
     def _solve_quadratic(self, step: Step, block: Block, permutation: Permutation) -> None:
+        from rebasin_cli.matching.descent.quadratic import Quadratic, improve
+
         root = block.root
         n = self.problem.layout.dims[root].size
         began = self._clock()
@@ -191,7 +197,7 @@ class Steps:
         forms = forms_of(self._terms(block, permutation))
         step.seconds["similarity"] += self._clock() - began
         began = self._clock()
-        found, _, _ = solve_of_layout(self.problem.layout, block, forms, permutation, step.solve_all)
+        found, _, _ = self._solve_nested(step, block, permutation, forms)
         after = self.problem.objective(permutation.replace(found), keys)
         step.end(found, before, after)
         step.seconds["assignment"] += self._clock() - began

@@ -18,8 +18,7 @@ from rebasin_cli.matching.cache import budgets, reading_seconds
 from rebasin_cli.matching.descent.settling import gains_nothing, is_tie, settled
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.options import WeightsOptions
-from rebasin_cli.matching.problem import Problem, Resources, State
-from rebasin_cli.matching.result import MatchResult, Stop, rising
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop, rising
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

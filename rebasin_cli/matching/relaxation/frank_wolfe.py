@@ -29,9 +29,8 @@ from rebasin_cli.matching.descent.weights import in_wide_enough_type, similarity
 from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.options import STARTS, FrankWolfeOptions, RelaxedStart
 from rebasin_cli.matching.portfolio import GRADIENTS, Attempt
-from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching
 from rebasin_cli.matching.relaxation.rounding import Polishing, joint_dims
-from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Similarities

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from rebasin_cli.matching.descent.settling import gains_nothing
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
-from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.result import MatchResult, Stop, rising
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, rising
 from rebasin_cli.matching.similarity.blocks import blocks
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout

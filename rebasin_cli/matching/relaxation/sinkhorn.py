@@ -27,11 +27,10 @@ from rebasin_cli.matching.data.held_out import match_first, search_by_loss
 from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.options import SinkhornLossOptions, SinkhornOptions
 from rebasin_cli.matching.portfolio import Attempt
-from rebasin_cli.matching.problem import LossProblem, OnStep, Problem, Resources
+from rebasin_cli.matching.problem import LossProblem, MatchResult, OnStep, Problem, Resources, Stop, StopMatching
 from rebasin_cli.matching.relaxation.mixing import Mixer, between
 from rebasin_cli.matching.relaxation.rounding import Polishing, joint_dims
 from rebasin_cli.matching.relaxation.sinkhorn_operator import doubly_stochastic
-from rebasin_cli.matching.result import MatchResult, Stop, StopMatching
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

@@ -20,8 +20,7 @@ from rebasin_cli.matching.cache import Budget
 from rebasin_cli.matching.parallel import add_product
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import Block, Over, blocks
-from rebasin_cli.matching.similarity.chunks import chunks, flat
-from rebasin_cli.matching.similarity.contributions import Plan, permutes_keys, plans_of
+from rebasin_cli.matching.similarity.contributions import Plan, chunks, flat, permutes_keys, plans_of
 from rebasin_cli.permutation.gather import source_key
 
 MENDED_SHARE = 0.3

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from rebasin_cli.garbage import collection_paused
-from rebasin_cli.spec.binding.binder import Binder
+from rebasin_cli.spec.binding.binder import Binder, Request
 from rebasin_cli.spec.binding.claims import (
     MOST_FAULTS,
     Matcher,
@@ -18,12 +18,10 @@ from rebasin_cli.spec.binding.claims import (
     first_without_line,
     scalars_without_line,
 )
-from rebasin_cli.spec.binding.ignore_patterns import keys_matching, require_matches
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
-from rebasin_cli.spec.binding.prefixes import MOST, Prefix, prefix_candidates
+from rebasin_cli.spec.binding.prefixes import MOST, Prefix, keys_matching, prefix_candidates, require_matches
 from rebasin_cli.spec.binding.reparametrised import may_be_derived
-from rebasin_cli.spec.binding.request import Request
 from rebasin_cli.spec.binding.transposed import transposed
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of

@@ -8,7 +8,8 @@ moving them would leave the tensor behind.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rebasin_cli.spec.binding.claims import (
     MOST_FAULTS,
@@ -20,21 +21,42 @@ from rebasin_cli.spec.binding.claims import (
     missing_tensors,
 )
 from rebasin_cli.spec.binding.equations import Equation, Sizes
-from rebasin_cli.spec.binding.fixed_dims import fixed_dims, frozen_dims, unknown_dims
-from rebasin_cli.spec.binding.ignore_patterns import keys_matching, patterns_for
-from rebasin_cli.spec.binding.indexing import IndexedTensor, find_indexed
-from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece
+from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece, cut
 from rebasin_cli.spec.binding.mismatch import Mismatch
-from rebasin_cli.spec.binding.owners import build_dims, find_owners, point_at_owners
-from rebasin_cli.spec.binding.pieces import cut
-from rebasin_cli.spec.binding.prefixes import Prefix
-from rebasin_cli.spec.binding.request import Request
+from rebasin_cli.spec.binding.owners import (
+    build_dims,
+    find_owners,
+    fixed_dims,
+    frozen_dims,
+    point_at_owners,
+    unknown_dims,
+)
+from rebasin_cli.spec.binding.prefixes import Prefix, keys_matching, patterns_for
 from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances, too_many_compared
 from rebasin_cli.spec.binding.shorthands import expand_shorthands
-from rebasin_cli.spec.binding.sizing import SizeSources
-from rebasin_cli.spec.language.fault import Fault
-from rebasin_cli.spec.language.permutation_spec import Line
+from rebasin_cli.spec.binding.sizing import IndexedTensor, SizeSources, find_indexed
+from rebasin_cli.spec.language.permutation_spec import Fault, Line
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_by_key
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of a binding: config.json, `--set`, `--freeze`, `--ignore`.
+
+    Attributes:
+        apart: keys without a counterpart in the other network; they are not matched, as ignored ones are not.
+        still: further dims that stay at identity, and why.
+        signs: whether units of dims that the spec gives signs may have them turned.
+    """
+
+    config: Mapping[str, Any] | None = None
+    overrides: Mapping[str, int] | None = None
+    freeze: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    apart: Collection[str] = ()
+    still: Mapping[str, str] = field(default_factory=dict)
+    signs: bool = False
+
 
 _FIXED_AXIS = Plus((Leaf("_:whole"),))
 """An axis without dims."""

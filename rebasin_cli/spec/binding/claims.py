@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-from rebasin_cli.spec.binding.instances import Instance, instance_of
 from rebasin_cli.spec.binding.prefixes import Prefix
 from rebasin_cli.spec.binding.reparametrised import Form, form_of, may_be_derived, stored_weights, weight_shape
-from rebasin_cli.spec.language.fault import Fault
-from rebasin_cli.spec.language.pattern import DimName
-from rebasin_cli.spec.language.permutation_spec import Line, PermutationSpec
+from rebasin_cli.spec.language.pattern import DimName, Instance, instance_of
+from rebasin_cli.spec.language.permutation_spec import Fault, Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_COMPARED

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rebasin_cli.spec.binding.resolve import Leaf, Plus, Times
-from rebasin_cli.spec.language.fault import Fault
+from rebasin_cli.spec.language.permutation_spec import Fault
 
 
 @dataclass(frozen=True, slots=True)

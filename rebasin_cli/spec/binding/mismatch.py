@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.binding.claims import MOST_FAULTS
-from rebasin_cli.spec.binding.ignore_patterns import options_for
-from rebasin_cli.spec.language.fault import Fault
-from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.binding.prefixes import options_for
+from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rebasin_cli.spec.binding.claims import Claim, Definitions
-from rebasin_cli.spec.binding.instances import Instance, dim_text, in_order, instance_of, rank
-from rebasin_cli.spec.language.fault import Fault
-from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Segment
-from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Rule, SignRule
+from rebasin_cli.spec.language.pattern import (
+    Anonymous,
+    Axis,
+    DimName,
+    Instance,
+    Segment,
+    dim_text,
+    in_order,
+    instance_of,
+    rank,
+)
+from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, SignRule
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_COMPARED, MOST_LEAVES
 

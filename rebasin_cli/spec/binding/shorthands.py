@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.claims import Claim
-from rebasin_cli.spec.binding.instances import Instance, dim_text, instance_of
-from rebasin_cli.spec.language.fault import Fault
-from rebasin_cli.spec.language.pattern import Atom, Axis, DimName, Pattern, Segment
-from rebasin_cli.spec.language.permutation_spec import Shorthand
+from rebasin_cli.spec.language.pattern import Atom, Axis, DimName, Instance, Pattern, Segment, dim_text, instance_of
+from rebasin_cli.spec.language.permutation_spec import Fault, Shorthand
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_LEAVES
 

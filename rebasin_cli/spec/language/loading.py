@@ -9,14 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import rebasin_cli
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.language.checks import find_faults, repeated_templates, sign_faults
 from rebasin_cli.spec.language.expressions import parse_expression
-from rebasin_cli.spec.language.parts import Part
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.language.permutation_spec import (
     Line,
+    Part,
     PermutationSpec,
     Rule,
     Section,
@@ -27,7 +28,6 @@ from rebasin_cli.spec.language.permutation_spec import (
 from rebasin_cli.spec.language.template import Template, alternatives, parse_templates
 from rebasin_cli.spec.language.yaml_nodes import Items, Node, Scalar, Table, parse_yaml, read_spec, read_yaml
 from rebasin_cli.spec.limits import LONGEST_TEXT, MOST_LINES
-from rebasin_cli.spec.shipped_folder import architectures_folder
 
 T = TypeVar("T")
 
@@ -260,3 +260,18 @@ class _Parser:
         if not isinstance(node, Scalar):
             raise self.error("expected a single line of text here", node.line)
         return node.text
+
+
+@lru_cache(maxsize=1)
+def architectures_folder() -> Path:
+    """The folder of the shipped specs: inside the package if installed, next to it in a source checkout."""
+    package = Path(rebasin_cli.__file__).parent
+    candidates = (package / "architectures", package.parent / "architectures")
+    for folder in candidates:
+        if any(folder.glob("*.yaml")):
+            return folder
+    raise ContentError(
+        "the shipped permutation specs are not there",
+        where=" or ".join(map(str, candidates)),
+        remedy="install the package again: `pip install --force-reinstall rebasin-cli`",
+    )

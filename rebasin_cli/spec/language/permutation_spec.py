@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from rebasin_cli.spec.language.expressions import Expression
-from rebasin_cli.spec.language.pattern import DimName, Pattern
+from rebasin_cli.spec.language.pattern import Anonymous, Atom, DimName, Pattern
 from rebasin_cli.spec.language.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, the line of the spec where it is, and what to do about it.
+
+    Attributes:
+        line: 0 if no line of the spec is to blame.
+        key: the tensor without a line, if that is the fault; unlisted: no line matches its key.
+        absent: the line that matches no tensor, if that is the fault.
+    """
+
+    what: str
+    line: int = 0
+    remedy: str = ""
+    key: str = ""
+    unlisted: bool = False
+    absent: Line | None = None
+
 
 Section = Literal["tensors", "buffers", "ignored"]
 
@@ -165,3 +185,77 @@ def _hash_of(spec: PermutationSpec) -> str:
     if spec.shorthands:
         form["axes"] = sorted([str(s.name), str(s.pattern)] for s in spec.shorthands)
     return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One entry of `parts`.
+
+    Attributes:
+        name: what its dims begin with; prefix: what its keys begin with.
+        optional: whether a checkpoint may lack it as a whole.
+        line: its line in the outer spec; faults of the part's own lines point there.
+    """
+
+    name: str
+    spec: PermutationSpec
+    prefix: str
+    optional: bool
+    line: int
+
+    def lines(self) -> Iterator[Line]:
+        """Its lines, under the prefix; those of an optional part are needed only if it is there."""
+        for line in self.spec.lines:
+            yield Line(
+                template=line.template.under(self.prefix),
+                pattern=self._pattern(line.pattern) if line.pattern else None,
+                section=line.section,
+                line=self.line,
+                needed_with=self.prefix if self.optional else "",
+            )
+
+    def rules(self) -> Iterator[Rule]:
+        """Its rules of dims."""
+        for rule in self.spec.rules:
+            yield replace(
+                rule,
+                name=self._name(rule.name),
+                line=self.line,
+                owner=self._name(rule.owner) if rule.owner else None,
+                same_as=self._name(rule.same_as) if rule.same_as else None,
+                index=(rule.index[0], rule.index[1].under(self.prefix)) if rule.index else None,
+                without=tuple(template.under(self.prefix) for template in rule.without),
+            )
+
+    def signs(self) -> Iterator[SignRule]:
+        """Its dims with signs."""
+        for rule in self.spec.signs:
+            without = tuple(template.under(self.prefix) for template in rule.without)
+            yield SignRule(self._name(rule.name), self.line, without)
+
+    def sizes(self) -> Iterator[SizeRule]:
+        """Its rules of sizes."""
+        for size in self.spec.sizes:
+            yield replace(size, name=self._name(size.name), line=self.line, part=self.name)
+
+    def shorthands(self) -> Iterator[Shorthand]:
+        """Its shorthands."""
+        for shorthand in self.spec.shorthands:
+            pattern = self._pattern(shorthand.pattern)
+            yield replace(shorthand, name=self._name(shorthand.name), pattern=pattern, line=self.line)
+
+    def stays(self) -> Iterator[tuple[str, str]]:
+        """What never moves in it, and why."""
+        for what, why in self.spec.stays:
+            yield f"{self.name}: {what}", why
+
+    def _name(self, name: DimName) -> DimName:
+        return replace(name, parts=(f"{self.name}/{name.parts[0]}", *name.parts[1:]))
+
+    def _pattern(self, pattern: Pattern) -> Pattern:
+        return pattern.replaced(self._atom)
+
+    def _atom(self, atom: Atom) -> Sequence[Atom]:
+        if isinstance(atom, DimName):
+            return (self._name(atom),)
+        return (Anonymous(f"{self.name}/{atom.size}") if isinstance(atom.size, str) else atom,)

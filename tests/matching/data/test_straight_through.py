@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from rebasin_cli.matching.data.straight_through import match_by_straight_through
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import SteOptions
-from rebasin_cli.matching.problem import LossProblem, Problem, Resources
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import LossProblem, MatchResult, Problem, Resources
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.spec import Layout
 from tests.evaluation.building import layout_of, network_for

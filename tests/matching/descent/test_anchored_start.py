@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.descent.anchored_start import Turn, anchored_turns
+from rebasin_cli.matching.descent.sweep import Turn, anchored_turns
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import WeightsOptions

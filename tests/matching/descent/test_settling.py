@@ -15,8 +15,7 @@ from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product, measure_distance
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import simplest
-from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.result import MatchResult
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import ManyOptions

@@ -14,11 +14,10 @@ from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import SinkhornLossOptions
 from rebasin_cli.matching.portfolio import best_of, descents
-from rebasin_cli.matching.problem import LossProblem, Problem, Resources
+from rebasin_cli.matching.problem import LossProblem, Problem, Resources, StopMatching
 from rebasin_cli.matching.relaxation.mixing import Mixer, between
 from rebasin_cli.matching.relaxation.rounding import joint_dims
 from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn, match_by_sinkhorn_loss, sinkhorn_attempts
-from rebasin_cli.matching.result import StopMatching
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, load_spec

@@ -13,7 +13,7 @@ from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.similarity.blocks import Block, Over, block_terms, blocks
-from rebasin_cli.matching.similarity.chunks import chunks
+from rebasin_cli.matching.similarity.contributions import chunks
 from rebasin_cli.matching.similarity.matrices import MENDS, Similarities
 from rebasin_cli.matching.similarity.pair_forms import forms_of
 from rebasin_cli.permutation.values import Permutation
