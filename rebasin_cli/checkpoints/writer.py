@@ -60,7 +60,7 @@ def write_checkpoint(
     check_target(target, source, force=outputs.force)
     if not source.is_folder:
         with outputs.file(target) as out:
-            _write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
+            write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
         return (target,)
     place = resolve_target(target)
     with outputs.folder(target, file_names(source)) as folder:
@@ -74,7 +74,7 @@ def write_checkpoint(
             with new_file(folder / shard.name, like=place / shard.name) as out:
                 hashed = HashedFile(out)
                 shown = {**source.files[shard.name].metadata, **metadata}
-                _write_file(cast(BinaryIO, hashed), infos, read, shown, on_bytes)
+                write_file(cast(BinaryIO, hashed), infos, read, shown, on_bytes)
                 digests[shard.name] = hashed.sha256
         outputs.hashes[target.absolute()] = combined_sha256(digests)
         if source.index is not None:
@@ -93,7 +93,7 @@ def stream_checkpoint(
         SystemFailure: any other error of writing.
     """
     try:
-        _write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
+        write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)
         out.flush()
     except BrokenPipeError:
         raise
@@ -129,7 +129,7 @@ def tensors_bytes(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str,
             raise ValueError(f"{key}: safetensors has no {tensor.dtype}")
         infos[key] = TensorInfo(name, tuple(tensor.shape))
     out = io.BytesIO()
-    _write_file(out, infos, tensors.__getitem__, metadata, None)
+    write_file(out, infos, tensors.__getitem__, metadata, None)
     return out.getvalue()
 
 
@@ -140,9 +140,14 @@ def _make_folders(top: Path, below: Path) -> None:
             (top / parent).mkdir(exist_ok=True)
 
 
-def _write_file(
-    out: BinaryIO, infos: Mapping[str, TensorInfo], read: Read, metadata: Mapping[str, str], on_bytes: OnBytes | None
+def write_file(
+    out: BinaryIO,
+    infos: Mapping[str, TensorInfo],
+    read: Read,
+    metadata: Mapping[str, str],
+    on_bytes: OnBytes | None = None,
 ) -> None:
+    """Write one safetensors file of these tensors, in their order; `read` as in `write_checkpoint`."""
     header, order = build_header(infos, metadata)
     _write_all(out, memoryview(header))
     for key in order:

@@ -27,7 +27,7 @@ def next_command(document: RunDocument, document_file: Path | None) -> str:
         return ""
     if document.plan is not None:
         return _shell(word for word in words if word != "--dry-run") if "a" not in _piped(words, document) else ""
-    if document.command == "align" and document_file is not None:
+    if document.command == "align" and document.members is None and document_file is not None:
         target = _free("merged", is_folder=os.path.isdir(document.outputs["aligned"]))
         return f"{_shell(['interpolate', '--at', '0.5', '-o', target])} < {_shown(document_file)}"
     if document.command == "interpolate" and _MADE.isdisjoint(document.outputs) and not _piped(words, document):

@@ -24,9 +24,22 @@ from rebasin_cli.report.document import InvocationRecord, RunDocument
 from rebasin_cli.safe_text import shortened
 
 REPEATED = ("align", "interpolate", "plane", "merge", "apply", "repair")
-READ = {"a", "b", "models", "checkpoint", "permutation", "data", "fit_data", "end", "arch", "network"}
+READ = {
+    "a",
+    "b",
+    "more",
+    "members_from",
+    "models",
+    "checkpoint",
+    "permutation",
+    "data",
+    "fit_data",
+    "end",
+    "arch",
+    "network",
+}
 """Parameters that name files to read, or code."""
-WRITTEN = {"output", "report", "plot", "save_permutation", "resume"}
+WRITTEN = {"output", "report", "plot", "save_permutation", "resume", "summary"}
 """Parameters that name files to write."""
 _CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command"}
 _LEFT_OUT = {"force", "json", "form"}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rebasin_cli.report.document import RunDocument
 
 PIPE = Path("-")
+_LONGEST_LIST = 64 << 20  # bytes: paths of half a million checkpoints
 _PIECE = 1 << 20  # characters written at once: a document may have millions
 
 
@@ -137,6 +138,26 @@ def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
     if sum(path == PIPE for path in paths) > 1:
         raise UsageError("only one input can be `-`", remedy="name a file for the other")
     return [Source(_spool(cleanup), PIPE) if path == PIPE else Source.file(path) for path in paths]
+
+
+def listed_paths(listing: Path) -> list[Path]:
+    """The paths of a list, one a line; `-` reads it from stdin. Empty lines are left out.
+
+    Raises:
+        UsageError: there is none in it. RebasinError: it cannot be read.
+    """
+    from rebasin_cli.files import read_text
+
+    if listing == PIPE:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("--from - reads a list from stdin, and nothing is piped in", remedy="name a file")
+        text = sys.stdin.buffer.read(_LONGEST_LIST).decode("utf-8", "surrogateescape")
+    else:
+        text = read_text(listing, _LONGEST_LIST, "a list of paths", "--from takes a text file with a path a line")
+    paths = [Path(line) for line in text.splitlines() if line.strip()]
+    if not paths:
+        raise UsageError(f"--from {listing}: there is no path in it", remedy="a list has a path a line")
+    return paths
 
 
 def _spool(cleanup: ExitStack) -> Path:

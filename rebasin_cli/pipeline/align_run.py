@@ -59,11 +59,17 @@ def carry_out(run: Run, progress: Progress) -> RunDocument:
         return write(run, found, outputs, progress)
 
 
-def find(run: Run, progress: Progress) -> Found:
-    """Read both checkpoints, match B to A, and measure how near they are before and after."""
+def find(run: Run, progress: Progress, known: InputRecord | None = None) -> Found:
+    """Read both checkpoints, match B to A, and measure how near they are before and after.
+
+    Args:
+        known: of A, where it was read and found to be finite before.
+    """
     request, pair = run.request, run.pair
     heads: dict[str, Mapping[str, int]] = {}
-    inputs = scan_sources({"a": (request.a, pair.a), "b": (request.b, run.b)}, progress, heads=heads)
+    unread = {} if known else {"a": (request.a, pair.a)}
+    found = scan_sources({**unread, "b": (request.b, run.b)}, progress, heads=heads)
+    inputs = {"a": known, **found} if known else found
     check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
     run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
     result = match_pair(pair, run.choice, run.device, progress, inputs)
@@ -73,7 +79,7 @@ def find(run: Run, progress: Progress) -> Found:
 
 def write(run: Run, found: Found, outputs: Outputs, progress: Progress) -> RunDocument:
     """Write what has a target, and return the document."""
-    _write(run, found, outputs, progress)
+    write_aligned(run, found, outputs, progress)
     document = describe(run, found, progress, outputs.hashes)
     write_document(document, run.targets, outputs, progress)
     return document
@@ -94,7 +100,7 @@ def aligned_reader(run: Run, found: Found) -> Callable[[str], Tensor]:
     return exact_reader(found.result.permutation, run.pair.layout_b, run.b)
 
 
-def _write(run: Run, found: Found, outputs: Outputs, progress: Progress) -> None:
+def write_aligned(run: Run, found: Found, outputs: Outputs, progress: Progress) -> None:
     """Write B aligned, and the permutation."""
     request, pair, targets, result = run.request, run.pair, run.targets, found.result
     metadata = output_metadata(

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
+from rebasin_cli.pipeline.inputs import sha256_of_checkpoint
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import versions
 from rebasin_cli.report.document import CheckRecord, RunDocument
@@ -36,7 +36,7 @@ def check_inputs(document: RunDocument, progress: Progress) -> None:
             continue
         path = Path(entry.path)
         with progress.phase(f"checking {path.name}"):
-            found = sha256_of(path) if role in _FILES else _sha256_of_checkpoint(path)
+            found = sha256_of(path) if role in _FILES else sha256_of_checkpoint(path)
         if found != entry.sha256:
             raise ContentError(
                 f"{path} has changed since the run document was made: its sha256 is {found[:12]}…, the document says "
@@ -76,16 +76,12 @@ def _figures(document: RunDocument) -> Iterator[tuple[str, Any]]:
             yield f"{name} curve", (document.barrier.lam, msgspec.structs.replace(curve, basis={}))
     if document.plane:
         yield "plane", msgspec.structs.replace(document.plane, basis={}, data="")
+    if document.members:
+        kept = (msgspec.structs.replace(m, input=m.input.sha256, outputs={}) for m in document.members.members)
+        yield "members", tuple(kept)
     if document.merge:
         yield "merge", (document.merge.objective, document.merge.pairs, document.merge.scores)
 
 
 def _is_input(document: RunDocument, path: str) -> bool:
     return any(entry.path == path for entry in document.inputs.values())
-
-
-def _sha256_of_checkpoint(path: Path) -> str:
-    from rebasin_cli.checkpoints.scan import combined_sha256
-
-    with open_checkpoint(path) as checkpoint:
-        return combined_sha256({name: sha256_of(file.path) for name, file in checkpoint.files.items()})

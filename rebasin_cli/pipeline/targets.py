@@ -197,8 +197,9 @@ def check_apart(inputs: Iterable[Checkpoint | Path], outputs: Mapping[str, Path 
             raise UsageError(
                 f"{target} is both an input and the {role} output", remedy="choose another name for the output with -o"
             )
-        held = next((file for file in sorted(read) if place in file.parents), None)
-        if held is not None and place.is_dir() and role != "points":
+        holds = place.is_dir() and role != "points"
+        held = next((file for file in sorted(read) if place in file.parents), None) if holds else None
+        if held is not None:
             raise UsageError(
                 f"{target} is the {role} output, and the input {held} lies in it",
                 remedy="choose another name for the output with -o",

@@ -35,6 +35,7 @@ from rebasin_cli.report.measured import (
     plane_headline,
     worth_grid,
 )
+from rebasin_cli.report.members import members_grid, members_headline
 from rebasin_cli.report.names import input_names
 from rebasin_cli.report.tensors import tensors_grid
 from rebasin_cli.spec.kinds import KINDS, OTHERS, kind_of
@@ -51,6 +52,8 @@ def headline(document: RunDocument) -> str:
         return plane_headline(document.plane)
     if document.merge is not None:
         return merge_headline(document.merge, document.verdict)
+    if document.members is not None:
+        return members_headline(document.members)
     distance = document.distance
     if distance is not None:
         return f"B aligned onto A: distance {measure_text(distance.before)} → {measure_text(distance.after)}"
@@ -193,6 +196,8 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         found.append(worth_grid(document.verdict.scores, document.barrier.loss_unit))
     if document.merge is not None:
         found += merge_grids(document.merge, input_names(document.inputs))
+    if document.members is not None:
+        found.append(members_grid(document.members, folded=False))
     if document.checks is not None:
         found.append(checks_grid(document.checks))
     return found

@@ -409,6 +409,56 @@ class VerdictRecord(Record, frozen=True):
     scores: Mapping[str, ScoreRecord] = {}
 
 
+class MemberRecord(Record, frozen=True):
+    """One of many checkpoints that were aligned.
+
+    Attributes:
+        input: the checkpoint.
+        outputs: paths by role: aligned, permutation; hashes: their sha256, where they are files of one piece.
+        distance: from A, before and after; None if it could not be aligned.
+        moved: the fraction of its units whose place changed, averaged over dims.
+        stop: as in the record of a match.
+        warnings: what a reader of these figures must know.
+        failure: why it could not be aligned; code: the exit code that this would have alone.
+    """
+
+    input: InputRecord
+    outputs: Mapping[str, str] = {}
+    hashes: Mapping[str, str] = {}
+    distance: DistanceRecord | None = None
+    moved: float | None = None
+    stop: str = ""
+    warnings: tuple[str, ...] = ()
+    failure: str = ""
+    code: int = 0
+
+
+class MembersRecord(Record, frozen=True):
+    """Many checkpoints aligned onto A.
+
+    Attributes:
+        members: in the order in which they were named.
+        together: whether all were brought into one order, and not each onto A alone.
+        basis: what their outputs hang on beside the members themselves, by name: hashes, and options.
+        missing: how many had not been begun when the run was cut short.
+    """
+
+    members: tuple[MemberRecord, ...]
+    together: bool = False
+    basis: Mapping[str, str] = {}
+    missing: int = 0
+
+    @property
+    def aligned(self) -> tuple[MemberRecord, ...]:
+        """Those that were aligned."""
+        return tuple(member for member in self.members if not member.failure)
+
+    @property
+    def failed(self) -> tuple[MemberRecord, ...]:
+        """Those that could not be."""
+        return tuple(member for member in self.members if member.failure)
+
+
 class TensorRecord(Record, frozen=True):
     """One tensor of a checkpoint: what it is, and how the spec reads it (section None: no spec claims it)."""
 
@@ -525,3 +575,4 @@ class RunDocument(Record, frozen=True, tag_field="schema_version", tag=SCHEMA_VE
     plane: PlaneRecord | None = None
     invocations: tuple[InvocationRecord, ...] = ()
     verdict: VerdictRecord | None = None
+    members: MembersRecord | None = None

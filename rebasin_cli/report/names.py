@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -30,10 +31,10 @@ def input_names(inputs: Mapping[str, InputRecord]) -> dict[str, str]:
     """By role, the file's name, with as many folders before it as tell it from the others: `run1/model.safetensors`."""
     parts = {role: PurePath(entry.path).parts for role, entry in inputs.items()}
     longest = max(map(len, parts.values()), default=0)
+    endings = [Counter(own[-n:] for own in set(parts.values())) for n in range(1, longest + 1)]
     names: dict[str, str] = {}
     for role, own in parts.items():
-        others = [other for other in parts.values() if other != own]
-        length = next((n for n in range(1, longest + 1) if all(other[-n:] != own[-n:] for other in others)), longest)
+        length = next((n for n, found in enumerate(endings, 1) if found[own[-n:]] == 1), longest)
         path = inputs[role].path
         names[role] = hub_name(path) or (os.path.join("", *own[-length:]) if os.path.isabs(path) else path)
     return names
@@ -61,6 +62,11 @@ def without_folders(document: RunDocument) -> RunDocument:
     """The document with names instead of paths, to be sent to others."""
     names, shown = input_names(document.inputs), by_names(document)
     listed = document.architectures
+    many = shown.members
+    if many is not None and document.members is not None:
+        own = input_names({str(i): m.input for i, m in enumerate(document.members.members)})
+        told = (replace(m, input=replace(m.input, path=own[str(i)])) for i, m in enumerate(many.members))
+        shown = replace(shown, members=replace(many, members=tuple(told)))
     return replace(
         shown,
         inputs={role: replace(entry, path=names[role]) for role, entry in document.inputs.items()},

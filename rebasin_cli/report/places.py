@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from rebasin_cli.report.document import InputRecord, InvocationRecord, Option, RunDocument
+from rebasin_cli.report.document import InputRecord, InvocationRecord, MemberRecord, Option, RunDocument
 
 Change = Callable[[str], str]
 
@@ -92,9 +92,14 @@ def _with_paths(document: RunDocument, change: Change) -> RunDocument:
         key = f":{entry.key}" if entry.key and entry.path.endswith(f":{entry.key}") else ""  # it is no part of a path
         return structs.replace(entry, path=changed(entry.path.removesuffix(key)) + key)
 
-    own, plan = document.architecture, document.plan
+    def moved(member: MemberRecord) -> MemberRecord:
+        outputs = {role: changed(path) for role, path in member.outputs.items()}
+        return structs.replace(member, input=placed(member.input), outputs=outputs)
+
+    own, plan, many = document.architecture, document.plan, document.members
     return structs.replace(
         document,
+        members=many and structs.replace(many, members=tuple(map(moved, many.members))),
         inputs={role: placed(entry) for role, entry in document.inputs.items()},
         outputs={role: changed(path) for role, path in document.outputs.items()},
         architecture=own and structs.replace(own, file=own.file and changed(own.file)),

@@ -24,6 +24,7 @@ from rebasin_cli.report.dims import dims_grid
 from rebasin_cli.report.document import ArchitectureRecord, CheckedRecord, MatchRecord, RunDocument
 from rebasin_cli.report.figures import count_text, measure_text, seconds_text
 from rebasin_cli.report.measured import Grid, merge_grids, plane_grid, sampled_grids
+from rebasin_cli.report.members import members_grid
 from rebasin_cli.report.names import input_names
 from rebasin_cli.report.tensors import size_text, tensors_grid
 from rebasin_cli.report.verdict import verdict
@@ -85,8 +86,10 @@ def summary_grids(document: RunDocument, *, verbose: bool) -> list[Grid]:
         found.append(plane_grid(document.plane))
     if document.merge is not None:
         found += merge_grids(document.merge, input_names(document.inputs))
+    if document.members is not None:
+        found.append(members_grid(document.members, folded=True))
     architecture = document.architecture
-    if architecture and architecture.dims:
+    if architecture and architecture.dims and document.members is None:
         dims = dims_grid(architecture, every_dim=False, rows=_BELOW_CURVES if barrier or document.plane else _ALONE)
         found.append(replace(dims, title=_freezing(architecture)) if document.command == "inspect" else dims)
     if architecture and architecture.stays and document.tensors is not None:

@@ -1,0 +1,244 @@
+"""`rebasin align A B1 B2 … -o FOLDER` after all headers were judged: one member after the other, each with its outputs.
+
+A member's checkpoint and permutation appear together as soon as they are there, and the document is kept meanwhile, so
+that a run that is cut short can be gone on with. What is not changed since is recognised by hashes, and stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from msgspec import structs
+
+import rebasin_cli
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.files import sha256_of
+from rebasin_cli.matching.parallel import in_order
+from rebasin_cli.matching.portfolio import starts_at_once
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline.align import AlignRequest, prepare
+from rebasin_cli.pipeline.align_run import find, write_aligned
+from rebasin_cli.pipeline.inputs import scan_sources, sha256_of_checkpoint
+from rebasin_cli.pipeline.match import pool, resolve_threads
+from rebasin_cli.pipeline.members import Member, Run, blank
+from rebasin_cli.pipeline.method_choice import search_record
+from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.record import data_records, distance_record, peak_memory
+from rebasin_cli.report.codec import document_file
+from rebasin_cli.report.document import InputRecord, MemberRecord, MembersRecord, RunDocument
+from rebasin_cli.safe_text import first_names
+
+_EVERY = 2.0
+"""Seconds between two writings of the document: a process that is killed loses no more than that."""
+
+
+class Listening(Progress):
+    """What is said of one member, to be told of all at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remarks: list[str] = []
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
+
+
+@dataclass(slots=True)
+class Told:
+    """Who has what to say, by what it is."""
+
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+    def take(self, name: str, talk: Listening) -> None:
+        """Take what was said of one member."""
+        for found, texts in ((self.remarks, talk.remarks), (self.warnings, talk.warnings)):
+            for text in texts:
+                found.setdefault(text, []).append(name)
+
+    def tell(self, progress: Progress, count: int) -> None:
+        """Say each thing once, and of whom."""
+        for found, say in ((self.remarks, progress.remark), (self.warnings, progress.warn)):
+            for text, names in found.items():
+                whom = f"all {count} checkpoints" if len(names) == count > 1 else first_names(names, 3, " and {} more")
+                say(text if text in progress.warnings else f"{whom}: {text}")
+
+
+def carry_out(run: Run, progress: Progress) -> RunDocument:
+    """Align all members and write what was asked for; see `align_members`."""
+    known = scan_sources({"a": (run.request.a, run.a)}, progress)["a"]
+    document = structs.replace(blank(run, progress), inputs={"a": known, **_data(run)})
+    basis = _basis(run, known)
+    run.request.folder.mkdir(exist_ok=True)
+    told, records = Told(), []
+    ours = [path for path in (run.report,) if path is not None and path == run.request.resume]
+    with Outputs(force=run.request.force, ours=ours) as outputs:
+        outputs.claim(*(path for path in (run.report, run.request.summary) if path is not None))
+        keeper = _Keeper(run, document, basis, outputs)
+        try:
+            for record in _aligned(run, known, basis, told, progress):
+                records.append(record)
+                keeper.keep(records)
+        except BaseException:
+            keeper.keep(records, now=True)
+            if run.report is not None:
+                progress.remark(f"{len(records)} are finished and stay: --resume {run.report} goes on from there")
+            raise
+        told.tell(progress, len(records))
+        done = keeper.document(records)
+        if run.request.summary is not None:
+            from rebasin_cli.pipeline.weight_summary import write_summary
+
+            write_summary(run.request.summary, MembersRecord(tuple(records)).aligned, outputs, progress)
+            path = run.request.summary
+            done = structs.replace(
+                done, outputs={**done.outputs, "summary": str(path)}, hashes={"summary": outputs.hashes[path]}
+            )
+        done = structs.replace(
+            done, warnings=tuple(progress.warnings), invocations=progress.invocations(), peak_memory_bytes=peak_memory()
+        )
+        if run.report is not None:
+            outputs.write(run.report, document_file(done, run.report))
+            progress.document_file = run.report
+        return done
+
+
+@dataclass(slots=True)
+class _Keeper:
+    """Keeps the document in its file while members come."""
+
+    run: Run
+    blank: RunDocument
+    basis: Mapping[str, str]
+    outputs: Outputs
+    written: float = -math.inf
+
+    def document(self, records: list[MemberRecord]) -> RunDocument:
+        """With the members so far."""
+        missing = len(self.run.members) - len(records)
+        return structs.replace(
+            self.blank, members=MembersRecord(tuple(records), self.run.request.together, self.basis, missing)
+        )
+
+    def keep(self, records: list[MemberRecord], *, now: bool = False) -> None:
+        """Write it, unless the last one is fresh."""
+        if self.run.report is not None and (now or monotonic() - self.written >= _EVERY):
+            self.outputs.write(self.run.report, document_file(self.document(records), self.run.report), at_once=True)
+            self.written = monotonic()
+
+
+def _data(run: Run) -> dict[str, InputRecord]:
+    return data_records(run.request.data) if run.request.data else {}
+
+
+def _basis(run: Run, known: InputRecord) -> dict[str, str]:
+    """What every output hangs on beside its own member; where it is the same, so are the bytes."""
+    request = run.request
+    spec = request.spec
+    return {
+        "A": known.identity,
+        "version": rebasin_cli.__version__,
+        "spec": run.pair.layout.spec.sha256 if run.pair else "",
+        "options": repr((sorted(spec.sizes.items()), spec.freeze, spec.ignore, spec.symmetry)),
+        "data": ",".join(entry.identity for entry in _data(run).values()),
+        **({"together": ",".join(str(m.source.shown) for m in run.members)} if request.together else {}),
+        **search_record(request.choice),
+    }
+
+
+def _aligned(
+    run: Run, known: InputRecord, basis: Mapping[str, str], told: Told, progress: Progress
+) -> Iterator[MemberRecord]:
+    """The record of every member, in their order; several work at once where they do not share user code."""
+    if run.request.together:
+        from rebasin_cli.pipeline.members_together import aligned_together
+
+        yield from aligned_together(run, known, basis, told, progress)
+        return
+    threads = resolve_threads(run.request.choice.threads)
+    at_once = 1
+    if run.pair is not None and run.request.data is None:
+        at_once = starts_at_once(run.pair.layout, min(threads, len(run.members)), run.request.choice.memory)
+    with ExitStack() as stack:
+        executor = stack.enter_context(pool(at_once)) if at_once > 1 else None
+        advance = stack.enter_context(progress.phase("aligning", len(run.members), "checkpoints"))
+        tasks = (partial(_one, run, member, known, basis, alone=at_once == 1) for member in run.members)
+        for member, (record, talk) in zip(run.members, in_order(tasks, executor, at_once), strict=True):
+            told.take(member.source.shown.name, talk)
+            advance(1)
+            yield record
+
+
+def _one(
+    run: Run, member: Member, known: InputRecord, basis: Mapping[str, str], *, alone: bool
+) -> tuple[MemberRecord, Listening]:
+    """Align one member as `rebasin align A B` does, unless that was done before; and what is said of it."""
+    talk, request = Listening(), run.request
+    if member.failure:
+        return member.failed(member.failure), talk
+    try:
+        kept = kept_record(run, member, basis)
+        if kept is not None:
+            return kept, talk
+        choice = request.choice if alone else replace(request.choice, threads=1)
+        single = AlignRequest(
+            replace(request.a, held=run.a), member.source, request.spec, member.places["aligned"],
+            member.places["permutation"], Path("-"), choice, request.data, force=may_replace(run, member),
+        )  # fmt: skip
+        member.places["aligned"].parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as files:
+            one = prepare(single, files, talk)
+            found = find(one, talk, known)
+            with Outputs(force=single.force) as outputs:
+                write_aligned(one, found, outputs, talk)
+        result = found.result
+        record = MemberRecord(
+            found.inputs["b"], one.targets.written(), one.targets.hashes(outputs.hashes),
+            distance_record(found.distance), moved(result.permutation), result.stop, tuple(talk.warnings),
+        )  # fmt: skip
+        return record, talk
+    except RebasinError as failure:
+        return member.failed(failure), talk
+
+
+def moved(permutation: Permutation) -> float:
+    """The fraction of the units whose place changed, averaged over dims."""
+    return sum(map(permutation.fraction_moved, permutation)) / max(1, len(permutation))
+
+
+def kept_record(run: Run, member: Member, basis: Mapping[str, str]) -> MemberRecord | None:
+    """What an earlier run has found of the same checkpoint, if its outputs are there as they were written."""
+    before, earlier = run.earlier, member.earlier
+    if before is None or earlier is None or earlier.failure or dict(before.basis) != dict(basis):
+        return None
+    if {role: str(path) for role, path in member.places.items()} != dict(earlier.outputs):
+        return None
+    same_input = earlier.input.sha256 == sha256_of_checkpoint(member.source.path)
+    return earlier if same_input and _as_written(earlier) else None
+
+
+def may_replace(run: Run, member: Member) -> bool:
+    """Whether the outputs of a member that are there may be replaced: those that an earlier run wrote may."""
+    return run.request.force or (member.earlier is not None and _as_written(member.earlier, gone=True))
+
+
+def _as_written(record: MemberRecord, *, gone: bool = False) -> bool:
+    """Whether outputs are there as they were written; `gone`: one that is not there is as good."""
+    readers: Mapping[str, Callable[[Path], str]] = {"aligned": sha256_of_checkpoint, "permutation": sha256_of}
+    for role, path in record.outputs.items():
+        place = Path(path)
+        try:
+            if not place.exists() and gone:
+                continue
+            if readers[role](place) != record.hashes.get(role):
+                return False
+        except RebasinError:
+            return False
+    return True
