@@ -14,8 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import ContentError, SystemFailure
-from rebasin_cli.failures import human_bytes, system_failure
+from rebasin_cli.errors import ContentError, SystemFailure, human_bytes, system_failure
 
 MAX_VALUES = 2_500_000
 """Values of a JSON text: the header of 100,000 tensors has a million. Each takes up to 100 bytes of memory."""

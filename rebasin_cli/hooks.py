@@ -61,6 +61,9 @@ class Taps:
 Run = Callable[[dict[str, Tensor], Taps], None]
 """Runs a network with these parameters, by the names it knows, over all examples, and calls the taps."""
 
+PairRun = Callable[[Taps, Taps], None]
+"""Runs both networks over all examples, batch by batch: A with the first taps, then B with the second ones."""
+
 
 def per_channel(layer: Layer, x: Tensor) -> Tensor:
     """Activations with everything but the channels flattened: (observations, channels)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from textwrap import wrap
 from unicodedata import category
@@ -48,6 +48,11 @@ def first_names(names: Collection[str], most: int, rest: str = ", …") -> str:
     """The first names, with commas; `rest` follows if there are more, with their number for `{}`."""
     left = len(names) - most
     return ", ".join(islice(names, most)) + (rest.format(left) if left > 0 else "")
+
+
+def listed(names: Sequence[str], noun: str) -> str:
+    """`3 tensors (a, b, c)`."""
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({first_names(names, 5)})"
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

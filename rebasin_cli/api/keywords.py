@@ -26,11 +26,10 @@ from typing import (
     get_type_hints,
 )
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.evaluation.options import Kind, Polish, Split
 from rebasin_cli.matching.options import Order, Similarity, Start
 from rebasin_cli.merging.options import LINE, Algorithm, Combine
-from rebasin_cli.spec.hints import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

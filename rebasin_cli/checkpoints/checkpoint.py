@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.reader import TensorFile
+from rebasin_cli.errors import ContentError, SystemFailure
+from rebasin_cli.files import read_json
 
 if TYPE_CHECKING:  # only reading a tensor imports it
     import torch
+
+CONFIG_LIMIT = 16 << 20  # bytes: 20,000 names of classes take 1 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +198,24 @@ class RenamedCheckpoint(Checkpoint):
 
     def close(self) -> None:
         """Nothing: the checkpoint behind it is closed by whoever opened it."""
+
+
+def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """config.json, parsed, and a note if it is there and cannot be used.
+
+    Next to a single file (`required` false) it may belong to something else, so a fault in it is only noted.
+    """
+    if not path.exists():
+        return None, ()
+    try:
+        config = read_json(path, CONFIG_LIMIT)
+        if not isinstance(config, Mapping):
+            raise ContentError(
+                f"config.json should be a JSON object and is a {type(config).__name__}", where=str(path),
+                remedy="restore config.json from where the model came from",
+            )  # fmt: skip
+    except (ContentError, SystemFailure) as error:
+        if required:
+            raise
+        return None, (f"{path} was not used: {error.what}",)
+    return config, ()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from rebasin_cli.checkpoints.quantised import MERGE_ADAPTER
 from rebasin_cli.errors import ContentError, RebasinError
 from rebasin_cli.files import read_json
 from rebasin_cli.safe_text import shell_word
@@ -65,12 +66,6 @@ def refuse_adapter(folder: Path, chosen: str, names: Collection[str]) -> None:
         return
     what = "this folder holds an adapter (LoRA), and not a network"
     raise ContentError(what, where=str(folder), remedy=MERGE_ADAPTER)
-
-
-MERGE_ADAPTER = (
-    "merge it into its network first, with peft: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
-    ".merge_and_unload().save_pretrained('merged'), and name merged"
-)
 
 
 def refuse_others(folder: Path, names: Collection[str]) -> None:

@@ -17,8 +17,7 @@ from itertools import accumulate
 from typing import Any
 
 from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
-from rebasin_cli.errors import ContentError
-from rebasin_cli.failures import human_bytes
+from rebasin_cli.errors import ContentError, human_bytes
 from rebasin_cli.files import parse_json
 from rebasin_cli.garbage import collection_paused
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, MAX_HEADER
-from rebasin_cli.errors import ContentError
-from rebasin_cli.failures import human_bytes, system_failure
+from rebasin_cli.errors import ContentError, human_bytes, system_failure
 from rebasin_cli.files import not_regular, open_regular
 
 Kind = Literal["safetensors", "zip", "pickle"]

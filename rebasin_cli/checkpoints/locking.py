@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from rebasin_cli.errors import SystemFailure
-from rebasin_cli.failures import system_failure
+from rebasin_cli.errors import SystemFailure, system_failure
 from rebasin_cli.safe_text import shell_word
 
 LOCK = ".rebasin-lock"

@@ -11,11 +11,10 @@ import stat
 from pathlib import Path
 
 from rebasin_cli.checkpoints.addresses import split_address
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, read_config
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
 from rebasin_cli.checkpoints.quantised import refuse_adapter_file, refuse_placeholders, refuse_quantised
 from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
-from rebasin_cli.checkpoints.sharded import open_folder, open_index, read_config
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.safe_text import shell_word
 
@@ -41,9 +40,13 @@ def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False
     path, key = split_address(path)
     _refuse_hub_name(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
+        from rebasin_cli.checkpoints.sharded import open_folder
+
         _refuse_key(key, "a folder", path)
         checkpoint = open_folder(path, _open_file)
     elif path.suffix == ".json":
+        from rebasin_cli.checkpoints.sharded import open_index
+
         _refuse_key(key, "an index of shards", path)
         checkpoint = open_index(path, _open_file)
     else:

@@ -31,8 +31,7 @@ from rebasin_cli.checkpoints.locking import (
     rename_new,
 )
 from rebasin_cli.checkpoints.replacing import resolve_target
-from rebasin_cli.errors import SystemFailure, UsageError
-from rebasin_cli.failures import system_failure
+from rebasin_cli.errors import SystemFailure, UsageError, system_failure
 
 
 @dataclass(slots=True)

@@ -28,8 +28,7 @@ from rebasin_cli.checkpoints.stored import (
     read_tensor_record,
 )
 from rebasin_cli.checkpoints.unpickling import PickleFault, TooMuch
-from rebasin_cli.errors import ContentError
-from rebasin_cli.failures import human_bytes
+from rebasin_cli.errors import ContentError, human_bytes
 
 if TYPE_CHECKING:  # what is in a file is told without it
     import torch

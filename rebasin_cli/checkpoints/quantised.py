@@ -11,8 +11,12 @@ import re
 from collections.abc import Mapping
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
-from rebasin_cli.checkpoints.folders import MERGE_ADAPTER
 from rebasin_cli.errors import ContentError
+
+MERGE_ADAPTER = (
+    "merge it into its network first, with peft: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
+    ".merge_and_unload().save_pretrained('merged'), and name merged"
+)
 
 # (format, how the names of its tensors end, further names that must exist); the first that matches is reported.
 _FORMATS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (

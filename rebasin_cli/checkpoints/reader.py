@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, header_length, parse_header
 from rebasin_cli.checkpoints.kinds import stat_file
-from rebasin_cli.errors import SystemFailure
-from rebasin_cli.failures import system_failure
+from rebasin_cli.errors import SystemFailure, system_failure
 from rebasin_cli.files import open_regular
 
 if TYPE_CHECKING:  # headers are read without it

@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.errors import SystemFailure, UsageError
-from rebasin_cli.failures import human_bytes, system_failure
+from rebasin_cli.errors import SystemFailure, UsageError, human_bytes, system_failure
 from rebasin_cli.safe_text import shell_word
 
 _HEADER_ALLOWANCE = 256  # bytes of header for each tensor, when looking whether the disk has room

@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
-from rebasin_cli.checkpoints.checkpoint import Checkpoint, Folder, Index
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, Folder, Index, read_config
 from rebasin_cli.checkpoints.folders import refuse_adapter, refuse_others, refuse_pipeline
 from rebasin_cli.checkpoints.reader import TensorFile
-from rebasin_cli.errors import ContentError, SystemFailure
-from rebasin_cli.failures import system_failure
+from rebasin_cli.errors import ContentError, system_failure
 from rebasin_cli.files import read_json
 
 INDEX_SUFFIX = ".index.json"
@@ -26,7 +24,6 @@ _WEIGHTS = frozenset(
 # Other files of training in the same formats.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
 _USUAL = ("model", "pytorch_model", "diffusion_pytorch_model", "adapter_model")
-CONFIG_LIMIT = 16 << 20  # bytes: 20,000 names of classes take 1 MB
 _INDEX_LIMIT = 64 << 20  # bytes: 100,000 tensors take 10 MB
 _COMPANION_LIMIT = 64 << 20  # bytes: tokenizers reach 35 MB, weights in an unknown format are larger
 
@@ -106,27 +103,6 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
         metadata if isinstance(metadata, Mapping) else {},
     )
     return _opened(named or path, files, path.parent, described)
-
-
-def read_config(path: Path, *, required: bool) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
-    """config.json, parsed, and a note if it is there and cannot be used.
-
-    Next to a single file (`required` false) it may belong to something else, so a fault in it is only noted.
-    """
-    if not path.exists():
-        return None, ()
-    try:
-        config = read_json(path, CONFIG_LIMIT)
-        if not isinstance(config, Mapping):
-            raise ContentError(
-                f"config.json should be a JSON object and is a {type(config).__name__}", where=str(path),
-                remedy="restore config.json from where the model came from",
-            )  # fmt: skip
-    except (ContentError, SystemFailure) as error:
-        if required:
-            raise
-        return None, (f"{path} was not used: {error.what}",)
-    return config, ()
 
 
 def _choose(weights: list[str], indexes: list[str], folder: Path) -> str:

@@ -23,7 +23,7 @@ from rebasin_cli.checkpoints.reader import CHUNK
 from rebasin_cli.checkpoints.replacing import check_file_target, check_target, file_names, resolve_target
 from rebasin_cli.checkpoints.scan import combined_sha256
 from rebasin_cli.checkpoints.tensors import dtype_name, tensor_bytes, torch_dtype
-from rebasin_cli.failures import system_failure
+from rebasin_cli.errors import system_failure
 
 Read = Callable[[str], torch.Tensor]
 OnBytes = Callable[[int], None]

@@ -6,8 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from rebasin_cli.errors import ContentError
-from rebasin_cli.failures import human_bytes
+from rebasin_cli.errors import ContentError, human_bytes
 
 _DIRECTORY = 16 << 20  # bytes of the directory: some 150,000 records
 

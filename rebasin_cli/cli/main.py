@@ -20,10 +20,9 @@ import typer
 import rebasin_cli
 from rebasin_cli import signals
 from rebasin_cli.cli.examples import epilog
-from rebasin_cli.cli.messages import print_error, print_error_parts, print_traceback
+from rebasin_cli.cli.messages import called, colours_as_asked, print_error, print_error_parts, print_traceback
 from rebasin_cli.cli.plain_help import PlainCommand, PlainGroup
 from rebasin_cli.cli.streams import ClosedPipe, need_stdout
-from rebasin_cli.cli.terminal import called, colours_as_asked
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 
 CLOSED_PIPE, INTERRUPTED, BUG = 141, 130, 70

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rebasin_cli.cli.terminal import called
+from rebasin_cli.cli.messages import called
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.names import short_path
 from rebasin_cli.safe_text import shell_word

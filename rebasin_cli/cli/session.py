@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from rebasin_cli import waiting
-from rebasin_cli.cli.messages import print_note, print_warning
+from rebasin_cli.cli.messages import console, is_terminal, print_note, print_warning
 from rebasin_cli.cli.streams import need_stdout, print_payload
-from rebasin_cli.cli.terminal import console, is_terminal
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InvocationRecord, Option, RunDocument
 

@@ -109,8 +109,7 @@ def read_piped_document(usage: str) -> RunDocument:
         UsageError: stdin is a terminal or empty.
         ContentError: what comes is no run document.
     """
-    from rebasin_cli.report.codec import LONGEST, from_json
-    from rebasin_cli.report.places import placed_in
+    from rebasin_cli.report.codec import LONGEST, from_json, placed_in
 
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no checkpoints are named, and nothing is piped in", remedy=usage)
@@ -163,7 +162,7 @@ def listed_paths(listing: Path) -> list[Path]:
 def _spool(cleanup: ExitStack) -> Path:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("`-` reads a checkpoint from stdin, and nothing is piped in", remedy="name a file")
-    from rebasin_cli.failures import system_failure
+    from rebasin_cli.errors import system_failure
 
     folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-"))
     spooled = Path(folder) / "stdin.safetensors"  # what a file is, its contents say

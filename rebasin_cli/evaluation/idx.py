@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError
-from rebasin_cli.failures import human_bytes
+from rebasin_cli.errors import ContentError, human_bytes
 from rebasin_cli.files import open_regular
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

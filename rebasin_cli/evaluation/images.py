@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError, RebasinError, UsageError
+from rebasin_cli.errors import ContentError, RebasinError, UsageError, human_bytes
 from rebasin_cli.evaluation.data import Dataset, as_dataset, check_limit
 from rebasin_cli.evaluation.libraries import from_folder
 from rebasin_cli.evaluation.options import Moments, Split
-from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import open_regular
 from rebasin_cli.matching.cache import free_memory
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.errors import ContentError, RebasinError, UsageError
-from rebasin_cli.failures import human_bytes, system_failure
+from rebasin_cli.errors import ContentError, RebasinError, UsageError, human_bytes, system_failure
 from rebasin_cli.files import open_regular, read_json
 
 _KEPT: list[Any] = []

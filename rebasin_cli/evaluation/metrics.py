@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.answers import by_position
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.options import CROSS_ENTROPY
 from rebasin_cli.evaluation.user_code import call_named, import_named, is_named
-from rebasin_cli.spec.hints import did_you_mean
 
 HELP = "a function of (outputs, targets) of a batch that returns their mean, or a dict of such numbers by name"
 RESERVED = ("loss", "accuracy")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.evaluation.user_code import is_named
-from rebasin_cli.spec.hints import did_you_mean
 
 Split = Literal["train", "test"]
 Kind = Literal["bn", "repair"]

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.hooks import Taps
 from rebasin_cli.matching.cache import budgets, keep_read
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, Piece, Side
+
+if TYPE_CHECKING:  # what runs a network has taps, and most methods run none
+    from rebasin_cli.hooks import PairRun
 
 Stop = Literal["converged", "max-sweeps", "nothing-to-move", "time", "interrupted"]
 
@@ -104,10 +106,6 @@ State = Mapping[str, Tensor]
 
 OnStep = Callable[[int, int, int, float], None]
 """Called with sweep, step, steps in a sweep, and the objective; it may raise `StopMatching`."""
-
-
-PairRun = Callable[[Taps, Taps], None]
-"""Runs both networks over all examples, batch by batch: A with the first taps, then B with the second ones."""
 
 
 @dataclass(frozen=True, slots=True)

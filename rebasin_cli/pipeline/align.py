@@ -15,7 +15,6 @@ from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, se
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
-from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -138,6 +137,8 @@ def _targets(request: AlignRequest, b: Checkpoint) -> Targets:
 
 
 def _plan(run: Run, progress: Progress) -> RunDocument:
+    from rebasin_cli.pipeline.plan import estimate
+
     request, pair = run.request, run.pair
     return RunDocument(
         command="align",

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from rebasin_cli.checkpoints.deferring import load_torch
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.files import read_json
-from rebasin_cli.pipeline.layouts import SpecChoice
+from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import versions
-from rebasin_cli.pipeline.remembered_proofs import RememberedProof, proof_of, remember
+from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     CheckRecord,
@@ -27,7 +27,6 @@ from rebasin_cli.report.document import (
     TensorRecord,
 )
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
-from rebasin_cli.spec.hints import did_you_mean
 from rebasin_cli.spec.kinds import kind_of
 from rebasin_cli.spec.outlines import shipped_outlines
 
@@ -191,7 +190,7 @@ def _read_config(path: Path) -> Mapping[str, object]:
     Raises:
         ContentError: it is none. SystemFailure: it cannot be read.
     """
-    from rebasin_cli.checkpoints.sharded import CONFIG_LIMIT
+    from rebasin_cli.checkpoints.checkpoint import CONFIG_LIMIT
 
     remedy = "--config takes the config.json of a network; --set NAME=N gives one size"
     value = read_json(path, CONFIG_LIMIT, remedy)
@@ -234,13 +233,13 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
         fixed = rule.fixed or None if rule is not None and always else None
         symmetry = "signs" if name in signed else ""
         dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates), symmetry=symmetry)
-    proof = proof_of(spec)
+    proof = proof_text(spec)
     return ArchitectureRecord(
         name=spec.name,
         title=spec.title,
         sha256=spec.sha256,
-        proved=spec.shipped or proof is not None,
-        proof=str(proof or ""),
+        proved=spec.shipped or bool(proof),
+        proof=proof,
         file=None if spec.shipped else os.path.abspath(spec.path),
         dims=dims,
         fixed=tuple(name for name, dim in dims.items() if dim.fixed),

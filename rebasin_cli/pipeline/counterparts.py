@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.safe_text import first_names
+from rebasin_cli.safe_text import listed
 from rebasin_cli.spec import BoundTensor, Layout
 from rebasin_cli.spec.binding.prefixes import options_for, patterns_for
-
-_LISTED = 5  # keys or tensors that a message names before it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +179,6 @@ def dims_on_axis(bound: BoundTensor, shape: tuple[int, ...], axis: int) -> tuple
         side.dim for piece in bound.pieces for side in piece.sides if side.dim is not None and low <= side.stride < high
     ]
     return tuple(dict.fromkeys(names))
-
-
-def listed(names: Sequence[str], noun: str) -> str:
-    """`3 tensors (a, b, c)`."""
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({first_names(names, _LISTED)})"
 
 
 def _module_pattern(key: str) -> str:

@@ -21,13 +21,12 @@ from rebasin_cli.checkpoints.outputs import Outputs, replacing_file
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.search import Told
-from rebasin_cli.errors import ContentError, RebasinError, UsageError
+from rebasin_cli.errors import ContentError, RebasinError, UsageError, human_bytes
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import build_module, user_network
 from rebasin_cli.evaluation.user_code import module_files
-from rebasin_cli.failures import human_bytes
 from rebasin_cli.files import read_text
 from rebasin_cli.pipeline.data import read_data
 from rebasin_cli.pipeline.data_request import DataRequest

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.deferring import load_torch
-from rebasin_cli.errors import ContentError, RebasinError
-from rebasin_cli.failures import human_bytes
+from rebasin_cli.errors import ContentError, RebasinError, human_bytes
 from rebasin_cli.permutation.files import SavedPermutation
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_models
 from rebasin_cli.pipeline.progress import Progress

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.dtypes import SIGN_BITS
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.pipeline.counterparts import Counterparts, Side, listed
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.remembered_proofs import proof_of
 from rebasin_cli.report.document import ArchitectureRecord
-from rebasin_cli.safe_text import shell_word
+from rebasin_cli.safe_text import listed, shell_word
 from rebasin_cli.spec import Layout, PermutationSpec, bind, detect, find_spec
 from rebasin_cli.spec.binding.prefixes import require_matches
 from rebasin_cli.spec.registry import UnknownArchitectureError
@@ -186,6 +184,8 @@ def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:
     if all(_alike(first, other) for other in others):
         layout = _bind_own(others[0], others[0].config or first.config, choice)
         return [Pair(first, other, layout, layout) for other in others]
+    from rebasin_cli.pipeline.counterparts import Counterparts, Side
+
     layouts = _bind_each(models, labels, choice)
     apart: dict[str, None] = {}
     still: dict[str, str] = {}
@@ -262,11 +262,19 @@ def _matching(choice: SpecChoice, checkpoint: Checkpoint) -> SpecChoice:
     return replace(choice, ignore=tuple(p for p in choice.ignore if fnmatch.filter(checkpoint, p)))
 
 
+def proof_text(spec: PermutationSpec) -> str:
+    """Where and when a spec that does not ship was proved; empty if it was not, or ships."""
+    if spec.shipped:
+        return ""
+    from rebasin_cli.pipeline.remembered_proofs import proof_of
+
+    return str(proof_of(spec) or "")
+
+
 def tell_layout(layout: Layout, progress: Progress) -> None:
     """Say what a reader of the result must know about the spec and what it leaves in place."""
     spec = layout.spec
-    proof = proof_of(spec)
-    if proof:
+    if proof := proof_text(spec):
         progress.remark(f"{spec.path.name} is not a shipped spec; it was proved {proof}")
     elif not spec.shipped:
         sizes = "".join(f" --set {name}={n}" for name, n in layout.sizes.items())

@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
 from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate, pair_runner, targets_for
-from rebasin_cli.hooks import Layer, Taps
+from rebasin_cli.hooks import Layer, PairRun, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
-from rebasin_cli.matching.problem import PairRun
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
-from rebasin_cli.spec.hints import did_you_mean
 
 HELD_APART = 5
 """One of this many examples is held apart where a method chooses between permutations."""

@@ -10,12 +10,11 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.dtypes import has_torch_type, is_floating
 from rebasin_cli.checkpoints.replacing import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.pipeline.counterparts import listed
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.points_folder import PointsRun, check_points
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
-from rebasin_cli.safe_text import first_names
+from rebasin_cli.safe_text import first_names, listed
 from rebasin_cli.spec import Layout
 
 

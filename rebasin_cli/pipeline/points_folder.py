@@ -19,8 +19,7 @@ from pathlib import Path
 from rebasin_cli.checkpoints.locking import clean_leftovers
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.errors import RebasinError, UsageError
-from rebasin_cli.failures import system_failure
+from rebasin_cli.errors import RebasinError, UsageError, system_failure
 from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.targets import identity
 

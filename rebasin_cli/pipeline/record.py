@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.files import sha256_of
-from rebasin_cli.pipeline.layouts import SpecChoice
-from rebasin_cli.pipeline.remembered_proofs import proof_of
+from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     CheckedRecord,
@@ -85,13 +84,13 @@ def architecture_record(
     for bound in layout.tensors.values():
         sections[bound.section] += 1
     spec = layout.spec
-    proof = proof_of(spec)
+    proof = proof_text(spec)
     return ArchitectureRecord(
         name=spec.name,
         title=spec.title,
         sha256=spec.sha256,
-        proved=spec.shipped or proof is not None,
-        proof=str(proof or ""),
+        proved=spec.shipped or bool(proof),
+        proof=proof,
         checked=checked,
         file=None if spec.shipped else os.path.abspath(spec.path),
         prefix=layout.prefix,

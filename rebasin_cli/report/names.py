@@ -10,8 +10,8 @@ from pathlib import PurePath
 
 from msgspec.structs import replace
 
+from rebasin_cli.report.codec import by_names
 from rebasin_cli.report.document import InputRecord, RunDocument
-from rebasin_cli.report.places import by_names
 
 _HUB = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/")
 

@@ -6,7 +6,7 @@ Knows shapes, never tensors: nothing here imports torch, so that a spec that doe
 from rebasin_cli.spec.binding.bind import attempt, bind
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, BoundTensor, Dim, Layout, Piece, Side
-from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
+from rebasin_cli.spec.binding.left_over import Mismatch, mismatch_error
 from rebasin_cli.spec.detection import detect
 from rebasin_cli.spec.language.loading import load_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec

@@ -11,7 +11,7 @@ from rebasin_cli.spec.binding.bind import attempt, matcher_for
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
 from rebasin_cli.spec.binding.layout import Layout
-from rebasin_cli.spec.binding.mismatch import Mismatch
+from rebasin_cli.spec.binding.left_over import Mismatch
 from rebasin_cli.spec.binding.prefixes import (
     MOST,
     Prefix,

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.spec.hints import MOST_NAMED, did_you_mean, question
+from rebasin_cli.errors import MOST_NAMED, ContentError, UsageError, did_you_mean, question
 from rebasin_cli.spec.language.loading import architectures_folder, load_spec, parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.limits import LONGEST_FILE

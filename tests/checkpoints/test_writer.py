@@ -17,8 +17,7 @@ from rebasin_cli.checkpoints.header import build_header
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.replacing import check_space
 from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, write_checkpoint, write_tensors
-from rebasin_cli.errors import SystemFailure, UsageError
-from rebasin_cli.failures import human_bytes
+from rebasin_cli.errors import SystemFailure, UsageError, human_bytes
 from tests.checkpoints.building import every_dtype_file, two_shards, write_sharded
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from rebasin_cli.report.codec import from_json, to_json
+from rebasin_cli.report.codec import by_names, from_json, placed_in, seen_from, to_json
 from rebasin_cli.report.document import InputRecord, InvocationRecord, RunDocument
-from rebasin_cli.report.places import by_names, placed_in, seen_from
 from tests.report.examples import EXAMPLES, INTERPOLATE
 
 CALL = InvocationRecord(

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.errors import SystemFailure, UsageError, did_you_mean
 from rebasin_cli.spec import find_spec, shipped_spec, shipped_specs
-from rebasin_cli.spec.hints import did_you_mean
 
 TINY = "title: Mine\ntensors:\n  a: h\n"
 

@@ -75,7 +75,7 @@ def _make(folder: Path) -> None:
     Raises:
         UsageError: there is something. SystemFailure: it cannot be made.
     """
-    from rebasin_cli.failures import system_failure
+    from rebasin_cli.errors import system_failure
 
     try:
         folder.mkdir()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.errors import UsageError
-from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,16 @@ from typing import Any
 
 from rebasin_cli.garbage import collection_paused
 from rebasin_cli.spec.binding.binder import Binder, Request
-from rebasin_cli.spec.binding.claims import (
+from rebasin_cli.spec.binding.claims import Matcher, Shape, count_kinds
+from rebasin_cli.spec.binding.layout import Layout
+from rebasin_cli.spec.binding.left_over import (
     MOST_FAULTS,
-    Matcher,
-    Shape,
-    count_kinds,
+    Mismatch,
     first_without_line,
+    mismatch_error,
     scalars_without_line,
 )
-from rebasin_cli.spec.binding.layout import Layout
-from rebasin_cli.spec.binding.mismatch import Mismatch, mismatch_error
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, keys_matching, prefix_candidates, require_matches
-from rebasin_cli.spec.binding.reparametrised import may_be_derived
-from rebasin_cli.spec.binding.transposed import transposed
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of
 
@@ -99,7 +96,11 @@ def attempt(
         if isinstance(result, Layout):
             return result
         mismatches[prefix] = result
-    other = transposed(spec) if loose else None
+    if not loose:
+        return _nearest(mismatches)
+    from rebasin_cli.spec.binding.transposed import transposed
+
+    other = transposed(spec)
     for prefix, mismatch in mismatches.items():
         if other is None or not mismatch.claimed:  # a line matches the same names either way
             continue
@@ -107,6 +108,10 @@ def attempt(
         if isinstance(result, Layout):
             note = f"linear layers are stored the other way round than `{spec.name}` says, and are read so"
             return replace(result, spec=spec, notes=(*result.notes, note))
+    return _nearest(mismatches)
+
+
+def _nearest(mismatches: Mapping[Prefix, Mismatch]) -> Mismatch:
     return min(mismatches.values(), key=lambda mismatch: len(mismatch.faults))
 
 
@@ -150,9 +155,12 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
         kind = (skeleton_of(name), axes)
         if kind not in covered:
             covered[kind] = bool(matcher.candidates(name, axes))
-            if forms and not covered[kind] and may_be_derived(name):
-                stripped = stripped or dict(zip(prefix.strip_all(shapes), shapes.values(), strict=True))
-                covered[kind] = bool(matcher.derived(name, stripped))
+            if forms and not covered[kind]:
+                from rebasin_cli.spec.binding.reparametrised import may_be_derived
+
+                if may_be_derived(name):
+                    stripped = stripped or dict(zip(prefix.strip_all(shapes), shapes.values(), strict=True))
+                    covered[kind] = bool(matcher.derived(name, stripped))
         if axes and not covered[kind] and not matcher.exact.get(kind[0]):
             without += tensors
     return _Screen(covered, without)

@@ -11,18 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rebasin_cli.spec.binding.claims import (
-    MOST_FAULTS,
-    Claim,
-    Matcher,
-    Shape,
-    claim_tensors,
-    compared_too_often,
-    missing_tensors,
-)
+from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape, claim_tensors, compared_too_often
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece, cut
-from rebasin_cli.spec.binding.mismatch import Mismatch
+from rebasin_cli.spec.binding.left_over import MOST_FAULTS, Mismatch, missing_tensors
 from rebasin_cli.spec.binding.owners import (
     build_dims,
     find_owners,

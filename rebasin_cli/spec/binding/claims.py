@@ -1,28 +1,26 @@
-"""Which line of a spec matches which tensor, and the tensors and lines that are left over."""
+"""Which line of a spec matches which tensor."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from rebasin_cli.spec.binding.prefixes import Prefix
-from rebasin_cli.spec.binding.reparametrised import Form, form_of, may_be_derived, stored_weights, weight_shape
+from rebasin_cli.spec.binding.left_over import HINTS, MOST_FAULTS, no_line_for
 from rebasin_cli.spec.language.pattern import DimName, Instance, instance_of
 from rebasin_cli.spec.language.permutation_spec import Fault, Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_COMPARED
 
+if TYPE_CHECKING:
+    from rebasin_cli.spec.binding.reparametrised import Form
+
 Shape = tuple[int, ...]
 
-MOST_FAULTS = 5000
-"""Tensors without a line, after which a spec is given up. A second network in the file may add many."""
-
 _KINDS_KEPT = 10_000  # kinds of keys whose lines a matcher knows; a hostile file has a kind for every tensor
-_HINTS = 20  # faults that come with the nearest templates, which are slow to find; an error shows fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class Claim:
         form, pattern = self.form, self.line.pattern
         if form is None or pattern is None:
             return self
+        from rebasin_cli.spec.binding.reparametrised import weight_shape
+
         own = form.pattern(pattern, shapes[self.key], weight_shape(form.base, shapes))
         return replace(self, line=replace(self.line, pattern=own, section=form.section(self.line.section)))
 
@@ -109,6 +109,8 @@ class Matcher:
 
     def derived(self, key: str, shapes: Mapping[str, Shape], ends: _Ends | None = None) -> list[Claim]:
         """The claims on the weight from which `key` is derived (see `reparametrised`)."""
+        from rebasin_cli.spec.binding.reparametrised import form_of
+
         form = form_of(key, shapes)
         found = self.candidates(form.base, form.axes, ends) if form else []
         return [Claim(key, claim.line, claim.bindings, form) for claim in found if claim.line.pattern is not None]
@@ -161,7 +163,7 @@ def claim_tensors(
     for key, shape in shapes.items():
         lines = matcher.lines_for(skeletons[key], len(shape))
         candidates = matcher.candidates(key, len(shape), ends, lines) if lines else []
-        if not candidates and forms and may_be_derived(key):
+        if not candidates and forms:
             candidates = matcher.derived(key, shapes, ends)
         if len(candidates) == 1:
             claims[key] = candidates[0]
@@ -169,7 +171,7 @@ def claim_tensors(
             ambiguous[key] = candidates
         else:
             lines = matcher.named(skeletons[key])
-            faults.append(_unclaimed(matcher, key, shape, lines, hint=len(faults) < _HINTS))
+            faults.append(no_line_for(matcher, key, shape, lines, hint=len(faults) < HINTS))
             unclaimed += bool(shape)  # scalars may be counters
             if unclaimed >= MOST_FAULTS:
                 return claims, faults
@@ -232,78 +234,8 @@ def _choice_among_own(line: Line) -> DimName | None:
     return None
 
 
-def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape], prefixes: Iterable[Prefix]) -> Collection[str]:
-    """The scalars whose names are like those of no line under any prefix: counters, of which there may be many."""
-    scalars = [key for key, shape in shapes.items() if not shape and not may_be_derived(key)]
-    skeletons = skeletons_of(scalars)
-    cuts = [Prefix(), *(Prefix(skeleton_of(p.wrapper), skeleton_of(p.own), p.inside) for p in prefixes)]
-    named = {kind for kind in set(skeletons) if any(matcher.named(cut.strip(kind)) for cut in cuts)}
-    return {key for key, kind in zip(scalars, skeletons, strict=True) if kind not in named}
-
-
-def first_without_line(
-    matcher: Matcher, shapes: Mapping[str, Shape], prefix: Prefix, covered: Mapping[tuple[str, int], bool]
-) -> Iterator[Fault]:
-    """The faults of the first tensors of kinds that are not covered, as many as let a spec be given up."""
-    found = 0
-    for key, shape in shapes.items():
-        name = prefix.strip(key)
-        skeleton = skeleton_of(name)
-        if shape and not covered.get((skeleton, len(shape))):
-            yield _unclaimed(matcher, name, shape, matcher.named(skeleton), hint=found < _HINTS)
-            found += 1
-        if found == MOST_FAULTS:
-            break
-
-
 def _offsets(claim: Claim) -> int:
     return sum(isinstance(token, Ref) and token.offset != 0 for token in claim.line.template.tokens)
-
-
-def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Mapping[str, str]) -> list[Fault]:
-    """Required lines that match no tensor, and single keys that are absent although their siblings exist.
-
-    Args:
-        present: the keys that are there, with their skeletons.
-    """
-    faults: list[Fault] = []
-    used: dict[int, list[Claim]] = {}
-    for claim in claims.values():
-        used.setdefault(id(claim.line), []).append(claim)
-    parts = {line.needed_with for line in spec.lines if line.needed_with}
-    absent = {part for part in parts if not any(key.startswith(part) for key in present)}
-    required = [
-        line
-        for line in spec.lines
-        if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
-    ]
-    unused = any(id(line) not in used for line in required)
-    by_skeleton: dict[str, list[str]] = {}
-    for name, skeleton in present.items() if unused else ():
-        by_skeleton.setdefault(skeleton, []).append(name)
-    families: dict[tuple[str, int], list[Line]] = {}
-    for line in required:
-        families.setdefault((line.template.family, line.line), []).append(line)
-    groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
-    for (text, number), lines in families.items():
-        if not any(id(line) in used or _matches_any(line, by_skeleton) for line in lines):
-            faults.append(Fault(f"no tensor fits `{text}`", number, absent=lines[0]))
-        for line in lines:
-            group = groups.setdefault((line.template.scope, line.template.variables), {})
-            for claim in used.get(id(line), ()):
-                group.setdefault(tuple(claim.bindings[v] for v in sorted(line.template.variables)), claim)
-    for line in (ln for ln in required if id(ln) in used):
-        names = sorted(line.template.variables)
-        for values, other in groups[line.template.scope, line.template.variables].items():
-            key = line.template.key(dict(zip(names, values, strict=True)))
-            if key is not None and key not in present:
-                faults.append(Fault(f"{key} is absent, although {other.key} is there", line.line))
-    return faults
-
-
-def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool:
-    skeletons = line.template.skeletons or tuple(by_skeleton)
-    return any(line.template.match(key) is not None for each in skeletons for key in by_skeleton.get(each, ()))
 
 
 @dataclass(slots=True)
@@ -344,6 +276,8 @@ def _ends(matcher: Matcher, shapes: Mapping[str, Shape], *, forms: bool) -> _End
     ends: _Ends = {}
     picks = [(line, picked) for line in matcher.spec.lines if (picked := line.template.picks())]
     if picks and forms:
+        from rebasin_cli.spec.binding.reparametrised import stored_weights
+
         shapes = {**shapes, **stored_weights(shapes)}
     for line, picked in picks:
         for ref in picked:
@@ -370,52 +304,3 @@ def _is_at_its_ends(claim: Claim, ends: _Ends) -> bool:
         if claim.bindings[ref.variable] != (low if ref.pick is Pick.FIRST else high):
             return False
     return True
-
-
-def _unclaimed(matcher: Matcher, key: str, shape: Shape, lines: Sequence[Line], *, hint: bool) -> Fault:
-    """Say why none of the lines fits: a wrong number of axes, or the nearest templates (with `hint`)."""
-    for line in lines:
-        if line.pattern is not None and line.template.match(key) is not None:
-            return Fault(
-                f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "
-                f"has {len(line.pattern.axes)}",
-                line.line,
-                key=key,
-            )
-    near = nearest_templates(matcher.spec, key) if hint else ()
-    nearest = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
-    for line in near:
-        met = line.template.word_for_number(key)
-        if met is not None:
-            return Fault(
-                f"no line speaks of {key} {list(shape)}: `{{{met[0]}}}` is one letter, so it binds a number, and "
-                f"`{met[1]}` is a word",
-                line.line,
-                f"give it a longer name, as in {{{met[0] * 2}}}, and use that in the dims",
-                key,
-                unlisted=True,
-            )
-    return Fault(
-        f"no line speaks of {key} {list(shape)}",
-        near[0].line if near else 0,
-        f"the nearest are {nearest}" if nearest else "",
-        key,
-        unlisted=True,
-    )
-
-
-def nearest_templates(spec: PermutationSpec, key: str) -> Sequence[Line]:
-    """The two lines whose templates are most similar to `key`."""
-    return _nearest(spec, skeleton_of(key))
-
-
-@lru_cache(maxsize=4096)
-def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
-    """Cached by kind of key: comparing texts is slow, and thousands of keys are of a few kinds."""
-
-    def likeness(line: Line) -> float:
-        texts = line.template.skeletons or (line.template.text,)
-        return max(SequenceMatcher(None, text, skeleton, autojunk=False).ratio() for text in texts)
-
-    scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
-    return tuple(line for score, line in scored[:2] if score > 0.5)

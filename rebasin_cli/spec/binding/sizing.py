@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.spec.binding.claims import Claim, Shape
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.resolve import Resolver
-from rebasin_cli.spec.hints import did_you_mean
-from rebasin_cli.spec.language.expressions import Expression
 from rebasin_cli.spec.language.pattern import Instance
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, SizeRule
 from rebasin_cli.spec.language.variables import Bindings
 from rebasin_cli.spec.limits import LARGEST_SIZE
+
+if TYPE_CHECKING:
+    from rebasin_cli.spec.language.expressions import Expression
 
 _Targets = Sequence[tuple[str, Bindings]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.errors import did_you_mean
 from rebasin_cli.spec.language.pattern import DimName
 from rebasin_cli.spec.language.permutation_spec import Fault, Line, Rule, Shorthand, SignRule, SizeRule
 from rebasin_cli.spec.language.variables import Pick, Ref

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import rebasin_cli
-from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.hints import did_you_mean
+from rebasin_cli.errors import ContentError, did_you_mean
 from rebasin_cli.spec.language.checks import find_faults, repeated_templates, sign_faults
-from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.language.permutation_spec import (
     Line,
@@ -224,6 +222,8 @@ class _Parser:
 
     def _size(self, key: Scalar, value: Node) -> SizeRule:
         name = self._parsed(parse_dim_name, key.text, key.line)
+        from rebasin_cli.spec.language.expressions import parse_expression
+
         choices = tuple(self._parsed(parse_expression, item.text, item.line) for item in self._items(value))
         return SizeRule(name, choices, key.line)
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rebasin_cli.spec.language.expressions import Expression
 from rebasin_cli.spec.language.pattern import Anonymous, Atom, DimName, Pattern
 from rebasin_cli.spec.language.template import Template
 
@@ -32,6 +31,9 @@ class Fault:
     unlisted: bool = False
     absent: Line | None = None
 
+
+if TYPE_CHECKING:
+    from rebasin_cli.spec.language.expressions import Expression
 
 Section = Literal["tensors", "buffers", "ignored"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors, missing_tensors
+from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors
+from rebasin_cli.spec.binding.left_over import missing_tensors
 from rebasin_cli.spec.language.permutation_spec import Fault
 from rebasin_cli.spec.language.template import skeletons_by_key
 from tests.spec.building import spec_of

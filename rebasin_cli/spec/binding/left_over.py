@@ -1,0 +1,188 @@
+"""Tensors without a line, lines without a tensor, and the error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from rebasin_cli.errors import ContentError
+from rebasin_cli.spec.binding.prefixes import Prefix, options_for
+from rebasin_cli.spec.language.permutation_spec import Fault, Line, PermutationSpec
+from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
+from rebasin_cli.spec.language.variables import Value
+
+if TYPE_CHECKING:
+    from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape
+
+MOST_FAULTS = 5000
+"""Tensors without a line, after which a spec is given up. A second network in the file may add many."""
+
+HINTS = 20  # faults that come with the nearest templates, which are slow to find; an error shows fewer
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why a spec does not fit a checkpoint: the faults under the best prefix.
+
+    Attributes:
+        odd: the keys on disk that no line matches, if all else fits.
+        patterns: the `--ignore` patterns that match these keys alone.
+        claimed: whether every tensor has its line, and only what the lines say does not fit.
+    """
+
+    spec: PermutationSpec
+    prefix: str
+    faults: tuple[Fault, ...]
+    odd: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    claimed: bool = False
+
+    @property
+    def counted(self) -> str:
+        """`3 differences`."""
+        if len(self.faults) >= MOST_FAULTS:
+            return f"more than {MOST_FAULTS:,} differences"
+        return f"{len(self.faults)} difference{'s' if len(self.faults) != 1 else ''}"
+
+
+def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
+    """The error for a spec that does not fit, with its first differences."""
+    spec, faults = mismatch.spec, mismatch.faults
+    lines = [f"the spec `{spec.name}` does not fit this checkpoint ({mismatch.counted})"]
+    for fault in faults[:shown]:
+        lines.append(f"  - {fault.what}{f'; {fault.remedy}' if fault.remedy else ''}")
+    if len(faults) > shown:
+        lines.append(f"  - and {len(faults) - shown} more")
+    line = next((p.line for p in faults if p.line), 0)
+    return ContentError(
+        "\n".join(lines),
+        where=(spec.at(line) if line else str(spec.path.name))
+        + (f"; keys are shown without `{mismatch.prefix}`" if mismatch.prefix else ""),
+        remedy=f"all else fits: leave them alone with {options_for(mismatch.patterns)}, or extend the spec"
+        if mismatch.odd
+        else "name the right spec with --arch, leave tensors alone with --ignore PATTERN, or extend the spec",
+    )
+
+
+def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape], prefixes: Iterable[Prefix]) -> Collection[str]:
+    """The scalars whose names are like those of no line under any prefix: counters, of which there may be many."""
+    from rebasin_cli.spec.binding.reparametrised import may_be_derived
+
+    scalars = [key for key, shape in shapes.items() if not shape and not may_be_derived(key)]
+    skeletons = skeletons_of(scalars)
+    cuts = [Prefix(), *(Prefix(skeleton_of(p.wrapper), skeleton_of(p.own), p.inside) for p in prefixes)]
+    named = {kind for kind in set(skeletons) if any(matcher.named(cut.strip(kind)) for cut in cuts)}
+    return {key for key, kind in zip(scalars, skeletons, strict=True) if kind not in named}
+
+
+def first_without_line(
+    matcher: Matcher, shapes: Mapping[str, Shape], prefix: Prefix, covered: Mapping[tuple[str, int], bool]
+) -> Iterator[Fault]:
+    """The faults of the first tensors of kinds that are not covered, as many as let a spec be given up."""
+    found = 0
+    for key, shape in shapes.items():
+        name = prefix.strip(key)
+        skeleton = skeleton_of(name)
+        if shape and not covered.get((skeleton, len(shape))):
+            yield no_line_for(matcher, name, shape, matcher.named(skeleton), hint=found < HINTS)
+            found += 1
+        if found == MOST_FAULTS:
+            break
+
+
+def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present: Mapping[str, str]) -> list[Fault]:
+    """Required lines that match no tensor, and single keys that are absent although their siblings exist.
+
+    Args:
+        present: the keys that are there, with their skeletons.
+    """
+    faults: list[Fault] = []
+    used: dict[int, list[Claim]] = {}
+    for claim in claims.values():
+        used.setdefault(id(claim.line), []).append(claim)
+    parts = {line.needed_with for line in spec.lines if line.needed_with}
+    absent = {part for part in parts if not any(key.startswith(part) for key in present)}
+    required = [
+        line
+        for line in spec.lines
+        if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
+    ]
+    unused = any(id(line) not in used for line in required)
+    by_skeleton: dict[str, list[str]] = {}
+    for name, skeleton in present.items() if unused else ():
+        by_skeleton.setdefault(skeleton, []).append(name)
+    families: dict[tuple[str, int], list[Line]] = {}
+    for line in required:
+        families.setdefault((line.template.family, line.line), []).append(line)
+    groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
+    for (text, number), lines in families.items():
+        if not any(id(line) in used or _matches_any(line, by_skeleton) for line in lines):
+            faults.append(Fault(f"no tensor fits `{text}`", number, absent=lines[0]))
+        for line in lines:
+            group = groups.setdefault((line.template.scope, line.template.variables), {})
+            for claim in used.get(id(line), ()):
+                group.setdefault(tuple(claim.bindings[v] for v in sorted(line.template.variables)), claim)
+    for line in (ln for ln in required if id(ln) in used):
+        names = sorted(line.template.variables)
+        for values, other in groups[line.template.scope, line.template.variables].items():
+            key = line.template.key(dict(zip(names, values, strict=True)))
+            if key is not None and key not in present:
+                faults.append(Fault(f"{key} is absent, although {other.key} is there", line.line))
+    return faults
+
+
+def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool:
+    skeletons = line.template.skeletons or tuple(by_skeleton)
+    return any(line.template.match(key) is not None for each in skeletons for key in by_skeleton.get(each, ()))
+
+
+def no_line_for(matcher: Matcher, key: str, shape: Shape, lines: Sequence[Line], *, hint: bool) -> Fault:
+    """Say why none of the lines fits: a wrong number of axes, or the nearest templates (with `hint`)."""
+    for line in lines:
+        if line.pattern is not None and line.template.match(key) is not None:
+            return Fault(
+                f"{key} has {len(shape)} axes {list(shape)}, its line `{line.template.text}: {line.pattern}` "
+                f"has {len(line.pattern.axes)}",
+                line.line,
+                key=key,
+            )
+    near = nearest_templates(matcher.spec, key) if hint else ()
+    nearest = " or ".join(f"`{line.template.text}` (line {line.line})" for line in near)
+    for line in near:
+        met = line.template.word_for_number(key)
+        if met is not None:
+            return Fault(
+                f"no line speaks of {key} {list(shape)}: `{{{met[0]}}}` is one letter, so it binds a number, and "
+                f"`{met[1]}` is a word",
+                line.line,
+                f"give it a longer name, as in {{{met[0] * 2}}}, and use that in the dims",
+                key,
+                unlisted=True,
+            )
+    return Fault(
+        f"no line speaks of {key} {list(shape)}",
+        near[0].line if near else 0,
+        f"the nearest are {nearest}" if nearest else "",
+        key,
+        unlisted=True,
+    )
+
+
+def nearest_templates(spec: PermutationSpec, key: str) -> Sequence[Line]:
+    """The two lines whose templates are most similar to `key`."""
+    return _nearest(spec, skeleton_of(key))
+
+
+@lru_cache(maxsize=4096)
+def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
+    """Cached by kind of key: comparing texts is slow, and thousands of keys are of a few kinds."""
+
+    def likeness(line: Line) -> float:
+        texts = line.template.skeletons or (line.template.text,)
+        return max(SequenceMatcher(None, text, skeleton, autojunk=False).ratio() for text in texts)
+
+    scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
+    return tuple(line for score, line in scored[:2] if score > 0.5)
