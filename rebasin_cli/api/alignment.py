@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Unpack
 from rebasin_cli.api import requests
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import AlignKeywords
-from rebasin_cli.api.models import GivenModel, given_model, load_state, module_with
+from rebasin_cli.api.models import GivenModel, OneNetwork, given_model
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
-from rebasin_cli.api.showing import Row, distance_rows, html_table, spec_row, text_of
+from rebasin_cli.api.showing import Row, distance_rows, spec_row
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.pipeline.align import AlignRequest, Run, checked_targets, prepare
 from rebasin_cli.report.document import DistanceRecord, RunDocument
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from rebasin_cli.api.models import Model
     from rebasin_cli.pipeline.align_run import Found
 
 
 @dataclass(eq=False, repr=False)
-class Alignment:
+class Alignment(OneNetwork):
     """What `align` found.
 
     Attributes:
@@ -98,38 +98,11 @@ class Alignment:
             write(run, self._found, outputs, self._talk)
         return Path(path)
 
-    @public()
-    def load_into(self, module: nn.Module) -> nn.Module:
-        """Load B aligned into a module, which is returned.
+    def _title(self) -> str:
+        return "B aligned to A"
 
-        Raises:
-            ContentError: its tensors have other names or shapes.
-
-        Example:
-            >>> found = rebasin.align(model_a, model_b)
-            >>> found.load_into(model_b) is model_b
-            True
-        """
-        return load_state(module, self.aligned)
-
-    @public()
-    def module(self) -> nn.Module:
-        """A copy of the module that was passed as B, with its units in A's order.
-
-        Raises:
-            UsageError: B was no module.
-
-        Example:
-            >>> rebasin.align(model_a, model_b).module().training
-            False
-        """
-        return module_with(self._b, self.aligned)
-
-    def __repr__(self) -> str:
-        return text_of("B aligned to A", self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table("B aligned to A", self._rows())
+    def _made(self) -> tuple[GivenModel, dict[str, Tensor]]:
+        return self._b, self.aligned
 
     def _rows(self) -> list[Row]:
         rows = [*distance_rows(self.document), spec_row(self.document)]

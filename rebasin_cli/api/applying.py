@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Unpack
 from rebasin_cli.api import requests
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import ApplyKeywords
-from rebasin_cli.api.models import GivenModel, given_model, load_state, module_with
-from rebasin_cli.api.showing import Row, distance_rows, html_table, spec_row, text_of
+from rebasin_cli.api.models import GivenModel, OneNetwork, given_model
+from rebasin_cli.api.showing import Row, distance_rows, spec_row
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.permutation.files import load_permutation
 from rebasin_cli.pipeline.apply import ApplyRequest, Run, checked_targets, prepare
@@ -22,14 +22,14 @@ from rebasin_cli.report.document import InputRecord, RunDocument
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from rebasin_cli.api.keywords import Permutations
     from rebasin_cli.api.models import Model
 
 
 @dataclass(eq=False, repr=False)
-class Applied:
+class Applied(OneNetwork):
     """A network in another order of units.
 
     Attributes:
@@ -70,37 +70,11 @@ class Applied:
             write(replace(self._run, request=request, targets=targets), self._inputs, outputs, self._talk)
         return Path(path)
 
-    @public()
-    def load_into(self, module: nn.Module) -> nn.Module:
-        """Load the result into a module, which is returned.
+    def _title(self) -> str:
+        return "a network in another order of units"
 
-        Raises:
-            ContentError: its tensors have other names or shapes.
-
-        Example:
-            >>> rebasin.apply(rebasin.align(a, b), b).load_into(model_b) is model_b
-            True
-        """
-        return load_state(module, self.applied)
-
-    @public()
-    def module(self) -> nn.Module:
-        """A copy of the module that was passed, in the other order.
-
-        Raises:
-            UsageError: it was no module.
-
-        Example:
-            >>> type(rebasin.apply(rebasin.align(a, b), model_b).module()).__name__
-            'Perceptron'
-        """
-        return module_with(self._model, self.applied)
-
-    def __repr__(self) -> str:
-        return text_of("a network in another order of units", self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table("a network in another order of units", self._rows())
+    def _made(self) -> tuple[GivenModel, dict[str, Tensor]]:
+        return self._model, self.applied
 
     def _rows(self) -> list[Row]:
         return [*distance_rows(self.document), spec_row(self.document)]

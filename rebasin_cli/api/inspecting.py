@@ -10,7 +10,7 @@ from rebasin_cli.api import requests
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import InspectKeywords
 from rebasin_cli.api.models import given_model
-from rebasin_cli.api.showing import Row, html_table, text_of
+from rebasin_cli.api.showing import Row, Shown
 from rebasin_cli.pipeline.inspect import inspect as inspect_source
 from rebasin_cli.report.document import DimRecord, RunDocument, TensorRecord
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inspection:
+class Inspection(Shown):
     """What `inspect` found.
 
     Attributes:
@@ -42,12 +42,6 @@ class Inspection:
     def tensors(self) -> Mapping[str, TensorRecord]:
         """Every tensor: its dtype, its shape, and how the spec reads its axes."""
         return self.document.tensors or {}
-
-    def __repr__(self) -> str:
-        return text_of(self._title(), self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._title(), self._rows())
 
     def _title(self) -> str:
         spec = f"the spec {self.spec} fits" if self.spec else "no spec fits"

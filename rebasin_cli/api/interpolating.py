@@ -16,7 +16,7 @@ from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import InterpolateKeywords
 from rebasin_cli.api.models import GivenModel, first_module, given_model, load_state, module_with
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
-from rebasin_cli.api.showing import Row, distance_rows, html_table, spec_row, text_of
+from rebasin_cli.api.showing import Row, Shown, distance_rows, spec_row
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import Blend, check_lambda
@@ -37,7 +37,7 @@ Lambda = float | Literal["best"]
 
 
 @dataclass(eq=False, repr=False)
-class Interpolation:
+class Interpolation(Shown):
     """The line from A (λ = 0) to B (λ = 1), as B is and with its units in A's order.
 
     Attributes:
@@ -178,12 +178,6 @@ class Interpolation:
         from rebasin_cli.report.png import figure_of
 
         return figure_of(self._barrier("plot() draws losses"))
-
-    def __repr__(self) -> str:
-        return text_of(self._title(), self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._title(), self._rows())
 
     def _title(self) -> str:
         return f"the line from A to B, {len(self.lam)} points"

@@ -14,9 +14,9 @@ from rebasin_cli.api import requests
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.interpolating import judge_of
 from rebasin_cli.api.keywords import MergeKeywords
-from rebasin_cli.api.models import GivenModel, given_model, load_state, module_with
+from rebasin_cli.api.models import GivenModel, OneNetwork, given_model
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
-from rebasin_cli.api.showing import Row, html_table, spec_row, text_of
+from rebasin_cli.api.showing import Row, spec_row
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.merge import MergeRequest, Run, checked_targets, prepare
@@ -25,14 +25,14 @@ from rebasin_cli.report.document import MergeRecord, RunDocument, ScoreRecord
 from rebasin_cli.report.figures import loss_text, percent_text
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from rebasin_cli.api.models import Model
     from rebasin_cli.pipeline.merge_run import Found
 
 
 @dataclass(eq=False, repr=False)
-class Merge:
+class Merge(OneNetwork):
     """What `merge` made.
 
     Attributes:
@@ -96,37 +96,8 @@ class Merge:
             write(run, self._found, outputs, self._talk)
         return Path(path)
 
-    @public()
-    def load_into(self, module: nn.Module) -> nn.Module:
-        """Load the mean into a module, which is returned.
-
-        Raises:
-            ContentError: its tensors have other names or shapes.
-
-        Example:
-            >>> rebasin.merge([a, b]).load_into(model_a) is model_a
-            True
-        """
-        return load_state(module, self.merged)
-
-    @public()
-    def module(self) -> nn.Module:
-        """A copy of the first module, with the tensors of the mean.
-
-        Raises:
-            UsageError: the first network was no module.
-
-        Example:
-            >>> type(rebasin.merge([model_a, model_b]).module()).__name__
-            'Perceptron'
-        """
-        return module_with(self._models[0], self.merged)
-
-    def __repr__(self) -> str:
-        return text_of(self._title(), self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._title(), self._rows())
+    def _made(self) -> tuple[GivenModel, dict[str, Tensor]]:
+        return self._models[0], self.merged
 
     @property
     def _record(self) -> MergeRecord:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rebasin_cli.api.calls import public
+from rebasin_cli.api.showing import Shown
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.inputs import Source
@@ -123,3 +125,42 @@ def module_with(model: GivenModel, state: Mapping[str, Tensor]) -> nn.Module:
             "no module was passed that could be copied", remedy="load the result into one of yours: load_into(module)"
         )
     return load_state(copy.deepcopy(model.module), state)
+
+
+class OneNetwork(Shown):
+    """A result that is one network, like one of those that were passed."""
+
+    def _made(self) -> tuple[GivenModel, dict[str, Tensor]]:
+        """The network that was passed, and the new tensors."""
+        raise NotImplementedError
+
+    @public()
+    def load_into(self, module: nn.Module) -> nn.Module:
+        """Load the result into a module, which is returned.
+
+        Raises:
+            ContentError: its tensors have other names or shapes.
+
+        Example:
+            >>> rebasin.align(model_a, model_b).load_into(model_b) is model_b
+            True
+            >>> rebasin.merge([a, b]).load_into(model_a) is model_a
+            True
+        """
+        return load_state(module, self._made()[1])
+
+    @public()
+    def module(self) -> nn.Module:
+        """A copy of the module that was passed, with the tensors of the result: B aligned, the network that a
+        permutation was applied to, or the first of those that were merged.
+
+        Raises:
+            UsageError: it was no module.
+
+        Example:
+            >>> rebasin.align(model_a, model_b).module().training
+            False
+            >>> type(rebasin.merge([model_a, model_b]).module()).__name__
+            'Perceptron'
+        """
+        return module_with(*self._made())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rebasin_cli.api.calls import public
-from rebasin_cli.api.showing import Row, html_table, text_of
+from rebasin_cli.api.showing import Row, Shown
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.permutation.files import SavedPermutation
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rebasin_cli.spec import Layout
 
 
-class UnitPermutation(Mapping[str, "Tensor"]):
+class UnitPermutation(Shown, Mapping[str, "Tensor"]):
     """For each dim which unit of B goes to each place: dim → int64 tensor.
 
     A dim of its own has shape (units,) and means `aligned[i] = b[p[i]]`; a dim within an owner, as the queries of a
@@ -70,11 +70,8 @@ class UnitPermutation(Mapping[str, "Tensor"]):
     def __len__(self) -> int:
         return len(self.saved.permutation)
 
-    def __repr__(self) -> str:
-        return text_of(f"permutation by the spec {self.saved.spec_name}", self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(f"permutation by the spec {self.saved.spec_name}", self._rows())
+    def _title(self) -> str:
+        return f"permutation by the spec {self.saved.spec_name}"
 
     def _rows(self) -> list[Row]:
         moved = self.saved.permutation.fraction_moved

@@ -16,6 +16,22 @@ Row = tuple[str, str]
 _MOST = 12  # rows that are shown
 
 
+class Shown:
+    """A result that shows itself by a title and rows of figures."""
+
+    def _title(self) -> str:
+        raise NotImplementedError
+
+    def _rows(self) -> list[Row]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return text_of(self._title(), self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title(), self._rows())
+
+
 def text_of(title: str, rows: Sequence[Row]) -> str:
     """A title and a line a row; a long list is cut."""
     width = max((len(_safe(name)) for name, _ in rows), default=0)

@@ -12,7 +12,7 @@ from rebasin_cli.api import requests
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import DeriveKeywords, ProveKeywords
 from rebasin_cli.api.models import given_model
-from rebasin_cli.api.showing import Row, html_table, text_of
+from rebasin_cli.api.showing import Row, Shown
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.errors import UsageError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Proof:
+class Proof(Shown):
     """Whether a spec keeps the function of a network; as a condition it is true if it does.
 
     Attributes:
@@ -48,12 +48,6 @@ class Proof:
 
     def __bool__(self) -> bool:
         return self.holds
-
-    def __repr__(self) -> str:
-        return text_of(self._title(), self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._title(), self._rows())
 
     def _title(self) -> str:
         name = self.document.architecture.name if self.document.architecture else ""

@@ -27,13 +27,18 @@ FUNCTIONS = ("align", "apply", "derive", "inspect", "interpolate", "lerp", "merg
 CLASSES = ("Alignment", "Applied", "Inspection", "Interpolation", "Merge", "Proof", "Spec", "UnitPermutation")
 
 
+def _ours(kind: type) -> dict[str, Any]:
+    return dict(vars(kind)) if kind.__module__.startswith("rebasin_cli") else {}
+
+
 def documented() -> Iterator[tuple[str, Any]]:
     """Every public function, class, method and property, by its name."""
     for name in (*FUNCTIONS, *CLASSES):
         value = getattr(rebasin, name)
         yield name, value
         if name in CLASSES:
-            for own, member in vars(value).items():
+            members = {own: member for kind in value.__mro__[::-1] for own, member in _ours(kind).items()}
+            for own, member in members.items():
                 if not own.startswith("_") and (callable(member) or isinstance(member, property)):
                     yield f"{name}.{own}", member
 
