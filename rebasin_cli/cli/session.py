@@ -141,6 +141,13 @@ class Session(Progress):
         if not self.quiet:
             print_note(text)
 
+    def judged(self, text: str, *, bad: bool) -> None:
+        """Not now where the summary on a terminal says it in its first lines; a bad one stands in the document."""
+        if self.form == "json" or sys.stdout is None or not sys.stdout.isatty():
+            super().judged(text, bad=bad)
+        elif bad and text not in self.warnings:
+            self.warnings.append(text)
+
     def detail(self, text: str) -> None:
         if self.verbose and not self.quiet:
             print_note(text)

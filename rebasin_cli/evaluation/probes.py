@@ -17,7 +17,7 @@ from rebasin_cli.evaluation.examples import guesses
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
 from rebasin_cli.evaluation.libraries import on_files_of_others
-from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module, of_module
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.pretrained import architecture_of, build_model, class_named, config_of
 from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
@@ -88,9 +88,7 @@ def own_probe(
             f"--network {reference} returns a network alone, and there is nothing to run it on",
             remedy="add --data FILE, or let it return (module, inputs)",
         )
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    prefix = "" if set(module.state_dict()) & set(shapes) else prefix
-    network = ModuleNetwork(f"--network {reference}", module, shapes, prefix)
+    network = of_module(f"--network {reference}", module, state, prefix)
 
     def run_in(dtype: torch.dtype) -> Run:
         def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rebasin_cli.checkpoints.deferring import load_torch
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.matching.options import (
     ActivationOptions,
     Order,
@@ -134,7 +134,7 @@ def match_choice(method: str = "weights", given: Mapping[str, object] | None = N
         common: the other fields of `MatchChoice`.
 
     Raises:
-        UsageError: an option that the method does not read.
+        UsageError: there is no such method, or an option that it does not read.
     """
     told = {name: value for name, value in (given or {}).items() if value is not None}
     found = _method(method, told.get("objective"))
@@ -158,7 +158,13 @@ def effective_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _method(name: str, objective: object) -> Method:
     by_loss = name == "sinkhorn" and objective not in (None, "distance")
-    return next(m for m in METHODS if m.name == name and (m.options is SinkhornLossOptions) == by_loss)
+    found = [m for m in METHODS if m.name == name and (m.options is SinkhornLossOptions) == by_loss]
+    if not found:
+        names = dict.fromkeys(m.name for m in METHODS)
+        raise UsageError(
+            f"there is no method `{name}`", remedy=did_you_mean(name, names) or f"the methods are {', '.join(names)}"
+        )
+    return found[0]
 
 
 def _defaults(options: type) -> dict[str, object]:

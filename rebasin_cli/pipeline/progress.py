@@ -38,6 +38,13 @@ class Progress:
     def remark(self, text: str) -> None:
         """Something worth saying that changes no figure."""
 
+    def judged(self, text: str, *, bad: bool) -> None:
+        """What a result is worth: a warning where it is bad, and a remark where it is not."""
+        if bad:
+            self.warn(text)
+        else:
+            self.remark(text)
+
     def detail(self, text: str) -> None:
         """Something for those who asked for more."""
 

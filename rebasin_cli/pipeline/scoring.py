@@ -111,23 +111,25 @@ class NetworkScorer:
         )  # fmt: skip
 
 
-@dataclass(slots=True)
-class CommandScorer:
-    """A command that is given each point as a checkpoint like A, in a temporary place.
+class _Outside:
+    """What judges networks without showing on what: the attributes of `NetworkScorer`, where nothing is known."""
 
-    The attributes are those of `NetworkScorer`; how many examples the command looks at is not known (0).
-    """
-
-    words: tuple[str, ...]
-    like: Checkpoint
-    timeout: float | None
-    source: str
     examples: int = 0
     split: str | None = None
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     chance: float = 1.0
     blind: float = math.inf
+
+
+@dataclass
+class CommandScorer(_Outside):
+    """A command that is given each point as a checkpoint like A, in a temporary place."""
+
+    words: tuple[str, ...]
+    like: Checkpoint
+    timeout: float | None
+    source: str
     unit: str = "the command's own unit"
 
     @property
@@ -147,17 +149,11 @@ class CommandScorer:
             return run_command(self.words, target, self.timeout)
 
 
-@dataclass(slots=True)
-class FunctionScorer:
-    """A function in memory that is given the tensors of each point; see `CommandScorer`."""
+@dataclass
+class FunctionScorer(_Outside):
+    """A function in memory that is given the tensors of each point."""
 
     judge: GivenLoss
-    examples: int = 0
-    split: str | None = None
-    repairer: Repairer | None = None
-    repairs: tuple[Kind, ...] = ()
-    chance: float = 1.0
-    blind: float = math.inf
     unit: str = "the function's own unit"
 
     @property

@@ -25,11 +25,8 @@ State = Mapping[str, Tensor]
 
 
 def told(verdict: VerdictRecord, progress: Progress) -> VerdictRecord:
-    """The verdict, with a warning where it is bad and a remark where it is not."""
-    if verdict.bad:
-        progress.warn(f"verdict: {verdict.text}")
-    else:
-        progress.remark(f"verdict: {verdict.text}")
+    """The verdict, said as soon as it is known."""
+    progress.judged(f"verdict: {verdict.text}", bad=verdict.bad)
     return verdict
 
 

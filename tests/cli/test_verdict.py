@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,18 @@ def test_a_bad_merge_is_a_warning_and_fails_gates(rebasin: Rebasin, three: Path)
     assert Path("m.safetensors").exists()
     assert rebasin(*call, "--max-loss", verdict["loss"] * 1.1).code == 0
     assert rebasin(*call, "--at-least-as-good").code == (1 if verdict["loss"] > verdict["members"] else 0)
+
+
+def test_a_terminal_is_told_the_verdict_once(rebasin: Rebasin, three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    done = rebasin(
+        "merge", *STRANGERS, "-o", "m.safetensors", "--data", "data.npz", "--format", "text", "--color", "never"
+    )
+    document = json.loads(Path("m.rebasin.json").read_text())
+    assert "verdict" not in done.err
+    assert " ".join(done.out.split()).count(document["verdict"]["text"]) == 1
+    said = f"verdict: {document['verdict']['text']}" in document["warnings"]
+    assert said == document["verdict"]["bad"]
 
 
 def test_a_plain_mean_that_is_worse_than_every_model(rebasin: Rebasin, three: Path) -> None:

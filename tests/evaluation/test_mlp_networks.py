@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.evaluation.given import GivenNetwork
+from rebasin_cli.evaluation.networks.module_network import user_network
 from rebasin_cli.evaluation.networks.registry import FAMILIES, build_network
 from tests.evaluation.building import Info, assert_same_function, infos_of, layout_of, network_for, randomise
 
@@ -158,3 +163,15 @@ def test_a_chain_that_does_not_chain_is_refused() -> None:
     infos = infos_of(state) | {"2.weight": Info((8, 11))}
     with pytest.raises(ContentError, match=r"0\.weight has 9 outputs and the next layer, 2\.weight, has 11"):
         build_network(layout_of("mlp", state), infos, {})
+
+
+def test_a_network_in_memory_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What headers say of shapes is enough to see whether it is the checkpoint's."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    save_file(module.state_dict(), tmp_path / "net.safetensors")
+    with open_checkpoint(tmp_path / "net.safetensors") as checkpoint:
+        read: list[str] = []
+        monkeypatch.setattr(type(checkpoint), "__getitem__", lambda self, key: read.append(key))
+        network = user_network(GivenNetwork("net", module), checkpoint, "", {})
+    assert network.shapes["0.weight"] == (4, 3)
+    assert not read

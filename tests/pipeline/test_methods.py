@@ -173,3 +173,9 @@ def test_signs_keep_what_was_found_when_time_ends() -> None:
     found = match_by_search(problem, match_choice(), Running("cpu", check, lambda *_: None))
     assert found.stop == "time"
     assert found.objective[-1] >= plain.objective[-1]
+
+
+def test_a_method_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="no method `weigths`") as refusal:
+        match_choice("weigths")
+    assert refusal.value.remedy == "did you mean `weights`?"

@@ -122,10 +122,17 @@ def user_network(
         ContentError: the factory fails, returns no module, or one whose tensors are not the checkpoint's.
     """
     module, _ = build_module(reference, state, options)
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    names = set(module.state_dict())
-    prefix = "" if names & set(shapes) else prefix
-    return ModuleNetwork(f"--network {reference}", module, shapes, prefix)
+    return of_module(f"--network {reference}", module, state, prefix)
+
+
+def of_module(name: str, module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> ModuleNetwork:
+    """A module as the network of a state, of which no tensor is read.
+
+    Raises:
+        ContentError: its tensors are not those of the state.
+    """
+    shapes = {key: tuple(info.shape) for key, info in getattr(state, "infos", state).items()}
+    return ModuleNetwork(name, module, shapes, "" if set(module.state_dict()) & set(shapes) else prefix)
 
 
 def build_module(
