@@ -23,8 +23,9 @@ from rebasin_cli.merging.options import Blend, check_lambda
 from rebasin_cli.pipeline.interpolate import Run, checked_targets, prepare
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
 from rebasin_cli.pipeline.points import PathPoints, check_dtypes
-from rebasin_cli.report.document import BarrierRecord, DistanceRecord, RunDocument
+from rebasin_cli.report.document import DistanceRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import BarrierRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

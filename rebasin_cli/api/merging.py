@@ -21,8 +21,9 @@ from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.merge import MergeRequest, Run, checked_targets, prepare
 from rebasin_cli.pipeline.record import role_of
-from rebasin_cli.report.document import MergeRecord, RunDocument, ScoreRecord
+from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
+from rebasin_cli.report.measurements import MergeRecord, ScoreRecord
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -42,8 +42,9 @@ from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import Point, point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
-from rebasin_cli.report.document import BarrierRecord, InputRecord, PlaneRecord, RunDocument, VerdictRecord
+from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import BarrierRecord, PlaneRecord, VerdictRecord
 from rebasin_cli.report.worth import judge_unmeasured
 
 States = Mapping[str, Mapping[str, Tensor]]

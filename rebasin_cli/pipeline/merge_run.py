@@ -26,7 +26,8 @@ from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import told
-from rebasin_cli.report.document import NATS, InputRecord, MergeRecord, PairRecord, RunDocument, VerdictRecord
+from rebasin_cli.report.document import InputRecord, RunDocument
+from rebasin_cli.report.measurements import NATS, MergeRecord, PairRecord, VerdictRecord
 from rebasin_cli.report.worth import judge, judge_unmeasured
 
 State = Mapping[str, Tensor]

@@ -23,7 +23,7 @@ from rebasin_cli.pipeline.points import is_first
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.record import role_of
 from rebasin_cli.pipeline.scoring import CommandScorer, NetworkScorer, Scorer, score_or_nan
-from rebasin_cli.report.document import ScoreRecord
+from rebasin_cli.report.measurements import ScoreRecord
 from rebasin_cli.report.worth import ENSEMBLE
 from rebasin_cli.spec import Layout
 

@@ -19,7 +19,8 @@ from rebasin_cli.pipeline.interpolate_request import PlaneGrid
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import score_or_nan
 from rebasin_cli.pipeline.sweep import Sweep, held
-from rebasin_cli.report.document import NATS, DistanceRecord, PlanePointRecord, PlaneRecord
+from rebasin_cli.report.document import DistanceRecord
+from rebasin_cli.report.measurements import NATS, PlanePointRecord, PlaneRecord
 
 Keep = Callable[[Callable[[], PlaneRecord]], None]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.report.comparison import Run, comparison_text, runs_of
-from rebasin_cli.report.document import PlaneRecord, RunDocument
+from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.measurements import PlaneRecord
 from rebasin_cli.report.names import without_folders
 
 _STDOUT = Path("-")

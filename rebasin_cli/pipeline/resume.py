@@ -26,7 +26,8 @@ from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import document_file, read_document
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, PlaneRecord, RunDocument
+from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, PlaneRecord
 
 R = TypeVar("R", BarrierRecord, PlaneRecord)
 

@@ -22,8 +22,9 @@ from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.resume import NO_SWEEP, Basis, EarlierSweep, place_of
 from rebasin_cli.pipeline.scoring import Scorer, score_or_nan
-from rebasin_cli.report.document import NATS, BarrierRecord, CurveRecord, InputRecord
+from rebasin_cli.report.document import InputRecord
 from rebasin_cli.report.figures import loss_text, percent_text
+from rebasin_cli.report.measurements import NATS, BarrierRecord, CurveRecord
 from rebasin_cli.spec import Layout
 
 _HOLD = 2_000_000_000

@@ -18,7 +18,7 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.resume import place_of
 from rebasin_cli.pipeline.scoring import Scorer, score_or_nan
 from rebasin_cli.pipeline.sweep import Sweep
-from rebasin_cli.report.document import BarrierRecord, ScoreRecord, VerdictRecord
+from rebasin_cli.report.measurements import BarrierRecord, ScoreRecord, VerdictRecord
 from rebasin_cli.report.worth import judge
 
 State = Mapping[str, Tensor]

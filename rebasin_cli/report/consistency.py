@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord, RunDocument
+from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord
 
 _LARGEST = 1e100  # of a loss or a metric: float32 ends at 3e38, and the difference of two can still be drawn
 

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from rebasin_cli.report.dims import dims_grid
 from rebasin_cli.report.document import (
     ArchitectureRecord,
-    BarrierRecord,
     CheckedRecord,
     CheckRecord,
     ListedArchitecture,
     MatchRecord,
-    PlaneRecord,
     RunDocument,
 )
 from rebasin_cli.report.figures import (
@@ -35,6 +33,7 @@ from rebasin_cli.report.measured import (
     plane_headline,
     worth_grid,
 )
+from rebasin_cli.report.measurements import BarrierRecord, PlaneRecord
 from rebasin_cli.report.members import members_grid, members_headline
 from rebasin_cli.report.names import input_names
 from rebasin_cli.report.tensors import tensors_grid

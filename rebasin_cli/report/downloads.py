@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from rebasin_cli.report.codec import to_json
-from rebasin_cli.report.document import BarrierRecord, RunDocument
+from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.figures import bytes_text
+from rebasin_cli.report.measurements import BarrierRecord
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 _LARGEST = 1_400_000  # bytes; browsers follow no address above two million characters

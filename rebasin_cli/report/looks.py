@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from rebasin_cli.report.document import Kind
+from rebasin_cli.report.measurements import Kind
 
 Marker = Literal["circle", "square", "triangle", "diamond", "cross"]
 

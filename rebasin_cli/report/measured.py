@@ -7,8 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord, ScoreRecord, VerdictRecord
 from rebasin_cli.report.figures import loss_text, measure_text, percent_text
+from rebasin_cli.report.measurements import (
+    BarrierRecord,
+    CurveRecord,
+    MergeRecord,
+    PlaneRecord,
+    ScoreRecord,
+    VerdictRecord,
+)
 
 _IN_VERDICT = 2  # curves whose barriers the first line of a summary names
 _BESIDE = 4  # columns of figures beside λ that 80 columns of a terminal hold

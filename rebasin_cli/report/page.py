@@ -17,9 +17,10 @@ from rebasin_cli.report.contents import (
     trials_text,
 )
 from rebasin_cli.report.dim_families import DimRow, dim_rows
-from rebasin_cli.report.document import BarrierRecord, MatchRecord, MergeRecord, RunDocument
+from rebasin_cli.report.document import MatchRecord, RunDocument
 from rebasin_cli.report.figures import bytes_text, count_text, loss_text, measure_text, percent_text, seconds_text
 from rebasin_cli.report.measured import Grid, barrier_grid, curve_grids
+from rebasin_cli.report.measurements import BarrierRecord, MergeRecord
 from rebasin_cli.report.names import input_names, role_name
 from rebasin_cli.report.reproduce import Reproduction, options_of, reproduction
 from rebasin_cli.report.series import Series, measures

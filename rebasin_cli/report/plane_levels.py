@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from rebasin_cli.report.document import PlaneRecord
+from rebasin_cli.report.measurements import PlaneRecord
 
 BANDS = 10
 COLOURS = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rebasin_cli.report.document import PlaneRecord
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import PlaneRecord
 from rebasin_cli.report.plane_levels import Levels
 from rebasin_cli.report.png import Form, require_matplotlib, saved
 from rebasin_cli.safe_text import LONGEST_NAME, one_line

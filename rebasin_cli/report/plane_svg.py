@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from itertools import groupby
 
-from rebasin_cli.report.document import PlaneRecord
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import PlaneRecord
 from rebasin_cli.report.plane_levels import BANDS, COLOURS, Levels, loss_at
 
 _WIDE = 640

@@ -6,8 +6,8 @@ import math
 
 from rich.text import Text
 
-from rebasin_cli.report.document import PlaneRecord
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import PlaneRecord
 from rebasin_cli.report.plane_levels import BANDS, COLOURS, Levels, loss_at
 
 _SHADES = " .:-=+*#%@"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.report.document import BarrierRecord
 from rebasin_cli.report.figures import finite_range
 from rebasin_cli.report.looks import Marker, look
+from rebasin_cli.report.measurements import BarrierRecord
 from rebasin_cli.report.series import SMALLEST_ARROW, Measure, Series, measures, spots
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 

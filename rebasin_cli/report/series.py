@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, pairwise
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.looks import PLACE
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
 from rebasin_cli.safe_text import one_line
 
 SMALLEST_ARROW = 0.04

@@ -13,8 +13,8 @@ from itertools import pairwise
 from rich.cells import cell_len
 from rich.text import Text
 
-from rebasin_cli.report.document import BarrierRecord, Kind
 from rebasin_cli.report.figures import finite_range, tick_text, ticks
+from rebasin_cli.report.measurements import BarrierRecord, Kind
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 _LOOKS: Mapping[Kind, tuple[str, str, int]] = {

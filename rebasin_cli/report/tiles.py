@@ -8,8 +8,9 @@ from math import isfinite, isnan
 from typing import Literal
 
 from rebasin_cli.report.contents import headline
-from rebasin_cli.report.document import BarrierRecord, MergeRecord, RunDocument
+from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.figures import loss_text, measure_text, percent_text
+from rebasin_cli.report.measurements import BarrierRecord, MergeRecord
 from rebasin_cli.report.verdict import ERROR_RISE, LOSS_RISE, error_rise, is_one_basin, verdict
 
 Tone = Literal["good", "open", "bad", "plain"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import isfinite, isnan
 
-from rebasin_cli.report.document import BarrierRecord, CurveRecord, RunDocument
+from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.measured import merge_headline, plane_headline
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
 
 ERROR_RISE = 0.02
 """Two networks are in one basin if nowhere between them more examples than this are wrong beyond the line between their

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from rebasin_cli.report.document import ScoreRecord, VerdictRecord
 from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import ScoreRecord, VerdictRecord
 
 ENSEMBLE = "ensemble"
 

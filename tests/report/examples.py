@@ -8,22 +8,19 @@ from msgspec.structs import replace
 
 from rebasin_cli.report.document import (
     ArchitectureRecord,
-    BarrierRecord,
     CheckedRecord,
     CheckRecord,
-    CurveRecord,
     DimRecord,
     DistanceRecord,
     InputRecord,
     ListedArchitecture,
     MatchRecord,
-    PlanePointRecord,
-    PlaneRecord,
     PlanRecord,
     RunDocument,
     SpecOptions,
     TensorRecord,
 )
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, PlanePointRecord, PlaneRecord
 
 _HASH = "0123456789abcdef" * 4
 LAM = tuple(i / 8 for i in range(9))

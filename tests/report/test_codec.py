@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from rebasin_cli.errors import ContentError, SystemFailure
 from rebasin_cli.report import document as values
 from rebasin_cli.report.codec import SCHEMA_PATH, from_json, read_document, schema, to_json
-from rebasin_cli.report.document import ArchitectureRecord, CurveRecord, RunDocument, TensorRecord
+from rebasin_cli.report.document import ArchitectureRecord, RunDocument, TensorRecord
+from rebasin_cli.report.measurements import CurveRecord
 from tests.report.examples import ALIGN, BARRIER, EXAMPLES, INTERPOLATE
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,8 +22,6 @@ from rebasin_cli.report.contents import facts, grids, headline
 from rebasin_cli.report.dims import FEW_DIMS, dims_grid
 from rebasin_cli.report.document import (
     ArchitectureRecord,
-    BarrierRecord,
-    CurveRecord,
     DimRecord,
     InputRecord,
     MatchRecord,
@@ -32,6 +30,7 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.report.html import to_html
 from rebasin_cli.report.markdown import markdown_of, to_markdown
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
 from rebasin_cli.report.terminal_plot import loss_plot
 from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, EXAMPLES, INTERPOLATE
 

@@ -20,9 +20,10 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.report import png
 from rebasin_cli.report.codec import from_json, to_json
 from rebasin_cli.report.console import print_summary, to_text
-from rebasin_cli.report.document import MergeRecord, PairRecord, Record, RunDocument, ScoreRecord
+from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.html import to_html
 from rebasin_cli.report.markdown import to_markdown
+from rebasin_cli.report.measurements import MergeRecord, PairRecord, Record, ScoreRecord
 from tests.hostile import HOSTILE, SURROGATES, assert_harmless, assert_inert
 from tests.report.examples import ALIGN, CHECKED, INSPECT, INTERPOLATE, OTHERS
 from tests.report.test_forms import shown, with_more

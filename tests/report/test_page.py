@@ -20,19 +20,11 @@ from msgspec.structs import replace
 from rebasin_cli.report.chart import chart
 from rebasin_cli.report.comparison import comparison_grid, comparison_text, runs_of
 from rebasin_cli.report.dim_families import dim_rows
-from rebasin_cli.report.document import (
-    CurveRecord,
-    DimRecord,
-    InputRecord,
-    InvocationRecord,
-    MergeRecord,
-    PairRecord,
-    RunDocument,
-    ScoreRecord,
-)
+from rebasin_cli.report.document import DimRecord, InputRecord, InvocationRecord, RunDocument
 from rebasin_cli.report.downloads import curves_csv
 from rebasin_cli.report.html import page_of, to_html
 from rebasin_cli.report.looks import look
+from rebasin_cli.report.measurements import CurveRecord, MergeRecord, PairRecord, ScoreRecord
 from rebasin_cli.report.names import without_folders
 from rebasin_cli.report.page import curves
 from rebasin_cli.report.reproduce import options_of, reproduction

@@ -10,16 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from rebasin_cli.report.dims import dims_grid, folded
-from rebasin_cli.report.document import (
-    BarrierRecord,
-    CheckedRecord,
-    CurveRecord,
-    DimRecord,
-    InputRecord,
-    MergeRecord,
-    PairRecord,
-    RunDocument,
-)
+from rebasin_cli.report.document import CheckedRecord, DimRecord, InputRecord, RunDocument
+from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, MergeRecord, PairRecord
 from rebasin_cli.report.names import input_names
 from rebasin_cli.report.terminal_plot import loss_plot
 from rebasin_cli.report.verdict import is_one_basin, verdict
