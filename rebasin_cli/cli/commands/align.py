@@ -114,9 +114,6 @@ def command(
     or --data the network is run on B before and after, and a difference is an error. Several B go into a folder, with
     their permutations and one run document beside it; one that cannot be aligned is named, and the others are finished.
     """
-    from rebasin_cli.pipeline.align import AlignRequest, align
-    from rebasin_cli.pipeline.members import MembersRequest, align_members, check_members
-
     choice = match.choice()
     check_loss(choice, network.loss)
     shown = fitted(examples, network, match)
@@ -126,6 +123,8 @@ def command(
         raise UsageError("there is no B to align onto A", remedy=_USAGE)
     with working() as cleanup:
         if len(named) == 1 and not many.asked():
+            from rebasin_cli.pipeline.align import AlignRequest, align
+
             target = output_of(output)
             one, two = sources([a, *named], cleanup)
             request = AlignRequest(
@@ -133,6 +132,8 @@ def command(
             )
             document = align(request, session)
         else:
+            from rebasin_cli.pipeline.members import MembersRequest, align_members
+
             folder = _folder(output, save_permutation, many, report, len(named))
             others = MembersRequest(
                 sources([a], cleanup)[0], tuple(many.sources(named, cleanup)), folder, spec.choice(), many.together,
@@ -141,7 +142,10 @@ def command(
             document = align_members(others, session)
     session.finish(document, payload=output != PIPE)
     end_of(document)
-    check_members(document)
+    if document.members is not None:
+        from rebasin_cli.pipeline.members import check_members
+
+        check_members(document)
 
 
 def _folder(
