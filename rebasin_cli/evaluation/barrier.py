@@ -62,22 +62,3 @@ class Curve:
     def non_finite(self) -> tuple[float, ...]:
         """The λ whose loss is NaN or infinite."""
         return tuple(x for x, value in zip(self.lam, self.loss, strict=True) if not math.isfinite(value))
-
-
-@dataclass(frozen=True, slots=True)
-class BarrierReport:
-    """The path before and after alignment, on the same examples.
-
-    Attributes:
-        lam: the points of both curves.
-        naive: from A to B as it is; None if it was not measured.
-        aligned: from A to the permuted B; None if it was not measured.
-        split: "train" or "test" where the data has both.
-        examples: number of examples that the losses are means over.
-    """
-
-    lam: tuple[float, ...]
-    naive: Curve | None
-    aligned: Curve | None
-    split: str | None
-    examples: int

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rebasin_cli.evaluation.barrier import BarrierReport, Curve, barrier_above_line, barrier_above_mean
+from rebasin_cli.evaluation.barrier import Curve, barrier_above_line, barrier_above_mean
 
 LAM = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -54,10 +54,3 @@ def test_an_infinite_loss_counts_between_the_ends_only() -> None:
     assert curve(1.0, 2.0, math.inf, 2.0, 1.0).barrier == math.inf
     assert barrier_above_mean((1.0, math.inf, 1.0)) == math.inf
     assert math.isnan(curve(1.0, 2.0, 3.0, 2.0, math.inf).barrier)
-
-
-def test_a_report_keeps_both_curves() -> None:
-    report = BarrierReport(LAM, curve(1, 2, 4, 2, 1), curve(1, 1, 1, 1, 1), "test", 500)
-    assert report.naive is not None
-    assert report.aligned is not None
-    assert report.naive.barrier > report.aligned.barrier == 0.0
