@@ -106,7 +106,7 @@ def exchanged(name: str, exchange: Mapping[str, str], folder: Path) -> Permutati
     return load_spec(path)
 
 
-def test_squeeze_and_excitation_has_another_width_than_the_expansion(tmp_path: Path) -> None:
+def test_squeeze_and_excitation_has_a_width_of_its_own(tmp_path: Path) -> None:
     tied = exchanged("mobilenetv3", {"se.{i}": "e.{i}"}, tmp_path)
     with pytest.raises(ContentError, match=r"dim e\.\d+ is \d+ by features"):
         prove(tied, convnets.SUBJECTS["mobilenetv3"][0]())
@@ -152,7 +152,7 @@ def test_and_they_do_break_the_function_if_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("groups", [4, 2])
-def test_group_norm_is_not_layer_norm_though_its_shapes_are_the_same(groups: int) -> None:
+def test_group_norm_is_not_layer_norm_of_the_same_shapes(groups: int) -> None:
     torch.manual_seed(0)
     module = randomise(paper.ResNet20(12, blocks=1, norm=partial(nn.GroupNorm, groups)))
     subject = module_subject("GroupNorm", module, (torch.randn(2, 3, 16, 16, dtype=torch.float64),))
@@ -164,7 +164,7 @@ def test_group_norm_is_not_layer_norm_though_its_shapes_are_the_same(groups: int
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_group_norm_under_the_name_of_batch_norm_is_told_by_its_missing_statistics(name: str) -> None:
+def test_group_norm_named_batch_norm_is_told_by_statistics(name: str) -> None:
     shapes = {
         key: tuple(tensor.shape)
         for key, tensor in images.torchvision_subject(name).state.items()
@@ -174,7 +174,7 @@ def test_group_norm_under_the_name_of_batch_norm_is_told_by_its_missing_statisti
         detect(shapes)
 
 
-def test_a_first_stage_that_expands_is_not_taken_for_one_that_does_not() -> None:
+def test_a_first_stage_that_expands_is_told_from_one_that_does_not() -> None:
     subject = images.timm_subject("fbnetc_100")
     with pytest.raises(ContentError, match="no architecture fits"):
         detect({key: tuple(tensor.shape) for key, tensor in subject.state.items()})

@@ -122,7 +122,7 @@ def test_a_wrong_symmetry_is_refuted_and_named(claim: Claim, tmp_path: Path) -> 
     assert claim.dim in proof.breaking
 
 
-def test_without_its_config_a_norm_over_all_heads_is_not_taken_for_one_on_a_single_head() -> None:
+def test_without_config_a_norm_over_heads_is_not_one_of_a_head() -> None:
     subject = rotary_decoders.olmoe(num_key_value_heads=6)
     with pytest.raises(ContentError, match="2 architectures fit"):
         detect({key: tuple(tensor.shape) for key, tensor in subject.state.items()})

@@ -104,7 +104,7 @@ def with_more() -> RunDocument:
     return replace(INTERPOLATE, barrier=replace(BARRIER, naive=naive, repaired=more))
 
 
-def test_what_does_not_fit_beside_each_other_has_tables_of_its_own() -> None:
+def test_what_does_not_fit_side_by_side_has_its_own_tables() -> None:
     assert [grid.title for grid in grids(INTERPOLATE)][1:2] == ["Loss in nats per example, accuracy"]
     titles = {grid.title: grid for grid in grids(with_more())}
     names = ("λ", "naive", "aligned", "aligned + bn", "aligned + repair")

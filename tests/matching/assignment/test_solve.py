@@ -69,7 +69,7 @@ def test_every_family_is_solved_exactly(family: str, n: int, backend: Backend) -
 
 @needs_fast_solver
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_solved_exactly_beyond_one_block_of_lists(family: str) -> None:
+def test_every_family_is_solved_exactly_beyond_one_list_block(family: str) -> None:
     matrix = make_similarity(family, 400, seed=5)
     found = solve_assignment(matrix)
     check(matrix, found)

@@ -94,7 +94,7 @@ def test_similarities_are_those_of_the_definition() -> None:
 
 
 @pytest.mark.parametrize("similarity", ["covariance", "correlation"])
-def test_a_module_named_by_hand_takes_the_place_of_what_layers_read(similarity: Similarity) -> None:
+def test_a_module_named_by_hand_replaces_what_layers_read(similarity: Similarity) -> None:
     """Against the correlation of what the first layer makes, before the nonlinearity, computed by hand."""
     a, b = states("mlp"), states("mlp")
     generator = torch.Generator().manual_seed(1)

@@ -38,7 +38,7 @@ def test_swap_gains_are_the_differences_of_the_objective() -> None:
         assert float(gains[i, j]) == pytest.approx(quadratic.value(swapped) - quadratic.value(perm), abs=1e-9)
 
 
-def test_gradient_and_curvature_make_the_objective_along_a_segment() -> None:
+def test_gradient_and_curvature_give_the_objective_of_a_segment() -> None:
     quadratic = random_quadratic(5, 1)
     x, y = torch.eye(5, dtype=torch.float64)[[2, 0, 1, 4, 3]], torch.eye(5, dtype=torch.float64)
     d = y - x

@@ -133,7 +133,7 @@ def test_a_block_is_solved_as_well_as_by_brute_force(block_of: str, tmp_path: Pa
     assert match_by_weights(Problem(layout, a, b)).objective[-1] == pytest.approx(best, rel=1e-12)
 
 
-def test_dims_that_share_a_tensor_inside_a_pair_never_lower_the_block(tmp_path: Path) -> None:
+def test_dims_within_one_tensor_never_lower_the_block(tmp_path: Path) -> None:
     layout, a, b = tiny_layout("heads", tmp_path), tiny_state("heads", 1), tiny_state("heads", 2)
     block = Block("kv", ("kv", "q", "v"))
     for seed in range(5):

@@ -113,7 +113,7 @@ def test_where_no_dims_can_be_mixed_it_says_so(tmp_path: Path) -> None:
         )
 
 
-def test_buffers_are_mixed_for_the_network_and_not_for_the_distance(tmp_path: Path) -> None:
+def test_buffers_are_mixed_for_the_network_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("tensors:\n  w: h _\n  out: _ h\nbuffers:\n  mean: h\nignored:\n  - count\n")
     shapes = {"w": (4, 3), "out": (2, 4), "mean": (4,), "count": ()}
