@@ -14,7 +14,7 @@ from rebasin_cli.api import requests
 from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.interpolating import judge_of
 from rebasin_cli.api.keywords import MergeKeywords
-from rebasin_cli.api.models import GivenModel, OneNetwork, given_model
+from rebasin_cli.api.models import GivenModel, OneNetwork, each_of, given_model
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
 from rebasin_cli.api.showing import Row, spec_row
 from rebasin_cli.checkpoints.outputs import Outputs
@@ -130,7 +130,8 @@ def merge(
     Algorithm 3 of Git Re-Basin (arXiv:2209.04836).
 
     Args:
-        models: two or more modules, state dicts or paths, of one architecture. The result is like the first.
+        models: two or more modules, state dicts or paths, of one architecture. The result is like the first. A path
+            `FILE:models.*` stands for all members of a file whose tensors' names begin so.
         loss: as for `interpolate`.
         options: those of `align`, and: weights: a number above zero for each network; equal by default. algorithm:
             "cycle-consistent", "frank-wolfe", "merge-many", "to-first" or "hierarchical". data, eval_command, metric,
@@ -153,7 +154,8 @@ def merge(
     given: dict[str, Any] = {**options, "loss": loss}
     if isinstance(models, str | os.PathLike | Mapping) or not isinstance(models, Sequence):
         raise UsageError(f"models is a {type(models).__name__}", remedy="pass a list of two networks or more")
-    taken = tuple(given_model(f"model {i}", model, talk) for i, model in enumerate(models, 1))
+    each = [one for model in models for one in each_of(model)]
+    taken = tuple(given_model(f"model {i}", model, talk) for i, model in enumerate(each, 1))
     choice = requests.matching(given)
     named = {name: given[name] for name in ("steps", "algorithm") if given.get(name) is not None}
     if given.get("weights") is not None:

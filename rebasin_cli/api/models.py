@@ -57,6 +57,19 @@ class GivenModel:
         return found
 
 
+def each_of(value: Model) -> list[Model]:
+    """The members of a file where a path names several (`FILE:models.*`); anything else is one.
+
+    Raises:
+        RebasinError: the file cannot be read, or has no such members.
+    """
+    if isinstance(value, str | os.PathLike) and isinstance(path := os.fspath(value), str) and path:
+        from rebasin_cli.checkpoints.members import expanded
+
+        return list(expanded(Path(path)))
+    return [value]
+
+
 def given_model(name: str, value: Model, progress: Progress) -> GivenModel:
     """What a user handed over as `name` ("A"); tensors are copied.
 

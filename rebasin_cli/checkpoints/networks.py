@@ -95,6 +95,11 @@ def choose_network(root: Any, key: str | None, where: str, path: str) -> Chosen:
     return Chosen(network, around, _notes(network, around, len(start), everything, path))
 
 
+def named_networks(root: Any, where: str) -> tuple[str, ...]:
+    """The names of all networks in a file that have one."""
+    return tuple(network.name for network in _networks(root, (), _Budget(where)) if network.keys)
+
+
 def entries(value: Any) -> Mapping[Any, Any] | None:
     """The items of a mapping, also of an OrderedDict or another subclass of dict; None for anything else."""
     if isinstance(value, dict):

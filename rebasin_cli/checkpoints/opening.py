@@ -13,6 +13,7 @@ from pathlib import Path
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, read_config
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
+from rebasin_cli.checkpoints.members import copies, expanded, is_pattern, listed, member_file
 from rebasin_cli.checkpoints.quantised import refuse_adapter_file, refuse_placeholders, refuse_quantised
 from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
@@ -29,7 +30,8 @@ def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False
     Reads headers and pickles only. The contents of a file decide its kind, not its name.
 
     Args:
-        path: also `FILE:KEY`, for one of several networks in a file of torch.save.
+        path: also `FILE:KEY`, for one of several networks in a file: by the key that a file of torch.save has it
+            under, or by how its tensors' names begin.
         named: how advice names the file, if not by its path.
         empty: whether it may be without tensors.
     Raises:
@@ -65,12 +67,39 @@ def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False
 
 def _open_file(path: Path, key: str | None = None, named: str | None = None) -> TensorFile:
     kind = kind_of(path)
+    if is_pattern(key):
+        raise UsageError(
+            f"{path}:{key} names several networks, and one is meant here",
+            remedy=f"name one: {shell_word(str(expanded(Path(f'{path}:{key}'))[0]))}; merge takes all, and align as B",
+        )
     if kind == "safetensors":
-        _refuse_key(key, "a safetensors file", path)
-        return SafetensorsFile(path)
+        return SafetensorsFile(path) if key is None else _member_of_safetensors(path, key)
     from rebasin_cli.checkpoints.pickles import PickleFile
 
-    return PickleFile(path, zipped=kind == "zip", key=key, named=named)
+    def open_network(name: str | None) -> TensorFile:
+        return PickleFile(path, zipped=kind == "zip", key=name, named=named)
+
+    try:
+        return open_network(key)
+    except ContentError:
+        member = member_file(open_network, key) if key is not None else None
+        if member is None:
+            raise
+        return member
+
+
+def _member_of_safetensors(path: Path, key: str) -> TensorFile:
+    file = SafetensorsFile(path)
+    member = member_file(lambda name: file, key)
+    if member is not None:
+        return member
+    several = copies(file.infos)
+    raise UsageError(
+        f"{path}:{key}: no tensor's name in it begins with `{key}.`"
+        + (f"; it has {listed(*several)}" if several else ", and it has one network"),
+        remedy=f"name one of them: {shell_word(f'{path}:{several[0]}{several[1][0]}')}" if several
+        else f"leave the key away: {shell_word(str(path))}",
+    )  # fmt: skip
 
 
 def _refuse_long_names(checkpoint: Checkpoint) -> None:

@@ -17,7 +17,7 @@ from rebasin_cli.checkpoints.archives import DAMAGED, RESAVE, Archive, open_arch
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import METADATA
 from rebasin_cli.checkpoints.hyperparameters import find_config
-from rebasin_cli.checkpoints.networks import choose_network, describe, entries, listed, shown
+from rebasin_cli.checkpoints.networks import choose_network, describe, entries, listed, named_networks, shown
 from rebasin_cli.checkpoints.reader import CHUNK, Block, StableFile
 from rebasin_cli.checkpoints.stored import (
     EXPANDED,
@@ -113,6 +113,20 @@ class PickleFile:
                 raw = self.read_raw(key)
                 for start in range(0, raw.numel(), CHUNK):
                     yield Block(raw[start : start + CHUNK], key, of_file=False)
+
+
+def network_names(path: Path, *, zipped: bool) -> tuple[str, ...]:
+    """The networks in a file of torch's that have a name: `student`, `models.0`.
+
+    Raises:
+        ContentError, SystemFailure: as `PickleFile`.
+    """
+    where = str(path)
+    try:
+        pickle = open_archive(StableFile(path), zipped=zipped).pickle
+    except PickleFault as error:
+        raise ContentError(str(error), where=where, remedy=RESAVE if isinstance(error, TooMuch) else DAMAGED) from None
+    return named_networks(pickle.value, where)
 
 
 def _place(archive: Archive, name: str, storage: Storage) -> int:

@@ -170,7 +170,7 @@ def _value(name: str, value: Any, folder: Path, into: Path, command: str) -> str
     path = os.path.join(folder, text)
     if name == "arch":
         return path if text.endswith((".yaml", ".yml")) or os.sep in text else text
-    return path if os.path.lexists(path) or not is_named(text) else text
+    return text if name in _CODE and is_named(text) and not os.path.lexists(path) else path
 
 
 def _file_name(path: str) -> str:

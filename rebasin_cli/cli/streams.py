@@ -139,6 +139,17 @@ def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
     return [Source(_spool(cleanup), PIPE) if path == PIPE else Source.file(path) for path in paths]
 
 
+def many_sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
+    """The same, and all members of a file where `FILE:models.*` names them.
+
+    Raises:
+        UsageError: as `sources`. RebasinError: a file with members cannot be read, or has none.
+    """
+    from rebasin_cli.checkpoints.members import expanded
+
+    return sources([one for path in paths for one in ([path] if path == PIPE else expanded(path))], cleanup)
+
+
 def listed_paths(listing: Path) -> list[Path]:
     """The paths of a list, one a line; `-` reads it from stdin. Empty lines are left out.
 

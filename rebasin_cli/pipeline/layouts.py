@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.dtypes import SIGN_BITS
+from rebasin_cli.checkpoints.members import copies
+from rebasin_cli.checkpoints.members import listed as members_listed
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.document import ArchitectureRecord
@@ -90,15 +92,38 @@ def bind_one(
     """
     shapes = shapes_of(checkpoint)
     config = config if config is not None else checkpoint.config
-    if choice.arch is None:
-        found = detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
-        if not choice.signs:
-            return found
-    spec = named_spec(checkpoint, choice, config) if choice.arch is not None else found.spec
-    return bind(
-        spec, shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore,
-        apart=apart, still=still, signs=choice.signs,
-    )  # fmt: skip
+    try:
+        if choice.arch is None:
+            found = detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
+            if not choice.signs:
+                return found
+        spec = named_spec(checkpoint, choice, config) if choice.arch is not None else found.spec
+        return bind(
+            spec, shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore,
+            apart=apart, still=still, signs=choice.signs,
+        )  # fmt: skip
+    except ContentError as error:
+        raise _of_copies(error, checkpoint) from error
+
+
+def _of_copies(error: ContentError, checkpoint: Checkpoint) -> ContentError:
+    """Where nothing fits as several copies of a network that is known are in one file: how to name one of them."""
+    several = copies(checkpoint.infos)
+    if several is None:
+        return error
+    stem, words = several
+    begin = f"{stem}{words[0]}."
+    own = {key.removeprefix(begin): info.shape for key, info in checkpoint.infos.items() if key.startswith(begin)}
+    try:
+        found = detect(own, config=checkpoint.config)
+    except ContentError:
+        return error
+    one, every = (shell_word(f"{checkpoint.address}{'.' if checkpoint.key else ':'}{stem}{w}") for w in (words[0], "*"))
+    return ContentError(
+        f"the checkpoint holds {len(words)} copies of one network (`{found.spec.name}`): {members_listed(stem, words)}",
+        where=checkpoint.address,
+        remedy=f"name one of them, {one}; or make one of all: rebasin merge {every} -o merged.safetensors",
+    )
 
 
 def check_signs(layout: Layout, checkpoint: Checkpoint) -> None:

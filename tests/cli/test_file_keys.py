@@ -117,7 +117,7 @@ def test_a_key_that_is_not_there(rebasin: Rebasin, files: Path) -> None:
     before = sorted(files.iterdir())
     for arguments, code, message in (
         (("align", "a.pth:teachr", "b.pth:student"), 3, "has no 'teachr'; it has student"),
-        (("inspect", "b.student.aligned.safetensors:x"), 2, "a safetensors file has one network"),
+        (("inspect", "b.student.aligned.safetensors:x"), 2, "and it has one network"),
         (("inspect", f"{files}:x"), 2, "a folder has one network"),
         (("inspect", "none.pth:x"), 4, "there is no such file"),
         (("inspect", "org/name"), 4, "hf download org/name"),

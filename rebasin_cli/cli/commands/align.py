@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebasin_cli.checkpoints.members import names_several
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import FittingExamples, NetworkOptions, check_loss, fitted
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
-from rebasin_cli.cli.streams import PIPE, listed_paths, output_of, sources, working
+from rebasin_cli.cli.streams import PIPE, listed_paths, many_sources, output_of, sources, working
 from rebasin_cli.cli.values import file_path
 from rebasin_cli.errors import UsageError
 
@@ -66,7 +67,7 @@ class ManyOptions:
 
     def sources(self, named: list[Path], cleanup: ExitStack) -> list[Source]:
         """Every B."""
-        return sources([*named, *(listed_paths(self.members_from) if self.members_from else ())], cleanup)
+        return many_sources([*named, *(listed_paths(self.members_from) if self.members_from else ())], cleanup)
 
 
 @grouped
@@ -122,7 +123,7 @@ def command(
     if not named and many.members_from is None:
         raise UsageError("there is no B to align onto A", remedy=_USAGE)
     with working() as cleanup:
-        if len(named) == 1 and not many.asked():
+        if len(named) == 1 and not many.asked() and not names_several(named[0]):
             from rebasin_cli.pipeline.align import AlignRequest, align
 
             target = output_of(output)

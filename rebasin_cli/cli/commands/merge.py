@@ -14,7 +14,7 @@ from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
-from rebasin_cli.cli.streams import PIPE, output_of, sources, working
+from rebasin_cli.cli.streams import PIPE, many_sources, output_of, working
 from rebasin_cli.cli.values import number
 
 
@@ -32,7 +32,9 @@ class Algorithm(StrEnum):
 def command(
     models: Annotated[
         list[Path],
-        typer.Argument(readable=False, metavar="MODEL", help="Checkpoints of one architecture; one of them may be -."),
+        typer.Argument(
+            readable=False, metavar="MODEL", help="Checkpoints of one architecture, or FILE:PREFIX.*; one may be -."
+        ),
     ],
     output: Annotated[
         Path,
@@ -82,8 +84,8 @@ def command(
         target = output_of(output)
         assert target is not None
         request = MergeRequest(
-            tuple(sources(models, cleanup)), target, spec.choice(), algorithm.value, _numbers(weights), data, steps,
-            report, choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
+            tuple(many_sources(models, cleanup)), target, spec.choice(), algorithm.value, _numbers(weights), data,
+            steps, report, choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
         )  # fmt: skip
         document = merge(request, session)
     session.finish(document, payload=output != PIPE)
