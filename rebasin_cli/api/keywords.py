@@ -105,6 +105,7 @@ class MatchKeywords(TypedDict, total=False):
     threads: Annotated[int, Between(1, 1024)]
     on_interrupt: Literal["abort", "save"]
     similarity: Similarity
+    mix: Share
     tap: Mapping[str, str]
     epochs: Count
     learning_rate: LearningRate

@@ -111,6 +111,8 @@ class ActivationOptions:
 
     Attributes:
         similarity: `covariance` is Σ z_A z_Bᵀ (least squares); `correlation` is Pearson's, 0 where a unit is dead.
+        mix: the share of activations beside weights, 0 to 1; below 1 `similarity` is `correlation`.
     """
 
     similarity: Similarity = "correlation"
+    mix: float = 1.0

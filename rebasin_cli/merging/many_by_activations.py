@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.data.activations import Grams, Solver, by_weights, pair_grams, untold
+from rebasin_cli.matching.data.mixing import best_by_both, by_forms, forms_beside, norms_of, worth_beside
+from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import ActivationProblem, Problem, Resources, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks
 from rebasin_cli.merging.many import ManyResult, OnRound, in_order_of_first
-from rebasin_cli.merging.models import Models, total_similarity
+from rebasin_cli.merging.models import Mean, Models, total_similarity
 from rebasin_cli.merging.options import ManyOptions
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
@@ -40,6 +42,7 @@ def match_many_by_activations(
 
     Args:
         pair_problem: of two models by number, both to be run side by side.
+        by: with a share `mix` of activations below 1, weights count as well, see `matching/data/mixing.py`.
         options: `to-first` assigns every model to the first; `merge-many` each in random order to the others;
             `cycle-consistent` begins with `to-first` and goes on with each to the others.
 
@@ -49,7 +52,7 @@ def match_many_by_activations(
         looks at are in memory together: N(N − 1)/2, or N − 1 for `to-first`.
     """
     algorithm, count = options.algorithm, len(models)
-    search = _Search(models, [Permutation.identity(models.layout)] * count, on_round)
+    search = _Search(models, [Permutation.identity(models.layout)] * count, on_round, by.mix)
     start = total_similarity(models, search.present)
     began = perf_counter()
     try:
@@ -85,8 +88,10 @@ class _Search:
     models: Models
     present: list[Permutation]
     on_round: OnRound | None
+    mix: float = 1.0
     grams: dict[tuple[int, int], Grams] = field(default_factory=dict)
     left: dict[str, Block] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
     matches: int = 0
     stop: Stop = "converged"
 
@@ -124,6 +129,8 @@ class _Search:
                 mine_last = gram if j < i else _turned(gram)
                 placed = self.models.weights[j] * _gathered(layout, dims, mine_last, self.present[j])
                 summed[dims] = summed[dims] + placed if dims in summed else placed
+        if self.mix < 1:
+            return self._place_by_both(i, others, summed)
         solver, gained = Solver(layout), 0.0
         for block in blocks(layout):
             found = solver.solve(block, summed, self.present[i])
@@ -134,6 +141,25 @@ class _Search:
                 gained += found[1]
         self.matches += 1
         return gained
+
+    def _place_by_both(self, i: int, others: Sequence[int], summed: Mapping[tuple[str, ...], Tensor]) -> float:
+        """The same by weights, too: the mean of the others as they are placed now, beside their likenesses."""
+        layout, models = self.models.layout, self.models
+        if not self.norms:
+            each = [norms_of(layout, state) for state in models.states]
+            self.norms = {r: sum(w * own[r] for w, own in zip(models.weights, each, strict=True)) for r in each[0]}
+        total = sum(models.weights[j] for j in others)
+        mean = {dims: gram / total for dims, gram in summed.items()}
+        beside = forms_beside(layout, mean, self.mix, self.norms, self.norms)
+        problem = Problem(layout, Mean(models, self.present, others), models.states[i])
+        begins = [self.present[i], by_forms(layout, beside)]
+        if len(others) == 1:
+            begins.append(match_by_weights(problem).permutation)
+        found = best_by_both(problem, beside, begins)
+        before = problem.objective(self.present[i]) + worth_beside(layout, beside, self.present[i])
+        self.present[i] = found.permutation
+        self.matches += 1
+        return found.value - before
 
     def finished(self) -> tuple[Permutation, ...]:
         """All in the order of the first; what no activation tells is matched to it by weights."""

@@ -142,7 +142,17 @@ def match_choice(method: str = "weights", given: Mapping[str, object] | None = N
     for name, value in told.items():
         if name not in known:
             _refuse_unread(found, name, value)
+    if "mix" in told:
+        _check_mix(told["mix"], told.get("similarity"))
     return MatchChoice(method, found.options(**{name: told[name] for name in told if name in known}), **common)
+
+
+def _check_mix(mix: Any, similarity: object) -> None:
+    if mix < 1 and similarity == "covariance":
+        raise UsageError(
+            "--mix brings activations to the scale of weights, and a covariance has a scale of its own",
+            remedy="leave --similarity away, or --mix",
+        )
 
 
 def effective_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,11 @@ SINKHORN = ("sinkhorn", "--objective", "midpoint")
 FEW = ("--epochs", 2)
 
 
-@pytest.mark.parametrize("how", [("activations",), ("ste", *FEW), (*SINKHORN, *FEW)], ids=lambda how: how[0])
+@pytest.mark.parametrize(
+    "how",
+    [("activations",), ("activations", "--mix", 0.5), ("ste", *FEW), (*SINKHORN, *FEW)],
+    ids=lambda how: "-".join(map(str, how[:3])),
+)
 def test_align_by_data_and_judge_it(rebasin: Rebasin, tmp_path: Path, how: tuple[object, ...]) -> None:
     method = how[0]
     out = tmp_path / "b.safetensors"
@@ -83,3 +87,24 @@ def test_refusals(rebasin: Rebasin, tmp_path: Path, arguments: tuple[object, ...
     assert done.code == code, done.err
     assert words in done.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--mix", "0.5"), "--mix 0.5: --method weights does not read it"),
+        (("--method", "ste", "--mix", "0.5"), "--mix 0.5: --method ste does not read it"),
+        (
+            ("--method", "activations", "--mix", "0.5", "--similarity", "covariance"),
+            "a covariance has a scale of its own",
+        ),
+        (("--method", "activations", "--mix", "1.5"), "a number from 0 to 1"),
+        (("--method", "activations", "--mix", "0.5"), "looks at examples, and there are none"),
+    ],
+)
+def test_a_mix_is_one_of_weights_and_activations(
+    rebasin: Rebasin, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = rebasin("align", A, B, *arguments, "-o", tmp_path / "b.safetensors")
+    assert done.code == 2
+    assert said in " ".join(done.err.split())

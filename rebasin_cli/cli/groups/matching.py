@@ -98,6 +98,13 @@ class MergeMatchOptions:
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
+    mix: Annotated[
+        float | None,
+        typer.Option(
+            parser=n.LAMBDA, metavar="X", help="Share of activations beside weights (activations).",
+            show_default="1", rich_help_panel=_PANEL,
+        ),
+    ] = None  # fmt: skip
     tap: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,7 +122,7 @@ class MergeMatchOptions:
 
     def given(self) -> dict[str, object]:
         """The options of methods by name, None where they were not given."""
-        names = ("start", "order", "restarts", "quality", "similarity")
+        names = ("start", "order", "restarts", "quality", "similarity", "mix")
         return {name: _plain(getattr(self, name)) for name in names}
 
     def choice(self) -> MatchChoice:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -44,6 +44,11 @@ def match_by_activations(
     layout = problem.layout
     grams = pair_grams(problem, options)
     middle = perf_counter()
+    if options.mix < 1:
+        from rebasin_cli.matching.data.mixing import match_by_both
+
+        found = match_by_both(problem, grams, options.mix, resources)
+        return replace(found, seconds={"activations": middle - began, **found.seconds})
     solver = Solver(layout)
     every = blocks(layout)
     permutation = Permutation.identity(layout)

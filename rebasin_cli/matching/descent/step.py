@@ -84,10 +84,12 @@ class Steps:
     Attributes:
         quadratic: roots of the blocks with a dim on two sides of one tensor: a step finds a better permutation, and
             from there another one may find a better one still.
+        beside: by root, what the units of a block are worth beside what the tensors say of them.
     """
 
     similarities: Similarities
     blocks: tuple[Block, ...]
+    beside: Mapping[str, Forms] = field(default_factory=dict)
     problem: Problem = field(init=False)
     quadratic: set[str] = field(init=False)
     _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -136,6 +138,7 @@ class Steps:
 
     def _solve_forms(self, step: Step, block: Block, permutation: Permutation, forms: Forms) -> None:
         began = self._clock()
+        forms = self._with_beside(block, forms)
         root = block.root
         if len(block.dims) == 1 and (root,) in forms:
             worth = Worth.of(forms[root,], root, signed=self.problem.layout.dims[root].signs)
@@ -167,6 +170,9 @@ class Steps:
         for term in self._terms(block, permutation):  # what is held comes again below, as a quadratic
             if not term.held:
                 linear += (term.a @ term.b.T).double().cpu()
+        for form in self.beside.get(root, {}).get((root,), ()):
+            assert isinstance(form, Dense)
+            linear += form.gram[0]
         pairs = list(two_sided_terms(self.problem, block, permutation))
         a, b = (torch.cat([pair[which] for pair in pairs]) for which in (0, 1))
         quadratic = Quadratic(linear, a, b, self.problem.layout.dims[root].signs)
@@ -193,14 +199,23 @@ class Steps:
         the linear solution comes true."""
         keys = {key for dim in block.dims for key in self.problem.layout.users[dim]}
         began = self._clock()
-        before = self.problem.objective(permutation, keys)
-        forms = forms_of(self._terms(block, permutation))
+        before = self.problem.objective(permutation, keys) + self._worth_beside(block, permutation)
+        forms = self._with_beside(block, forms_of(self._terms(block, permutation)))
         step.seconds["similarity"] += self._clock() - began
         began = self._clock()
         found, _, _ = self._solve_nested(step, block, permutation, forms)
-        after = self.problem.objective(permutation.replace(found), keys)
+        moved = permutation.replace(found)
+        after = self.problem.objective(moved, keys) + self._worth_beside(block, moved)
         step.end(found, before, after)
         step.seconds["assignment"] += self._clock() - began
+
+    def _with_beside(self, block: Block, forms: Forms) -> Forms:
+        more = self.beside.get(block.root, {})
+        return {dims: [*forms.get(dims, ()), *more.get(dims, ())] for dims in (*forms, *more)} if more else forms
+
+    def _worth_beside(self, block: Block, permutation: Permutation) -> float:
+        more = self.beside.get(block.root)
+        return solve_of_layout(self.problem.layout, block, more, permutation, Step().solve_all)[1] if more else 0.0
 
     def _terms(self, block: Block, permutation: Permutation) -> Iterator[Term]:
         of = self.similarities

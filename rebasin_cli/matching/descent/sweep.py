@@ -20,6 +20,7 @@ from rebasin_cli.matching.problem import Problem, Stop, StopMatching
 from rebasin_cli.matching.similarity.blocks import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Similarities
+from rebasin_cli.matching.similarity.pair_forms import Forms
 from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import Layout
 
@@ -101,6 +102,7 @@ class Descent:
         executor: takes steps of blocks that share no tensor side by side; the result does not depend on it.
         open: roots of blocks to be solved: never visited yet, or a neighbour changed since.
         seconds, solvers, gap: what `MatchResult` reports.
+        beside: see `Steps`.
     """
 
     problem: Problem
@@ -112,6 +114,7 @@ class Descent:
     seconds: dict[str, float] = field(default_factory=lambda: {"similarity": 0.0, "assignment": 0.0, "objective": 0.0})
     solvers: dict[str, int] = field(default_factory=dict)
     gap: float | None = None
+    beside: Mapping[str, Forms] = field(default_factory=dict)
     blocks: tuple[Block, ...] = field(init=False)
     open: set[str] = field(init=False)
     _steps: Steps = field(init=False)
@@ -122,7 +125,7 @@ class Descent:
         self.blocks = blocks(layout)
         self.open = {block.root for block in self.blocks}
         self._neighbours = neighbours_of(layout, self.blocks)
-        self._steps = Steps(Similarities(self.problem, self.dtype, self.device, self.budget), self.blocks)
+        self._steps = Steps(Similarities(self.problem, self.dtype, self.device, self.budget), self.blocks, self.beside)
 
     def objective(self, permutation: Permutation | None = None) -> float:
         """⟨A, π(B)⟩ at a permutation, by default the present one, from the tensors."""
