@@ -240,8 +240,8 @@ def interpolate(
             a loss by which the examples of `data=` are judged: "cross-entropy", "mse", "mae".
         options: those of `align`, and: steps: points from 0 to 1. align: False leaves B as it is. permutation: what
             `align` found, or a file, instead of a match. combine: "lerp" or "slerp". data, split, limit, batch_size,
-            metric, eval_command, eval_timeout: what judges, in the place of a function. repair, fit_data, fit_limit:
-            "bn" or "repair" of statistics, and on what. polish: "least-squares" or "distill": how the
+            metric, eval_command, eval_server, eval_timeout: what judges, in the place of a function. repair, fit_data,
+            fit_limit: "bn" or "repair" of statistics, and on what. polish: "least-squares" or "distill": how the
             weights of `at(λ)` are fitted to both.
 
     Returns:

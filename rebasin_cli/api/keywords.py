@@ -139,6 +139,7 @@ class JudgeKeywords(DataKeywords, total=False):
     batch_size: Count
     metric: Sequence[str]
     eval_command: str
+    eval_server: str
     eval_timeout: Seconds
     repair: Kind | Sequence[Kind]
     polish: Polish | None

@@ -157,7 +157,7 @@ def judged(
     found = _common(given, models, choice)
     repair = given.get("repair")
     repairs = (repair,) if isinstance(repair, str) else tuple(dict.fromkeys(repair or ()))
-    has_loss = given.get("data") is not None or given.get("eval_command") is not None or judge is not None
+    has_loss = given.get("data") is not None or _program(given) is not None or judge is not None
     polish = given.get("polish")
     fits = choice.looks_at_data or repairs or polish is not None
     if not fits:
@@ -192,8 +192,22 @@ def judged(
     if repairs:
         found["repairs"] = repairs
     names = ("split", "limit", "batch_size", "fit_limit", "polish_steps")
-    _take(found, given, {**{n: n for n in names}, "eval_command": "command", "eval_timeout": "timeout"})
+    _take(found, given, {**{n: n for n in names}, "eval_timeout": "timeout"})
+    if (program := _program(given)) is not None:
+        found |= {"command": program, "serves": given.get("eval_server") is not None}
     return DataRequest(**found) if found.keys() & {"path", "fit", "network", "command", "judge"} else None
+
+
+def _program(given: Keywords) -> str | None:
+    """The command that judges, if there is one.
+
+    Raises:
+        UsageError: there are two.
+    """
+    command, server = given.get("eval_command"), given.get("eval_server")
+    if command is not None and server is not None:
+        raise UsageError("eval_command= and eval_server= are two judges", remedy="leave one of them away")
+    return server if command is None else command
 
 
 def examples(value: Any) -> Path | GivenData:

@@ -41,7 +41,7 @@ READ = {
 """Parameters that name files to read, or code."""
 WRITTEN = {"output", "report", "plot", "save_permutation", "resume", "summary"}
 """Parameters that name files to write."""
-_CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command"}
+_CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command", "eval_server"}
 _LEFT_OUT = {"force", "json", "form"}
 """The document is always printed: it is what is compared, and what the next command of a pipe works on."""
 _UNNAMED = {"align": "aligned", "repair": "repaired"}
@@ -145,7 +145,7 @@ def _each(value: Any) -> Sequence[Any]:
 
 
 def _runs(name: str, value: Any) -> bool:
-    return name in ("network", "eval_command") or is_named(str(value))
+    return name in ("network", "eval_command", "eval_server") or is_named(str(value))
 
 
 def _words(parameter: Any, values: Sequence[str]) -> Iterator[str]:

@@ -52,7 +52,7 @@ def parse_command(text: str, folder: Path) -> tuple[str, ...]:
             f"has characters with a meaning: {str(folder)!r}",
             remedy=f'write "${VARIABLE}" there instead, or set TMPDIR to a folder of a plain name',
         )
-    _find_program(words[0])
+    find_program(words[0])
     return words
 
 
@@ -73,13 +73,13 @@ def run_command(words: tuple[str, ...], checkpoint: Path, timeout: float | None)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        _end(process)
+        end_group(process)
         raise ContentError(
             f"the evaluation command was still running after {timeout:g} s and was stopped",
             remedy="give it longer with --eval-timeout SECONDS",
         ) from None
     except BaseException:
-        _end(process)
+        end_group(process)
         raise
     finally:
         with suppress(OSError):  # it has nothing to watch any more
@@ -87,21 +87,22 @@ def run_command(words: tuple[str, ...], checkpoint: Path, timeout: float | None)
         os.close(alive)
     if process.returncode != 0:
         raise ContentError(
-            f"the evaluation command ended with code {process.returncode}{_last(err, ': ')}",
+            f"the evaluation command ended with code {process.returncode}{last_line(err, ': ')}",
             where=shlex.join(call),
             remedy="run it by hand on either checkpoint",
         )
-    return parse_scores(_last(out))
+    return parse_scores(last_line(out))
 
 
-def parse_scores(line: str) -> Scores:
-    """What a last line says.
+def parse_scores(line: str, what: str = "the evaluation command's last line", remedy: str = _REMEDY) -> Scores:
+    """What a last line says; `what` it is and the `remedy` are for messages.
 
     Raises:
         ContentError: it is empty, neither a number nor JSON, or has no loss.
     """
     if not line:
-        raise ContentError("the evaluation command printed nothing", remedy=_REMEDY)
+        nothing = "the evaluation command printed nothing" if remedy == _REMEDY else f"{what} is empty"
+        raise ContentError(nothing, remedy=remedy)
     try:
         return Scores(float(line))
     except ValueError:
@@ -111,13 +112,13 @@ def parse_scores(line: str) -> Scores:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ContentError(f"the evaluation command's last line is no figure: {line[:60]!r}", remedy=_REMEDY)
+        raise ContentError(f"{what} is no figure: {line[:60]!r}", remedy=remedy)
     figures = {k: float(v) for k, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     if "loss" not in figures:
         have = ", ".join(f"`{name}`" for name in found) or "nothing"
         raise ContentError(
-            f"the evaluation command's last line has no number `loss` in it; it has {have}",
-            remedy=_REMEDY + "; without a loss take 1 - accuracy",
+            f"{what} has no number `loss` in it; it has {have}",
+            remedy=remedy + "; without a loss take 1 - accuracy",
         )
     return Scores(figures.pop("loss"), figures.pop("accuracy", math.nan), figures)
 
@@ -132,7 +133,7 @@ def _begin(call: list[str], variables: Mapping[str, str]) -> tuple[subprocess.Po
     Raises:
         UsageError: there is no such program.
     """
-    program = _find_program(call[0])
+    program = find_program(call[0])
     watched, alive = os.pipe()
     try:
         process = subprocess.Popen(
@@ -148,8 +149,8 @@ def _begin(call: list[str], variables: Mapping[str, str]) -> tuple[subprocess.Po
     return process, alive
 
 
-def _find_program(name: str) -> str:
-    """Where a program lies.
+def find_program(name: str, option: str = "--eval-command") -> str:
+    """Where the program of an option lies.
 
     Raises:
         UsageError: there is none of that name.
@@ -158,18 +159,19 @@ def _find_program(name: str) -> str:
     if program is None:
         there = os.path.exists(name)
         raise UsageError(
-            f"--eval-command: {name} cannot be run: {'Permission denied' if there else 'No such file or directory'}",
+            f"{option}: {name} cannot be run: {'Permission denied' if there else 'No such file or directory'}",
             remedy="it runs without a shell; for pipes and the like: bash -c '…'",
         )
     return program
 
 
-def _last(output: bytes, before: str = "") -> str:
+def last_line(output: bytes, before: str = "") -> str:
+    """The last line that is not empty, after `before`; empty if there is none."""
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
     return before + lines[-1] if lines else ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
     """Kill the whole group, which the command leads: it may have started others that hold its pipes."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

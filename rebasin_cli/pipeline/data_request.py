@@ -26,7 +26,8 @@ class DataRequest:
         seed: of what is masked in a text.
         taps: dim → module whose output counts its units (`--method activations`).
         image_size, moments: what is done to images of a folder, instead of what the checkpoint's own folder says.
-        command: `--eval-command`; timeout: seconds for one point; judge: a function in the place of a command.
+        command: `--eval-command`, or `--eval-server` where it `serves`: stays alive and is asked point after point.
+        timeout: seconds for one point; judge: a function in the place of a command.
     """
 
     path: Path | GivenData | None = None
@@ -41,6 +42,7 @@ class DataRequest:
     network: NetworkName | None = None
     sequence_length: int | None = None
     command: str | None = None
+    serves: bool = False
     timeout: float | None = None
     fit_split: Split = "train"
     metrics: tuple[str, ...] = ()

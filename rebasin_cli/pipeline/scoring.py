@@ -6,8 +6,9 @@ import math
 import os
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from rebasin_cli.evaluation.losses import Loss, blind_loss
 from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.serving import EvaluationServer, parse_server
 from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate, evaluate_ensemble
 from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
@@ -124,11 +126,10 @@ class _Outside:
 
 @dataclass
 class CommandScorer(_Outside):
-    """A command that is given each point as a checkpoint like A, in a temporary place."""
+    """A command that is given each point as a checkpoint like A, in a temporary place: `ask` does."""
 
-    words: tuple[str, ...]
+    ask: Callable[[Path], Scores]
     like: Checkpoint
-    timeout: float | None
     source: str
     unit: str = "the command's own unit"
 
@@ -146,7 +147,7 @@ class CommandScorer(_Outside):
         with tempfile.TemporaryDirectory(prefix="rebasin-") as folder:
             target = Path(folder) / ("point" if self.like.is_folder else "point.safetensors")
             write_checkpoint(target, self.like, state.__getitem__, metadata={})
-            return run_command(self.words, target, self.timeout)
+            return self.ask(target)
 
 
 @dataclass
@@ -217,9 +218,10 @@ def prepare_scorer(
         _refuse_beside_function(request)
         return FunctionScorer(request.judge)
     if request.command is not None:
-        words = parse_command(request.command, Path(tempfile.gettempdir()))
+        ask = _asking(request)
         if request.path is not None:
-            raise UsageError("--eval-command and --data are two judges", remedy="leave one of them away")
+            option = "--eval-server" if request.serves else "--eval-command"
+            raise UsageError(f"{option} and --data are two judges", remedy="leave one of them away")
         if request.repairs:
             raise UsageError("--repair looks inside a network, and a command shows none", remedy="use --data instead")
         if request.loss:
@@ -229,7 +231,7 @@ def prepare_scorer(
                 "--metric is for --data; a command's metrics are the numbers in the JSON that it prints",
                 remedy="leave it away",
             )
-        return CommandScorer(words, checkpoint, request.timeout, request.command)
+        return CommandScorer(ask, checkpoint, request.command)
     metrics = find_metrics(request.metrics)
     network, dataset, loss = network_and_data(request, layout, checkpoint, progress)
     check_metrics(request.metrics, loss)
@@ -250,6 +252,18 @@ def prepare_scorer(
         for kind in request.repairs:
             scorer.repairer.check(kind)
     return scorer
+
+
+def _asking(request: DataRequest) -> Callable[[Path], Scores]:
+    """What a path of a checkpoint is handed to: a command for each, or one that stays alive.
+
+    Raises:
+        UsageError: the command cannot be read, or there is no such program.
+    """
+    assert request.command is not None
+    if request.serves:
+        return EvaluationServer(parse_server(request.command), request.timeout).ask
+    return partial(run_command, parse_command(request.command, Path(tempfile.gettempdir())), timeout=request.timeout)
 
 
 def _refuse_beside_function(request: DataRequest) -> None:

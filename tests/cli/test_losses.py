@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.small import run, save
+from tests.cli.conftest import Rebasin
+from tests.small import READER, run, save, save_pair
 
 NETWORKS = """
 import torch
@@ -319,3 +321,37 @@ def test_align_takes_a_loss_where_one_is_gone_down(folder: Path, arguments: tupl
     done = run("align", "regression.a.safetensors", "regression.b.safetensors", *arguments, cwd=folder)
     assert done.returncode == 2
     assert words in done.stderr.decode()
+
+
+SERVER = """
+import json, sys
+from judge import worth
+print("a word to whoever watches", file=sys.stderr)
+for line in sys.stdin:
+    print(json.dumps({"loss": worth(json.loads(line)["checkpoint"])}), flush=True)
+"""
+
+
+def test_a_server_judges_as_the_command_does(rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_pair(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    judge = READER + "\ndef worth(path):\n    return sum(float(abs(v).mean()) for v in read(path)[1].values())\n"
+    (tmp_path / "judge.py").write_text(
+        judge + "if __name__ == '__main__':\n    import sys; print(worth(sys.argv[1]))\n"
+    )
+    (tmp_path / "serve.py").write_text(SERVER)
+    documents = []
+    for how in (
+        ("--eval-command", f"{sys.executable} judge.py {{checkpoint}}"),
+        ("--eval-server", f"{sys.executable} serve.py"),
+    ):
+        done = rebasin("interpolate", "a.safetensors", "b.safetensors", "--steps", 2, *how)
+        assert done.code == 0, done.err
+        documents.append(done.document["barrier"])
+    assert documents[0]["aligned"]["loss"] == documents[1]["aligned"]["loss"]
+    assert documents[0]["naive"]["loss"] == documents[1]["naive"]["loss"]
+    both = rebasin(
+        "merge", "a.safetensors", "b.safetensors", "-o", "m.safetensors", *how, "--eval-command", "true {checkpoint}"
+    )
+    assert both.code == 2
+    assert "--eval-command and --eval-server are two judges" in both.err

@@ -133,7 +133,7 @@ def command(
     was found there is used.
     """
     both_or_none("path", a, b, _USAGE)
-    if max_barrier is not None and examples.data is None and judge.eval_command is None:
+    if max_barrier is not None and examples.data is None and judge.program() is None:
         raise UsageError("--max-barrier needs losses, and without data there are none", remedy="add --data FILE")
     if any(gates.given().values()) and path.at is None:
         raise UsageError(

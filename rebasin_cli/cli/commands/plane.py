@@ -73,7 +73,7 @@ def command(
     In a pipe after `rebasin align`, the alignment that was found there is used.
     """
     both_or_none("plane", a, b, _USAGE)
-    if examples.data is None and judge.eval_command is None:
+    if examples.data is None and judge.program() is None:
         raise UsageError("a plane is one of losses, and without data there are none", remedy="add --data FILE")
     if resume is not None and report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")

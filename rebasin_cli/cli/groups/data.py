@@ -184,6 +184,12 @@ class JudgeOptions(PolishOptions):
             rich_help_panel=PANEL,
         ),
     ] = None  # fmt: skip
+    eval_server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="The same by one that stays alive: JSON lines in and out.", rich_help_panel=PANEL
+        ),
+    ] = None
     eval_timeout: Annotated[
         float | None, typer.Option(parser=n.SECONDS, metavar="SECONDS", help="For one point.", rich_help_panel=PANEL)
     ] = None
@@ -204,6 +210,16 @@ class JudgeOptions(PolishOptions):
     fit_limit: Annotated[
         int | None, typer.Option(parser=n.COUNT, metavar="N", help="Fit on the first N.", rich_help_panel=PANEL)
     ] = None
+
+    def program(self) -> str | None:
+        """The command that judges, if there is one.
+
+        Raises:
+            UsageError: there are two.
+        """
+        if self.eval_command is not None and self.eval_server is not None:
+            raise UsageError("--eval-command and --eval-server are two judges", remedy="leave one of them away")
+        return self.eval_server if self.eval_command is None else self.eval_command
 
     def repairs(self) -> tuple[Literal["bn", "repair"], ...]:
         """What `--repair` asks for, each once."""
@@ -280,7 +296,7 @@ def judged(
         UsageError: an option that nothing reads then, or one with a value that is none.
     """
     taps, repairs = match.taps(), judge.repairs()
-    has_loss = examples.data is not None or judge.eval_command is not None
+    has_loss = examples.data is not None or judge.program() is not None
     if not (choice.looks_at_data or repairs or judge.polish):
         _refuse({"--fit-data": judge.fit_data, "--fit-limit": judge.fit_limit}, _NO_FIT)
     fits = judge.fit_data is not None and (choice.looks_at_data or judge.polish is not None)
@@ -299,8 +315,9 @@ def judged(
     return judge.polished(replace(
         network.request(), path=examples.data, split=half(examples.split, "test"), limit=examples.limit,
         batch_size=judge.batch_size, fit=judge.fit_data, fit_limit=judge.fit_limit,
-        fit_batch=match.fit_batch or _FIT_BATCH, repairs=repairs, command=judge.eval_command,
-        timeout=judge.eval_timeout, metrics=tuple(judge.metric or ()), seed=match.seed, taps=taps,
+        fit_batch=match.fit_batch or _FIT_BATCH, repairs=repairs, command=judge.program(),
+        serves=judge.eval_server is not None, timeout=judge.eval_timeout, metrics=tuple(judge.metric or ()),
+        seed=match.seed, taps=taps,
     ))  # fmt: skip
 
 

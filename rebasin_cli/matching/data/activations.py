@@ -47,8 +47,8 @@ def match_by_activations(
     if options.mix < 1:
         from rebasin_cli.matching.data.mixing import match_by_both
 
-        found = match_by_both(problem, grams, options.mix, resources)
-        return replace(found, seconds={"activations": middle - began, **found.seconds})
+        both = match_by_both(problem, grams, options.mix, resources)
+        return replace(both, seconds={"activations": middle - began, **both.seconds})
     solver = Solver(layout)
     every = blocks(layout)
     permutation = Permutation.identity(layout)

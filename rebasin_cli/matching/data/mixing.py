@@ -27,8 +27,7 @@ from rebasin_cli.matching.descent.step import Step
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import dot
-from rebasin_cli.matching.problem import Problem, Resources, State
-from rebasin_cli.matching.result import MatchResult, Stop
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop
 from rebasin_cli.matching.similarity.blocks import Block, block_keys, blocks
 from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms
 from rebasin_cli.permutation.values import Permutation

@@ -215,7 +215,7 @@ class Steps:
 
     def _worth_beside(self, block: Block, permutation: Permutation) -> float:
         more = self.beside.get(block.root)
-        return solve_of_layout(self.problem.layout, block, more, permutation, Step().solve_all)[1] if more else 0.0
+        return self._solve_nested(Step(), block, permutation, more)[1] if more else 0.0
 
     def _terms(self, block: Block, permutation: Permutation) -> Iterator[Term]:
         of = self.similarities
