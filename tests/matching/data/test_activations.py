@@ -9,11 +9,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from rebasin_cli.hooks import Taps
+from rebasin_cli.hooks import PairRun, Taps
 from rebasin_cli.matching.data.activations import match_by_activations
 from rebasin_cli.matching.data.channels import channel_axis, segment_of, segments_of
 from rebasin_cli.matching.options import ActivationOptions, Similarity
-from rebasin_cli.matching.problem import ActivationProblem, PairRun
+from rebasin_cli.matching.problem import ActivationProblem
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from tests.benchmarks.train_resnet import ResNet
