@@ -8,6 +8,9 @@ from itertools import chain, pairwise
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord
 
+MOST_CURVES = 100
+"""Curves of a line, and measures of a curve: every one is laid out, and no run has nearly as many."""
+
 _LARGEST = 1e100  # of a loss or a metric: float32 ends at 3e38, and the difference of two can still be drawn
 
 
@@ -21,6 +24,9 @@ def contradiction(document: RunDocument) -> str | None:
 
 def _of_barrier(barrier: BarrierRecord) -> Iterator[str]:
     lam = barrier.lam
+    for name, many in (("barrier.repaired", barrier.repaired), *((n, c.metrics) for n, c in barrier.curves.items())):
+        if len(many) > MOST_CURVES:
+            yield f"`{name[:40]}` has {len(many):,} entries, and up to {MOST_CURVES} are drawn"
     if not all(0 <= each <= 1 for each in lam) or not all(before < after for before, after in pairwise(lam)):
         yield "`barrier.lambda` does not ascend from 0 to 1"
     for name, curve in barrier.curves.items():

@@ -16,6 +16,7 @@ from rebasin_cli.report.names import short_path
 from rebasin_cli.report.plane_text import plane_text
 from rebasin_cli.report.summary import summary_facts, summary_grids, title
 from rebasin_cli.report.terminal_plot import loss_plot
+from rebasin_cli.report.thinning import shortened, thinned
 from rebasin_cli.safe_text import in_ascii, one_line, printable, wrapped
 
 PLOT_WIDTH = 78
@@ -36,7 +37,10 @@ def print_summary(
     """
     page = _Page(console)
     page.line(one_line(title(document)), "bold")
-    page.rows([(one_line(name), printable(short_path(value))) for name, value in summary_facts(document)])
+    facts = summary_facts(document)
+    whole, document = document, thinned(document)
+    facts += [("thinned", note) for note in document.warnings[len(whole.warnings) :]]
+    page.rows([(one_line(name), printable(short_path(value))) for name, value in facts])
     if document.barrier:
         plot = loss_plot(document.barrier, width=min(console.width, PLOT_WIDTH), unicode=page.unicode)
         console.print()
@@ -95,6 +99,7 @@ class _Page:
 
     def table(self, grid: Grid) -> Table:
         """A grid whose words are wrapped and whose figures are not."""
+        grid = shortened(grid)
         table = Table(
             box=box.SIMPLE_HEAD if self.unicode else box.ASCII2, pad_edge=False, padding=(0, 1), show_edge=False,
         )  # fmt: skip

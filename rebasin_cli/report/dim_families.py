@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from rebasin_cli.report.dims import signs_note, template_of
 from rebasin_cli.report.document import DimRecord
 from rebasin_cli.report.figures import measure_text, percent_text
+from rebasin_cli.report.thinning import MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,22 @@ class DimRow:
 
 
 def dim_rows(dims: Mapping[str, DimRecord]) -> tuple[DimRow, ...]:
-    """Dims folded by template; a template with one dim is that dim."""
+    """Dims folded by template; a template with one dim is that dim. Of very many only the first are named."""
     families: dict[str, list[str]] = {}
     for name in dims:
         families.setdefault(template_of(name), []).append(name)
-    return tuple(_family(template, members, dims) for template, members in families.items())
+    rows = [_family(template, members, dims) for template, members in islice(families.items(), MOST_ROWS)]
+    rest = [dims[name] for members in islice(families.values(), MOST_ROWS, None) for name in members]
+    return (*rows, *([_row(f"… and {len(families) - MOST_ROWS:,} more kinds", rest)] if rest else []))
 
 
 def _family(template: str, members: Sequence[str], dims: Mapping[str, DimRecord]) -> DimRow:
-    rows = tuple(_row(name, [dims[name]]) for name in members)
+    rows = tuple(_row(name, [dims[name]]) for name in members[:MOST_ROWS])
     if len(rows) == 1:
         return rows[0]
     row = _row(template, [dims[name] for name in members])
+    if len(rows) < len(members):
+        row = replace(row, note="; ".join(filter(None, (row.note, f"the first {MOST_ROWS:,} are listed"))))
     return DimRow(row.name, row.count, row.units, row.size, row.moved, row.gain, row.left, row.note, rows)
 
 

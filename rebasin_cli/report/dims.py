@@ -26,7 +26,8 @@ def dims_grid(architecture: ArchitectureRecord, *, every_dim: bool, rows: int = 
     if not one_by_one and matched and len(groups) > rows:
         shown = sorted(groups, key=lambda group: -sum(dims[d].gain or 0.0 for d in groups[group]))[:rows]
         rest = f", the largest gains of {len(groups)} kinds (-v: all)"
-    lines = tuple(_row(name, [dims[d] for d in groups[name]], matched) for name in groups if name in shown)
+    kept = set(shown)
+    lines = tuple(_row(name, [dims[d] for d in groups[name]], matched) for name in groups if name in kept)
     figures = ("moved", "gain", "distance left") if matched else ()
     return Grid(f"Dims{rest}", ("dim", "units", *figures, "note"), lines, words=(0, 2 + len(figures)))
 

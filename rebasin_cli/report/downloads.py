@@ -18,6 +18,7 @@ from rebasin_cli.report.measurements import BarrierRecord
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 _LARGEST = 1_400_000  # bytes; browsers follow no address above two million characters
+_LEAST = 8  # bytes of a line of the curves
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -35,7 +36,7 @@ def downloads(runs: Sequence[tuple[str, RunDocument]]) -> list[Download]:
     """The curves of all runs, and every document; what is too large for a link is left out."""
     found = []
     curves = [(name, document.barrier) for name, document in runs if document.barrier]
-    if curves:
+    if curves and sum(len(b.lam) * len(b.curves) for _, b in curves) * _LEAST <= _LARGEST:
         found.append(_download("Curves (CSV)", "curves.csv", "text/csv", curves_csv(curves)))
     for number, (name, document) in enumerate(runs, 1):
         text = "Run document (JSON)" if len(runs) == 1 else f"Run document of {name} (JSON)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from rebasin_cli.report.looks import look
 from rebasin_cli.report.names import without_folders
 from rebasin_cli.report.page import Card, curves, section_views
 from rebasin_cli.report.plane_svg import plane_svg
+from rebasin_cli.report.thinning import shortened, thinned
 from rebasin_cli.report.tiles import sentence, tiles, tone
 from rebasin_cli.safe_text import block
 
@@ -42,6 +44,8 @@ def page_of(runs: Sequence[Run]) -> str:
     style = environment.get_template("style.css.j2").render(looks=[look(k) for k in range(_LOOKS)])
     script = environment.get_template("script.js").render()
     several = len(runs) > 1
+    links = downloads([(run.name, run.document) for run in runs])
+    runs = [replace(run, document=thinned(run.document)) for run in runs]
     return environment.get_template("page.html.j2").render(
         style=Markup(style),  # of this package, as is the script
         script=Markup(script),
@@ -54,7 +58,7 @@ def page_of(runs: Sequence[Run]) -> str:
         figures=curves([(run.name, run.document.barrier) for run in runs if run.document.barrier]),
         planes=[(run.name, Markup(plane_svg(run.document.plane))) for run in runs if run.document.plane],
         sections=[section_views(run.document) for run in runs],
-        downloads=downloads([(run.name, run.document) for run in runs]),
+        downloads=links,
     )
 
 
@@ -66,7 +70,7 @@ def _hash(text: str) -> Markup:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("rebasin_cli.report"),
         autoescape=True,
         finalize=_shown,
@@ -75,6 +79,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["shortened"] = shortened
+    return environment
 
 
 def _shown(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
 
@@ -15,6 +16,7 @@ from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
 from rebasin_cli.report.names import model_names, role_name, without_folders
 from rebasin_cli.report.reproduce import reproduction
+from rebasin_cli.report.thinning import shortened, thinned
 from rebasin_cli.report.tiles import sentence, tiles
 from rebasin_cli.safe_text import LONGEST_NAME, one_line, printable
 
@@ -38,6 +40,7 @@ def to_markdown(document: RunDocument) -> str:
 
 def markdown_of(runs: Sequence[Run]) -> str:
     """One run as a model card, or a comparison of several."""
+    runs = [replace(run, document=thinned(run.document)) for run in runs]
     if len(runs) == 1:
         document = runs[0].document
         return "\n\n".join([*_front_matter(document), *_card(document)]) + "\n"
@@ -126,6 +129,7 @@ def _facts(document: RunDocument) -> str:
 
 
 def _table(grid: Grid) -> str:
+    grid = shortened(grid)
     lines = [_row(grid.columns), _row([":--" if i in grid.words else "--:" for i in range(len(grid.columns))])]
     lines += [_row(row) for row in grid.rows]
     return "\n".join(lines)

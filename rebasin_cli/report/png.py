@@ -14,6 +14,7 @@ from rebasin_cli.report.figures import finite_range
 from rebasin_cli.report.looks import Marker, look
 from rebasin_cli.report.measurements import BarrierRecord
 from rebasin_cli.report.series import SMALLEST_ARROW, Measure, Series, measures, spots
+from rebasin_cli.report.thinning import thinned_barrier
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def to_png(barrier: BarrierRecord) -> bytes:
 
 def to_picture(runs: Sequence[tuple[str, BarrierRecord]], form: Form) -> bytes:
     """The picture of runs over one another, as the bytes of a file; `runs` are names and what was measured."""
-    return saved(_figure(measures(runs)), form)
+    return saved(_figure(measures([(name, thinned_barrier(barrier)) for name, barrier in runs])), form)
 
 
 def saved(figure: Figure, form: Form) -> bytes:
@@ -80,7 +81,7 @@ def saved(figure: Figure, form: Form) -> bytes:
 
 def figure_of(barrier: BarrierRecord) -> Figure:
     """Loss with the barriers marked, accuracy and whatever else was measured, as a figure of matplotlib."""
-    return _figure(measures([("", barrier)]))
+    return _figure(measures([("", thinned_barrier(barrier))]))
 
 
 def _figure(shown: Sequence[Measure]) -> Figure:
