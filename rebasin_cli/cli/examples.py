@@ -13,6 +13,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "rebasin align a.safetensors b.safetensors",
         "rebasin align a.safetensors b.safetensors -o x.safetensors --quality high",
         "rebasin align a.safetensors b.safetensors -f | rebasin interpolate --steps 9",
+        "rebasin align a.safetensors b.safetensors c.safetensors -o aligned",
     ),
     "interpolate": (
         "rebasin interpolate a.safetensors b.safetensors --data digits.npz",
