@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.proofs.proof import prove
-from rebasin_cli.proofs.subjects import Subject, convnets, depthwise_convnets, images, paper
+from rebasin_cli.proofs.subjects import Subject, branching_convnets, convnets, depthwise_convnets, images, paper
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 from rebasin_cli.spec import PermutationSpec, bind, detect, find_spec, load_spec, shipped_specs
 
@@ -42,6 +42,20 @@ CROSS_GROUPS = {
 STREAMS_APART = {"  s.{i}: same as s.{i-1} if equal\n": "  s.0: {}\n"}
 
 CLAIMS = {
+    "GhostNet: made channels lie beside their own": Claim("ghostnet", branching_convnets.ghostnet, {
+        "(2 e.{i}.{b})": "(e.{i}.{b} 2)",
+    }, "e"),
+    "Res2Net: parts are added to none": Claim("res2net", branching_convnets.res2net, {
+        "dims:\n  x.{s}.{b}.{k}: same as q.{s}.{b}.{k-1}\n": "",
+    }, "x"),
+    "HRNet: a fusion writes to a stream of its own": Claim("hrnet", branching_convnets.hrnet, {
+        "fuse_layers.{i}.{j}.0.weight: w.{i} w": "fuse_layers.{i}.{j}.0.weight: up.{i} w",
+        "fuse_layers.{i}.{j}.1.{weight,bias}: w": "fuse_layers.{i}.{j}.1.{weight,bias}: up",
+        "fuse_layers.{i}.{j}.1.running_{mean,var}: w": "fuse_layers.{i}.{j}.1.running_{mean,var}: up",
+    }, "up"),
+    "Inception: 6a passes its input on first": Claim("inception", branching_convnets.inception, {
+        "c.6a.branch3x3 + c.6a.branch3x3dbl_3 + out.5d": "out.5d + c.6a.branch3x3 + c.6a.branch3x3dbl_3",
+    }, "c"),
     "ResNet: the stem is not stage 1": Claim("resnet-basic", convnets.SUBJECTS["resnet-basic"][1], {
         "dims:\n  s.0: same as s.1 if equal\n": "",
     }, "s"),

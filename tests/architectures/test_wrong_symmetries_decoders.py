@@ -63,6 +63,13 @@ CLAIMS = {
     "NeoX: rotated dims move": Claim("gpt-neox", classic_decoders.neox, {
         "[head_dim - rotated]": "[head_dim - rotated + rotated]", "_:rotated + free.{i}": "free.{i}",
     }, "free"),
+    "Mamba-2: heads move across groups": Claim("mamba2", classic_decoders.mamba2, {
+        "  head.{i}: within group.{i}\n": "", "group.{i} head.{i}": "head.{i}", "  state.{i}: within group.{i}\n": "",
+        "2 group.{i} state.{i}": "2 2 state.{i}", "  group.{i}: [config.n_groups]\n": "  head.{i}: 6\n",
+    }, "head"),
+    "Nemotron: rotated dims move": Claim("nemotron", rotary_decoders.nemotron, {
+        "[head_dim - rotated]": "[head_dim - rotated + rotated]", "(_:rotated + free.{i})": "free.{i}",
+    }, "free"),
     "GPT-J: rotated dims move": Claim("gpt-j", classic_decoders.gptj, {
         "[head_dim - rotated]": "[head_dim - rotated + rotated]", "(_:rotated + free.{i})": "free.{i}",
     }, "free"),

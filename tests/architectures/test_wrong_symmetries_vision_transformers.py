@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rebasin_cli.proofs.subjects import token_mixers
 from rebasin_cli.proofs.subjects import vision_transformers as networks
 from tests.architectures.refuting import Claim, refuted
 
@@ -41,6 +42,20 @@ CLAIMS = {
     }, "head"),
     "Swin: patches are merged channel by channel": Claim(
         "swin", networks.timm_swin, {"(4 s.{s-1})": "(s.{s-1} 4)"}, "s"
+    ),
+    "XCiT: keys move apart from values": Claim("xcit", token_mixers.xcit, {
+        "(head.{i} kv.{i}) + (head.{i} kv.{i})": "(head.{i} k.{i}) + (head.{i} kv.{i})",
+        "\ndims:": "\n  k.{i}: 6\ndims:\n  k.{i}: within head.{i}",
+    }, "k"),
+    "CaiT: a head of the values is one of the queries": Claim("cait", token_mixers.cait, {
+        "mixed.{i} head.{i}": "mixed.{i} vhead.{i}", "proj_w.weight: vhead.{i} mixed": "proj_w.weight: head.{i} mixed",
+        "proj_w.bias: vhead": "proj_w.bias: head",
+    }, "head"),
+    "gMLP: a row and its gate alternate": Claim(
+        "gmlp", token_mixers.gmlp, {"(2 gated.{i})": "(gated.{i} 2)"}, "gated"
+    ),
+    "Mixer: a row and its gate alternate": Claim(
+        "mlp-mixer", token_mixers.gated, {"(_ channels.{i})": "(channels.{i} _)"}, "channels"
     ),
     "DINOv2: only the class token is classified": Claim(
         "vit-hf", partial(networks.transformers_vit, "Dinov2", "ForImageClassification", mlp_ratio=2),

@@ -258,10 +258,10 @@ def test_a_folder_of_an_unknown_family_leads_to_a_result(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     sizes = {"hidden_size": 48, "intermediate_size": 20, "num_attention_heads": 8, "num_key_value_heads": 2}
-    config = library("transformers").NemotronConfig(**sizes, num_hidden_layers=1, vocab_size=30)
+    config = library("transformers").ArceeConfig(**sizes, num_hidden_layers=1, vocab_size=30)
     for seed, folder in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        library("transformers").NemotronForCausalLM(config).save_pretrained(folder)
+        library("transformers").ArceeForCausalLM(config).save_pretrained(folder)
     refused = rebasin("align", "one", "two")
     assert refused.code == 3
     advice = re.search(r"`rebasin (arch derive FOLDER -o FILE.yaml)`", " ".join(refused.err.split()))
@@ -271,7 +271,7 @@ def test_a_folder_of_an_unknown_family_leads_to_a_result(
     assert done.document["architecture"]["dims"]["kv.0"]["size"] == 2
     aligned = rebasin("align", "one", "two", "--arch", "FILE.yaml", "-o", "aligned")
     assert aligned.code == 0, aligned.err
-    assert aligned.document["architecture"]["checked"]["error"] < 1e-9
+    assert aligned.document["architecture"]["checked"]["error"] < 1e-6  # its norms compute in float32
 
 
 def test_a_group_that_the_language_cannot_say_in_full_is_told(rebasin: Rebasin, nets: Path) -> None:

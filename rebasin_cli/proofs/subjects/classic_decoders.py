@@ -114,6 +114,15 @@ def published_mamba() -> Subject:
     )
 
 
+def mamba2(note: str = "", **config: Any) -> Subject:
+    """Mamba-2 with six heads of 16 in two groups."""
+    sizes = {"hidden_size": 48, "num_heads": 6, "head_dim": 16, "n_groups": 2, "state_size": 5, "chunk_size": 8}
+    return transformers_subject(
+        f"transformers Mamba2ForCausalLM ({note or 'two groups'})", "Mamba2Config", "Mamba2ForCausalLM",
+        tolerance=RMS_TOLERANCE, num_hidden_layers=_LAYERS, initializer_range=0.2, **{**sizes, **config},
+    )  # fmt: skip
+
+
 def opt(note: str = "", **config: Any) -> Subject:
     """OPT with 4 heads and a tied head."""
     sizes = {
@@ -165,6 +174,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "bloom": (bloom, published_bloom),
     "mpt": (mpt,),
     "mamba": (mamba, partial(mamba, use_bias=True), partial(mamba, "FalconMamba"), published_mamba),
+    "mamba2": (mamba2, partial(mamba2, "one group, biases", n_groups=1, use_bias=True)),
     "opt": (
         opt,
         published_opt,

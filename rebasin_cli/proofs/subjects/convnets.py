@@ -11,7 +11,7 @@ from torch import nn
 
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.proofs.proof import Subject
-from rebasin_cli.proofs.subjects import depthwise_convnets, paper, perceptrons, zero_padded
+from rebasin_cli.proofs.subjects import branching_convnets, depthwise_convnets, paper, perceptrons, zero_padded
 from rebasin_cli.proofs.subjects.images import on_images, renamed, torchvision_subject
 
 
@@ -128,6 +128,7 @@ def _classifier(features: int, places: tuple[int, int, int]) -> nn.Sequential:
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     **perceptrons.SUBJECTS,
     **depthwise_convnets.SUBJECTS,
+    **branching_convnets.SUBJECTS,
     **zero_padded.SUBJECTS,
     "vgg": (partial(vgg, False), partial(vgg, True), alexnet, *paper.SUBJECTS["vgg"]),
     "resnet-basic": (

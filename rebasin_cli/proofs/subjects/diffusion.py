@@ -44,10 +44,10 @@ def diffusers_subject(name: str, model: Any, inputs: Mapping[str, Any], toleranc
 
 
 def unet(name: str, groups: int, cell: int, heads: int, context: int = 20, pooled: int = 10) -> nn.Module:
-    """Stable Diffusion 1.5's or XL's UNet, `groups · cell` channels wide where the real one has 32 · 10.
+    """Stable Diffusion 1.5's, 2's or XL's UNet, `groups · cell` channels wide where the real one has 32 · 10.
 
     Args:
-        heads: for sd15 their number; for sdxl the size of each.
+        heads: for sd15 their number; for the others the size of each.
         context, pooled: widths of the text features, and for sdxl of the pooled ones.
     """
     torch.manual_seed(0)
@@ -56,6 +56,9 @@ def unet(name: str, groups: int, cell: int, heads: int, context: int = 20, poole
         "block_out_channels": (width, 2 * width, 4 * width, 4 * width),
         "attention_head_dim": heads,
     }
+    if name == "sd2":
+        options["use_linear_projection"] = True
+        options["attention_head_dim"] = tuple(max(1, width * times // heads) for times in (1, 2, 4, 4))
     if name == "sdxl":
         options = {
             "block_out_channels": (width, 2 * width, 4 * width),
@@ -144,6 +147,7 @@ def transformers_text_encoder() -> Subject:
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15-unet": (partial(diffusers_unet, "sd15", 4),),
+    "sd2-unet": (partial(diffusers_unet, "sd2", 8),),
     "sd-vae": (
         diffusers_autoencoder,
         partial(diffusers_autoencoder, use_quant_conv=False, use_post_quant_conv=False),

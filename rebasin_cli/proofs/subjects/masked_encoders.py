@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.proof import Subject, Trace
 from rebasin_cli.proofs.subjects.pretrained import transformers_subject
 from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
 
@@ -58,6 +61,64 @@ def old_tagger() -> Subject:
     return with_extra(bert("ForTokenClassification"), "BertForTokenClassification with a pooler", pooler)
 
 
+_FAIRSEQ = {
+    "roberta.": "decoder.sentence_encoder.",
+    "embeddings.word_embeddings": "embed_tokens",
+    "embeddings.position_embeddings": "embed_positions",
+    "embeddings.LayerNorm": "emb_layer_norm",
+    "encoder.layer.": "layers.",
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.output.LayerNorm": "self_attn_layer_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "output.LayerNorm": "final_layer_norm",
+    "classifier.dense": "classification_heads.mnli.dense",
+    "classifier.out_proj": "classification_heads.mnli.out_proj",
+    "lm_head": "decoder.lm_head",
+}
+
+
+def fairseq_roberta(model: str, **config: Any) -> Subject:
+    """RoBERTa under its authors' keys, which have no types of tokens: they are added to every position alike."""
+
+    def rename(key: str) -> str:
+        for ours, theirs in _FAIRSEQ.items():
+            key = key.replace(ours, theirs)
+        return key
+
+    subject = under_other_keys(bert(model, "Roberta", **config), f"Roberta{model} in fairseq's layout", rename)
+    types = "decoder.sentence_encoder.embeddings.token_type_embeddings.weight"
+    added = torch.zeros_like(subject.state[types])
+    run = subject.run
+    state = {key: tensor for key, tensor in subject.state.items() if key != types}
+    return replace(subject, state=state, run=lambda tensors, trace: run({**tensors, types: added}, trace))
+
+
+def fused_roberta() -> Subject:
+    """RoBERTa as its first files have it: one tensor for queries, keys and values."""
+    subject = fairseq_roberta("ForMaskedLM")
+    fused: dict[str, Tensor] = {}
+    for key, tensor in subject.state.items():
+        if ".q_proj." in key:
+            parts = [subject.state[key.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            fused[key.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+        elif not re.search(r"\.[kv]_proj\.", key):
+            fused[key] = tensor
+
+    def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        apart: dict[str, Tensor] = {}
+        for key, tensor in tensors.items():
+            letters = "qkv" if "in_proj_" in key else ""
+            names = [key.replace("in_proj_", f"{letter}_proj.") for letter in letters] or [key]
+            apart |= dict(zip(names, tensor.chunk(len(names)), strict=True))
+        return subject.run(apart, trace)
+
+    return replace(subject, name=f"{subject.name}, fused", state=fused, run=run)
+
+
 def electra(model: str) -> Subject:
     """ELECTRA, whose embedding is narrower than its stream."""
     return bert(model, "Electra", embedding_size=28)
@@ -102,6 +163,11 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         partial(bert, "ForTokenClassification", "Roberta", num_labels=5),
         partial(electra, "ForPreTraining"),
         partial(electra, "ForMaskedLM"),
+    ),
+    "roberta-fairseq": (
+        partial(fairseq_roberta, "ForMaskedLM"),
+        partial(fairseq_roberta, "ForSequenceClassification", num_labels=5),
+        fused_roberta,
     ),
     "albert": (
         partial(albert, "ForPreTraining"),

@@ -126,6 +126,9 @@ starcoder2 = partial(grouped_subject, "Starcoder2Config", "Starcoder2ForCausalLM
 stablelm = partial(
     grouped_subject, "StableLmConfig", "StableLmForCausalLM", note=", half of each rotated", partial_rotary_factor=0.5
 )
+nemotron = partial(
+    grouped_subject, "NemotronConfig", "NemotronForCausalLM", note=", half of each rotated", partial_rotary_factor=0.5
+)
 cohere = partial(grouped_subject, "CohereConfig", "CohereForCausalLM", tie_word_embeddings=True)
 granite = partial(
     grouped_subject, "GraniteConfig", "GraniteForCausalLM", embedding_multiplier=3.0, residual_multiplier=0.5,
@@ -157,6 +160,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         stablelm,
         partial(stablelm, note=", biases, side by side", use_qkv_bias=True, use_parallel_residual=True),
     ),
+    "nemotron": (nemotron, partial(nemotron, note=", biases", attention_bias=True, mlp_bias=True)),
     "cohere": (cohere, partial(cohere, note=", a norm for every head", use_qk_norm=True, attention_bias=True)),
     "mixtral": (mixtral,),
     "qwen-moe": (qwen2_moe, qwen3_moe),

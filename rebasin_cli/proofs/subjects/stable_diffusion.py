@@ -191,7 +191,7 @@ def load_openclip(network: Any, tensors: Mapping[str, Tensor], prefix: str) -> n
     """Load tensors under OpenCLIP's keys into a text encoder of transformers, by diffusers' own conversion."""
     single_file = library("diffusers.loaders.single_file_utils")
     converted = single_file.convert_open_clip_checkpoint(network, dict(tensors), prefix=prefix)
-    network.load_state_dict(converted, assign=True)
+    network.load_state_dict(converted, strict=prefix == OPENCLIP, assign=True)  # 2.x: but for the projection, not read
     loaded: nn.Module = network
     return loaded
 
@@ -209,6 +209,7 @@ def openclip_text_encoder() -> Subject:
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15-unet-original": (partial(original_unet, "sd15", 8),),
+    "sd2-unet-original": (partial(original_unet, "sd2", 64, cell=2),),
     "sd-vae-original": (original_autoencoder,),
     "sd-text-encoder-openclip": (openclip_text_encoder,),
     "sdxl-unet-original": (partial(original_unet, "sdxl", 64),),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.proofs.proof import Subject, Trace
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
-from rebasin_cli.proofs.subjects.pretrained import pretrained_subject
-from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
+from rebasin_cli.proofs.subjects.pretrained import RMS_TOLERANCE, pretrained_subject
+from rebasin_cli.proofs.subjects.variants import judged_by, under_other_keys, with_extra
 
 _TEXT: Mapping[str, Any] = {
     "vocab_size": 50, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 40,
@@ -182,6 +182,35 @@ def openclip() -> Subject:
     return with_extra(under_other_keys(openai(), name, rename), name, {"text.attn_mask": torch.zeros(12, 12)})
 
 
+def llava() -> Subject:
+    """LLaVA, whose projector reads the last layer but one of the image tower: patches enter the stream of the text."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    text = {
+        "model_type": "llama", "vocab_size": 50, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "intermediate_size": 40, "num_hidden_layers": 2, "initializer_range": 0.2, "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {**_VISION, "model_type": "clip_vision_model", "num_hidden_layers": 3}
+    config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=49)
+    config._attn_implementation = "eager"
+    inputs = _inputs(text=True, image=True)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"][:, :4], torch.full((2, 9), 49)], 1)
+    made = transformers.LlavaForConditionalGeneration(config)
+    subject = pretrained_subject("transformers LlavaForConditionalGeneration", made, inputs, tolerance=RMS_TOLERANCE)
+    return judged_by(subject, "output.logits")
+
+
+def llava_today() -> Subject:
+    """LLaVA under the names that recent versions have in memory."""
+    names = {"language_model.lm_head": "lm_head", "language_model.model": "model.language_model"}
+
+    def rename(key: str) -> str:
+        old = next((old for old in names if key.startswith(old)), "")
+        return key.replace(old, names[old]) if old else f"model.{key}"
+
+    return under_other_keys(llava(), "LLaVA under today's names", rename)
+
+
 TEXT = (partial(tower, "Text", "TextModel"), partial(published_tower, "Text", "TextModel"))
 """Without a projection; Stable Diffusion's text encoder is the same network."""
 
@@ -194,5 +223,6 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
         classifier,
     ),
     "clip-openai": (openai, openai_archive, openclip),
+    "llava": (llava, llava_today),
     "siglip": (partial(both, "Siglip", projection_size=60),),
 }

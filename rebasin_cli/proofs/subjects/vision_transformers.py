@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.subjects import token_mixers
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
 from rebasin_cli.proofs.subjects.pretrained import pretrained_subject
 from rebasin_cli.proofs.subjects.variants import under_other_keys, with_extra
@@ -157,5 +158,6 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "swin-original": (original_swin,),
     "swinv2-original": (partial(original_swin, "V2"),),
     "swinv2": (partial(timm_swin, "V2"),),
+    **token_mixers.SUBJECTS,
     "swin-hf": (partial(transformers_swin, _CLASSIFY), partial(transformers_swin, "Model")),
 }

@@ -25,6 +25,7 @@ from rebasin_cli.proofs.subjects.stable_diffusion import (
     original_unet_state,
 )
 
+OPEN = {"sd2": "cond_stage_model.model.", "sdxl": OPENCLIP}
 CLIP = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
 HEAD = 64
 """Every CLIP's text heads have this size, and checkpoints have no config.json that could say another."""
@@ -49,34 +50,33 @@ def leftovers(unet_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def whole(name: str, unet_heads: int) -> Subject:
     """Tokens to text features, with latents through the UNet, and its output to an image; an image to latents."""
-    large = name == "sdxl"
     clip, openclip = randomise(text_encoder(2, HEAD)), randomise(text_encoder(3, HEAD), 1)
-    context = (5 if large else 2) * HEAD
-    network = randomise(unet(name, 32, 1, unet_heads, context=context, pooled=3 * HEAD))
+    context = (2 * (name in CLIP) + 3 * (name in OPEN)) * HEAD
+    network = randomise(unet(name, 32, 2 if name == "sd2" else 1, unet_heads, context=context, pooled=3 * HEAD))
     images = randomise(autoencoder(32, 1))
     unet_state = original_unet_state(network)
-    state = {
-        **unet_state,
-        **original_autoencoder_state(images),
-        **{CLIP[name] + key: tensor for key, tensor in clip.state_dict().items() if key != "text_projection.weight"},
-        **(openclip_state(openclip, OPENCLIP) if large else {}),
-        **leftovers(unet_state),
-    }
+    state = {**unet_state, **original_autoencoder_state(images), **leftovers(unet_state)}
+    if name in CLIP:
+        state |= {CLIP[name] + key: t for key, t in clip.state_dict().items() if key != "text_projection.weight"}
+    if name in OPEN:
+        state |= openclip_state(openclip, OPEN[name])
 
     def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
         def part(prefix: str) -> dict[str, Tensor]:
             return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
-        text_state = {key.removeprefix(CLIP[name]): tensor for key, tensor in part(CLIP[name]).items()}
-        clip.load_state_dict(text_state, strict=False, assign=True)
-        text = run_module(clip, text_inputs(), trace)["output.hidden_states.2"][:1]
         inputs: dict[str, Any] = {"sample": random(1, 4, 8, 8), "timestep": torch.tensor([321])}
-        if large:
-            second = run_module(load_openclip(openclip, part(OPENCLIP), OPENCLIP), text_inputs(), trace)
-            text = torch.cat([text, second["output.hidden_states.2"][:1]], -1)
+        text: list[Mapping[str, Tensor]] = []
+        if name in CLIP:
+            text_state = {key.removeprefix(CLIP[name]): tensor for key, tensor in part(CLIP[name]).items()}
+            clip.load_state_dict(text_state, strict=False, assign=True)
+            text.append(run_module(clip, text_inputs(), trace))
+        if name in OPEN:
+            text.append(run_module(load_openclip(openclip, part(OPEN[name]), OPEN[name]), text_inputs(), trace))
+        if name == "sdxl":
             times = torch.tensor([[8.0] * 6])
-            inputs["added_cond_kwargs"] = {"text_embeds": second["output.text_embeds"][:1], "time_ids": times}
-        inputs["encoder_hidden_states"] = text
+            inputs["added_cond_kwargs"] = {"text_embeds": text[1]["output.text_embeds"][:1], "time_ids": times}
+        inputs["encoder_hidden_states"] = torch.cat([found["output.hidden_states.2"][:1] for found in text], -1)
         denoised = run_module(load_original_unet(network, part(UNET)), inputs, trace)["output.sample"]
         coder: Any = load_original_autoencoder(images, part(AUTOENCODER))
         with torch.no_grad():
@@ -90,5 +90,6 @@ def whole(name: str, unet_heads: int) -> Subject:
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "sd15": (partial(whole, "sd15", 8),),
+    "sd2": (partial(whole, "sd2", HEAD),),
     "sdxl": (partial(whole, "sdxl", HEAD),),
 }
