@@ -59,9 +59,9 @@ class Interpolation(Shown):
 
     @property
     def losses(self) -> Mapping[str, tuple[float, ...]]:
-        """The loss at each λ by curve: "naive", "aligned", and "aligned + bn" and the like; empty without a loss.
+        """The loss at each λ by curve: "naive", "aligned", "aligned + bn" and the like, "ensemble".
 
-        NaN where it could not be measured; `document.barrier.failures` says why.
+        Empty without a loss. NaN where it could not be measured; `document.barrier.failures` says why.
         """
         return {name: curve.loss for name, curve in self._curves().items()}
 
@@ -77,7 +77,8 @@ class Interpolation(Shown):
         In the unit of the loss (Entezari et al., arXiv:2110.06296, equation 1). The last curve is the one that the most
         was done for: repaired, or aligned, or naive with `align=False`.
         """
-        return list(self.barriers.values())[-1] if self.barriers else None
+        best = self.document.barrier.best if self.document.barrier else None
+        return best[1].barrier if best else None
 
     @cached_property
     def permutation(self) -> UnitPermutation | None:
@@ -241,8 +242,9 @@ def interpolate(
         options: those of `align`, and: steps: points from 0 to 1. align: False leaves B as it is. permutation: what
             `align` found, or a file, instead of a match. combine: "lerp" or "slerp". data, split, limit, batch_size,
             metric, eval_command, eval_server, eval_timeout: what judges, in the place of a function. repair, fit_data,
-            fit_limit: "bn" or "repair" of statistics, and on what. polish: "least-squares" or "distill": how the
-            weights of `at(λ)` are fitted to both.
+            fit_limit: "bn" or "repair" of statistics, and on what. ensemble: True adds the curve of both ends' averaged
+            answers. calibrate: True judges each point at a temperature of its own, fitted on `fit_data`. polish:
+            "least-squares" or "distill": how the weights of `at(λ)` are fitted to both.
 
     Returns:
         The line: `barrier`, `losses`, `lam`, `at(λ)`, `plot()`, `save(path, at=λ)`, `document`.

@@ -158,6 +158,8 @@ class InterpolateKeywords(Talking, MatchedSpecKeywords, MatchKeywords, JudgeKeyw
     """What `interpolate` takes."""
 
     steps: Annotated[int, Between(2, 100_000)]
+    ensemble: bool
+    calibrate: bool
     combine: Combine
     align: bool
     permutation: Permutations | None

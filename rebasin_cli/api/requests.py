@@ -27,6 +27,7 @@ _OF_METHODS = {field.name for method in METHODS for field in fields(method.optio
 _OF_CHOICE = {"seed", "max_sweeps", "device", "on_interrupt", "threads"}
 _OF_DATA = ("split", "limit", "fit_batch_size", "sequence_length", "image_size", "normalise")
 _OF_JUDGE = ("batch_size", "metric", "repair", "eval_timeout")
+_OF_LINE = ("ensemble", "calibrate")
 
 
 def spec_choice(given: Keywords) -> SpecChoice:
@@ -159,15 +160,16 @@ def judged(
     repairs = (repair,) if isinstance(repair, str) else tuple(dict.fromkeys(repair or ()))
     has_loss = given.get("data") is not None or _program(given) is not None or judge is not None
     polish = given.get("polish")
-    fits = choice.looks_at_data or repairs or polish is not None
+    fits = choice.looks_at_data or repairs or polish is not None or given.get("calibrate")
     if not fits:
         _refuse(
             {n: given.get(n) for n in ("fit_data", "fit_limit")},
             "is for what is fitted on examples",
-            "add repair= or polish=",
+            "add repair=, polish= or calibrate=True",
         )
     if not has_loss:
-        _refuse({n: given.get(n) for n in _OF_JUDGE}, "is for a loss, and there is none", "add data= or loss=")
+        named = {n: given.get(n) for n in _OF_JUDGE} | {n: given.get(n) or None for n in _OF_LINE}
+        _refuse(named, "is for a loss, and there is none", "add data= or loss=")
         if given.get("fit_data") is None:
             _refuse_of_data(given)
     if polish is not None:
@@ -191,7 +193,7 @@ def judged(
         found["metrics"] = tuple(given["metric"])
     if repairs:
         found["repairs"] = repairs
-    names = ("split", "limit", "batch_size", "fit_limit", "polish_steps")
+    names = ("split", "limit", "batch_size", "fit_limit", "polish_steps", *_OF_LINE)
     _take(found, given, {**{n: n for n in names}, "eval_timeout": "timeout"})
     if (program := _program(given)) is not None:
         found |= {"command": program, "serves": given.get("eval_server") is not None}

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rebasin_cli.evaluation.scores import Bin
+
 
 def barrier_above_line(lam: Sequence[float], loss: Sequence[float]) -> float:
     """max over λ of loss(λ) − ((1 − λ)·loss(0) + λ·loss(1)), in the unit of the loss; never below 0 at the ends.
@@ -41,12 +43,14 @@ class Curve:
         loss: mean cross-entropy at each, in nats per example; NaN or infinite where the network's output was.
         accuracy: fraction of examples classified correctly, 0 to 1; NaN if it was not measured.
         metrics: whatever else was, by name.
+        reliability: at each, the answers by their confidence; empty if it was measured nowhere.
     """
 
     lam: tuple[float, ...]
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
     metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    reliability: tuple[tuple[Bin, ...], ...] = ()
 
     @property
     def barrier(self) -> float:

@@ -13,10 +13,11 @@ from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.answers import by_position
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.options import CROSS_ENTROPY
+from rebasin_cli.evaluation.scores import Bin
 from rebasin_cli.evaluation.user_code import call_named, import_named, is_named
 
 HELP = "a function of (outputs, targets) of a batch that returns their mean, or a dict of such numbers by name"
-RESERVED = ("loss", "accuracy")
+RESERVED = ("loss", "accuracy", "temperature")
 
 _TOP = 5
 _BINS = 15  # as Guo et al. and everyone after them
@@ -31,6 +32,10 @@ class Metric(ABC):
     @abstractmethod
     def values(self, loss: float) -> dict[str, float]:
         """The figures over all batches; `loss` is the mean loss over them."""
+
+    def reliability(self) -> tuple[Bin, ...]:
+        """The answers by their confidence, of a metric that sorts them so."""
+        return ()
 
 
 class Top5(Metric):
@@ -78,18 +83,22 @@ class CalibrationError(Metric):
     """Expected calibration error (Guo et al. 2017, arXiv:1706.04599): |accuracy − confidence| in 15 bins, weighed."""
 
     def __init__(self) -> None:
-        self.difference, self.count = torch.zeros(_BINS, dtype=torch.float64), 0
+        self.confidence, self.right, self.counts = (torch.zeros(_BINS, dtype=torch.float64) for _ in range(3))
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         logits, targets = _answers(logits, targets)
         confidence, answers = logits.softmax(1).max(1)
         bins = (confidence * _BINS).ceil().sub(1).nan_to_num(0).clamp(0, _BINS - 1).long()  # (low, high], as published
-        gaps = (answers == targets).double() - confidence
-        self.difference += torch.zeros(_BINS, dtype=torch.float64).index_add(0, bins.cpu(), gaps.cpu())
-        self.count += len(targets)
+        right = (answers == targets).double()
+        for sums, values in ((self.confidence, confidence), (self.right, right), (self.counts, torch.ones_like(right))):
+            sums.index_add_(0, bins.cpu(), values.cpu())
 
     def values(self, loss: float) -> dict[str, float]:
-        return {"calibration-error": self.difference.abs().sum().item() / self.count}
+        return {"calibration-error": ((self.right - self.confidence).abs().sum() / self.counts.sum()).item()}
+
+    def reliability(self) -> tuple[Bin, ...]:
+        bins = zip(self.counts.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
+        return tuple(Bin(int(count), sure / count, right / count) for count, sure, right in bins if count)
 
 
 class Perplexity(Metric):

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.evaluation.answers import answer_of, by_position
+from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.barrier import Curve
-from rebasin_cli.evaluation.data import IGNORED, Dataset
+from rebasin_cli.evaluation.calibration import LARGEST, fitted_scale
+from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.ensemble import averaged
 from rebasin_cli.evaluation.losses import Loss, find_loss
-from rebasin_cli.evaluation.metrics import Maker, collect
+from rebasin_cli.evaluation.metrics import Maker
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.tally import Tally
 from rebasin_cli.hooks import Run, Taps
 
 DEFAULT_BATCH_SIZE = 512
@@ -62,6 +66,7 @@ def as_curve(grid: Sequence[float], found: Sequence[Scores]) -> Curve:
         tuple(scores.loss for scores in found),
         tuple(scores.accuracy for scores in found),
         {name: tuple(scores.metrics.get(name, math.nan) for scores in found) for name in names},
+        tuple(scores.reliability for scores in found) if any(scores.reliability for scores in found) else (),
     )
 
 
@@ -101,49 +106,86 @@ def evaluate_ensemble(
     Raises:
         ContentError: the outputs have no mean.
     """
+    (found,) = evaluate_mixtures(
+        network, states, (weights,), dataset, loss=loss, batch_size=batch_size, device=device, metrics=metrics
+    )
+    return found
+
+
+def evaluate_mixtures(
+    network: AnyNetwork,
+    states: Sequence[Mapping[str, Tensor]],
+    mixtures: Sequence[Sequence[float]],
+    dataset: Dataset,
+    *,
+    loss: Loss | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    metrics: Sequence[Maker] = (),
+    calibrate: Dataset | None = None,
+) -> list[Scores]:
+    """As `evaluate_ensemble`, for several weightings of the same states, in one pass over the examples.
+
+    Args:
+        mixtures: weights of the states, each summing to 1.
+        calibrate: examples on which a temperature is fitted for each weighting, by which its logits are divided
+            before they are judged (`loss` is a cross-entropy then); None: logits are judged as they are.
+
+    Raises:
+        ContentError: the outputs have no mean.
+    """
     judged = loss or find_loss(None, dataset, network.answers)
-    measuring = [make() for make in metrics]
     with torch.inference_mode(), _full_precision():
         together = [network.load(state, device) for state in states]
-        params = together[-1]
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        right = torch.zeros((), dtype=torch.int64, device=device)
-        questions = asked = 0
-        for batch in dataset.batches(batch_size):
-            targets = targets_for(params, batch.targets)
-            several = [network.outputs(each, batch.inputs) for each in together]
-            outputs = averaged(network.family, several, weights, targets, judged)
-            answers = None
-            if measuring or judged.classes or not judged.whole:
-                answers = answer_of(network.family, outputs).double()
-            found, count = judged.total(outputs if judged.whole else answers, targets)
-            total += found.double().to(total.device)
-            questions += count
-            if answers is None:
-                continue
-            for metric in measuring:
-                metric.add(answers, targets)
-            if judged.classes:
-                correct, count = _correct(answers, targets)
-                right += correct
-                asked += count
-    mean = total.item() / questions
-    return Scores(mean, right.item() / asked if asked else math.nan, collect(measuring, mean))
+        scales: Sequence[float | None] = [None] * len(mixtures)
+        if calibrate is not None:
+            scales = _scales(network, together, mixtures, calibrate, judged, batch_size)
+        tallies = [Tally(network.family, judged, [make() for make in metrics], scale) for scale in scales]
+        for targets, several in _answers(network, together, dataset, batch_size):
+            for weights, tally in zip(mixtures, tallies, strict=True):
+                tally.add(averaged(network.family, several, weights, targets, judged), targets)
+    return [tally.scores() for tally in tallies]
+
+
+def _scales(
+    network: AnyNetwork, states: Sequence[Mapping[str, Tensor]], mixtures: Sequence[Sequence[float]], dataset: Dataset,
+    loss: Loss, batch_size: int,
+) -> list[float]:  # fmt: skip
+    """For each weighting the scale of its logits that fits the examples best.
+
+    Raises:
+        ContentError: there are too many logits to be kept.
+    """
+    kept: list[tuple[Tensor, list[Tensor]]] = []
+    numbers = 0
+    for targets, several in _answers(network, states, dataset, batch_size):
+        answers = [answer_of(network.family, outputs).float() for outputs in several]
+        numbers += sum(each.numel() for each in answers)
+        if numbers > LARGEST:
+            raise ContentError(
+                f"a temperature is fitted on logits in memory, and these are more than {LARGEST:,} numbers",
+                where=dataset.source,
+                remedy="fit it on fewer examples: --fit-limit 100",
+            )
+        kept.append((targets, answers))
+    return [
+        fitted_scale((averaged(network.family, answers, weights, targets, loss), targets) for targets, answers in kept)
+        for weights in mixtures
+    ]
+
+
+def _answers(
+    network: AnyNetwork, states: Sequence[Mapping[str, Tensor]], dataset: Dataset, batch_size: int
+) -> Iterator[tuple[Tensor, list[Any]]]:
+    """The targets of every batch, and what each state answers."""
+    for batch in dataset.batches(batch_size):
+        yield targets_for(states[-1], batch.targets), [network.outputs(state, batch.inputs) for state in states]
 
 
 def targets_for(params: Mapping[str, Tensor], targets: Tensor) -> Tensor:
     """Targets where a network's tensors are; floats in their dtype."""
     floats = next(t for t in params.values() if t.is_floating_point())
     return targets.to(floats.device, floats.dtype if targets.is_floating_point() else targets.dtype)
-
-
-def _correct(answers: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-    """How many questions are answered right, and how many there are."""
-    found = by_position(answers, targets)
-    assert found is not None  # seen to before
-    logits, labels = found
-    # argmax takes a NaN for the largest: such an example would count as right by its place
-    return ((logits.argmax(1) == labels) & ~logits.isnan().any(1)).sum(), int((labels != IGNORED).sum())
 
 
 def runner(network: AnyNetwork, dataset: Dataset, batch_size: int) -> Run:

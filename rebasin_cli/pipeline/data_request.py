@@ -26,6 +26,8 @@ class DataRequest:
         seed: of what is masked in a text.
         taps: dim → module whose output counts its units (`--method activations`).
         image_size, moments: what is done to images of a folder, instead of what the checkpoint's own folder says.
+        ensemble: whether a line has a curve of both ends' averaged answers; calibrate: whether every network is
+            judged at a temperature of its own, fitted where statistics are.
         command: `--eval-command`, or `--eval-server` where it `serves`: stays alive and is asked point after point.
         timeout: seconds for one point; judge: a function in the place of a command.
     """
@@ -54,6 +56,8 @@ class DataRequest:
     judge: GivenLoss | None = None
     polish: Polish | None = None
     polish_steps: int = 300
+    ensemble: bool = False
+    calibrate: bool = False
 
     @property
     def judges(self) -> bool:

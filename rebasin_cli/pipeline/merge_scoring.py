@@ -21,10 +21,9 @@ from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.points import is_first
 from rebasin_cli.pipeline.progress import Advance, Progress
-from rebasin_cli.pipeline.record import role_of
+from rebasin_cli.pipeline.record import role_of, score_record
 from rebasin_cli.pipeline.scoring import CommandScorer, NetworkScorer, Scorer, score_or_nan
-from rebasin_cli.report.measurements import ScoreRecord
-from rebasin_cli.report.worth import ENSEMBLE
+from rebasin_cli.report.measurements import ENSEMBLE, ScoreRecord
 from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]
@@ -142,7 +141,7 @@ class _Scoring:
         """What a state is worth that would be written like the model of that number."""
         found = score_or_nan(_scorer_of(self.scorer, self.files[like]), state, self.failures, name)
         self.advance(1)
-        return ScoreRecord(found.loss, found.accuracy, found.metrics)
+        return score_record(found)
 
     def scores(
         self, merged: Mapping[str, State], first: Scores, permutations: Sequence[Permutation]
@@ -150,7 +149,7 @@ class _Scoring:
         """Of every model, of all as an ensemble, of the mean of the models as they are, and of the merge."""
         models, files = self.models, self.files
         everyone = range(len(models))
-        found = {role_of(0): ScoreRecord(first.loss, first.accuracy, first.metrics)}
+        found = {role_of(0): score_record(first)}
         self.advance(1)
         own = files if isinstance(self.scorer, CommandScorer) else models.states
         found |= {role_of(i): self.score(own[i], role_of(i), i) for i in everyone[1:]}
@@ -200,7 +199,7 @@ def ensemble_score(
     except ContentError as error:
         progress.remark(f"the ensemble is not measured: {error.what}")
         return {}
-    return {ENSEMBLE: ScoreRecord(found.loss, found.accuracy, found.metrics)}
+    return {ENSEMBLE: score_record(found)}
 
 
 def _identity(permutations: Sequence[Permutation]) -> tuple[Permutation, ...]:

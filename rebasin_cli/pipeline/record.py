@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
+from rebasin_cli.evaluation.scores import Bin, Scores
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.report.document import (
@@ -28,6 +29,7 @@ from rebasin_cli.report.document import (
     SpecOptions,
     TrialRecord,
 )
+from rebasin_cli.report.measurements import BinRecord, ScoreRecord
 from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ def input_record(path: Path, sha256: str | None) -> InputRecord:
 def role_of(i: int) -> str:
     """What the i-th model of a merge is called."""
     return f"model.{i + 1}"
+
+
+def score_record(found: Scores) -> ScoreRecord:
+    """What one network is worth."""
+    return ScoreRecord(found.loss, found.accuracy, found.metrics, bin_records(found.reliability))
+
+
+def bin_records(bins: Sequence[Bin]) -> tuple[BinRecord, ...]:
+    """Answers by their confidence."""
+    return tuple(BinRecord(each.count, each.confidence, each.accuracy) for each in bins)
 
 
 def data_records(request: DataRequest) -> dict[str, InputRecord]:

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
-from rebasin_cli.evaluation.scores import Scores
+from rebasin_cli.evaluation.scores import Bin, Scores
 from rebasin_cli.files import read_bytes
 from rebasin_cli.permutation.files import LARGEST
 from rebasin_cli.pipeline.inputs import Source
@@ -27,7 +27,7 @@ from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import document_file, read_document
 from rebasin_cli.report.document import RunDocument
-from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, PlaneRecord
+from rebasin_cli.report.measurements import ENSEMBLE, BarrierRecord, CurveRecord, PlaneRecord
 
 R = TypeVar("R", BarrierRecord, PlaneRecord)
 
@@ -60,7 +60,7 @@ class EarlierSweep:
             found[0.0] = Scores(plane.points["A"].loss, plane.points["A"].accuracy)
         return found
 
-    def check(self, basis: Basis, grid: Sequence[float], repairs: Sequence[str]) -> None:
+    def check(self, basis: Basis, grid: Sequence[float], repairs: Sequence[str], *, ensemble: bool = False) -> None:
         """Refuse to write over the document of another sweep, or over points that this one leaves out.
 
         Args:
@@ -91,6 +91,11 @@ class EarlierSweep:
             raise UsageError(
                 f"{self.path} has the curve `{left[0]}`, which this run leaves out",
                 remedy=f"add --repair {left[0].rpartition(' ')[2]}, or name another file",
+            )
+        if barrier.ensemble is not None and not ensemble:
+            raise UsageError(
+                f"{self.path} has the curve `{ENSEMBLE}`, which this run leaves out",
+                remedy="add --ensemble, or name another file",
             )
 
     def files(self) -> set[Path]:
@@ -245,10 +250,14 @@ def continued(before: RunDocument | None, now: RunDocument) -> RunDocument:
 
 
 def _scores(curve: CurveRecord) -> list[Scores]:
+    bins = curve.reliability or ((),) * len(curve.loss)
     return [
-        Scores(loss, accuracy, {name: values[i] for name, values in curve.metrics.items()})
+        Scores(
+            loss, accuracy, {name: values[i] for name, values in curve.metrics.items()},
+            tuple(Bin(each.count, each.confidence, each.accuracy) for each in bins[i]),
+        )
         for i, (loss, accuracy) in enumerate(zip(curve.loss, curve.accuracy, strict=True))
-    ]
+    ]  # fmt: skip
 
 
 def _sha256(path: Path) -> str | None:

@@ -18,6 +18,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.commands import parse_command, run_command
+from rebasin_cli.evaluation.compatibility import fitting_loss
 from rebasin_cli.evaluation.data import IGNORED, Dataset
 from rebasin_cli.evaluation.given import GivenLoss
 from rebasin_cli.evaluation.losses import Loss, blind_loss
@@ -25,7 +26,7 @@ from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.serving import EvaluationServer, parse_server
-from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate, evaluate_ensemble
+from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate_mixtures
 from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
@@ -45,6 +46,8 @@ class NetworkScorer:
         metrics: what is measured besides loss and accuracy.
         repairer: what finishes the points of the path, if they are to be repaired; repairs: how.
         basis: what its figures depend on, by name.
+        calibrate: examples on which a temperature is fitted for every network before it is judged.
+        ensemble: whether a line has a curve of both ends' averaged answers.
     """
 
     network: AnyNetwork
@@ -56,6 +59,8 @@ class NetworkScorer:
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
     basis: Mapping[str, str] = field(default_factory=dict)
+    calibrate: Dataset | None = None
+    ensemble: bool = False
 
     @property
     def examples(self) -> int:
@@ -93,13 +98,16 @@ class NetworkScorer:
 
     def measure(self, state: Mapping[str, Tensor]) -> Scores:
         """What a state is worth."""
-        return evaluate(
-            self.network, state, self.dataset, loss=self.loss,
-            batch_size=self.batch_size, device=self.device, metrics=self.metrics,
-        )  # fmt: skip
+        return self._measured((state,), ((1.0,),))[0]
 
     def measure_together(self, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Scores:
-        """What the mean answers of several states are worth.
+        """What the mean answers of several states are worth; see `measure_mixtures`."""
+        return self.measure_mixtures(states, (weights,))[0]
+
+    def measure_mixtures(
+        self, states: Sequence[Mapping[str, Tensor]], mixtures: Sequence[Sequence[float]]
+    ) -> list[Scores]:
+        """What the mean answers of several states are worth, by several weightings.
 
         Raises:
             ContentError: they have no mean, or memory does not hold all states.
@@ -107,9 +115,12 @@ class NetworkScorer:
         numbers = sum(math.prod(shape) for shape in self.network.shapes.values())
         if self.device == "cpu" and numbers * _BYTES * len(states) > free_memory():
             raise ContentError(f"memory does not hold {len(states)} models at once")
-        return evaluate_ensemble(
-            self.network, states, weights, self.dataset, loss=self.loss,
-            batch_size=self.batch_size, device=self.device, metrics=self.metrics,
+        return self._measured(states, mixtures)
+
+    def _measured(self, states: Sequence[Mapping[str, Tensor]], mixtures: Sequence[Sequence[float]]) -> list[Scores]:
+        return evaluate_mixtures(
+            self.network, states, mixtures, self.dataset, loss=self.loss, batch_size=self.batch_size,
+            device=self.device, metrics=self.metrics, calibrate=self.calibrate,
         )  # fmt: skip
 
 
@@ -120,6 +131,7 @@ class _Outside:
     split: str | None = None
     repairer: Repairer | None = None
     repairs: tuple[Kind, ...] = ()
+    ensemble: bool = False
     chance: float = 1.0
     blind: float = math.inf
 
@@ -224,6 +236,7 @@ def prepare_scorer(
             raise UsageError(f"{option} and --data are two judges", remedy="leave one of them away")
         if request.repairs:
             raise UsageError("--repair looks inside a network, and a command shows none", remedy="use --data instead")
+        _refuse_answers(request, "a command")
         if request.loss:
             raise UsageError("--loss is for --data; a command's loss is what it prints", remedy="leave it away")
         if request.metrics:
@@ -245,8 +258,18 @@ def prepare_scorer(
         "network options": ",".join(f"{name}={value}" for name, value in sorted(request.options.items())),
         "metrics": ",".join(request.metrics),
     }
+    scorer.ensemble = request.ensemble
+    limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
+    if request.calibrate:
+        if loss.name != CROSS_ENTROPY:
+            raise UsageError(
+                f"--calibrate divides logits by a temperature, and --loss {loss.name} judges others",
+                remedy="leave it away, or judge classes: --loss cross-entropy",
+            )
+        scorer.calibrate = fitting_data(limited, network, checkpoint, progress, labels=True)
+        fitting_loss(CROSS_ENTROPY, network, checkpoint, scorer.calibrate)
+        scorer.basis = {**scorer.basis, "temperature fitted on": scorer.calibrate.sha256()}
     if request.repairs:
-        limited = replace(request, fit_limit=request.fit_limit or FIT_EXAMPLES)
         examples = fitting_data(limited, network, checkpoint, progress)
         scorer.repairer, scorer.repairs = Repairer(network, examples, device, progress), request.repairs
         for kind in request.repairs:
@@ -279,8 +302,19 @@ def _refuse_beside_function(request: DataRequest) -> None:
         raise UsageError(
             "--repair looks inside a network, and a function shows none", remedy="use --data and a named --loss instead"
         )
+    _refuse_answers(request, "a function")
     if request.metrics:
         raise UsageError("--metric is for --data; a function returns one number", remedy="leave it away")
+
+
+def _refuse_answers(request: DataRequest, judge: str) -> None:
+    """Refuse what is computed from a network's answers, which only examples give."""
+    for option, given in (("--ensemble", request.ensemble), ("--calibrate", request.calibrate)):
+        if given:
+            raise UsageError(
+                f"{option} is about a network's answers to examples, and {judge} shows none",
+                remedy="use --data instead",
+            )
 
 
 def score_or_nan(scorer: Scorer, state: Mapping[str, Tensor], failures: dict[str, str], place: str) -> Scores:

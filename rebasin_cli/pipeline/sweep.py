@@ -11,7 +11,9 @@ from functools import partial
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.barrier import Curve
+from rebasin_cli.evaluation.calibration import HIGH, LOW
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.sweep import as_curve
 from rebasin_cli.merging.interpolation import interpolated
@@ -20,11 +22,12 @@ from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.record import bin_records
 from rebasin_cli.pipeline.resume import NO_SWEEP, Basis, EarlierSweep, place_of
-from rebasin_cli.pipeline.scoring import Scorer, score_or_nan
+from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer, score_or_nan
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.report.figures import loss_text, percent_text
-from rebasin_cli.report.measurements import NATS, BarrierRecord, CurveRecord
+from rebasin_cli.report.measurements import ENSEMBLE, NATS, BarrierRecord, CurveRecord
 from rebasin_cli.spec import Layout
 
 _HOLD = 2_000_000_000
@@ -81,7 +84,7 @@ def begin_sweep(
     }
     basis = {name: value for name, value in basis.items() if value}
     if not force:
-        kept.check(basis, grid, scorer.repairs)
+        kept.check(basis, grid, scorer.repairs, ensemble=scorer.ensemble)
     first = kept.points(basis).get(0.0) or scorer.measure(pair.a)
     return Sweep(scorer, pair, blend, basis, first, kept)
 
@@ -92,7 +95,7 @@ def measure_barrier(
     """Measure from A to B as it is, to π(B) if there is a permutation, and repaired if that was asked for."""
     scorer, pair = sweep.scorer, sweep.pair
     a, b = held(pair.a, pair), held(pair.b, pair)
-    number = 1 + (permutation is not None) + len(scorer.repairs)
+    number = 1 + (permutation is not None) + len(scorer.repairs) + scorer.ensemble
     sweeper = _Sweeper(sweep, tuple(grid), progress, keep, number)
     naive = sweeper.curve(a, b, "naive", {})
     more: dict[str, str] = {}
@@ -104,6 +107,10 @@ def measure_barrier(
         sweeper.curve(a, moved, "aligned", more)
         b = moved
     _repair(sweeper, a, b, "naive" if permutation is None else "aligned", more)
+    if isinstance(scorer, NetworkScorer) and scorer.ensemble:
+        sweeper.ensemble(scorer, (pair.a, pair.b))
+    if isinstance(scorer, NetworkScorer) and scorer.calibrate is not None:
+        _tell_temperatures(sweeper.record(), progress)
     _tell_ends(scorer, naive, progress)
     if not scorer.repairs:
         tell_buffers(pair.layout, progress)
@@ -184,6 +191,25 @@ class _Sweeper:
             self.progress.warn(f"the loss of the {name} path is not finite at λ = {where}")
         return curve
 
+    def ensemble(self, scorer: NetworkScorer, ends: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> None:
+        """The averaged answers of both ends by the weights 1 − λ and λ, from one pass over the examples."""
+        more = {"curve": "averaged answers"}
+        _, naive = self.curves["naive"]
+        known = {**self._known(more), 1.0: naive[-1]}
+        open_points = [lam for lam in self.grid if place_of(lam) not in known]
+        if open_points:
+            with self.progress.phase(f"{ENSEMBLE} of both ends", 1, "passes") as advance:
+                try:
+                    found = scorer.measure_mixtures(ends, [(1 - lam, lam) for lam in open_points])
+                except ContentError as error:
+                    found = [Scores(math.nan)] * len(open_points)
+                    self.failures |= {f"{ENSEMBLE}, λ = {lam:g}": error.what for lam in open_points}
+                    self.progress.warn(f"the {ENSEMBLE} could not be measured: {error.what}")
+                advance(1)
+            known |= dict(zip(map(place_of, open_points), found, strict=True))
+        self.curves[ENSEMBLE] = ({**self.sweep.basis, **more}, [known[place_of(lam)] for lam in self.grid])
+        self.keep(self.record)
+
     def lacks(self, more: Basis) -> bool:
         """Whether there are points between the ends that were not measured before."""
         known = self._known(more)
@@ -197,6 +223,7 @@ class _Sweeper:
             records[name] = _record(as_curve(self.grid, [*found, *rest]), basis)
         scorer = self.sweep.scorer
         naive, aligned = (records.pop(name, None) for name in ("naive", "aligned"))
+        ensemble = records.pop(ENSEMBLE, None)
         done = sum(len(found) for _, found in self.curves.values())
         return BarrierRecord(
             lam=self.grid,
@@ -209,6 +236,7 @@ class _Sweeper:
             repaired=records,
             failures=dict(self.failures),
             missing=self.number * len(self.grid) - done,
+            ensemble=ensemble,
         )
 
     def _known(self, more: Basis) -> dict[float, Scores]:
@@ -216,7 +244,9 @@ class _Sweeper:
 
 
 def _record(curve: Curve, basis: Basis) -> CurveRecord:
-    return CurveRecord(curve.loss, curve.accuracy, curve.barrier, curve.barrier_to_mean, curve.metrics, basis)
+    reliability = tuple(map(bin_records, curve.reliability))
+    barriers = (curve.barrier, curve.barrier_to_mean)
+    return CurveRecord(curve.loss, curve.accuracy, *barriers, curve.metrics, basis, reliability)
 
 
 def _tell_ends(scorer: Scorer, curve: Curve, progress: Progress) -> None:
@@ -235,6 +265,22 @@ def _tell_ends(scorer: Scorer, curve: Curve, progress: Progress) -> None:
             progress.warn(
                 f"{name} is right on {percent_text(accuracy)} of the examples, near chance ({percent_text(chance)}): "
                 "its barrier says little; check --data and --network-option"
+            )
+
+
+def _tell_temperatures(barrier: BarrierRecord, progress: Progress) -> None:
+    """Say what temperatures are not part of, and where none is best: all examples are right, or all answers alike."""
+    progress.remark(
+        "every point is judged at a temperature of its own, the metric `temperature`: no checkpoint holds it, and "
+        "the logits of one that is written are to be divided by it"
+    )
+    for name, curve in barrier.curves.items():
+        temperatures = zip(barrier.lam, curve.metrics.get("temperature", ()), strict=False)
+        beyond = [f"{lam:g}" for lam, found in temperatures if not 2 / HIGH < found < 0.5 / LOW]
+        if beyond:
+            progress.warn(
+                f"{name}, λ = {', '.join(beyond)}: no temperature fits the examples best, as all are answered right or "
+                "all alike; fit on others, which the networks were not trained on: --fit-data FILE"
             )
 
 

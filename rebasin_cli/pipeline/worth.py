@@ -15,6 +15,7 @@ from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.merge_scoring import ensemble_score
 from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline.record import score_record
 from rebasin_cli.pipeline.resume import place_of
 from rebasin_cli.pipeline.scoring import Scorer, score_or_nan
 from rebasin_cli.pipeline.sweep import Sweep
@@ -73,7 +74,7 @@ def point_verdict(sweep: Sweep, point: Point, barrier: BarrierRecord, progress: 
 
 def _score(scorer: Scorer, state: State, failures: dict[str, str], name: str) -> ScoreRecord:
     found = score_or_nan(scorer, state, failures, name)
-    return ScoreRecord(found.loss, found.accuracy, found.metrics)
+    return score_record(found)
 
 
 def _known(barrier: BarrierRecord, name: str, lam: float) -> ScoreRecord | None:
@@ -82,4 +83,5 @@ def _known(barrier: BarrierRecord, name: str, lam: float) -> ScoreRecord | None:
     at = next((i for i, x in enumerate(barrier.lam) if place_of(x) == place_of(lam)), None)
     if curve is None or at is None or (isnan(curve.loss[at]) and lam not in (0.0, 1.0)):
         return None
-    return ScoreRecord(curve.loss[at], curve.accuracy[at], {name: values[at] for name, values in curve.metrics.items()})
+    metrics = {name: values[at] for name, values in curve.metrics.items()}
+    return ScoreRecord(curve.loss[at], curve.accuracy[at], metrics, curve.reliability[at] if curve.reliability else ())

@@ -68,20 +68,31 @@ class Chart:
     height: int = HEIGHT
 
 
-def chart(measure: Measure, *, log: bool = False) -> Chart | None:
-    """The chart of a measure over λ; None if no value is finite."""
+def _at_lambda(lam: float) -> str:
+    return f"λ = {lam:.4g}"
+
+
+def chart(
+    measure: Measure, *, log: bool = False, axis: str = "A  ←  λ, the weight on B  →  B",
+    place: Callable[[float], str] = _at_lambda,
+) -> Chart | None:  # fmt: skip
+    """The chart of a measure over λ, or over what else goes from 0 to 1; None if no value is finite.
+
+    Args:
+        axis: what stands below it; place: what says where a point is.
+    """
     span = finite_range([one.values for one in measure.series])
     if span is None or (log and span[0] <= 0):
         return None
     scale = _Scale.of(span, log)
-    lines = tuple(_line(one, measure, scale) for one in measure.series)
+    lines = tuple(_line(one, measure, scale, place) for one in measure.series)
     return Chart(
         measure.name + ("-log" if log else ""),
         measure.title + (", logarithmic" if log else ""),
         _described(measure),
         tuple((_x(at), text) for at, text in ((0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1, "1"))),
         tuple((scale.y(value), text) for value, text in scale.ticks()),
-        "A  ←  λ, the weight on B  →  B",
+        axis,
         lines,
         tuple(_labels(measure, scale)),
     )
@@ -138,9 +149,7 @@ def _x(lam: float) -> float:
     return round(LEFT + lam * (WIDTH - LEFT - RIGHT), 2)
 
 
-def _line(
-    one: Series, measure: Measure, scale: _Scale, place: Callable[[float], str] = lambda lam: f"λ = {lam:.4g}"
-) -> Line:
+def _line(one: Series, measure: Measure, scale: _Scale, place: Callable[[float], str]) -> Line:
     name = one_line(one.name, LONGEST_NAME)
     drawn = [
         (_x(lam), scale.y(value)) if math.isfinite(value) else None

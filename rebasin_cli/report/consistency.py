@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
 
 from rebasin_cli.report.document import RunDocument
-from rebasin_cli.report.measurements import BarrierRecord, CurveRecord, MergeRecord, PlaneRecord
+from rebasin_cli.report.measurements import BarrierRecord, BinRecord, CurveRecord, MergeRecord, PlaneRecord
 
 MOST_CURVES = 100
 """Curves of a line, and measures of a curve: every one is laid out, and no run has nearly as many."""
 
+_ROUNDING = 1e-9  # of a mean of probabilities
 _LARGEST = 1e100  # of a loss or a metric: float32 ends at 3e38, and the difference of two can still be drawn
 
 
@@ -41,6 +42,15 @@ def _of_curve(name: str, curve: CurveRecord, points: int) -> Iterator[str]:
         if any(abs(value) > _LARGEST for value in values):
             yield f"the {name[:40]} curve has a value of {measure[:40]} above {_LARGEST:g}"
 
+    if curve.reliability and len(curve.reliability) != points:
+        yield f"the {name[:40]} curve has {len(curve.reliability)} values of reliability, and `barrier.lambda` {points}"
+    if any(not _is_bin(each) for bins in curve.reliability for each in bins):
+        yield f"the {name[:40]} curve has answers of a confidence or an accuracy beyond 0 to 1, or none of them"
+
+
+def _is_bin(each: BinRecord) -> bool:
+    return each.count > 0 and 0 <= each.confidence <= 1 + _ROUNDING and 0 <= each.accuracy <= 1
+
 
 def _of_plane(plane: PlaneRecord) -> Iterator[str]:
     for name, axis in (("x", plane.x), ("y", plane.y)):
@@ -61,5 +71,7 @@ def _of_merge(merge: MergeRecord) -> Iterator[str]:
     if not merge.pairs:
         yield "`merge.pairs` is empty"
     others = {name for name in merge.scores if name == "naive average" or name.startswith("model.")}
+    if any(not _is_bin(each) for score in merge.scores.values() for each in score.reliability):
+        yield "`merge.scores` has answers of a confidence or an accuracy beyond 0 to 1, or none of them"
     if "merged" in merge.scores and not (others - {"naive average"} and "naive average" in others):
         yield "`merge.scores` has the merged network, and not its models and their plain mean"

@@ -36,6 +36,7 @@ from rebasin_cli.report.measured import (
 from rebasin_cli.report.measurements import BarrierRecord, PlaneRecord
 from rebasin_cli.report.members import members_grid, members_headline
 from rebasin_cli.report.names import input_names
+from rebasin_cli.report.reliability import reliability_grid
 from rebasin_cli.report.tensors import tensors_grid
 from rebasin_cli.spec.kinds import KINDS, OTHERS, kind_of
 
@@ -189,6 +190,8 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         found.append(stays_grid(document.architecture))
     if document.barrier:
         found += [*curve_grids(document.barrier), barrier_grid(document.barrier)]
+    if calibration := reliability_grid(document):
+        found.append(calibration)
     if document.plane is not None:
         found.append(plane_grid(document.plane))
     if document.verdict and document.verdict.scores and document.barrier:

@@ -21,7 +21,7 @@ from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.downloads import downloads
 from rebasin_cli.report.looks import look
 from rebasin_cli.report.names import without_folders
-from rebasin_cli.report.page import Card, curves, section_views
+from rebasin_cli.report.page import Card, curves, reliability, section_views
 from rebasin_cli.report.plane_svg import plane_svg
 from rebasin_cli.report.thinning import shortened, thinned
 from rebasin_cli.report.tiles import sentence, tiles, tone
@@ -56,6 +56,7 @@ def page_of(runs: Sequence[Run]) -> str:
         cards=[Card(sentence(run.document), tone(run.document), tiles(run.document)) for run in runs],
         comparison=comparison_grid(runs) if several else None,
         figures=curves([(run.name, run.document.barrier) for run in runs if run.document.barrier]),
+        reliability=reliability([(run.name, run.document) for run in runs]),
         planes=[(run.name, Markup(plane_svg(run.document.plane))) for run in runs if run.document.plane],
         sections=[section_views(run.document) for run in runs],
         downloads=links,

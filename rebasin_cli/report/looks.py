@@ -35,7 +35,7 @@ _MARKERS: tuple[Marker, ...] = ("circle", "square", "triangle", "diamond", "cros
 DIFFERENT = len(_COLOURS)
 """Number of colours; from there on a curve shares its colour with another, in another dash and marker."""
 
-PLACE: Mapping[Kind, int] = {"naive": 0, "aligned": 1, "bn": 2, "repair": 3}
+PLACE: Mapping[Kind, int] = {"naive": 0, "aligned": 1, "bn": 2, "repair": 3, "ensemble": 4}
 """The look of each kind of curve, where one run is shown."""
 
 

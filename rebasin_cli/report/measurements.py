@@ -14,7 +14,9 @@ from msgspec import Struct, field
 
 NATS = "nats per example"
 """What losses are in, unless a document says otherwise."""
-Kind = Literal["naive", "aligned", "bn", "repair"]
+ENSEMBLE = "ensemble"
+"""The name of the averaged answers of several networks, among their scores and curves."""
+Kind = Literal["naive", "aligned", "bn", "repair", "ensemble"]
 
 if TYPE_CHECKING:
     Figure = float
@@ -30,6 +32,18 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     """A part of the document. In JSON a field that has its default is left out; one that is not known is refused."""
 
 
+class BinRecord(Record, frozen=True):
+    """Answers of about one confidence, the probability of the likeliest class: a point of a reliability diagram.
+
+    Attributes:
+        count: how many; confidence: their mean, 0 to 1; accuracy: fraction of them that is right.
+    """
+
+    count: int
+    confidence: Figure
+    accuracy: Figure
+
+
 class CurveRecord(Record, frozen=True):
     """One path from A to B.
 
@@ -40,6 +54,7 @@ class CurveRecord(Record, frozen=True):
         barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
         metrics: whatever else was measured at each λ, by name.
         basis: what the points hang on, by name: hashes of inputs, permutation and examples, and options.
+        reliability: at each λ the answers by confidence (`--metric calibration-error` only).
     """
 
     loss: tuple[Figure, ...]
@@ -48,6 +63,7 @@ class CurveRecord(Record, frozen=True):
     barrier_to_mean: Figure
     metrics: Mapping[str, tuple[Figure, ...]] = {}
     basis: Mapping[str, str] = {}
+    reliability: tuple[tuple[BinRecord, ...], ...] = ()
 
 
 class BarrierRecord(Record, frozen=True):
@@ -61,6 +77,7 @@ class BarrierRecord(Record, frozen=True):
         unit: of the losses; empty: nats per example.
         failures: why a point could not be measured, by curve and λ ("naive, λ = 0.5"); its figures are NaN.
         split: which part of the data; examples: how many.
+        ensemble: the averaged answers of both ends, by the weights 1 − λ and λ; no network of the line.
     """
 
     lam: tuple[float, ...] = field(name="lambda")
@@ -73,6 +90,7 @@ class BarrierRecord(Record, frozen=True):
     failures: Mapping[str, str] = {}
     missing: int = 0
     unit: str = ""
+    ensemble: CurveRecord | None = None
 
     @property
     def loss_unit(self) -> str:
@@ -87,11 +105,13 @@ class BarrierRecord(Record, frozen=True):
     @property
     def curves(self) -> dict[str, CurveRecord]:
         """Every curve that was measured, by name, in the order in which they are shown."""
-        found = {"naive": self.naive, "aligned": self.aligned, **self.repaired}
+        found = {"naive": self.naive, "aligned": self.aligned, **self.repaired, ENSEMBLE: self.ensemble}
         return {name: curve for name, curve in found.items() if curve is not None}
 
     def kind(self, name: str) -> Kind:
         """What was done to B, or at last to the points of a curve, before it was measured."""
+        if name == ENSEMBLE:
+            return "ensemble"
         if name not in self.repaired:
             return "naive" if name == "naive" else "aligned"
         return "bn" if self.repaired[name].basis.get("repair") == "bn" else "repair"
@@ -102,7 +122,8 @@ class BarrierRecord(Record, frozen=True):
 
         It is the one that a limit holds for and a checkpoint is written of.
         """
-        return next(reversed(self.curves.items()), None)
+        line = [(name, curve) for name, curve in self.curves.items() if name != ENSEMBLE]
+        return line[-1] if line else None
 
 
 class PlanePointRecord(Record, frozen=True):
@@ -147,11 +168,12 @@ class PlaneRecord(Record, frozen=True):
 
 
 class ScoreRecord(Record, frozen=True):
-    """What one network is worth: loss, fraction right (NaN if there is none), and whatever else by name."""
+    """What one network is worth: loss, fraction right (NaN if there is none), and the rest as in curves."""
 
     loss: Figure
     accuracy: Figure
     metrics: Mapping[str, Figure] = {}
+    reliability: tuple[BinRecord, ...] = ()
 
 
 class PairRecord(Record, frozen=True):

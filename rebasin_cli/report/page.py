@@ -22,6 +22,7 @@ from rebasin_cli.report.figures import bytes_text, count_text, loss_text, measur
 from rebasin_cli.report.measured import Grid, barrier_grid, curve_grids
 from rebasin_cli.report.measurements import BarrierRecord, MergeRecord
 from rebasin_cli.report.names import input_names, role_name
+from rebasin_cli.report.reliability import reliability_grid, reliability_measure
 from rebasin_cli.report.reproduce import Reproduction, options_of, reproduction
 from rebasin_cli.report.series import Series, measures
 from rebasin_cli.report.tiles import Tile, Tone
@@ -108,6 +109,7 @@ class Sections:
     tables: tuple[Grid, ...]
     points: tuple[Grid, ...]
     barriers: Grid | None
+    calibration: Grid | None
     run: Facts
     failures: Facts
 
@@ -140,6 +142,17 @@ def curves(runs: Sequence[tuple[str, BarrierRecord]]) -> list[Figure]:
     ]  # fmt: skip
 
 
+def reliability(runs: Sequence[tuple[str, RunDocument]]) -> list[Figure]:
+    """The reliability diagram of all networks of some runs, where it was measured."""
+    measure = reliability_measure(runs)
+    if measure is None:
+        return []
+    drawn = chart(
+        measure, axis="confidence: probability of the answer", place=lambda sure: f"confidence {percent_text(sure)}"
+    )
+    return [Figure(measure.title, tuple(map(_key, measure.series)), drawn, None)]
+
+
 def _key(one: Series) -> Key:
     return Key(one.place, marker_shape(one.place), one.label)
 
@@ -165,6 +178,7 @@ def section_views(document: RunDocument) -> Sections:
         tuple(grid for grid in _others(document) if grid.title not in shown),
         tuple(curve_grids(barrier)) if barrier else (),
         barrier_grid(barrier) if barrier and barrier.curves else None,
+        reliability_grid(document),
         _run(document),
         tuple((barrier.failures if barrier else document.merge.failures if document.merge else {}).items()),
     )

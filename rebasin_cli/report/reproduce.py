@@ -92,3 +92,7 @@ def _of_method(document: RunDocument) -> Iterator[str]:
         for kind in document.barrier.repaired.values():
             if "repair" in kind.basis:
                 yield from ("--repair", kind.basis["repair"])
+        if document.barrier.ensemble:
+            yield "--ensemble"
+        if document.barrier.naive and "temperature fitted on" in document.barrier.naive.basis:
+            yield "--calibrate"

@@ -26,6 +26,7 @@ from rebasin_cli.report.figures import count_text, measure_text, seconds_text
 from rebasin_cli.report.measured import Grid, merge_grids, plane_grid, sampled_grids
 from rebasin_cli.report.members import members_grid
 from rebasin_cli.report.names import input_names
+from rebasin_cli.report.reliability import reliability_grid
 from rebasin_cli.report.tensors import size_text, tensors_grid
 from rebasin_cli.report.verdict import verdict
 
@@ -82,6 +83,8 @@ def summary_grids(document: RunDocument, *, verbose: bool) -> list[Grid]:
     barrier = document.barrier
     if barrier:
         found += sampled_grids(barrier)
+    if calibration := reliability_grid(document):
+        found.append(calibration)
     if document.plane is not None:
         found.append(plane_grid(document.plane))
     if document.merge is not None:

@@ -22,6 +22,7 @@ _LOOKS: Mapping[Kind, tuple[str, str, int]] = {
     "aligned": ("green", "*", 1),
     "bn": ("blue", "+", 3),
     "repair": ("magenta", "x", 5),
+    "ensemble": ("yellow", "#", 4),
 }
 """Colour, mark and gap between dots of each curve."""
 _BETWEEN_MARKS = 8  # columns, of a dotted curve of braille

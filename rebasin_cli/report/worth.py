@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from rebasin_cli.report.figures import loss_text
-from rebasin_cli.report.measurements import ScoreRecord, VerdictRecord
-
-ENSEMBLE = "ensemble"
+from rebasin_cli.report.measurements import ENSEMBLE, ScoreRecord, VerdictRecord
 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 """Two losses that differ by less are one: sums in another order of units differ by rounding."""

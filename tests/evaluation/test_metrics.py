@@ -63,6 +63,20 @@ def test_calibration_error_is_the_one_defined() -> None:
     assert measured("calibration-error").metrics["calibration-error"] == pytest.approx(wanted, rel=1e-9)
 
 
+def test_reliability_sorts_answers_by_confidence() -> None:
+    _, data, logits = examples()
+    scores = measured("calibration-error", batch_size=10)
+    bins = scores.reliability
+    assert sum(each.count for each in bins) == len(data)
+    confidence = logits.softmax(1).max(1).values
+    assert sum(b.count * b.confidence for b in bins) / len(data) == pytest.approx(float(confidence.mean()))
+    assert sum(b.count * b.accuracy for b in bins) / len(data) == pytest.approx(scores.accuracy)
+    error = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(data)
+    assert error == pytest.approx(scores.metrics["calibration-error"])
+    assert [b.confidence for b in bins] == sorted(b.confidence for b in bins)
+    assert measured("top5").reliability == ()
+
+
 def test_perplexity_is_the_exponential_of_the_loss() -> None:
     scores = measured("perplexity")
     assert scores.metrics == {"perplexity": pytest.approx(math.exp(scores.loss))}

@@ -226,6 +226,30 @@ class JudgeOptions(PolishOptions):
         kinds: dict[c.Repair, Literal["bn", "repair"]] = {c.Repair.BN: "bn", c.Repair.REPAIR: "repair"}
         return tuple(dict.fromkeys(kinds[name] for name in self.repair or () if name in kinds))
 
+    def of_line(self) -> dict[str, bool]:
+        """What only a line is asked for, by the name of its field."""
+        return {}
+
+
+@dataclass(frozen=True)
+class LineJudgeOptions(JudgeOptions):
+    """How the networks of a line are judged."""
+
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also both ends' averaged answers, as a curve.", rich_help_panel=PANEL)
+    ] = False
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="Judge each point at a temperature of its own, fitted on --fit-data.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False  # fmt: skip
+
+    def of_line(self) -> dict[str, bool]:
+        """What was asked for."""
+        return {"ensemble": self.ensemble, "calibrate": self.calibrate}
+
 
 @dataclass(frozen=True)
 class WorthGates:
@@ -296,12 +320,14 @@ def judged(
         UsageError: an option that nothing reads then, or one with a value that is none.
     """
     taps, repairs = match.taps(), judge.repairs()
+    of_line = judge.of_line()
     has_loss = examples.data is not None or judge.program() is not None
-    if not (choice.looks_at_data or repairs or judge.polish):
+    if not (choice.looks_at_data or repairs or judge.polish or of_line.get("calibrate")):
         _refuse({"--fit-data": judge.fit_data, "--fit-limit": judge.fit_limit}, _NO_FIT)
     fits = judge.fit_data is not None and (choice.looks_at_data or judge.polish is not None)
     if not has_loss:
-        _refuse({"--repair": repairs, "--metric": judge.metric, **further}, _NO_DATA)
+        flags = {f"--{name}": asked or None for name, asked in of_line.items()}
+        _refuse({"--repair": repairs, "--metric": judge.metric, **flags, **further}, _NO_DATA)
         _refuse({"--batch-size": judge.batch_size, "--split": examples.split, "--limit": examples.limit}, _NO_DATA)
         _refuse({"--eval-timeout": judge.eval_timeout}, (_NO_DATA[0], "add --eval-command COMMAND"))
         if not fits:
@@ -318,6 +344,7 @@ def judged(
         fit_batch=match.fit_batch or _FIT_BATCH, repairs=repairs, command=judge.program(),
         serves=judge.eval_server is not None, timeout=judge.eval_timeout, metrics=tuple(judge.metric or ()),
         seed=match.seed, taps=taps,
+        ensemble=of_line.get("ensemble", False), calibrate=of_line.get("calibrate", False),
     ))  # fmt: skip
 
 
@@ -342,7 +369,10 @@ def check_loss(choice: MatchChoice, loss: str | None) -> None:
 _FIT_BATCH = 1000
 _NO_DATA = (" runs a network on examples, and without data there are none", "add --data FILE")
 _NO_NETWORK = (" is for a network, and none is run", "add --data FILE or --network MODULE:FACTORY")
-_NO_FIT = (": nothing is fitted on examples here", "add --repair, --polish, or a --method that looks at data")
+_NO_FIT = (
+    ": nothing is fitted on examples here",
+    "add --repair, --polish, --calibrate, or a --method that looks at data",
+)
 
 
 def _options_of(network: NetworkOptions) -> dict[str, object]:
