@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import time
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -21,7 +20,7 @@ import torch
 
 from tests.paper import claims
 from tests.paper.datasets import available
-from tests.paper.lab import Lab
+from tests.paper.lab import Costs, Lab
 from tests.paper.outcome import Claim
 from tests.paper.report import Row, html, markdown, summary
 
@@ -42,7 +41,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
     parser.add_argument("--claims", default="", help="numbers, comma-separated; else all")
     parser.add_argument(
-        "--data-root", type=Path, help="a folder of idx files (MNIST) or of CIFAR-10's or CIFAR-100's Python files"
+        "--data-root",
+        type=Path,
+        help="a folder of idx files (MNIST), of CIFAR-10's or CIFAR-100's Python files, or ImageNet's folders",
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where networks and the report are kept")
     parser.add_argument("-o", "--output", type=Path, help="the report without its ending; else in the folder")
@@ -56,9 +57,9 @@ def main() -> None:
         if wanted and claim.number not in wanted:
             continue
         print(f"{claim.number:2} {claim.where}: {claim.says}", flush=True)
-        began = time.perf_counter()
+        lab.costs = Costs()
         outcome = claim.run(lab)
-        rows.append(Row(claim, outcome, time.perf_counter() - began))
+        rows.append(Row(claim, outcome, lab.costs.total()))
         print(f"   {outcome.verdict} ({rows[-1].seconds:.0f} s): {outcome.figures}", flush=True)
     command = f"python -m tests.paper{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"

@@ -1,9 +1,15 @@
-"""The data of the rows: Fashion-MNIST and the digits, or MNIST and CIFAR where a folder of them is named."""
+"""The data of the rows: Fashion-MNIST, digits, MNIST-1D, a text; MNIST, CIFAR or ImageNet where a folder is named.
+
+Of data of more than ten classes the first ten are taken, as every row has networks of ten outputs.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
+import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,14 +20,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rebasin_cli.evaluation.data import load_data
+from rebasin_cli.evaluation.images import Preparation, load_images
+from rebasin_cli.evaluation.options import Split
 from tests.data.train_digits import load_split
 
 FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 
 
+TEXT = Path(os.environ.get("PAPER_TEXT", "shakespeare.txt"))
+CLASSES = 10
+VOCABULARY, LENGTH = 64, 64  # of a text
+
+
 @dataclass(frozen=True)
 class Images:
-    """Grey images (N, side, side), pixels from 0 to 1, and labels, for training and for tests."""
+    """Examples and labels, for training and for tests: grey images (N, side, side), pixels from 0 to 1.
+
+    Of MNIST-1D inputs are (N, 40); of a text both are characters by number, (N, 64), targets one place further on.
+    """
 
     name: str
     inputs: Tensor
@@ -41,7 +57,10 @@ def available(root: Path | None) -> str:
             "no images: install Debian's dataset-fashion-mnist, set FASHION_MNIST to a folder of its idx files, or "
             "name a folder with --data-root"
         )
-    return "Fashion-MNIST" if root is None else f"{_kind(root)} in {root.name}"
+    if root is None:
+        return "Fashion-MNIST"
+    kind = _kind(root)
+    return f"{kind} in {root.name}" + (f", its first {CLASSES} classes" if kind in ("CIFAR-100", "ImageNet") else "")
 
 
 def _kind(root: Path) -> str:
@@ -49,25 +68,84 @@ def _kind(root: Path) -> str:
         return "CIFAR-10"
     if (root / "train").is_file():
         return "CIFAR-100"
-    return "idx files"
+    return "ImageNet" if (root / "train").is_dir() else "idx files"
 
 
 @cache
 def images(side: int, root: Path | None = None) -> Images:
-    """All images of the data, averaged down to `side`; of colours the mean.
+    """All images of the data's first ten classes, averaged down to `side`; of colours the mean.
 
     Args:
-        root: a folder of idx files (MNIST), or the Python version of CIFAR-10 or CIFAR-100; None: Fashion-MNIST.
+        root: a folder of idx files (MNIST), the Python version of CIFAR-10 or CIFAR-100, or ImageNet's folders
+            (train/n01440764/*.JPEG and val/…); None: Fashion-MNIST.
     """
-    if root is not None and _kind(root) != "idx files":
-        train, test = _cifar(root, train=True), _cifar(root, train=False)
-        return Images(_kind(root), _sized(train[0], side), train[1], _sized(test[0], side), test[1])
-    folder = root or FASHION
-    first, second = load_data(folder, "train"), load_data(folder, "test")
-    return Images(
-        "idx files" if root else "Fashion-MNIST", _sized(first.inputs, side), first.targets,
-        _sized(second.inputs, side), second.targets,
-    )  # fmt: skip
+    kind = "Fashion-MNIST" if root is None else _kind(root)
+    halves: list[tuple[Tensor, Tensor]] = []
+    for half in ("train", "test"):
+        split: Split = "train" if half == "train" else "test"
+        if kind == "ImageNet":
+            assert root is not None
+            inputs, targets = _folders(root, split, side)
+        elif kind.startswith("CIFAR"):
+            assert root is not None
+            inputs, targets = _cifar(root, train=half == "train")
+        else:
+            found = load_data(root or FASHION, split)
+            inputs, targets = found.inputs, found.targets
+        inputs, targets = inputs[targets < CLASSES], targets[targets < CLASSES]
+        halves.append((_sized(inputs, side), targets))
+    (inputs, targets), (test_inputs, test_targets) = halves
+    return Images(kind, inputs, targets, test_inputs, test_targets)
+
+
+def _folders(root: Path, split: Split, side: int) -> tuple[Tensor, Tensor]:
+    """Grey images and labels of the first ten folders of a half, cut and scaled."""
+    named = root / ("train" if split == "train" else "val" if (root / "val").is_dir() else "test")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in sorted(path for path in named.iterdir() if path.is_dir())[:CLASSES]:
+            (Path(folder) / kind.name).symlink_to(kind.resolve(), target_is_directory=True)
+        found, _ = load_images(Path(folder), split, None, Preparation(size=side, channels=1))
+    return found.inputs.float(), found.targets
+
+
+@cache
+def mnist1d() -> Images:
+    """MNIST-1D (Greydanus and Kobak, arXiv:2011.14439), made by its own package: 4,000 and 1,000 examples.
+
+    Raises:
+        SystemExit: the package is not there.
+    """
+    if not has_mnist1d():
+        raise SystemExit("MNIST-1D is made by a package: pip install mnist1d")
+    from mnist1d.data import make_dataset
+
+    found = make_dataset()
+    inputs, test_inputs = (torch.from_numpy(found[key]).float() for key in ("x", "x_test"))
+    targets, test_targets = (torch.from_numpy(found[key]).long() for key in ("y", "y_test"))
+    return Images("MNIST-1D", inputs, targets, test_inputs, test_targets)
+
+
+def has_mnist1d() -> bool:
+    """Whether it can be made."""
+    return importlib.util.find_spec("mnist1d") is not None
+
+
+@cache
+def text(path: Path = TEXT) -> Images:
+    """Pieces of 65 characters of a text, the last tenth of it for tests; characters beyond the 63 commonest are one."""
+    whole = path.read_text(errors="replace")
+    common = [letter for letter, _ in Counter(whole).most_common(VOCABULARY - 1)]
+    number = {letter: k for k, letter in enumerate(sorted(common), 1)}
+    codes = torch.tensor([number.get(letter, 0) for letter in whole])
+    pieces = codes[: len(codes) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
+    first = len(pieces) * 9 // 10
+    train, test = pieces[:first], pieces[first:]
+    return Images(path.name, train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
+
+
+def has_text() -> bool:
+    """Whether there is one."""
+    return TEXT.is_file()
 
 
 @cache

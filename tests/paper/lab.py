@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rebasin_cli.cli import main
-from tests.paper.datasets import Images, digits, images
+from tests.paper.datasets import Images, digits, images, mnist1d, text
 from tests.paper.networks import MAKERS, OWN
 
 Document = Mapping[str, Any]
@@ -32,7 +32,7 @@ class Recipe:
 
     Attributes:
         options: of the maker, by name.
-        data: "images" or "digits"; side: of the images; examples: how many of them, from the first on.
+        data: "images", "digits", "mnist1d" or "text"; side: of the images; examples: how many, from the first on.
         share: of the classes 0 to 4 the part to train on, and of the others what is left of 1 (split data); else None.
         half: train on a random half of the examples that this seed draws; None: on all.
         noise: fraction of the labels that are drawn at random.
@@ -70,16 +70,36 @@ def vgg(base: int, maker: str = "vgg", **more: Any) -> Recipe:
     return Recipe(maker, (("base", base),), batch=128, constant=False, **more)
 
 
+class Costs:
+    """Processor seconds of everything that was used, trained or run now or before; each counts once."""
+
+    def __init__(self) -> None:
+        self.used: dict[Path, float] = {}
+        self._began, self._within = time.process_time(), 0.0
+
+    def take(self, path: Path, now: float = 0.0) -> None:
+        """Count a file's making; `now`: what it took in this process, if it was made just now."""
+        beside = path.with_suffix(".seconds")
+        self.used[path] = float(beside.read_text()) if beside.exists() else 0.0
+        self._within += now
+
+    def total(self) -> float:
+        """All of it, together with what this process did besides."""
+        return sum(self.used.values()) + time.process_time() - self._began - self._within
+
+
 class Lab:
     """Trains, measures and remembers.
 
     Attributes:
         quick: whether rows take what ten minutes allow.
         seed: of the first network; those beside it have the seeds after it.
+        costs: what was used since they were set anew.
     """
 
     def __init__(self, folder: Path, *, quick: bool, seed: int = 0, root: Path | None = None) -> None:
         self.folder, self.quick, self.seed, self.root = folder, quick, seed, root
+        self.costs = Costs()
         for name in ("networks", "data", "runs", "scratch"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -87,20 +107,25 @@ class Lab:
         """The recipe as it is, or cut down where time is short."""
         return replace(recipe, examples=examples, epochs=epochs) if self.quick else recipe
 
+    def place(self, recipe: Recipe, number: int) -> Path:
+        """Where a network lies, or will."""
+        return self.folder / "networks" / f"{recipe.maker}-{self._hash(recipe)}-{self.seed + number}.safetensors"
+
     def trained(self, *wanted: tuple[Recipe, int]) -> list[Path]:
         """The networks of some recipes and seeds (0 is the lab's own), trained if they are not there yet."""
         jobs = [(recipe, self.seed + number) for recipe, number in wanted]
-        paths = [
-            self.folder / "networks" / f"{recipe.maker}-{self._hash(recipe)}-{seed}.safetensors"
-            for recipe, seed in jobs
-        ]
+        paths = [self.place(*each) for each in wanted]
         missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
+        now = 0.0
         if len(missing) == 1:
-            _train_into(self.root, *missing.popitem()[::-1])
+            now = _train_into(self.root, *missing.popitem()[::-1])
         elif missing:
             with ProcessPoolExecutor(2, get_context("spawn")) as pool:
                 for done in [pool.submit(_train_into, self.root, job, path) for path, job in missing.items()]:
                     done.result()
+        for path in paths:
+            self.costs.take(path, now)
+            now = 0.0
         return paths
 
     def pair(self, recipe: Recipe) -> list[Path]:
@@ -133,20 +158,39 @@ class Lab:
         if recipe is not None and recipe.maker in OWN:
             words += ["--network", f"tests.paper.networks:{OWN[recipe.maker]}"]
         kept = self.folder / "runs" / f"{self._hash(words)}.json"
+        now = 0.0
         if not kept.exists():
+            began = time.process_time()
             out, err = StringIO(), StringIO()
             with redirect_stdout(out), redirect_stderr(err):
                 code = main([*words, "--json"])
             if code:
                 raise RuntimeError(f"rebasin {' '.join(words)} ended with {code}: {err.getvalue()}")
+            now = time.process_time() - began
+            kept.with_suffix(".seconds").write_text(f"{now:.3f}")
             kept.write_text(out.getvalue())
+        self.costs.take(kept, now)
         document: Document = json.loads(kept.read_text())
         return document
 
-    def barrier(self, recipe: Recipe, a: Path, b: Path, *more: object, steps: int = 11) -> Document:
-        """The curves between two networks on the test data."""
-        limit = 2000 if self.quick else 10_000
-        data = self.data(recipe, limit=limit)
+    def halves(self, recipe: Recipe) -> tuple[Path, Path]:
+        """The test half of the data as two files: one to judge by, and one to fit on."""
+        found = data_of(recipe, self.root)
+        middle = len(found.test_inputs) // 2
+        paths = []
+        for name, part in (("first", slice(0, middle)), ("second", slice(middle, None))):
+            path = self.folder / "data" / f"{recipe.data}-{recipe.side}-{name}-half.npz"
+            if not path.exists():
+                np.savez(path, inputs=found.test_inputs[part].numpy(), targets=found.test_targets[part].numpy())
+            paths.append(path)
+        return paths[0], paths[1]
+
+    def barrier(
+        self, recipe: Recipe, a: Path, b: Path, *more: object, steps: int = 11, limit: int = 10_000,
+        data: Path | None = None,
+    ) -> Document:  # fmt: skip
+        """The curves between two networks on test data."""
+        data = data or self.data(recipe, limit=min(limit, 2000) if self.quick else limit)
         found: Document = self.rebasin("interpolate", a, b, "--data", data, "--steps", steps, *more, recipe=recipe)[
             "barrier"
         ]
@@ -160,17 +204,22 @@ class Lab:
 
 def data_of(recipe: Recipe, root: Path | None) -> Images:
     """All of the data of a recipe."""
-    return digits() if recipe.data == "digits" else images(recipe.side, root)
+    others = {"digits": digits, "mnist1d": mnist1d, "text": text}
+    return others[recipe.data]() if recipe.data in others else images(recipe.side, root)
 
 
-def _train_into(root: Path | None, job: tuple[Recipe, int], path: Path) -> None:
+def _train_into(root: Path | None, job: tuple[Recipe, int], path: Path) -> float:
+    """Train, write, and say how many seconds of a processor it took."""
     torch.set_num_threads(1)
-    began = time.perf_counter()
+    began = time.process_time()
     network = train(*job, root)
     part = path.with_suffix(".part")
     save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, part)
+    seconds = time.process_time() - began
+    path.with_suffix(".seconds").write_text(f"{seconds:.3f}")
     part.replace(path)
-    print(f"  trained {path.stem} in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"  trained {path.stem} in {seconds:.0f} s", flush=True)
+    return seconds
 
 
 def train(recipe: Recipe, seed: int, root: Path | None = None) -> nn.Module:
@@ -192,7 +241,9 @@ def train(recipe: Recipe, seed: int, root: Path | None = None) -> nn.Module:
     for _ in range(recipe.epochs):
         for batch in torch.randperm(len(inputs)).split(recipe.batch):
             optimiser.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(network(inputs[batch]), targets[batch]).backward()
+            answers = network(inputs[batch])
+            loss = nn.functional.cross_entropy(answers.flatten(0, -2), targets[batch].flatten())
+            loss.backward()
             optimiser.step()
             schedule.step()
     return network.eval()

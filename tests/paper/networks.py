@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tests.benchmarks.trained import ChannelNorm, Mlp, Residual
 
 VGG16 = (1, 1, 0, 2, 2, 0, 4, 4, 4, 0, 8, 8, 8, 0)  # multiples of the base width; 0 halves the image
+HEADS = 4  # of every transformer here
 VGG11 = (1, 0, 2, 0, 4, 4, 0, 8, 8)
 
 
@@ -85,7 +86,7 @@ class _Layer(nn.Module):
 class Vit(nn.Module):
     """A Vision Transformer without class token: patches of `patch` pixels, mean over positions."""
 
-    def __init__(self, width: int = 64, depth: int = 2, heads: int = 4, patch: int = 7, side: int = 14) -> None:
+    def __init__(self, width: int = 64, depth: int = 2, heads: int = HEADS, patch: int = 7, side: int = 14) -> None:
         super().__init__()
         self.patch = patch
         self.embed = nn.Linear(patch * patch, width)
@@ -102,6 +103,23 @@ class Vit(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
+class Gpt(nn.Module):
+    """A GPT on characters: pre-norm, learned positions, an output layer of its own."""
+
+    def __init__(self, width: int = 64, depth: int = 2, heads: int = HEADS, tokens: int = 64, length: int = 64) -> None:
+        super().__init__()
+        self.embed, self.position = nn.Embedding(tokens, width), nn.Embedding(length, width)
+        self.layers = nn.ModuleList(_Layer(width, heads, causal=True) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, tokens, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T) → (N, T, tokens)."""
+        x = self.embed(x) + self.position(torch.arange(x.shape[1]))
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x))
+
+
 MAKERS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": lambda widths: Mlp(*widths),
     "vgg": Vgg,
@@ -110,6 +128,7 @@ MAKERS: Mapping[str, Callable[..., nn.Module]] = {
     "resnet-bn": lambda width, blocks: Residual(width, nn.BatchNorm2d, blocks),
     "resnet-gn": GroupResidual,
     "vit": Vit,
+    "gpt": Gpt,
 }
 
 
@@ -133,5 +152,12 @@ def vit(state: Mapping[str, Tensor]) -> nn.Module:
     return Vit(width, depth, patch=round(pixels**0.5))
 
 
-OWN = {"vgg": "vgg", "vgg11": "vgg", "resnet-gn": "resnet_gn", "vit": "vit"}
+def gpt(state: Mapping[str, Tensor]) -> nn.Module:
+    """A GPT of the sizes of a state dict, of 4 heads."""
+    depth = sum(key.endswith("attention.query.weight") for key in state)
+    tokens, width = state["embed.weight"].shape
+    return Gpt(width, depth, tokens=tokens, length=len(state["position.weight"]))
+
+
+OWN = {"vgg": "vgg", "vgg11": "vgg", "resnet-gn": "resnet_gn", "vit": "vit", "gpt": "gpt"}
 """Makers whose networks `rebasin` is told by `--network`; it runs the others by itself."""

@@ -13,7 +13,11 @@ from tests.paper.outcome import Claim, Outcome
 
 @dataclass(frozen=True)
 class Row:
-    """A claim with what came out of it; seconds: of everything it took, training included if it was not there."""
+    """A claim with what came out of it.
+
+    Attributes:
+        seconds: of a processor, of all that it needs: training and commands, also what another row made before.
+    """
 
     claim: Claim
     outcome: Outcome

@@ -10,18 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.paper.__main__ import all_claims
 from tests.paper.claims.c10_counterexample import CLAIM as COUNTEREXAMPLE
-from tests.paper.datasets import images
-from tests.paper.lab import Lab, mlp, train
+from tests.paper.datasets import available, has_mnist1d, images, mnist1d, text
+from tests.paper.defaults import WAYS, Found
+from tests.paper.defaults import markdown as table_of
+from tests.paper.lab import Costs, Lab, mlp, train
 from tests.paper.networks import MAKERS, OWN
 from tests.paper.outcome import LIMITED, SHOWN, Outcome
 from tests.paper.report import Row, html, markdown
 
 
 def test_every_claim_of_the_paper_has_a_row() -> None:
-    assert [claim.number for claim in all_claims()] == list(range(1, 19))
+    numbers = [claim.number for claim in all_claims()]
+    assert numbers[:18] == list(range(1, 19))
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_the_counterexample_is_one(tmp_path: Path) -> None:
@@ -50,13 +55,14 @@ def test_the_seed_alone_tells_two_networks_apart() -> None:
 def test_networks_are_built_again_from_their_states(name: str) -> None:
     from tests.paper import networks
 
-    options = {"vgg": {"base": 2}, "vgg11": {"base": 2}, "resnet-gn": {"width": 4}, "vit": {"width": 8, "depth": 1}}[
-        name
-    ]
+    options = {
+        "vgg": {"base": 2}, "vgg11": {"base": 2}, "resnet-gn": {"width": 4}, "vit": {"width": 8, "depth": 1},
+        "gpt": {"width": 8, "depth": 1},
+    }[name]  # fmt: skip
     network = MAKERS[name](**options).eval()
     again = getattr(networks, OWN[name])(network.state_dict()).eval()
     again.load_state_dict(network.state_dict())
-    inputs = torch.rand(2, 14, 14)
+    inputs = torch.arange(20).view(2, 10) if name == "gpt" else torch.rand(2, 14, 14)
     assert torch.equal(network(inputs), again(inputs))
 
 
@@ -81,7 +87,7 @@ def test_cifar_is_read_from_its_python_files(tmp_path: Path, classes: int) -> No
     pixels = np.zeros((2, 3, 32, 32), np.uint8)
     pixels[1] = 255
     label = b"labels" if classes == 10 else b"fine_labels"
-    batch = pickle.dumps({b"data": pixels.reshape(2, -1), label: [0, classes - 1]}, protocol=2)
+    batch = pickle.dumps({b"data": pixels.reshape(2, -1), label: [0, 9]}, protocol=2)
     train_files = [f"data_batch_{k}" for k in range(1, 6)] if classes == 10 else ["train"]
     for name in [*train_files, "test_batch" if classes == 10 else "test"]:
         (tmp_path / name).write_bytes(batch)
@@ -89,7 +95,48 @@ def test_cifar_is_read_from_its_python_files(tmp_path: Path, classes: int) -> No
     assert len(found.inputs) == 2 * len(train_files)
     assert found.test_inputs.shape == (2, 16, 16)
     assert found.test_inputs.flatten(1).mean(1).tolist() == [0, 1]
-    assert found.test_targets.tolist() == [0, classes - 1]
+    assert found.test_targets.tolist() == [0, 9]
+
+
+def test_of_a_hundred_classes_the_first_ten_are_taken(tmp_path: Path) -> None:
+    batch = pickle.dumps({b"data": np.zeros((3, 3072), np.uint8), b"fine_labels": [3, 10, 99]}, protocol=2)
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(batch)
+    assert images(8, tmp_path).targets.tolist() == [3]
+    assert "its first 10 classes" in available(tmp_path)
+
+
+def test_imagenet_is_read_from_its_folders(tmp_path: Path) -> None:
+    for half, count in (("train", 2), ("val", 1)):
+        for kind in range(12):
+            folder = tmp_path / half / f"n{kind:08}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                size = (40, 30) if kind % 2 else (30, 50)
+                Image.new("RGB", size, (255, 255, 255) if kind == 3 else (0, 0, 0)).save(folder / f"{number}.JPEG")
+    found = images(8, tmp_path)
+    assert found.inputs.shape == (20, 8, 8)
+    assert sorted(found.test_targets.tolist()) == list(range(10))
+    assert found.test_inputs.flatten(1).mean(1)[found.test_targets == 3].tolist() == pytest.approx([1.0])
+    assert found.test_inputs.sum() == pytest.approx(64)
+    assert available(tmp_path).startswith("ImageNet in ")
+
+
+def test_a_text_is_cut_into_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text("to be or not to be, that is the question. " * 100)
+    found = text(path)
+    assert found.inputs.shape[1] == found.targets.shape[1] == 64
+    assert torch.equal(found.inputs[:, 1:], found.targets[:, :-1])
+    assert len(found.inputs) > 8 * len(found.test_inputs)
+    assert 0 < int(found.inputs.max()) < 64
+
+
+@pytest.mark.skipif(not has_mnist1d(), reason="the package mnist1d is not there")
+def test_mnist1d_is_made_without_a_download() -> None:
+    found = mnist1d()
+    assert (tuple(found.inputs.shape), tuple(found.test_inputs.shape)) == ((4000, 40), (1000, 40))
+    assert found.targets.bincount().min() > 300
 
 
 def test_the_report_has_a_row_and_a_rule_for_each_claim() -> None:
@@ -98,3 +145,31 @@ def test_the_report_has_a_row_and_a_rule_for_each_claim() -> None:
     assert text.count("**shown with limits**") == page.count('class="verdict limits"') == 18
     assert "1 \\| 2" in text
     assert "a &lt;picture&gt;" in page
+
+
+def test_what_was_made_before_counts_in_full(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, quick=True)
+    recipe = mlp(64, 4, 10, data="digits", side=8, epochs=1)
+    (path,) = lab.trained((recipe, 0))
+    spent = float(path.with_suffix(".seconds").read_text())
+    assert lab.costs.total() >= spent > 0
+    lab.costs = Costs()
+    lab.trained((recipe, 0))
+    lab.trained((recipe, 0))
+    assert lab.costs.total() == pytest.approx(spent, abs=0.5)
+    assert lab.costs.used[path] == spent
+
+
+def test_defaults_say_where_objective_and_barrier_part() -> None:
+    recipe = mlp(4, 4)
+    like = {way: Found(10.0, 0.3, 1.0) for way in WAYS}
+    table = {
+        ("one", (0, 1), recipe): like | {"high": Found(11.0, 0.5, 2.0)},
+        ("two", (0, 1), recipe): like | {"high": Found(11.0, 0.1, 2.0)},
+    }
+    text = table_of(table, "Made up.")
+    others = len(WAYS) - 2  # activations are left out
+    assert f"of {2 * others} comparisons" in text
+    assert f", {others} have the higher barrier there" in text
+    assert "`high` has the higher objective and a barrier that is 20.0 %" in text
+    assert "| default | 90.91 % | 30.0 % | 30.0 % | 1 |" in text

@@ -8,7 +8,7 @@ from tests.paper.pictures import lines
 
 
 def run(lab: Lab) -> Outcome:
-    recipe = lab.sized(resnet(32, "-bn", epochs=8, examples=20_000), 6_000, 3)
+    recipe = lab.sized(resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000), 6_000, 3)
     a, b = lab.pair(recipe)
     fit = lab.data(recipe, train=True, limit=2_000)
     repaired = ("--fit-data", fit, "--repair", "bn", "--repair", "repair")
@@ -35,7 +35,10 @@ def run(lab: Lab) -> Outcome:
     lam = converged["lambda"]
     curves = {name: (lam, converged[name]["accuracy"]) for name in ("naive", "aligned")}
     curves |= {name: (lam, curve["accuracy"]) for name, curve in converged["repaired"].items()}
-    picture = ("ResNet20 ×2 with BatchNorm: accuracy from A to B", lines(curves, "λ", "test accuracy"))
+    picture = (
+        f"ResNet20 ×{1 if lab.quick else 2} with BatchNorm: accuracy from A to B",
+        lines(curves, "λ", "test accuracy"),
+    )
     return Outcome(figures, verdict(ordered and once_is_worse, ordered), (picture,))
 
 

@@ -9,7 +9,7 @@ from tests.paper.outcome import REFUTED, Claim, Outcome, verdict
 def run(lab: Lab) -> Outcome:
     shares, right = {}, {}
     for name, norm in (("LayerNorm", ""), ("BatchNorm", "-bn"), ("GroupNorm", "-gn")):
-        recipe = lab.sized(resnet(32, norm, blocks=1, epochs=8, examples=20_000), 6_000, 4)
+        recipe = lab.sized(resnet(16 if lab.quick else 32, norm, blocks=1, epochs=8, examples=20_000), 6_000, 4)
         more = ("--repair", "bn", "--fit-data", lab.data(recipe, train=True, limit=2_000)) if norm == "-bn" else ()
         found = lab.barrier(recipe, *lab.pair(recipe), *more, steps=5)
         shares[name] = found["aligned"]["barrier"] / found["naive"]["barrier"]

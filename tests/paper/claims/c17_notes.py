@@ -44,7 +44,7 @@ def _endings(lab: Lab, trials: int) -> tuple[int, int]:
             path = lab.scratch(f"random-{role}.safetensors")
             save_file(state, path)
             paths.append(path)
-        out = lab.scratch(f"random-{trial}.safetensors")
+        out = lab.scratch("random-aligned.safetensors")
         match = lab.rebasin(
             "align", *paths, "--start", "identity", "--order", "random", "--seed", trial, "-o", out, "--force"
         )["match"]
