@@ -63,7 +63,11 @@ def main() -> None:
         print(f"   {outcome.verdict} ({rows[-1].seconds:.0f} s): {outcome.figures}", flush=True)
     command = f"python -m tests.paper{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    how = f"Data: {data} and digits. `{command}` on {machine}."
+    form = "Quick form: smaller networks, fewer examples and epochs than `make paper` takes. " if chosen.quick else ""
+    how = (
+        f"Data: {data}, and digits where a row says so. `{command}` on {machine}. {form}Processor time is of all that "
+        "a row needs, training included; rows share networks, so that the whole takes less than the sum."
+    )
     base = chosen.output or chosen.folder / ("quick" if chosen.quick else "report")
     base.with_suffix(".md").write_text(markdown(rows, how))
     base.with_suffix(".html").write_text(html(rows, how))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rebasin_cli.cli import main
@@ -80,11 +81,11 @@ class Costs:
     def take(self, path: Path, now: float = 0.0) -> None:
         """Count a file's making; `now`: what it took in this process, if it was made just now."""
         beside = path.with_suffix(".seconds")
-        self.used[path] = float(beside.read_text()) if beside.exists() else 0.0
+        self.used[path] = float(beside.read_text()) if beside.exists() else math.nan
         self._within += now
 
     def total(self) -> float:
-        """All of it, together with what this process did besides."""
+        """All of it, together with what this process did besides; NaN where a file does not say what it took."""
         return sum(self.used.values()) + time.process_time() - self._began - self._within
 
 
@@ -264,14 +265,6 @@ def _examples(recipe: Recipe, found: Images) -> tuple[Tensor, Tensor]:
         chosen = torch.where(first, place < recipe.share, place >= recipe.share).nonzero()[:, 0]
         inputs, targets = inputs[chosen], targets[chosen]
     return inputs, targets
-
-
-def answers(recipe: Recipe, path: Path, inputs: Tensor) -> Tensor:
-    """Logits of a network, for what no command measures."""
-    network = MAKERS[recipe.maker](**dict(recipe.options)).eval()
-    network.load_state_dict(load_file(path))
-    with torch.no_grad():
-        return torch.cat([network(part) for part in inputs.split(500)])
 
 
 def middle(values: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isnan
 
 from tests.paper.outcome import Claim, Outcome
 
@@ -35,18 +36,22 @@ def markdown(rows: Sequence[Row], how: str) -> str:
     lines = [
         "# Git Re-Basin, claim by claim", "",
         f"{how} {summary(rows)}.", "",
-        "| # | where | claim | the paper | here | verdict | time |", "|---|---|---|---|---|---|---|",
+        "| # | where | claim | the paper | here | verdict | processor time |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         claim = row.claim
         cells = (
             str(claim.number), claim.where, claim.says, claim.paper, row.outcome.figures, f"**{row.outcome.verdict}**",
-            f"{row.seconds:.0f} s",
+            _time(row.seconds),
         )  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## The rules", ""]
     lines += [f"{row.claim.number}. {row.claim.rule}" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _time(seconds: float) -> str:
+    return "–" if isnan(seconds) else f"{seconds:.0f} s"
 
 
 _STYLE = """
@@ -78,7 +83,7 @@ def html(rows: Sequence[Row], how: str) -> str:
         )
         told = {
             "where": claim.where, "the paper": claim.paper, "here": outcome.figures, "the rule": claim.rule,
-            "time": f"{row.seconds:.0f} s",
+            "processor time": _time(row.seconds),
         }  # fmt: skip
         parts += [f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in told.items()]
         parts.append("</dl>")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch.nn import functional as F
-
-from tests.paper.lab import Lab, answers, data_of, middle, mlp
+from tests.paper.lab import Lab, middle, mlp
 from tests.paper.outcome import Claim, Outcome, verdict
 from tests.paper.pictures import lines
 
@@ -17,15 +14,15 @@ def run(lab: Lab) -> Outcome:
     base = small if lab.quick else mlp(196, 512, 512, 512, 10, epochs=20, batch=100)
     first, second = replace(base, share=0.8), replace(base, share=0.2)
     a, b, everything = lab.trained((first, 0), (second, 1), (base, 0))
-    found = lab.barrier(base, a, b, "--metric", "calibration-error")
+    found = lab.barrier(base, a, b, "--ensemble", "--metric", "calibration-error")
     aligned, naive = found["aligned"], found["naive"]
-    test = data_of(base, lab.root)
-    inputs, targets = test.test_inputs[: found["examples"]], test.test_targets[: found["examples"]]
-    mean = (answers(first, a, inputs).softmax(1) + answers(second, b, inputs).softmax(1)) / 2
-    ensemble = float(F.nll_loss(mean.clamp_min(1e-12).log(), targets))
-    whole = float(F.cross_entropy(answers(base, everything, inputs), targets))
+    ensemble = middle(found["ensemble"]["loss"])
+    whole = lab.barrier(base, everything, a, "--no-align", steps=2)["naive"]["loss"][0]
     merged, ends = middle(aligned["loss"]), (aligned["loss"][0], aligned["loss"][-1])
-    errors = {"merged": middle(aligned["metrics"]["calibration-error"]), "ensemble": _calibration_error(mean, targets)}
+    errors = {
+        name: middle(curve["metrics"]["calibration-error"])
+        for name, curve in (("merged", aligned), ("ensemble", found["ensemble"]))
+    }
     of_ends = min(aligned["metrics"]["calibration-error"][0], aligned["metrics"]["calibration-error"][-1])
     said = {
         "merged loss below both ends": merged < min(ends),
@@ -42,20 +39,11 @@ def run(lab: Lab) -> Outcome:
         + "; ".join(f"{name}: {'yes' if holds else 'no'}" for name, holds in said.items())
     )
     lam = found["lambda"]
-    curves = {name: (lam, found[name]["loss"]) for name in ("naive", "aligned")}
+    curves = {name: (lam, found[name]["loss"]) for name in ("naive", "aligned", "ensemble")}
     picture = ("Split data: test loss from A to B", lines(curves, "λ", "test loss"))
     return Outcome(
         figures, verdict(all(said.values()), sum(said.values()) >= 3 and next(iter(said.values()))), (picture,)
     )
-
-
-def _calibration_error(probabilities: torch.Tensor, targets: torch.Tensor, bins: int = 15) -> float:
-    """Expected calibration error of 15 bins of equal width (Guo et al., arXiv:1706.04599)."""
-    confidence, answer = probabilities.max(1)
-    right = (answer == targets).float()
-    at = (confidence * bins).long().clamp_max(bins - 1)
-    total = sum(float((right[at == k] - confidence[at == k]).sum().abs()) for k in range(bins))
-    return total / len(targets)
 
 
 CLAIM = Claim(

@@ -22,7 +22,9 @@ def run(lab: Lab) -> Outcome:
     many = _merged(lab, base, lab.trained(*((recipe, k) for k, recipe in enumerate(halves))), "many")
     figures = "; ".join(
         f"{what}: loss {min(each['members']):.4f} to {max(each['members']):.4f} each, plain mean {each['mean']:.3f}, "
-        f"merged {each['merged']:.4f}; accuracy up to {100 * each['best']:.1f} %, merged {100 * each['right']:.1f} %"
+        f"merged {each['merged']:.4f}, ensemble {each['ensemble']:.4f}; calibration error merged {each['error']:.3f}, "
+        f"ensemble {each['ensemble error']:.3f}; accuracy up to {100 * each['best']:.1f} %, "
+        f"merged {100 * each['right']:.1f} %"
         for what, each in (
             (f"five MLPs 3 × {256 if lab.quick else 512}, {base.epochs} epochs", five),
             (f"{count} on random halves", many),
@@ -35,14 +37,15 @@ def run(lab: Lab) -> Outcome:
 def _merged(lab: Lab, recipe: object, paths: list[object], name: str) -> dict[str, object]:  # type: ignore[type-arg]
     document = lab.rebasin(
         "merge", *paths, "-o", lab.scratch(f"{name}-{lab.seed}.safetensors"), "--force", "--data",
-        lab.data(recipe, limit=2000 if lab.quick else 10_000), "--steps", 3,  # type: ignore[arg-type]
+        lab.data(recipe, limit=2000 if lab.quick else 10_000), "--steps", 3, "--metric", "calibration-error",  # type: ignore[arg-type]
     )  # fmt: skip
     scores = document["merge"]["scores"]
     members = [score for name, score in scores.items() if name.startswith("model.")]
     return {
         "members": [score["loss"] for score in members], "best": max(score["accuracy"] for score in members),
         "mean": scores["naive average"]["loss"], "merged": scores["merged"]["loss"],
-        "right": scores["merged"]["accuracy"],
+        "right": scores["merged"]["accuracy"], "error": scores["merged"]["metrics"]["calibration-error"],
+        "ensemble": scores["ensemble"]["loss"], "ensemble error": scores["ensemble"]["metrics"]["calibration-error"],
     }  # fmt: skip
 
 
