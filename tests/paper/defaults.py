@@ -87,7 +87,7 @@ def pairs(lab: Lab) -> Iterator[Pair]:
         yield Pair("VGG16, LayerNorm", lab.sized(vgg(width, epochs=8, examples=20_000), 4_000, 4))
     yield Pair("ViT", lab.sized(VIT, 6_000, 6))
     if has_text():
-        yield Pair("GPT", lab.sized(GPT, 6_000, 3))
+        yield Pair("GPT", lab.sized(GPT, 2_500, 2))
 
 
 def measured(lab: Lab, pair: Pair, way: str) -> Found:

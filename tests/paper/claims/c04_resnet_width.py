@@ -16,7 +16,9 @@ def shares(lab: Lab) -> dict[int, float]:
     found = {}
     for width in WIDTHS[: 2 if lab.quick else 4]:
         recipe = lab.sized(resnet(width, epochs=8, examples=20_000), 6_000, 3)
-        barrier = lab.barrier(recipe, *lab.pair(recipe), steps=5 if lab.quick else 11)
+        barrier = lab.barrier(
+            recipe, *lab.pair(recipe), steps=3 if lab.quick else 11, limit=1_000 if lab.quick else 10_000
+        )
         found[width] = barrier["aligned"]["barrier"] / barrier["naive"]["barrier"]
     return found
 

@@ -10,8 +10,12 @@ def run(lab: Lab) -> Outcome:
     shares, right = {}, {}
     for name, norm in (("LayerNorm", ""), ("BatchNorm", "-bn"), ("GroupNorm", "-gn")):
         recipe = lab.sized(resnet(16 if lab.quick else 32, norm, blocks=1, epochs=8, examples=20_000), 6_000, 4)
-        more = ("--repair", "bn", "--fit-data", lab.data(recipe, train=True, limit=2_000)) if norm == "-bn" else ()
-        found = lab.barrier(recipe, *lab.pair(recipe), *more, steps=5)
+        more = (
+            ("--repair", "bn", "--fit-data", lab.data(recipe, train=True, limit=500 if lab.quick else 2_000))
+            if norm == "-bn"
+            else ()
+        )
+        found = lab.barrier(recipe, *lab.pair(recipe), *more, steps=5, limit=1_000 if lab.quick else 10_000)
         shares[name] = found["aligned"]["barrier"] / found["naive"]["barrier"]
         right[name] = middle(found["aligned"]["accuracy"])
         if more:

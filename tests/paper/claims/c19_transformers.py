@@ -14,7 +14,7 @@ STEPS = 5
 def run(lab: Lab) -> Outcome:
     recipes = {"ViT": lab.sized(VIT, 6_000, 6)}
     if has_text():
-        recipes["GPT"] = lab.sized(GPT, 6_000, 3)
+        recipes["GPT"] = lab.sized(GPT, 2_500, 2)
     shares, said = {}, []
     for name, recipe in recipes.items():
         a, b = lab.pair(recipe)
