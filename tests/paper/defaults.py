@@ -77,14 +77,14 @@ def pairs(lab: Lab) -> Iterator[Pair]:
         yield Pair("ResNet20, LayerNorm", lab.sized(resnet(width, epochs=8, examples=20_000), 6_000, 3))
     for norm, name in (("", "LayerNorm"), ("-bn", "BatchNorm"), ("-gn", "GroupNorm")):
         recipe = resnet(16 if lab.quick else 32, norm, blocks=1, epochs=8, examples=20_000)
-        yield Pair(f"ResNet8, {name}", lab.sized(recipe, 6_000, 4))
+        yield Pair(f"ResNet8, {name}", lab.sized(recipe, 4_000, 3))
     deep = resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000)
-    yield Pair("ResNet20, BatchNorm", lab.sized(deep, 6_000, 3))
+    yield Pair("ResNet20, BatchNorm", lab.sized(deep, 4_000, 3))
     yield Pair(
         "VGG11, LayerNorm", lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 6_000, 4)
     )
     for width in (8, 16):
-        yield Pair("VGG16, LayerNorm", lab.sized(vgg(width, epochs=8, examples=20_000), 4_000, 4))
+        yield Pair("VGG16, LayerNorm", lab.sized(vgg(width, epochs=8, examples=20_000), 3_000, 4))
     yield Pair("ViT", lab.sized(VIT, 6_000, 6))
     if has_text():
         yield Pair("GPT", lab.sized(GPT, 2_500, 2))

@@ -8,7 +8,7 @@ from tests.paper.pictures import lines
 
 
 def run(lab: Lab) -> Outcome:
-    recipe = lab.sized(resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000), 6_000, 3)
+    recipe = lab.sized(resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000), 4_000, 3)
     a, b = lab.pair(recipe)
     fit = lab.data(recipe, train=True, limit=500 if lab.quick else 2_000)
     repaired = ("--fit-data", fit, "--repair", "bn", "--repair", "repair")

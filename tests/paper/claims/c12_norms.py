@@ -9,7 +9,7 @@ from tests.paper.outcome import REFUTED, Claim, Outcome, verdict
 def run(lab: Lab) -> Outcome:
     shares, right = {}, {}
     for name, norm in (("LayerNorm", ""), ("BatchNorm", "-bn"), ("GroupNorm", "-gn")):
-        recipe = lab.sized(resnet(16 if lab.quick else 32, norm, blocks=1, epochs=8, examples=20_000), 6_000, 4)
+        recipe = lab.sized(resnet(16 if lab.quick else 32, norm, blocks=1, epochs=8, examples=20_000), 4_000, 3)
         more = (
             ("--repair", "bn", "--fit-data", lab.data(recipe, train=True, limit=500 if lab.quick else 2_000))
             if norm == "-bn"
