@@ -81,9 +81,9 @@ def pairs(lab: Lab) -> Iterator[Pair]:
     deep = resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000)
     yield Pair("ResNet20, BatchNorm", lab.sized(deep, 4_000, 3))
     yield Pair(
-        "VGG11, LayerNorm", lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 6_000, 4)
+        "VGG11, LayerNorm", lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 4_000, 3)
     )
-    for width in (8, 16):
+    for width in (4, 8) if lab.quick else (8, 16):
         yield Pair("VGG16, LayerNorm", lab.sized(vgg(width, epochs=8, examples=20_000), 3_000, 4))
     yield Pair("ViT", lab.sized(VIT, 6_000, 6))
     if has_text():

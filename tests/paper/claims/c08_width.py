@@ -24,7 +24,7 @@ def run(lab: Lab) -> Outcome:
             recipe = mlp(40, width, width, 10, data="mnist1d", side=1, epochs=40, batch=50)
             barrier = lab.barrier(recipe, *lab.pair(recipe))
             found["MLP on MNIST-1D"][width] = barrier["aligned"]["barrier"]
-    for width in (8, 16) if lab.quick else (8, 16, 32):
+    for width in (4, 8) if lab.quick else (8, 16, 32):
         recipe = lab.sized(vgg(width, epochs=8, examples=20_000), 3_000, 4)
         barrier = lab.barrier(recipe, *lab.pair(recipe), steps=3, limit=1_000 if lab.quick else 10_000)
         found["VGG16, LayerNorm"][width] = barrier["aligned"]["barrier"] / barrier["naive"]["barrier"]

@@ -11,7 +11,7 @@ from tests.paper.outcome import Claim, Outcome, verdict
 
 def run(lab: Lab) -> Outcome:
     layerwise, together = _example(lab)
-    recipe = lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 6_000, 4)
+    recipe = lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 4_000, 3)
     a, b = lab.pair(recipe)
     once = ("--max-sweeps", 1, "--start", "identity", "--quality", "fast")
     found = {
