@@ -79,13 +79,13 @@ def pairs(lab: Lab) -> Iterator[Pair]:
         recipe = resnet(16 if lab.quick else 32, norm, blocks=1, epochs=8, examples=20_000)
         yield Pair(f"ResNet8, {name}", lab.sized(recipe, 4_000, 3))
     deep = resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000)
-    yield Pair("ResNet20, BatchNorm", lab.sized(deep, 4_000, 3))
+    yield Pair("ResNet20, BatchNorm", lab.sized(deep, 2_500, 3))
     yield Pair(
-        "VGG11, LayerNorm", lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 4_000, 3)
+        "VGG11, LayerNorm", lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 2_500, 3)
     )
     for width in (4, 8) if lab.quick else (8, 16):
-        yield Pair("VGG16, LayerNorm", lab.sized(vgg(width, epochs=8, examples=20_000), 3_000, 4))
-    yield Pair("ViT", lab.sized(VIT, 6_000, 6))
+        yield Pair("VGG16, LayerNorm", lab.sized(vgg(width, epochs=8, examples=20_000), 2_500, 3))
+    yield Pair("ViT", lab.sized(VIT, 4_000, 4))
     if has_text():
         yield Pair("GPT", lab.sized(GPT, 2_500, 2))
 

@@ -8,12 +8,12 @@ from tests.paper.pictures import lines
 
 
 def run(lab: Lab) -> Outcome:
-    recipe = lab.sized(resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000), 4_000, 3)
+    recipe = lab.sized(resnet(16 if lab.quick else 32, "-bn", epochs=8, examples=20_000), 2_500, 3)
     a, b = lab.pair(recipe)
     fit = lab.data(recipe, train=True, limit=500 if lab.quick else 2_000)
     repaired = ("--fit-data", fit, "--repair", "bn", "--repair", "repair")
     steps = 3 if lab.quick else 11
-    converged = lab.barrier(recipe, a, b, *repaired, steps=steps, limit=1_000 if lab.quick else 10_000)
+    converged = lab.barrier(recipe, a, b, *repaired, steps=steps, limit=500 if lab.quick else 10_000)
     once = lab.barrier(
         recipe,
         a,
@@ -26,7 +26,7 @@ def run(lab: Lab) -> Outcome:
         "--start",
         "identity",
         steps=steps,
-        limit=1_000 if lab.quick else 10_000,
+        limit=500 if lab.quick else 10_000,
     )
     reset = converged["repaired"]["aligned + bn"]
     rescaled = converged["repaired"]["aligned + repair"]

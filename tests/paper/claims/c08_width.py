@@ -25,8 +25,8 @@ def run(lab: Lab) -> Outcome:
             barrier = lab.barrier(recipe, *lab.pair(recipe))
             found["MLP on MNIST-1D"][width] = barrier["aligned"]["barrier"]
     for width in (4, 8) if lab.quick else (8, 16, 32):
-        recipe = lab.sized(vgg(width, epochs=8, examples=20_000), 3_000, 4)
-        barrier = lab.barrier(recipe, *lab.pair(recipe), steps=3, limit=1_000 if lab.quick else 10_000)
+        recipe = lab.sized(vgg(width, epochs=8, examples=20_000), 2_500, 3)
+        barrier = lab.barrier(recipe, *lab.pair(recipe), steps=3, limit=500 if lab.quick else 10_000)
         found["VGG16, LayerNorm"][width] = barrier["aligned"]["barrier"] / barrier["naive"]["barrier"]
     found["ResNet20, LayerNorm"] = resnet_shares(lab)
     slopes = {name: _slope(values) for name, values in found.items()}

@@ -11,13 +11,13 @@ from tests.paper.outcome import Claim, Outcome, verdict
 
 def run(lab: Lab) -> Outcome:
     layerwise, together = _example(lab)
-    recipe = lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 4_000, 3)
+    recipe = lab.sized(vgg(8 if lab.quick else 16, maker="vgg11", epochs=8, examples=20_000), 2_500, 3)
     a, b = lab.pair(recipe)
     once = ("--max-sweeps", 1, "--start", "identity", "--quality", "fast")
     found = {
-        "one pass from the inputs on": lab.barrier(recipe, a, b, *once, steps=5, limit=1_000 if lab.quick else 10_000),
+        "one pass from the inputs on": lab.barrier(recipe, a, b, *once, steps=3, limit=500 if lab.quick else 10_000),
         "until nothing changes": lab.barrier(
-            recipe, a, b, "--quality", "fast", steps=5, limit=1_000 if lab.quick else 10_000
+            recipe, a, b, "--quality", "fast", steps=3, limit=500 if lab.quick else 10_000
         ),
     }
     right = {name: middle(each["aligned"]["accuracy"]) for name, each in found.items()}

@@ -12,7 +12,7 @@ STEPS = 5
 
 
 def run(lab: Lab) -> Outcome:
-    recipes = {"ViT": lab.sized(VIT, 6_000, 6)}
+    recipes = {"ViT": lab.sized(VIT, 4_000, 4)}
     if has_text():
         recipes["GPT"] = lab.sized(GPT, 2_500, 2)
     shares, said = {}, []
