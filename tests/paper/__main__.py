@@ -22,7 +22,7 @@ from tests.paper import claims
 from tests.paper.datasets import available
 from tests.paper.lab import Costs, Lab
 from tests.paper.outcome import Claim
-from tests.paper.report import Row, html, markdown, summary
+from tests.paper.report import Row, html, markdown, summary, time_text
 
 FOLDER = Path(__file__).parents[2] / "bench" / "paper"
 
@@ -60,13 +60,14 @@ def main() -> None:
         lab.costs = Costs()
         outcome = claim.run(lab)
         rows.append(Row(claim, outcome, lab.costs.total()))
-        print(f"   {outcome.verdict} ({rows[-1].seconds:.0f} s): {outcome.figures}", flush=True)
+        print(f"   {outcome.verdict} ({time_text(rows[-1].seconds)}): {outcome.figures}", flush=True)
     command = f"python -m tests.paper{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     form = "Quick form: smaller networks, fewer examples and epochs than `make paper` takes. " if chosen.quick else ""
     how = (
         f"Data: {data}, and digits where a row says so. `{command}` on {machine}. {form}Processor time is of all that "
-        "a row needs, training included; rows share networks, so that the whole takes less than the sum."
+        "a row needs, training included; rows share networks, so that the whole takes less than the sum; "
+        "a dash: made before times were kept."
     )
     base = chosen.output or chosen.folder / ("quick" if chosen.quick else "report")
     base.with_suffix(".md").write_text(markdown(rows, how))

@@ -176,6 +176,9 @@ def main() -> None:
     chosen = parser.parse_args()
     data = available(None)
     lab = Lab(chosen.folder, quick=chosen.quick, seed=chosen.seed)
+    command = f"python -m tests.paper.defaults{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    how = f"Data: {data} and digits. `{command}` on {machine}."
     table: dict[tuple[str, tuple[int, int], Recipe], dict[str, Found]] = {}
     for pair in pairs(lab):
         if chosen.trained and not all(lab.place(pair.recipe, seed).exists() for seed in pair.seeds):
@@ -183,10 +186,7 @@ def main() -> None:
         found = {way: measured(lab, pair, way) for way in WAYS}
         table[pair.name, pair.seeds, pair.recipe] = found
         print(f"{pair.name}: " + ", ".join(f"{way} {each.share:.3f}" for way, each in found.items()), flush=True)
-    command = f"python -m tests.paper.defaults{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    how = f"Data: {data} and digits. `{command}` on {machine}."
-    (chosen.output or chosen.folder / "defaults.md").write_text(markdown(table, how))
+        (chosen.output or chosen.folder / "defaults.md").write_text(markdown(table, how))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def markdown(rows: Sequence[Row], how: str) -> str:
         claim = row.claim
         cells = (
             str(claim.number), claim.where, claim.says, claim.paper, row.outcome.figures, f"**{row.outcome.verdict}**",
-            _time(row.seconds),
+            time_text(row.seconds),
         )  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## The rules", ""]
@@ -50,7 +50,8 @@ def markdown(rows: Sequence[Row], how: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Seconds of a processor; a dash where they are not known."""
     return "–" if isnan(seconds) else f"{seconds:.0f} s"
 
 
@@ -83,7 +84,7 @@ def html(rows: Sequence[Row], how: str) -> str:
         )
         told = {
             "where": claim.where, "the paper": claim.paper, "here": outcome.figures, "the rule": claim.rule,
-            "processor time": _time(row.seconds),
+            "processor time": time_text(row.seconds),
         }  # fmt: skip
         parts += [f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in told.items()]
         parts.append("</dl>")
