@@ -1,5 +1,7 @@
-"""Running a match: on which device and threads, with progress, until it ends or is ended early:
-after a time (`--time-budget`), or on Ctrl-C (`--on-interrupt save`)."""
+"""Running a match: on which device and threads, with progress, until it ends or is ended early.
+
+It is ended early after a time (`--time-budget`), or on Ctrl-C (`--on-interrupt save`).
+"""
 
 from __future__ import annotations
 

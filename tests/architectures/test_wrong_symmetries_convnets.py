@@ -188,7 +188,7 @@ def test_group_norm_named_batch_norm_is_told_by_statistics(name: str) -> None:
         detect(shapes)
 
 
-def test_a_first_stage_that_expands_is_told_from_one_that_does_not() -> None:
+def test_a_first_stage_that_expands_is_told_apart() -> None:
     subject = images.timm_subject("fbnetc_100")
     with pytest.raises(ContentError, match="no architecture fits"):
         detect({key: tuple(tensor.shape) for key, tensor in subject.state.items()})

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import LossProblem, MatchResult, Problem, Resources, Stop, StopMatching
@@ -37,6 +38,26 @@ class Found:
     permutation: Permutation
     losses: tuple[float, ...]
     stop: Stop
+
+    def result(
+        self, method: str, problem: Problem, first: MatchResult, solves: int, seconds: Mapping[str, float]
+    ) -> MatchResult:
+        """The result of a method that began where weight matching ended; its objective is that of the weights.
+
+        Args:
+            solves: assignments of its own.
+        """
+        reached = problem.objective(self.permutation)
+        return MatchResult(
+            method=method,
+            permutation=settled(problem, self.permutation, reached),
+            objective=(*first.objective[:1], reached),
+            stop=self.stop,
+            seed=first.seed,
+            seconds=seconds,
+            solves=first.solves + solves,
+            losses=self.losses,
+        )
 
 
 def match_first(problem: Problem, resources: Resources, max_sweeps: int) -> MatchResult:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.data.held_out import match_first, midpoint, search_by_loss
-from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import SteOptions, WeightsOptions
 from rebasin_cli.matching.problem import LossProblem, MatchResult, Problem, Resources
@@ -35,17 +34,7 @@ def match_by_straight_through(
     first = match_first(problem, resources, options.max_sweeps)
     search = _Search(problem, options, resources.device, first.permutation)
     found = search_by_loss(search, first, problem, resources, epochs=options.epochs, patience=options.patience)
-    reached = problem.objective(found.permutation)
-    return MatchResult(
-        method="ste",
-        permutation=settled(problem, found.permutation, reached),
-        objective=(*first.objective[:1], reached),
-        stop=found.stop,
-        seed=resources.seed,
-        seconds={**search.seconds, "all": perf_counter() - began},
-        solves=first.solves + search.solves,
-        losses=found.losses,
-    )
+    return found.result("ste", problem, first, search.solves, {**search.seconds, "all": perf_counter() - began})
 
 
 @dataclass(slots=True)

@@ -24,6 +24,22 @@ from rebasin_cli.matching.similarity.pair_forms import Forms
 from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import Layout
 
+RELATIVE_GAIN = 1e-7
+"""A step counts as progress if it raises a block's value by more than this share of it: in float32 the sums of
+one step repeat themselves to about 1e-7, and smaller gains would let it cycle between equal solutions."""
+
+SMALL_STEP = 1 << 24
+"""Multiply-adds of a step that is not worth another thread."""
+
+LARGE_STEP = 4096
+"""Rows of a matrix from which on a step has all threads for its product: several at a time would take their memory
+several times over."""
+
+AHEAD = 16
+"""Turns that are looked for at a time among those that need not wait."""
+
+OnVisit = Callable[[int, float], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -75,23 +91,6 @@ def anchored_turns(
 
 def _work(plans: Iterable[Plan]) -> int:
     return sum(plan.work for plan in plans)
-
-
-RELATIVE_GAIN = 1e-7
-"""A step counts as progress if it raises a block's value by more than this share of it: in float32 the sums of
-one step repeat themselves to about 1e-7, and smaller gains would let it cycle between equal solutions."""
-
-SMALL_STEP = 1 << 24
-"""Multiply-adds of a step that is not worth another thread."""
-
-LARGE_STEP = 4096
-"""Rows of a matrix from which on a step has all threads for its product: several at a time would take their memory
-several times over."""
-
-AHEAD = 16
-"""Turns that are looked for at a time among those that need not wait."""
-
-OnVisit = Callable[[int, float], None]
 
 
 @dataclass(slots=True)

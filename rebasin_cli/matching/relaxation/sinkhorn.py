@@ -24,7 +24,6 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.matching.data.held_out import match_first, search_by_loss
-from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.options import SinkhornLossOptions, SinkhornOptions
 from rebasin_cli.matching.portfolio import Attempt
 from rebasin_cli.matching.problem import LossProblem, MatchResult, OnStep, Problem, Resources, Stop, StopMatching
@@ -106,17 +105,8 @@ def match_by_sinkhorn_loss(
     relaxed = _Relaxed(mixer, free, options.learning_rate, certainty=CERTAINTY)
     search = _ByLoss(problem, relaxed, options.objective, resources.seed)
     found = search_by_loss(search, first, problem, resources, epochs=options.epochs, patience=options.patience)
-    reached = problem.objective(found.permutation)
-    return MatchResult(
-        method="sinkhorn",
-        permutation=settled(problem, found.permutation, reached),
-        objective=(*first.objective[:1], reached),
-        stop=found.stop,
-        seed=resources.seed,
-        seconds={"sinkhorn": perf_counter() - began},
-        solves=first.solves + sum(search.relaxed.solvers.values()),
-        losses=found.losses,
-    )
+    solves = sum(search.relaxed.solvers.values())
+    return found.result("sinkhorn", problem, first, solves, {"sinkhorn": perf_counter() - began})
 
 
 def fits(layout: Layout, copies: int) -> bool:

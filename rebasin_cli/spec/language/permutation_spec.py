@@ -1,4 +1,4 @@
-"""A parsed permutation spec: its lines, rules and sizes, and the hash of them."""
+"""A parsed permutation spec: its lines, rules, sizes and parts, the hash of them, and the faults of one."""
 
 from __future__ import annotations
 
