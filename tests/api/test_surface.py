@@ -152,6 +152,7 @@ def test_every_option_of_a_command_is_a_keyword(command: str) -> None:
         "arch": "spec", "output": "save", "report": "save", "plot": "plot", "save_permutation": "permutation.save",
         "at": "at", "weight": "at", "force": "save", "dry_run": "", "json": "", "quiet": "", "verbose": "",
         "format": "", "color": "", "no_align": "align",
+        "from": "several onto A: a call for each", "together": "merge", "summary": "",
         "debug": "", "resume": "", "max_barrier": "barrier",
         "max_loss": "document.verdict", "at_least_as_good": "document.verdict", "allow_non_finite": "", "help": "",
     }  # fmt: skip
