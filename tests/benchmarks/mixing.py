@@ -5,6 +5,9 @@
 The networks are those of `tests.benchmarks.polish`, trained once. Losses on test examples: single, merged,
 and merged with channels rescaled (REPAIR). `--scale all` measures what was not taken: the norm of
 all weights for every block, in place of the block's own.
+
+Two networks, merged with REPAIR, at 0, ¼, ½, ¾ and 1: digits-resnet20-bn 1.653, .482, .377, .381, .434
+(one norm for all: 1.653, .361, .380, .427, .434); digits-mlp .181, .175, .188, .199, .209 (–, .185, .194, .203, –).
 """
 
 from __future__ import annotations
