@@ -32,7 +32,7 @@ from rebasin_cli.pipeline.method_choice import search_record
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import data_records, distance_record, peak_memory
 from rebasin_cli.report.codec import document_file
-from rebasin_cli.report.document import InputRecord, MemberRecord, MembersRecord, RunDocument
+from rebasin_cli.report.document import CheckedRecord, InputRecord, MemberRecord, MembersRecord, RunDocument
 from rebasin_cli.safe_text import first_names
 
 _EVERY = 2.0
@@ -40,11 +40,16 @@ _EVERY = 2.0
 
 
 class Listening(Progress):
-    """What is said of one member, to be told of all at once."""
+    """What is said of one member, to be told of all at once.
+
+    Attributes:
+        checked: how it is known that it is the same function still.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.remarks: list[str] = []
+        self.checked: CheckedRecord | None = None
 
     def remark(self, text: str) -> None:
         self.remarks.append(text)
@@ -52,13 +57,15 @@ class Listening(Progress):
 
 @dataclass(slots=True)
 class Told:
-    """Who has what to say, by what it is."""
+    """Who has what to say, by what it is; and how it is known of the first that it is the same function still."""
 
+    checked: CheckedRecord | None = None
     remarks: dict[str, list[str]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
     def take(self, name: str, talk: Listening) -> None:
         """Take what was said of one member."""
+        self.checked = self.checked or talk.checked
         for found, texts in ((self.remarks, talk.remarks), (self.warnings, talk.warnings)):
             for text in texts:
                 found.setdefault(text, []).append(name)
@@ -101,6 +108,9 @@ def carry_out(run: Run, progress: Progress) -> RunDocument:
             done = structs.replace(
                 done, outputs={**done.outputs, "summary": str(path)}, hashes={"summary": outputs.hashes[path]}
             )
+        architecture = done.architecture
+        if architecture is not None:
+            done = structs.replace(done, architecture=structs.replace(architecture, checked=told.checked))
         done = structs.replace(
             done, warnings=tuple(progress.warnings), invocations=progress.invocations(), peak_memory_bytes=peak_memory()
         )
@@ -198,6 +208,7 @@ def _one(
             found = find(one, talk, known)
             with Outputs(force=single.force) as outputs:
                 write_aligned(one, found, outputs, talk)
+        talk.checked = one.check.record()
         result = found.result
         record = MemberRecord(
             found.inputs["b"], one.targets.written(), one.targets.hashes(outputs.hashes),

@@ -42,7 +42,7 @@ def aligned_together(
         return
     with ExitStack() as files:
         found = _read(run, files, told, progress)
-        matched = iter(_matched(run, known, found, progress))
+        matched = iter(_matched(run, known, found, told, progress))
         for member, outcome in zip(run.members, found, strict=True):
             yield member.failed(outcome) if isinstance(outcome, RebasinError) else next(matched)
 
@@ -69,6 +69,7 @@ def _matched(
     run: Run,
     known: InputRecord,
     found: Sequence[_Read | RebasinError],
+    told: Told,
     progress: Progress,
 ) -> Iterator[MemberRecord]:
     """Match A and all members to one another, and write each in the common order."""
@@ -91,6 +92,7 @@ def _matched(
     for i, (pair, (member, b, record, _)) in enumerate(zip(pairs, good, strict=True), 1):
         permutation = result.permutations[i]
         check.found(layout, permutation, pair.b, run.a)
+        told.checked = check.record()
         content = permutation_bytes(permutation, layout, inputs={"a": known.identity, "b": record.identity})
         metadata = output_metadata(
             "align", layout, request.spec, {"a": known, "b": record}, method=choice.method, seed=result.seed,

@@ -48,6 +48,7 @@ def test_bytes_are_those_of_each_aligned_alone(rebasin: Rebasin, seeds: Path, th
         assert told["distance"] == alone.document["distance"]
         assert told["hashes"] == alone.document["hashes"]
     assert len(held(seeds / "out")) == 2 * len(NAMES)
+    assert done.document["architecture"]["checked"] == alone.document["architecture"]["checked"]
     first, kept = load_file("a.safetensors"), load_file(seeds / "out" / NAMES[0])
     assert all(torch.equal(first[key], kept[key]) for key in first)
 
