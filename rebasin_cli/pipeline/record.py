@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
-from rebasin_cli.evaluation.scores import Bin, Scores
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.report.document import (
@@ -33,6 +32,7 @@ from rebasin_cli.report.measurements import BinRecord, ScoreRecord
 from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:
+    from rebasin_cli.evaluation.scores import Bin, Scores
     from rebasin_cli.matching.objective import Distance
     from rebasin_cli.matching.problem import MatchResult
     from rebasin_cli.pipeline.data_request import DataRequest
