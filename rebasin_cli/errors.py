@@ -143,7 +143,7 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     """The known words that an unknown one most likely means, three at most; signs and capitals do not count.
 
     A prefix or a part of known words means those: `resnet` is `resnet-basic`, not `regnet`. So does one with a number
-    of its own behind it: `resnet50`, `llama3`.
+    of its own behind it: `resnet50` is not `res2net`.
     """
     names: dict[str, list[str]] = {}
     for name in dict.fromkeys(known):
@@ -155,9 +155,9 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     found = (
         [plain for plain in names if plain == low]
         or [plain for plain in names if len(low) >= _LEAST and plain.startswith(low)]
+        or [plain for plain in names if stem != low and len(stem) >= _LEAST and plain.startswith(stem)]
         or get_close_matches(low, names, n=MOST_NAMED, cutoff=0.8)
         or [plain for plain in names if len(low) >= _LEAST and low in plain]
-        or [plain for plain in names if stem != low and len(stem) >= _LEAST and plain.startswith(stem)]
         or get_close_matches(low, names, n=MOST_NAMED, cutoff=0.6)
     )
     meant = [name for plain in found for name in names[plain]][:MOST_NAMED]

@@ -72,7 +72,7 @@ def test_a_file_that_is_not_there() -> None:
         ("bottleneck", "did you mean `resnet-bottleneck`?"),
         ("resnet50", "did you mean `resnet-basic`, `resnet-bottleneck` or `resnet-option-a`?"),
         ("gpt-2", "did you mean `gpt2`?"),
-        ("sd-unet", "did you mean `sdxl-unet` or `sd15-unet`?"),
+        ("sd-unet", "did you mean `sd2-unet`, `sdxl-unet` or `sd15-unet`?"),
         ("wings of a dove", ""),
     ],
 )
