@@ -12,6 +12,7 @@ from torch import nn
 from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.candidate import Candidate, Judge, candidate
 from rebasin_cli.derivation.colouring import AxisOf
+from rebasin_cli.derivation.expressions import alone_in
 from rebasin_cli.derivation.found import Found, Marks
 from rebasin_cli.derivation.late import with_hidden_vectors, with_inner_permutations, with_key_indices, with_routers
 from rebasin_cli.derivation.passes import Network
@@ -139,11 +140,12 @@ def _settled(judge: Judge, found: Found, seed: int) -> tuple[Wiring, tuple[str, 
     wiring, tables = _without_tables(judge.network, wiring)
     wiring = with_hidden_vectors(judge, wiring)
     read = wiring.dims()
+    wiring, strays = _without_strays(wiring)
     wiring, more = _repaired(judge, wiring, seed)
     lost = read.keys() - wiring.dims().keys()
     unread = {*found.twisted, *(move for move, dim in dim_of.items() if dim is None)}
     gone = {move for move, dim in dim_of.items() if dim in lost} | unread
-    return wiring, (*held, *tables, *more), gone
+    return wiring, (*held, *tables, *strays, *more), gone
 
 
 def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...], dict[int, int | None]]:
@@ -187,6 +189,16 @@ def _without_tables(network: Network, wiring: Wiring) -> tuple[Wiring, tuple[str
         if names & network.tables and len(names - network.tables) < 2
     }
     return wiring.without(set(found)), tuple(f"{table}: the code made it" for table in found.values())
+
+
+def _without_strays(wiring: Wiring) -> tuple[Wiring, tuple[str, ...]]:
+    """The wiring without dims that stand outside of what they are within somewhere: units that were hidden there."""
+    found = {
+        dim: name
+        for (name, _), expression in wiring.expressions.items()
+        for dim in alone_in(expression, wiring.owners)
+    }  # fmt: skip
+    return wiring.without(set(found)), tuple(f"{name}: its groups were not found" for name in found.values())
 
 
 def _half_silent(network: Network, found: Found, axis: AxisOf) -> bool:

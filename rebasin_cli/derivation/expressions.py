@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -65,6 +65,22 @@ def parts_of(expression: Expression) -> Iterator[Expression]:
 def moves_in(expression: Expression) -> list[int]:
     """The moves that stand in it, in order."""
     return [part.move for part in parts_of(expression) if isinstance(part, Moving)]
+
+
+def alone_in(expression: Expression, owners: Mapping[int, int], around: frozenset[int] = frozenset()) -> set[int]:
+    """The moves that stand in it without the one that they are within around them."""
+    if isinstance(expression, Moving):
+        return (
+            {expression.move}
+            if owners.get(expression.move, expression.move) not in {*around, expression.move}
+            else set()
+        )
+    found: set[int] = set()
+    for part in inside(expression):
+        found |= alone_in(part, owners, around)
+        if isinstance(expression, Nest):
+            around |= frozenset(moves_in(part))
+    return found
 
 
 def chain(parts: Sequence[Expression]) -> Expression:
