@@ -1,7 +1,8 @@
 """The shipped specs as the yardstick of the derivation: `python -m tests.derived [SPECS…]` writes the table.
 
 For every network on which a shipped spec is proved, a spec is derived from the network alone, and compared with the
-shipped one as a group. Results are kept in a folder, so that a run goes on where the last one ended.
+shipped one as a group. Results are kept in a folder, so that a run goes on where the last one ended; rows of
+networks that were not measured stay as they are.
 """
 
 from __future__ import annotations
@@ -151,17 +152,17 @@ def line(spec: str, row: Row) -> str:
     )
 
 
-def table(kept: Path) -> str:
-    """All that is kept, as a page."""
-    rows = [
-        (spec, json.loads(file.read_text()))
-        for spec in SUBJECTS
-        for at in range(len(CASES[spec]))
-        if (file := kept / f"{spec}-{at}.json").exists()
-    ]
-    compared = [(spec, row) for spec, row in rows if "shipped" in row]
-    totals = {kind: sum(len(row[kind]) for _, row in compared) for kind in KINDS}
-    dims = sum(row["shipped"] for _, row in compared)
+def table(kept: Path, before: str) -> str:
+    """The page: a row for all that is kept, and the rows that it had of other networks."""
+    wanted = [(spec, at) for spec in SUBJECTS for at in range(len(CASES[spec]))]
+    files = [(spec, kept / f"{spec}-{at}.json") for spec, at in wanted]
+    fresh = [line(spec, json.loads(file.read_text())) for spec, file in files if file.exists()]
+    rows = {tuple(_cells_of(row)[:2]): row for row in (*_rows_of(before), *fresh)}
+    order = {f"`{spec}`": at for at, spec in enumerate(SUBJECTS)}
+    found = sorted((row for row in rows.values() if _cells_of(row)[0] in order), key=lambda r: order[_cells_of(r)[0]])
+    cells = [_cells_of(row) for row in found]
+    compared = [row for row in cells if row[_DIMS]]
+    totals = {kind: sum(int(row[_DIMS + 2 + at]) for row in compared) for at, kind in enumerate(KINDS)}
     return "\n".join(
         [
             "# Derived specs beside the shipped ones",
@@ -171,17 +172,30 @@ def table(kept: Path) -> str:
             "derived group has all of it, *finer* where it has more, *coarser* where it has a part, *missing* where it",
             "has nothing of it. Seconds are those of one core (of some networks wall clock, an upper bound).",
             "",
-            f"{len(compared)} networks of {len({spec for spec, _ in compared})} specs were compared,",
-            f"{sum('skipped' in row for _, row in rows)} skipped, {sum('failed' in row for _, row in rows)} failed.",
-            f"Of {dims} dims {totals['equal']} are equal, {totals['finer']} finer, {totals['coarser']} coarser,",
-            f"{totals['missing']} missing. Not proved: {sum(not row['holds'] for _, row in compared)} derived specs.",
+            f"{len(compared)} networks of {len({row[0] for row in compared})} specs were compared,",
+            f"{sum(row[-1].startswith('skipped') for row in cells)} skipped,",
+            f"{sum(not row[_DIMS] and not row[-1].startswith('skipped') for row in cells)} failed.",
+            f"Of {sum(int(row[_DIMS]) for row in compared)} dims {totals['equal']} are equal, {totals['finer']} finer,",
+            f"{totals['coarser']} coarser, {totals['missing']} missing.",
+            f"Not proved: {sum('**not proved**' in row[-1] for row in compared)} derived specs.",
             "",
             _cells("spec", "network", "parameters", "dims", "derived", *KINDS, "passes", "seconds", "note"),
             _cells(*["---"] * 12),
-            *(line(spec, row) for spec, row in rows),
+            *found,
             "",
         ]
     )
+
+
+_DIMS = 3  # the cell of a row that says how many dims the shipped spec has
+
+
+def _rows_of(page: str) -> list[str]:
+    return [row for row in page.splitlines() if row.startswith("| `")]
+
+
+def _cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 def _cells(*cells: object) -> str:
@@ -199,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         run(options.specs or SUBJECTS, options.kept, options.seconds, afresh=options.afresh)
-    TABLE.write_text(table(options.kept))
+    TABLE.write_text(table(options.kept, TABLE.read_text()))
 
 
 if __name__ == "__main__":

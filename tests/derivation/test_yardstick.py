@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rebasin_cli.proofs.subjects import SUBJECTS
-from tests.derived import measured
+from tests.derived import TABLE, measured, table
 
 SAMPLE = (("mlp", 5), ("lstm", 0), ("gpt2", 0), ("phi", 0), ("vit", 0), ("t5-encoder", 0))
 
@@ -16,3 +18,9 @@ def test_the_derived_spec_has_the_group_of_the_shipped_one(spec: str, at: int) -
     assert row["holds"], row["proof"]
     assert len(row["equal"]) == row["shipped"], text
     assert not row["more"], text
+
+
+def test_rows_that_were_not_measured_anew_stay(tmp_path: Path) -> None:
+    page = TABLE.read_text()
+    assert table(tmp_path, page) == page
+    assert table(tmp_path, "").count("| `") == 0
