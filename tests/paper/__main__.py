@@ -62,6 +62,7 @@ def main() -> None:
         rows.append(Row(claim, outcome, lab.costs.total()))
         print(f"   {outcome.verdict} ({time_text(rows[-1].seconds)}): {outcome.figures}", flush=True)
     command = f"python -m tests.paper{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
+    command += f" --claims {chosen.claims}" if chosen.claims else ""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     form = "Quick form: smaller networks, fewer examples and epochs than `make paper` takes. " if chosen.quick else ""
     how = (
