@@ -92,6 +92,7 @@ def unit_permutation(
         hashlib.sha256(file).hexdigest(),
         spec.text,
         signs_sha256=spec.signs_sha256 if permutation.has_signs else "",
+        scales_sha256=spec.scales_sha256 if permutation.scales else "",
         is_held=True,
     )
     return UnitPermutation(saved, file)

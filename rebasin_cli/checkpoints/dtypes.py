@@ -63,6 +63,9 @@ SIGN_BITS: Mapping[str, int] = MappingProxyType(
 )  # fmt: skip
 """The bits that hold the sign of an element; types where these can be turned for every value (not NaN for zero)."""
 
+SCALED_TYPES = ("F16", "BF16", "F32", "F64", "C64")
+"""Types whose values may be scaled: of shorter ones too little would be left."""
+
 
 def has_torch_type(name: str) -> bool:
     """Whether the torch that is installed stores this type element by element; asks it for recent types alone."""

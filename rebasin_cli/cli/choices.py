@@ -37,6 +37,8 @@ class Symmetry(StrEnum):
 
     PERMUTATIONS = "permutations"
     SIGNS = "signs"
+    SCALES = "scales"
+    ALL = "all"
 
 
 class ObjectiveName(StrEnum):

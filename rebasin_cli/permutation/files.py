@@ -1,7 +1,8 @@
 """Permutations as files: a safetensors file with one int64 tensor a dim, and what it was made for.
 
 Where signs of units are turned the format is another, so that a program that does not know of them refuses the file:
-an entry below zero, `~j`, is then unit j with its sign turned.
+an entry below zero, `~j`, is then unit j with its sign turned. Where units are scaled it is a third one, with a float64
+tensor `scales:DIM` for each such dim.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:  # a file that is none is refused without torch
 
 FORMAT = "rebasin.permutation/1"
 SIGNED_FORMAT = "rebasin.permutation/2"
+SCALED_FORMAT = "rebasin.permutation/3"
+_FORMATS = (FORMAT, SIGNED_FORMAT, SCALED_FORMAT)
+_SCALES = "scales:"
 LARGEST = 1 << 30  # bytes: 8 for each unit, of which the largest networks have some millions
 
 
@@ -36,7 +40,7 @@ class SavedPermutation:
     Attributes:
         inputs: sha256 by role (`a`, `b`).
         spec_text: the YAML of a spec that does not ship; sha256: of the file.
-        signs_sha256: of where the spec lets signs act; empty where none is turned.
+        signs_sha256: of where the spec lets signs act; empty where none is turned; scales_sha256: the same of scales.
         is_held: whether it is in memory alone.
     """
 
@@ -48,6 +52,7 @@ class SavedPermutation:
     sha256: str
     spec_text: str = ""
     signs_sha256: str = ""
+    scales_sha256: str = ""
     is_held: bool = False
 
     @property
@@ -58,7 +63,8 @@ class SavedPermutation:
     @property
     def symmetry(self) -> str:
         """The `--symmetry` that it takes."""
-        return "signs" if self.permutation.has_signs else "permutations"
+        signs, scales = self.permutation.has_signs, bool(self.permutation.scales)
+        return ("all" if signs else "scales") if scales else "signs" if signs else "permutations"
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
@@ -78,13 +84,17 @@ class SavedPermutation:
                 where=str(self.path),
                 remedy="align again with this spec, or name the one it was made with: --arch",
             )
-        if self.signs_sha256 and self.signs_sha256 != layout.spec.signs_sha256:
-            raise ContentError(
-                f"the permutation turns signs, and the spec `{layout.spec.name}` lets them act elsewhere than when it "
-                "was made",
-                where=str(self.path),
-                remedy="align again with this spec, or name the one it was made with: --arch",
-            )
+        spec = layout.spec
+        for what, made, here_ in (
+            ("turns signs", self.signs_sha256, spec.signs_sha256),
+            ("scales units", self.scales_sha256, spec.scales_sha256),
+        ):  # fmt: skip
+            if made and made != here_:
+                raise ContentError(
+                    f"the permutation {what}, and the spec `{spec.name}` lets them act elsewhere than when it was made",
+                    where=str(self.path),
+                    remedy="align again with this spec, or name the one it was made with: --arch",
+                )
         for dim, shape in self.sizes.items():
             if dim not in layout.dims:
                 raise ContentError(
@@ -102,6 +112,12 @@ class SavedPermutation:
             if self.permutation.fraction_turned(dim) and not layout.dims[dim].signs:
                 raise ContentError(
                     f"the permutation turns signs of dim {dim}, which has none",
+                    where=str(self.path),
+                    remedy="the file was edited, or made with other options; align again with those of this command",
+                )
+            if dim in self.permutation.scales and not layout.dims[dim].scales:
+                raise ContentError(
+                    f"the permutation scales units of dim {dim}, which has no scales here",
                     where=str(self.path),
                     remedy="the file was edited, or made with other options; align again with those of this command",
                 )
@@ -129,9 +145,17 @@ def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mappi
         metadata["format"] = SIGNED_FORMAT
         metadata["convention"] += "; an entry below zero, ~j = -1 - j, is unit j with its sign turned"
         metadata["spec.signs"] = layout.spec.signs_sha256
+    if permutation.scales:
+        metadata["format"] = SCALED_FORMAT
+        metadata["convention"] += (
+            "; scales:DIM, by A's places: what writes to a unit is multiplied, what reads it divided"
+        )
+        metadata["spec.scales"] = layout.spec.scales_sha256
     if layout.spec.text:
         metadata["spec.text"] = layout.spec.text
-    return tensors_bytes({dim: perm.contiguous() for dim, perm in permutation.items()}, metadata=metadata)
+    tensors = {dim: perm.contiguous() for dim, perm in permutation.items()}
+    scales = {_SCALES + dim: scale.contiguous() for dim, scale in permutation.scales.items()}
+    return tensors_bytes({**tensors, **scales}, metadata=metadata)
 
 
 def save_permutation(
@@ -154,11 +178,11 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
     checkpoint = open_checkpoint(path, empty=True)  # where every dim stays there is none
     sha256 = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
     version = checkpoint.metadata.get("format", "")
-    if version not in (FORMAT, SIGNED_FORMAT):
+    if version not in _FORMATS:
         if version.startswith("rebasin.permutation/"):
             raise ContentError(
                 f"{path} is a permutation file of another version, {version!r}",
-                where=f"this program reads {FORMAT!r} and {SIGNED_FORMAT!r}",
+                where=f"this program reads {', '.join(map(repr, _FORMATS))}",
                 remedy="use the version of rebasin that wrote it, or a later one; or align again",
             )
         raise ContentError(
@@ -171,18 +195,26 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
 
     from rebasin_cli.permutation.values import Permutation, units_of
 
-    indices = {dim: checkpoint[dim] for dim in checkpoint}
+    indices = {dim: checkpoint[dim] for dim in checkpoint if not _is_scale(dim, version)}
+    scales = {name.removeprefix(_SCALES): checkpoint[name] for name in checkpoint if _is_scale(name, version)}
     for dim, perm in indices.items():
         wanted = torch.arange(perm.shape[-1] if perm.dim() else 0)
         is_array = perm.dtype == torch.int64 and perm.dim()
-        units = units_of(perm) if is_array and version == SIGNED_FORMAT else perm
+        units = units_of(perm) if is_array and version != FORMAT else perm
         if not is_array or not bool((units.sort(dim=-1).values == wanted).all()):
             raise ContentError(
                 f"{path}: the array of dim {dim} {list(perm.shape)} is not a permutation",
                 remedy="the file is damaged or was edited; align again",
             )
+    for dim, scale in scales.items():
+        fits = dim in indices and scale.shape == indices[dim].shape and scale.dtype == torch.float64
+        if not fits or not bool((scale.isfinite() & (scale > 0)).all()):
+            raise ContentError(
+                f"{path}: the scales of dim {dim} {list(scale.shape)} are not positive numbers for its units",
+                remedy="the file is damaged or was edited; align again",
+            )
     return SavedPermutation(
-        Permutation(indices),
+        Permutation(indices, scales),
         checkpoint.metadata.get("spec.name", ""),
         checkpoint.metadata.get("spec.sha256", ""),
         _inputs(checkpoint.metadata.get("inputs", "{}")),
@@ -190,7 +222,12 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
         sha256,
         checkpoint.metadata.get("spec.text", ""),
         checkpoint.metadata.get("spec.signs", ""),
+        checkpoint.metadata.get("spec.scales", ""),
     )
+
+
+def _is_scale(name: str, version: str) -> bool:
+    return version == SCALED_FORMAT and name.startswith(_SCALES)
 
 
 def _inputs(text: str) -> Mapping[str, str]:

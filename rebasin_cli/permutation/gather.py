@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation.values import Turn, taken, turned_where, units_of
+from rebasin_cli.permutation.values import Permutation, Turn, taken, turned_where, units_of
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
 Read = Callable[[str], Tensor]
@@ -134,6 +134,9 @@ def permute_tensor(
     """
     bound = layout.tensors[key]
     source = read(source_key(permutation, bound)).contiguous()
+    if isinstance(permutation, Permutation) and any(is_scaled(piece, permutation.scales) for piece in bound.pieces):
+        moved = permute_tensor(permutation.without_scales(), layout, key, lambda _: source, sign_bits)
+        return scale_tensor(moved, bound, permutation.scales)
     if not any(dim in permutation for dim in bound.dims() if dim != bound.index_dim):
         return source
     # As integers of the same width: torch cannot gather every element type, and copies of bits are exact.
@@ -180,3 +183,39 @@ def owner_sides(piece: Piece, at: int) -> list[int]:
     if owner is None:
         return []
     return [INDEX_SIDE] if owner == INDEX_SIDE else [*owner_sides(piece, owner), owner]
+
+
+def is_scaled(piece: Piece, scales: Mapping[str, Tensor]) -> bool:
+    """Whether scales act on a piece."""
+    return any(side.power and side.dim in scales for side in piece.sides)
+
+
+def factors(piece: Piece, scales: Mapping[str, Tensor], place: int) -> Iterator[Tensor]:
+    """What a piece is multiplied by: for each scaled side a tensor of as many axes as the piece has, which broadcasts.
+
+    Args:
+        place: place of the tensor among its siblings, for dims within a dim that acts on keys.
+    """
+    for at, side in enumerate(piece.sides):
+        if side.power and side.dim is not None and side.dim in scales:
+            yield over_sides(scales[side.dim] ** side.power, piece, at, place)
+
+
+def over_sides(values: Tensor, piece: Piece, at: int, place: int) -> Tensor:
+    """Values (*owner sizes, n) of the units on the side at `at`, with an axis for each side, ones elsewhere."""
+    owners = owner_sides(piece, at)
+    if INDEX_SIDE in owners:
+        values, owners = values[place], owners[1:]
+    axes = [*owners, at]
+    values = values.permute(sorted(range(len(axes)), key=lambda k: axes[k]))
+    return values.reshape([side.size if k in axes else 1 for k, side in enumerate(piece.sides)])
+
+
+def scale_tensor(tensor: Tensor, bound: BoundTensor, scales: Mapping[str, Tensor]) -> Tensor:
+    """A tensor whose units are already in A's places, scaled; of its own type, and new."""
+    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float64), copy=True).contiguous()
+    for piece in bound.pieces:
+        view = piece_view(wide, piece)
+        for factor in factors(piece, scales, bound.place):
+            view *= factor.to(view.device)
+    return wide.to(tensor.dtype)

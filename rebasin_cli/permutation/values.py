@@ -5,12 +5,14 @@ The convention, here and everywhere: a permutation is a gather. A dim of its own
 unit of the owner, indexed by the owner's place in A: `aligned[g, i] = b[P[g], p[g, i]]`. A dim without an array
 stays at identity. An entry below zero, `~j`, (that is −1 − j) is unit j with its sign turned: one
 array of a dim is an element of the group of signed permutations, a plain one if no entry is below zero.
+Units may have scales, too: of the same shape and by A's places, so that what writes to place i is
+`scales[i] · b[perm[i]]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -51,9 +53,14 @@ def taken(view: Tensor, axis: int, perm: Tensor, turn: Turn = torch.neg) -> Tens
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permutation(Mapping[str, Tensor]):
-    """Dim → int64 indices of shape (*owner sizes, n), signed; dims that are absent stay at identity."""
+    """Dim → int64 indices of shape (*owner sizes, n), signed; dims that are absent stay at identity.
+
+    Attributes:
+        scales: dim → positive float64 of the same shape, by A's places; 1 where they are absent.
+    """
 
     indices: Mapping[str, Tensor]
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, dim: str) -> Tensor:
         return self.indices[dim]
@@ -66,17 +73,22 @@ class Permutation(Mapping[str, Tensor]):
 
     def equals(self, other: Permutation) -> bool:
         """Whether both move every unit alike."""
-        return all(torch.equal(_of(self, d, other[d]), other[d]) for d in other) and all(
-            torch.equal(self[d], _of(other, d, self[d])) for d in self
+        one, two = ({dim: t for dim, t in p.scales.items() if bool((t != 1).any())} for p in (self, other))
+        return (
+            all(torch.equal(_of(self, d, other[d]), other[d]) for d in other)
+            and all(torch.equal(self[d], _of(other, d, self[d])) for d in self)
+            and one.keys() == two.keys()
+            and all(torch.equal(one[d], two[d]) for d in one)
         )
 
     def sha256(self) -> str:
-        """Of every dim's array."""
-        return hash_tensors({dim: self[dim] for dim in sorted(self)})
+        """Of every dim's arrays."""
+        scales = {f"scales:{dim}": self.scales[dim] for dim in sorted(self.scales)}
+        return hash_tensors({**{dim: self[dim] for dim in sorted(self)}, **scales})
 
     def replace(self, changed: Mapping[str, Tensor]) -> Permutation:
         """A copy with the arrays of some dims exchanged."""
-        return Permutation({**self.indices, **changed})
+        return replace(self, indices={**self.indices, **changed})
 
     @staticmethod
     def identity(layout: Layout) -> Permutation:
@@ -85,8 +97,8 @@ class Permutation(Mapping[str, Tensor]):
 
     @staticmethod
     def random(layout: Layout, seed: int) -> Permutation:
-        """Every dim that may move, uniformly at random, and signs where the layout has them; the same seed gives the
-        same arrays on every machine."""
+        """Every dim that may move, uniformly at random, and signs and scales (½ to 2) where the layout has them; the
+        same seed gives the same arrays on every machine."""
         generator = torch.Generator().manual_seed(seed)
         indices: dict[str, Tensor] = {}
         for dim in layout.moving():
@@ -96,7 +108,27 @@ class Permutation(Mapping[str, Tensor]):
         for dim in layout.signed():  # last, so that the units are those that are drawn without signs
             turned = torch.randint(2, indices[dim].shape, generator=generator).bool()
             indices[dim] = with_turns(indices[dim], turned)
-        return Permutation(indices)
+        scales = {
+            dim: 2 ** (2 * torch.rand(indices[dim].shape, generator=generator, dtype=torch.float64) - 1)
+            for dim in layout.scaled()
+        }
+        return Permutation(indices, scales)
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether any unit is scaled."""
+        return any(bool((scale != 1).any()) for scale in self.scales.values())
+
+    def only(self, dims: Collection[str]) -> Permutation:
+        """What it does to some dims."""
+        return Permutation(
+            {dim: perm for dim, perm in self.indices.items() if dim in dims},
+            {dim: scale for dim, scale in self.scales.items() if dim in dims},
+        )
+
+    def without_scales(self) -> Permutation:
+        """The same with no unit scaled."""
+        return replace(self, scales={})
 
     @property
     def has_signs(self) -> bool:
@@ -104,8 +136,8 @@ class Permutation(Mapping[str, Tensor]):
         return any(bool((perm < 0).any()) for perm in self.indices.values())
 
     def without_signs(self) -> Permutation:
-        """The units alone."""
-        return Permutation({dim: units_of(perm) for dim, perm in self.indices.items()})
+        """The same with no sign turned."""
+        return replace(self, indices={dim: units_of(perm) for dim, perm in self.indices.items()})
 
     def fraction_turned(self, dim: str) -> float:
         """Share of the units of `dim` whose signs are turned (0 to 1)."""
@@ -125,7 +157,8 @@ class Permutation(Mapping[str, Tensor]):
                 moved[self._places(layout, owner)] = inner
                 inner = moved
             indices[dim] = inner.reshape(perm.shape)
-        return Permutation(indices)
+        alone = Permutation(indices)
+        return replace(alone, scales={dim: alone._gathered(layout, dim, 1 / t) for dim, t in self.scales.items()})
 
     def compose(self, after: Permutation, layout: Layout) -> Permutation:
         """This one first, then `after`: applying the result equals applying both in turn."""
@@ -140,7 +173,19 @@ class Permutation(Mapping[str, Tensor]):
             if owner is not None:
                 one = one[after._places(layout, owner)]
             indices[dim] = with_turns(one.gather(1, units_of(two)), two < 0).reshape(first.shape)
-        return Permutation(indices)
+        scales = {dim: after._gathered(layout, dim, scale) for dim, scale in self.scales.items()}
+        for dim, scale in after.scales.items():
+            scales[dim] = scales[dim] * scale if dim in scales else scale
+        return Permutation(indices, scales)
+
+    def _gathered(self, layout: Layout, dim: str, scale: Tensor) -> Tensor:
+        """Scales of units, in the places to which this permutation takes the units."""
+        flat = scale.reshape(-1, scale.shape[-1])
+        owner = layout.dims[dim].owner
+        if owner is not None:
+            flat = flat[self._places(layout, owner)]
+        perm = _of(self, dim, scale).reshape(flat.shape)
+        return flat.gather(1, units_of(perm)).reshape(scale.shape)
 
     def fraction_moved(self, dim: str) -> float:
         """Share of the units of `dim` that are not in their own place, or are turned (0 to 1)."""
@@ -150,9 +195,14 @@ class Permutation(Mapping[str, Tensor]):
         return float((perm != torch.arange(perm.shape[-1])).double().mean())
 
     def count_moved(self) -> int:
-        """How many units are not in their own place or are turned, those within other units counted for each of
-        these."""
-        return sum(int((perm != torch.arange(perm.shape[-1])).sum()) for perm in self.indices.values())
+        """How many units are not in their own place, or are turned or scaled, those within other units counted for
+        each of these."""
+
+        def count(dim: str, perm: Tensor) -> int:
+            changed = perm != torch.arange(perm.shape[-1])
+            return int((changed | (self.scales[dim] != 1) if dim in self.scales else changed).sum())
+
+        return sum(count(dim, perm) for dim, perm in self.items())
 
     def _places(self, layout: Layout, dim: str) -> Tensor:
         """For every unit of `dim` in A (owners and units flattened), its flat place in B; shape (units,)."""

@@ -14,7 +14,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.function_check import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, check_signs, tell_layout
+from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, check_types, tell_layout
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, peak_memory, versions
 from rebasin_cli.pipeline.same_run import check_same_run
@@ -94,7 +94,7 @@ def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
         request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
     layout = _layout(saved, checkpoint, request.spec)
     saved.check_fits(layout)
-    check_signs(layout, checkpoint)
+    check_types(layout, checkpoint, saved.symmetry)
     targets = checked_targets(request, saved, checkpoint, layout)
     tell_layout(layout, progress)
     permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
@@ -121,7 +121,7 @@ def _document(
         name: structs.replace(
             dim,
             moved=permutation.fraction_moved(name),
-            turned=permutation.fraction_turned(name) if dim.symmetry else None,
+            turned=permutation.fraction_turned(name) if "signs" in dim.symmetry else None,
         )
         for name, dim in architecture.dims.items()
     }

@@ -80,7 +80,7 @@ def show_architecture(
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
     with open_source(checkpoint, progress) as opened:
-        layout = bind_one(opened, replace(choice, arch=name, symmetry="signs"))
+        layout = bind_one(opened, replace(choice, arch=name, symmetry="all"))
         tell_layout(layout, progress)
         architecture = architecture_record(layout, choice)
         dims = {
@@ -224,14 +224,14 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
             if line.template.text not in found:
                 found.append(line.template.text)
     rules = {str(rule.name): rule for rule in spec.rules}
-    signed = {str(sign.name) for sign in spec.signs}
+    acting = {"signs": {str(r.name) for r in spec.signs}, "scales": {str(r.name) for r in spec.scales}}
     dims = {}
     for name, templates in places.items():
         rule = rules.get(name)
         owner = str(rule.owner) if rule and rule.owner else None
         always = rule is not None and not rule.without  # `fixed without KEY` depends on the checkpoint
         fixed = rule.fixed or None if rule is not None and always else None
-        symmetry = "signs" if name in signed else ""
+        symmetry = " ".join(what for what, found in acting.items() if name in found)
         dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates), symmetry=symmetry)
     proof = proof_text(spec)
     return ArchitectureRecord(

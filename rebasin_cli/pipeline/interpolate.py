@@ -144,7 +144,7 @@ def _spec(request: InterpolateRequest, ends: tuple[Checkpoint, Checkpoint], prog
     choice = request.spec
     if request.permutation is not None and request.align:
         saved = load_permutation(request.permutation)
-        if saved.permutation.has_signs:
+        if saved.symmetry != "permutations":
             choice = replace(choice, symmetry=saved.symmetry)
         if choice.arch is None:
             return spec_of_permutation(saved, choice)
@@ -236,7 +236,7 @@ def points_run(request: InterpolateRequest, pair: Pair, points: PathPoints, fact
         "--align": str(request.align),
         "--repair": repairs[-1] if repairs else "",
     }
-    if spec.signs:
+    if spec.symmetry != "permutations":
         made_of["--symmetry"] = spec.symmetry
     match = search_record(choice) if request.matches else {}
     return PointsRun({**made_of, **facts}, match, tuple(sorted(path.name for path in points.files().values())))

@@ -16,6 +16,7 @@ from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.problem import MatchResult, in_reals
+from rebasin_cli.matching.scales import in_balance
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
@@ -224,7 +225,8 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: Alignment)
     pair, permutation = run.pair, alignment.permutation
     checked = run.check.record() if run.check and permutation is not None else None
     layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
-    distance = measure_distance(layout, a, b, permutation or Permutation({}))
+    a, b, found = in_balance(layout, permutation or Permutation({}), a, b)
+    distance = measure_distance(layout, a, b, found)
     return RunDocument(
         command=run.request.command,
         inputs=_all_inputs(run, inputs),

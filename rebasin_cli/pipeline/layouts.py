@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import SIGN_BITS
+from rebasin_cli.checkpoints.dtypes import SCALED_TYPES, SIGN_BITS
 from rebasin_cli.checkpoints.members import copies
 from rebasin_cli.checkpoints.members import listed as members_listed
 from rebasin_cli.errors import ContentError, UsageError
@@ -41,7 +41,12 @@ class SpecChoice:
     @property
     def signs(self) -> bool:
         """Whether units may have their signs turned."""
-        return self.symmetry == "signs"
+        return self.symmetry in ("signs", "all")
+
+    @property
+    def scales(self) -> bool:
+        """Whether units may be scaled."""
+        return self.symmetry in ("scales", "all")
 
     @staticmethod
     def of_record(record: ArchitectureRecord) -> SpecChoice:
@@ -95,12 +100,12 @@ def bind_one(
     try:
         if choice.arch is None:
             found = detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
-            if not choice.signs:
+            if not (choice.signs or choice.scales):
                 return found
         spec = named_spec(checkpoint, choice, config) if choice.arch is not None else found.spec
         return bind(
             spec, shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore,
-            apart=apart, still=still, signs=choice.signs,
+            apart=apart, still=still, signs=choice.signs, scales=choice.scales,
         )  # fmt: skip
     except ContentError as error:
         raise _of_copies(error, checkpoint) from error
@@ -126,21 +131,28 @@ def _of_copies(error: ContentError, checkpoint: Checkpoint) -> ContentError:
     )
 
 
-def check_signs(layout: Layout, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint with tensors whose signs cannot be turned as the layout wants.
+def check_types(layout: Layout, checkpoint: Checkpoint, symmetry: str) -> None:
+    """Refuse a checkpoint with tensors whose units cannot be turned or scaled as the layout wants.
 
     Raises:
         ContentError: naming one, and its type.
     """
-    signed = set(layout.signed())
-    for key, bound in layout.tensors.items() if signed else ():
-        acts = any(side.dim in signed and not side.still for piece in bound.pieces for side in piece.sides)
+    signed, scaled = set(layout.signed()), set(layout.scaled())
+    for key, bound in layout.tensors.items() if signed or scaled else ():
+        sides = [side for piece in bound.pieces for side in piece.sides]
+        acts = any(side.dim in signed and not side.still for side in sides)
         dtype = checkpoint.infos[key].dtype
+        if dtype not in SCALED_TYPES and any(side.dim in scaled and side.power for side in sides):
+            raise ContentError(
+                f"{key} is of type {dtype}, which holds no scaled values",
+                where=f"{checkpoint.path}; scales act on it by {layout.spec.at(bound.line)}",
+                remedy="convert it to one of " + ", ".join(SCALED_TYPES) + f", or leave out --symmetry {symmetry}",
+            )
         if acts and dtype not in SIGN_BITS:
             raise ContentError(
                 f"{key} is of type {dtype}, whose elements have no sign bit that could be turned",
                 where=f"{checkpoint.path}; signs act on it by {layout.spec.at(bound.line)}",
-                remedy="convert it to one of " + ", ".join(SIGN_BITS) + ", or leave out --symmetry signs",
+                remedy="convert it to one of " + ", ".join(SIGN_BITS) + f", or leave out --symmetry {symmetry}",
             )
 
 
@@ -182,17 +194,18 @@ def check_symmetry(pairs: Sequence[Pair], choice: SpecChoice) -> None:
     """See that the symmetry that was asked for is there.
 
     Raises:
-        UsageError: the spec gives signs to no dim. ContentError: as `check_signs`.
+        UsageError: the spec gives that to no dim. ContentError: as `check_types`.
     """
     layout = pairs[0].layout
-    if choice.signs and not layout.signed():
+    what = {"signs": "signs", "scales": "scales", "all": "signs or scales"}.get(choice.symmetry, "")
+    if what and not ((choice.signs and layout.signed()) or (choice.scales and layout.scaled())):
         raise UsageError(
-            f"--symmetry {choice.symmetry}: the spec `{layout.spec.name}` gives signs to no dim that may move",
-            remedy="leave it out; architectures/README.md says how a spec gives a dim signs",
+            f"--symmetry {choice.symmetry}: the spec `{layout.spec.name}` gives {what} to no dim that may move here",
+            remedy=f"leave it out; architectures/README.md says how a spec gives a dim {what}",
         )
-    check_signs(layout, pairs[0].a)
+    check_types(layout, pairs[0].a, choice.symmetry)
     for pair in pairs:
-        check_signs(pair.layout_b, pair.b)
+        check_types(pair.layout_b, pair.b, choice.symmetry)
 
 
 def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:
@@ -310,6 +323,13 @@ def tell_layout(layout: Layout, progress: Progress) -> None:
         )
     for note in layout.notes:
         progress.warn(note)
+    if layout.scaled():
+        progress.remark("units are scaled in float64, and each element is rounded once to the type of its tensor")
+    if families := layout.needing_relu():
+        progress.warn(
+            f"scales of {listed(families, 'dim')} keep the function only where ReLU or leaky ReLU follows, which names "
+            "and shapes do not tell: that it does is assumed where no network is run (--network or --data does)"
+        )
     reasons: dict[str, list[str]] = {}
     for name, dim in layout.dims.items():
         if dim.fixed is not None and not dim.unsized:  # those are in the notes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.problem import ActivationProblem, MatchResult, Problem, Resources
+from rebasin_cli.matching.scales import balance, balanced, with_scales
 from rebasin_cli.merging.many import ManyResult, match_many
 from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
@@ -20,7 +22,19 @@ from rebasin_cli.pipeline.progress import Progress
 def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, progress: Progress) -> ManyResult:
     """Match all models of a merge to one another, and say how the match ended."""
     matching = _models_by_activations if choice.method == "activations" else _models_by_weights
-    result = run_match(choice, progress, "matching", lambda run: matching(models, algorithm, choice, run))
+    layout = models.layout
+    states = models.states
+    if layout.scaled() and not choice.looks_at_data:
+        states = tuple(balanced(layout, state, balance(layout, state)) for state in states)
+    plain = replace(models, layout=layout.without_scales(), states=states)
+    result = run_match(choice, progress, "matching", lambda run: matching(plain, algorithm, choice, run))
+    if layout.scaled():
+        first, *others = models.states
+        scaled = (
+            with_scales(layout, first, state, permutation)
+            for state, permutation in zip(others, result.permutations[1:], strict=True)
+        )
+        result = replace(result, permutations=(result.permutations[0], *scaled))
     if result.stop == "max-sweeps":
         progress.warn(f"stopped after {choice.max_sweeps} rounds, before the objective came to rest")
     if result.stop in ("time", "interrupted"):

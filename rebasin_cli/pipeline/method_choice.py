@@ -231,7 +231,7 @@ def with_data(
         return choice
     if pair.layout.signed():
         raise UsageError(
-            f"--method {choice.method} finds permutations alone, and --symmetry signs asks for signs",
+            f"--method {choice.method} turns no signs, and --symmetry asks for them",
             remedy="use --method weights, frank-wolfe or sinkhorn, or leave out --symmetry",
         )
     if data is None or (data.path or data.fit) is None:

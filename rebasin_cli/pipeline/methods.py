@@ -27,12 +27,16 @@ from rebasin_cli.matching.problem import (
     OnStep,
     Problem,
     Resources,
+    State,
     Trial,
     in_reals,
 )
+from rebasin_cli.matching.scales import balance, balanced, with_scales
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.devices import sweep_work
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice, SearchOptions, SinkhornSearchOptions, missing_data
+from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # a network and examples, which not every method has
     from rebasin_cli.pipeline.match_data import MatchData
@@ -41,6 +45,11 @@ CHEAP = 1 << 31
 """Multiply-adds of a sweep up to which the default has Frank-Wolfe from the barycentre beside the descent (four times
 the time of the descent alone, five where there are heads, which it is given by a descent of its own: a second or two at
 most), and the high quality Sinkhorn re-basin (a hundred times), where that moves all dims."""
+
+
+NEARER = 0.1
+"""By which share a match of the balanced forms must exceed one of the networks as they are, judged there, to be taken:
+lengths of trained units say something, and nothing where units of one network were scaled at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +146,36 @@ def _together(problem: Problem, choice: MatchChoice, options: SearchOptions) -> 
     return attempts
 
 
+def match_states(layout: Layout, a: State, b: State, choice: MatchChoice, running: Running) -> MatchResult:
+    """Match B to A by their weights, and scale units where they may be.
+
+    The networks as they are, or their balanced forms where these come nearer by far.
+    """
+    plain = Problem(layout.without_scales(), a, b)
+    found = match_by_search(plain, choice, running)
+    if not layout.scaled():
+        return found
+    forms = balance(layout, a), balance(layout, b)
+    one, two = (balanced(layout, state, form) for state, form in zip((a, b), forms, strict=True))
+    problem = replace(plain, a=one, b=two).cached(choice.memory)
+    other = match_by_search(problem, choice, running)
+    start, reached = (problem.objective(p) for p in (Permutation.identity(plain.layout), found.permutation))
+    if other.objective[-1] > (1 + NEARER) * reached:
+        found = other
+    elif found.objective:
+        found = replace(found, objective=(min(start, reached), reached))
+    return replace(found, permutation=with_scales(layout, a, b, found.permutation, forms))
+
+
 def _search(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
-    return match_by_search(Problem(layout, a, b), choice, running)
+    return match_states(layout, a, b, choice, running)
 
 
 def _activations(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     from rebasin_cli.matching.data.activations import match_by_activations
 
-    problem = activation_problem(_match_data(choice), Problem(pair.layout, pair.a, pair.b))
+    problem = activation_problem(_match_data(choice), Problem(pair.layout.without_scales(), pair.a, pair.b))
     return match_by_activations(problem, _resources(choice, running), _options(choice, ActivationOptions))
 
 
@@ -171,7 +201,7 @@ def _sinkhorn_loss(pair: Pair, choice: MatchChoice, running: Running) -> MatchRe
 
 def _loss_problem(pair: Pair, choice: MatchChoice) -> LossProblem:
     fitting = _match_data(choice)
-    return LossProblem(pair.layout, pair.a, pair.b, fitting.loss, fitting.held_apart, fitting.steps)
+    return LossProblem(pair.layout.without_scales(), pair.a, pair.b, fitting.loss, fitting.held_apart, fitting.steps)
 
 
 def _resources(choice: MatchChoice, running: Running) -> Resources:
@@ -189,8 +219,12 @@ RUNS: Mapping[type, Callable[[Pair, MatchChoice, Running], MatchResult]] = {
 
 
 def run_method(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
-    """Match B to A as was chosen."""
-    return RUNS[type(choice.options)](pair, choice, running)
+    """Match B to A as was chosen, and scale units where they may be."""
+    result = RUNS[type(choice.options)](pair, choice, running)
+    if not pair.layout.scaled() or isinstance(choice.options, SearchOptions):
+        return result
+    layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
+    return replace(result, permutation=with_scales(layout, a, b, result.permutation))
 
 
 Options = TypeVar("Options")

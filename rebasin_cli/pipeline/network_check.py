@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,24 @@ ASSUMED = "that this is your network is assumed, as names and shapes fit"
 _SURE, _FEW = 8, 2
 """Random permutations by which a spec is compared, for small checkpoints and for others: a wrong one survives each
 with a probability of a half at most."""
+
+
+class Widened(Mapping[str, Tensor]):
+    """A state with real tensors in a type that holds all of their values, or more; lazy."""
+
+    def __init__(self, state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._state, self._dtype = state, dtype
+
+    def __getitem__(self, key: str) -> Tensor:
+        tensor = self._state[key]
+        return tensor.to(torch.promote_types(tensor.dtype, self._dtype)) if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
 
 _DIMS = 64  # up to which an error says which of them break the function
 
@@ -78,7 +96,7 @@ class NetworkCheck(FunctionCheck):
             self._progress.phase("comparing before and after", len(drawn), "permutations") as advance,
             torch.random.fork_rng(devices=[]),
         ):
-            begun = self._begin(probe, states)
+            begun = self._begin(probe, states, wide=bool(layout.scaled()))
             if begun is None:
                 return
             state, run, reference = begun.state, begun.run, begun.reference
@@ -92,8 +110,11 @@ class NetworkCheck(FunctionCheck):
                 self._error, self._count = max(self._error, error), self._count + 1
                 advance(1)
 
-    def _begin(self, probe: Probe, states: Sequence[Checkpoint]) -> _Begun | None:
+    def _begin(self, probe: Probe, states: Sequence[Checkpoint], *, wide: bool) -> _Begun | None:
         """The first of the states that the network runs on: its name, its tensors, a run and the outputs.
+
+        Args:
+            wide: take tensors in the type the network runs in, so that rounding to their own is no difference.
 
         Raises:
             ContentError: it runs on none, and the user named it.
@@ -105,9 +126,10 @@ class NetworkCheck(FunctionCheck):
             if any(key not in checkpoint or checkpoint.infos[key].shape != info.shape for key, info in bound.items()):
                 continue
             small = checkpoint.nbytes <= _HELD
-            state: Mapping[str, Tensor] = dict(checkpoint) if small else checkpoint
+            plain: Mapping[str, Tensor] = dict(checkpoint) if small else checkpoint
             for dtype in (torch.float64, torch.float32) if small else (torch.float32,):
                 run = probe.run_in(dtype)
+                state = Widened(plain, dtype) if wide else plain
                 name = checkpoint.path.name
                 try:
                     reference = run(state, None)
@@ -185,10 +207,10 @@ def _another_function(
     spec, state, run = layout.spec, begun.state, begun.run
 
     def keeps(dims: Sequence[str]) -> bool:
-        part = Permutation({dim: permutation[dim] for dim in dims if dim in permutation})
+        part = permutation.only(dims)
         return change(begun.reference, run(permuted(part, layout, state), None)) <= tolerance
 
-    moving = [dim for dim in permutation if permutation.fraction_moved(dim)]
+    moving = [dim for dim in permutation if permutation.fraction_moved(dim) or dim in permutation.scales]
     breaking = [dim for dim in moving if not keeps([dim])] if len(moving) <= _DIMS else []
     rest = [dim for dim in moving if dim not in breaking]
     first = first_difference(run, state, permuted(permutation, layout, state))

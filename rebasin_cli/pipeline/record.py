@@ -29,7 +29,7 @@ from rebasin_cli.report.document import (
     TrialRecord,
 )
 from rebasin_cli.report.measurements import BinRecord, ScoreRecord
-from rebasin_cli.spec import Layout
+from rebasin_cli.spec import Dim, Layout
 
 if TYPE_CHECKING:
     from rebasin_cli.evaluation.scores import Bin, Scores
@@ -87,7 +87,7 @@ def architecture_record(
             relative=distance.relative.get(name) if distance else None,
             owner=dim.owner,
             fixed=dim.fixed,
-            symmetry="signs" if dim.signs else "",
+            symmetry=symmetry_of(dim),
             turned=distance.turned.get(name, 0.0) if distance and dim.signs else None,
         )
         for name, dim in layout.dims.items()
@@ -108,12 +108,22 @@ def architecture_record(
         prefix=layout.prefix,
         sizes=dict(layout.sizes),
         sections=sections,
-        options=SpecOptions(dict(choice.sizes), choice.freeze, choice.ignore, choice.symmetry if choice.signs else ""),
+        options=SpecOptions(
+            dict(choice.sizes),
+            choice.freeze,
+            choice.ignore,
+            "" if choice.symmetry == "permutations" else choice.symmetry,
+        ),
         dims=dims,
         fixed=tuple(name for name, dim in layout.dims.items() if dim.fixed is not None),
         stays=dict(spec.stays),
         text=spec.text,
     )
+
+
+def symmetry_of(dim: Dim) -> str:
+    """What may be done to a dim's units beside permuting them."""
+    return " ".join(name for name, has in (("signs", dim.signs), ("scales", dim.scales)) if has)
 
 
 def match_record(result: MatchResult) -> MatchRecord:
@@ -151,7 +161,7 @@ def output_metadata(
     }
     options: dict[str, object] = {
         "set": dict(choice.sizes), "freeze": list(choice.freeze), "ignore": list(choice.ignore),
-        **({"symmetry": choice.symmetry} if choice.signs else {}),
+        **({"symmetry": choice.symmetry} if choice.symmetry != "permutations" else {}),
     }  # fmt: skip
     if any(options.values()):
         recipe["options"] = json.dumps(options, sort_keys=True)

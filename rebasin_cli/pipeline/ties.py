@@ -106,7 +106,7 @@ def _refusal(
     first, second = layout.tensors[one], layout.tensors[two]
     sides = [{dim for dim in bound.dims() if dim in layout.moving()} for bound in (first, second)]
     frozen = sorted(sides[0] ^ sides[1])
-    left = [Permutation({dim: array for dim, array in p.items() if dim not in frozen}) for p in drawn]
+    left = [p.only([dim for dim in p if dim not in frozen]) for p in drawn]
     if not frozen or not _alike(layout, one, two, read, left):
         frozen = sorted(sides[0] | sides[1])
     freeze = " ".join(f"--freeze {dim}" for dim in frozen)

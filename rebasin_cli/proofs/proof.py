@@ -19,7 +19,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.proofs.signs import SignProof, prove_signs
+from rebasin_cli.proofs.acting import ActingProof, Judge, prove_acting
 from rebasin_cli.spec import Layout, PermutationSpec, bind
 from rebasin_cli.spec.binding.layout import UNSIZED
 
@@ -27,7 +27,7 @@ ELEMENTS = 20
 """Random permutations that a spec is judged by: a wrong group survives each with a probability of a half at most."""
 
 SIGNED_ELEMENTS = 5
-"""The same with random signs: one unit turned where it must not be shows, and most elements turn many."""
+"""The same with random signs or scales: one unit turned where it must not be shows, and most elements turn many."""
 
 SECONDS = 20.0
 """After which no further one is drawn; the first always is."""
@@ -78,7 +78,7 @@ class Proof:
         unsized: dims that were not permuted, because nothing tells their size; missing: names that `--set` takes.
         single: dims of which every one has a single unit here, so that nothing was permuted.
         parted: keys of one tensor of the network that the spec moves differently.
-        signs: the proof of its signs, where it has any.
+        signs, scales: the proof of these, where it has any.
     """
 
     spec: PermutationSpec
@@ -95,24 +95,27 @@ class Proof:
     missing: tuple[str, ...] = ()
     single: tuple[str, ...] = ()
     parted: tuple[tuple[str, ...], ...] = ()
-    signs: SignProof | None = None
+    signs: ActingProof | None = None
+    scales: ActingProof | None = None
 
     @property
     def holds(self) -> bool:
         """Whether the spec is proved on this network."""
         wrong = not self.error <= self.tolerance
-        unsigned = self.signs is not None and not self.signs.holds
-        return not (wrong or self.breaking or self.still or self.untold or self.unsized or self.parted or unsigned)
+        acting = all(proof.holds for proof in self.acting())
+        return acting and not (wrong or self.breaking or self.still or self.untold or self.unsized or self.parted)
+
+    def acting(self) -> tuple[ActingProof, ...]:
+        """The proofs of what is done to units beside permuting them."""
+        return tuple(proof for proof in (self.signs, self.scales) if proof)
 
     def describe(self) -> str:
         """One line: what was proved, or what is wrong and where."""
         moving = len(self.layout.moving())
         if self.holds:
             drawn = f"{self.elements} random permutation{'s' if self.elements > 1 else ''} of {moving} dims"
-            signs = ""
-            if self.signs:
-                signs = f", and to {self.signs.error:.1e} with signs of {', '.join(self.signs.families)} turned"
-            return f"{self.subject}: outputs unchanged to {self.error:.1e} under {drawn}{signs}"
+            more = "".join(proof.describe() for proof in self.acting())
+            return f"{self.subject}: outputs unchanged to {self.error:.1e} under {drawn}{more}"
         problems = []
         if not self.error <= self.tolerance:
             problems.append(f"outputs change by {self.error:.1e} (tolerance {self.tolerance:.0e})")
@@ -134,7 +137,7 @@ class Proof:
             )
         for keys in self.parted:
             problems.append(f"{' and '.join(keys)} are one tensor of the network, and the spec moves them differently")
-        problems += self.signs.problems() if self.signs else ()
+        problems += [problem for acting in self.acting() for problem in acting.problems()]
         return f"{self.subject}: " + "; ".join(problems)
 
 
@@ -175,11 +178,14 @@ def prove(
             first=first_difference(subject.run, subject.state, _moved(layout, subject, drawn)),
         )
     permutation = _all_moving(layout, seed)
-    signed = bind(spec, shapes, config=subject.config, overrides=subject.overrides, signs=True)
-    signs = prove_signs(
-        signed, subject.state, lambda state: change(reference, subject.run(state, None)), tolerance=subject.tolerance,
-        ties=subject.ties, seed=seed, elements=min(elements, SIGNED_ELEMENTS), seconds=seconds,
+    judge = Judge(
+        subject.state, lambda state: change(reference, subject.run(state, None)), subject.tolerance, subject.ties,
+        min(elements, SIGNED_ELEMENTS), seconds,
     )  # fmt: skip
+    signed, scaled = (
+        bind(spec, shapes, config=subject.config, overrides=subject.overrides, signs=signs, scales=not signs)
+        for signs in (True, False)
+    )
     return replace(
         proof,
         error=error,
@@ -187,7 +193,8 @@ def prove(
         still=_unmoved(layout, subject, permutation),
         untold=_untold(layout, subject, permutation, reference),
         parted=_parted(layout, subject, seed),
-        signs=signs,
+        signs=prove_acting("signs", signed, judge, seed),
+        scales=prove_acting("scales", scaled, judge, seed),
     )
 
 

@@ -130,7 +130,7 @@ def test_a_function_turns_signs_by_a_keyword(planted: Path) -> None:
     [
         ("integers", "is of type I8, whose elements have no sign bit"),
         ("frozen", "gives signs to no dim that may move"),
-        ("activations", "--method activations finds permutations alone"),
+        ("activations", "--method activations turns no signs"),
     ],
 )
 def test_what_signs_cannot_be_is_refused(change: str, said: str, rebasin: Rebasin, planted: Path) -> None:

@@ -121,7 +121,7 @@ def test_signs_that_act_elsewhere_are_refused(tmp_path: Path) -> None:
     [
         ("rebasin.permutation/1", [0, ~1, 2], "is not a permutation"),
         ("rebasin.permutation/2", [0, ~0, 2], "is not a permutation"),
-        ("rebasin.permutation/3", [0, 1, 2], "of another version, 'rebasin.permutation/3'"),
+        ("rebasin.permutation/9", [0, 1, 2], "of another version, 'rebasin.permutation/9'"),
         ("pt", [0, 1, 2], "is not a permutation file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a proof says of signs that are right, wrong, or of which the network tells nothing."""
+"""What a proof says of signs and scales that are right, wrong, or of which the network tells nothing."""
 
 from __future__ import annotations
 
@@ -74,6 +74,44 @@ def test_signs_that_act_twice_on_one_tensor_are_proved() -> None:
     broken = proof(text.replace("h + h", "h + |h|"), _Fused())
     assert broken.signs is not None
     assert broken.signs.breaking == ("h",)
+
+
+class _Chain(nn.Module):
+    """Two layers with something between them."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.between, self.head = nn.Linear(5, 6), between, nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.between(self.stem(x)))
+
+
+CHAIN = "scales:\n  - h{needs}\ntensors:\n  stem.bias: h\n  stem.weight: h _\n  head.weight: _ h\n  head.bias: _\n"
+
+
+def test_right_scales_are_proved() -> None:
+    found = proof(CHAIN.format(needs=""), _Chain(nn.LeakyReLU()))
+    assert found.holds
+    assert found.scales is not None
+    assert found.scales.error < 1e-12
+    assert "with scales of h changed" in found.describe()
+
+
+def test_wrong_scales_are_refuted() -> None:
+    found = proof(CHAIN.format(needs=""), _Chain(nn.GELU()))
+    assert not found.holds
+    assert "changing scales of h alone breaks the function" in found.describe()
+    misplaced = SPEC.replace("tensors:", "scales:\n  - m\ntensors:").replace("down.weight: s m", "down.weight: s /m")
+    assert proof(SPEC.replace("tensors:", "scales:\n  - m\ntensors:")).holds
+    assert not proof(misplaced).holds
+
+
+def test_scales_that_need_relu_are_no_fault_without_it() -> None:
+    with_relu, without = (proof(CHAIN.format(needs=" before ReLU"), _Chain(each)) for each in (nn.ReLU(), nn.GELU()))
+    assert with_relu.holds
+    assert without.holds
+    assert "the scales of h do not hold here" in without.describe()
 
 
 def test_an_odd_unit_keeps_the_signs() -> None:

@@ -82,7 +82,7 @@ class MatchedSpecOptions(SpecOptions):
 
     symmetry: Annotated[
         c.Symmetry,
-        typer.Option("--symmetry", help="Permute units, or turn signs of them, too.", rich_help_panel=_PANEL),
+        typer.Option("--symmetry", help="Permute units, or turn or scale them, too.", rich_help_panel=_PANEL),
     ] = c.Symmetry.PERMUTATIONS
 
 

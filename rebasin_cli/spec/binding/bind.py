@@ -44,6 +44,7 @@ def bind(
     apart: Collection[str] = (),
     still: Mapping[str, str] | None = None,
     signs: bool = False,
+    scales: bool = False,
 ) -> Layout:
     """Bind `spec` to a checkpoint's shapes; see `Request` for the arguments.
 
@@ -52,7 +53,7 @@ def bind(
         UsageError: `overrides`, `freeze` or `ignore` name something that does not exist.
     """
     require_matches(ignore, shapes)
-    request = Request(config, overrides, freeze, ignore, apart, still or {}, signs)
+    request = Request(config, overrides, freeze, ignore, apart, still or {}, signs, scales)
     result = attempt(spec, shapes, request)
     if isinstance(result, Layout):
         return result

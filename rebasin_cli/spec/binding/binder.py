@@ -23,6 +23,7 @@ from rebasin_cli.spec.binding.owners import (
     point_at_owners,
     unknown_dims,
 )
+from rebasin_cli.spec.binding.powers import Powers
 from rebasin_cli.spec.binding.prefixes import Prefix, keys_matching, patterns_for
 from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances, too_many_compared
 from rebasin_cli.spec.binding.shorthands import expand_shorthands
@@ -38,7 +39,7 @@ class Request:
     Attributes:
         apart: keys without a counterpart in the other network; they are not matched, as ignored ones are not.
         still: further dims that stay at identity, and why.
-        signs: whether units of dims that the spec gives signs may have them turned.
+        signs: whether units of dims that the spec gives signs may have them turned; scales: the same of scales.
     """
 
     config: Mapping[str, Any] | None = None
@@ -48,6 +49,7 @@ class Request:
     apart: Collection[str] = ()
     still: Mapping[str, str] = field(default_factory=dict)
     signs: bool = False
+    scales: bool = False
 
 
 _FIXED_AXIS = Plus((Leaf("_:whole"),))
@@ -215,8 +217,11 @@ class Binder:
         frozen = frozen_dims(self.spec, resolver, list(instances), self.request.freeze)
         still = {name: why for name, why in self.request.still.items() if name in instances}
         signed = {name for name, i in instances.items() if resolver.has_signs(i)} if self.request.signs else set()
-        dims = build_dims(instances, owners, sizes, frozen | fixed_dims(rules) | reasons | unknown | still, signed)
-        tensors, faults = self._tensors(claims, axes, sizes, dims, indexed)
+        scaled = {name for name, i in instances.items() if resolver.has_scales(i)} if self.request.scales else set()
+        powers = Powers.of(self.spec, claims, axes, scaled)
+        stays = frozen | fixed_dims(rules) | reasons | unknown | still
+        dims = build_dims(instances, owners, sizes, stays, signed, powers.scaled)
+        tensors, faults = self._tensors(claims, axes, sizes, dims, indexed, powers)
         if faults:
             return self._mismatch(faults)
         return dims, tensors, sizes, (*notes, *_notes_on_fixed(dims, reasons))
@@ -231,6 +236,7 @@ class Binder:
         sizes: Sizes,
         dims: Mapping[str, Dim],
         indexed: Mapping[str, IndexedTensor],
+        powers: Powers,
     ) -> tuple[dict[str, BoundTensor], list[Fault]]:
         """Every claimed tensor cut into pieces, by key on disk."""
         needed = {dim.owner for dim in dims.values() if dim.fixed is None}
@@ -248,7 +254,8 @@ class Binder:
             if index is not None and not moves(index.dim):
                 index = None
             pieces: list[Piece] = []
-            for cut_out in cut(axes[key], shape, sizes.of, moves, signed) if line.section != "ignored" else ():
+            spoken = line.section != "ignored"
+            for cut_out in cut(axes[key], shape, sizes.of, moves, signed, powers.at(key, claim)) if spoken else ():
                 piece, found = point_at_owners(
                     cut_out, dims, shape, index.dim if index else None, Fault(key, line.line)
                 )  # fmt: skip

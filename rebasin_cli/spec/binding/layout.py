@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from math import lgamma, log, log10, prod
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ class Dim:
         size: number of units; for a dim within an owner, the number for each unit of the owner.
         owner: the dim whose every unit has a permutation of this dim of its own.
         fixed: None if it may move, otherwise why it stays at identity.
-        signs: whether each of its units may also have its sign turned.
+        signs: whether each of its units may also have its sign turned; scales: whether it may be scaled.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dim:
     owner: str | None = None
     fixed: str | None = None
     signs: bool = False
+    scales: bool = False
 
     @property
     def unsized(self) -> bool:
@@ -58,6 +60,7 @@ class Side:
         dim: the dim it carries, None for a side that never moves.
         owner: position in the piece of the side that carries the dim's owner (`INDEX_SIDE`: the key does).
         still: whether what stands here keeps its sign when that of its unit is turned.
+        power: by which power of its unit's scale what stands here is multiplied: 1, −1, or 0 for none.
     """
 
     dim: str | None
@@ -65,6 +68,7 @@ class Side:
     stride: int
     owner: int | None = None
     still: bool = False
+    power: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +153,26 @@ class Layout:
         """Dims that may move and whose units may have their signs turned."""
         return tuple(name for name in self.moving() if self.dims[name].signs)
 
+    def scaled(self) -> tuple[str, ...]:
+        """Dims that may move and whose units may be scaled."""
+        return tuple(name for name in self.moving() if self.dims[name].scales)
+
+    def needing_relu(self) -> list[str]:
+        """Families of scaled dims whose scales keep the function only before ReLU."""
+        needing = {rule.name.parts[0] for rule in self.spec.scales if rule.needs}
+        return list(dict.fromkeys(family for dim in self.scaled() if (family := dim.split(".")[0]) in needing))
+
     def without_signs(self) -> Layout:
         """The same layout in which no unit may have its sign turned."""
         if not self.signed():
             return self
         return replace(self, dims={name: replace(dim, signs=False) for name, dim in self.dims.items()})
+
+    def without_scales(self) -> Layout:
+        """The same layout in which no unit may be scaled."""
+        if not self.scaled():
+            return self
+        return replace(self, dims={name: replace(dim, scales=False) for name, dim in self.dims.items()})
 
     def children(self, name: str) -> tuple[str, ...]:
         """The dims within `name`."""
@@ -186,12 +205,22 @@ _Strip = tuple[int, tuple[Side, ...]]
 _SizeOf = Callable[[Leaf], int | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How an axis is cut; see `cut`."""
+
+    size_of: _SizeOf
+    moves: Callable[[str], bool]
+    power: Callable[[Leaf], int]
+
+
 def cut(
     axes: tuple[Plus, ...],
     shape: tuple[int, ...],
     size_of: _SizeOf,
     moves: Callable[[str], bool],
     signed: Collection[str] = (),
+    powers: Callable[[int, Leaf], int] = lambda axis, leaf: 0,
 ) -> list[Piece]:
     """Cut a tensor into pieces.
 
@@ -200,11 +229,13 @@ def cut(
         size_of: the size of a leaf, None if unknown (its whole axis is then one anonymous side).
         moves: whether a dim takes part; the others become anonymous.
         signed: dims with signs; of others nothing is said of where these act.
+        powers: by which power of its unit's scale what stands on an axis is multiplied.
     """
     strips: list[list[_Strip]] = []
     stride = 1
-    for axis, length in zip(reversed(axes), reversed(shape), strict=True):
-        strips.append([_scaled(strip, stride) for strip in _axis_strips(axis, length, size_of, moves)])
+    for at, (axis, length) in reversed(list(enumerate(zip(axes, shape, strict=True)))):
+        found = _axis_strips(axis, length, _Cut(size_of, moves, partial(powers, at)))
+        strips.append([_scaled(strip, stride) for strip in found])
         stride *= length
     strips.reverse()
     pieces = []
@@ -216,8 +247,8 @@ def cut(
     return pieces
 
 
-def _axis_strips(axis: Plus, length: int, size_of: _SizeOf, moves: Callable[[str], bool]) -> list[_Strip]:
-    found = _strips(axis, size_of, moves)
+def _axis_strips(axis: Plus, length: int, how: _Cut) -> list[_Strip]:
+    found = _strips(axis, how)
     if found is None:
         return [(0, (Side(None, length, 1),))]
     strips = found[0]
@@ -226,21 +257,23 @@ def _axis_strips(axis: Plus, length: int, size_of: _SizeOf, moves: Callable[[str
     return strips
 
 
-def _strips(axis: Plus, size_of: _SizeOf, moves: Callable[[str], bool]) -> tuple[list[_Strip], int] | None:
+def _strips(axis: Plus, how: _Cut) -> tuple[list[_Strip], int] | None:
     """The strips of a sum, offsets and strides counted in its own elements, and its length."""
     strips: list[_Strip] = []
     start = 0
     for segment in axis.segments:
         if isinstance(segment, Leaf):
-            size = size_of(segment)
+            size = how.size_of(segment)
             if size is None:
                 return None
-            dim = segment.dim if segment.dim is not None and moves(segment.dim) else None
-            if size:
-                strips.append((start, (Side(dim, size, 1, still=dim is not None and segment.still),)))
+            dim = segment.dim if segment.dim is not None and how.moves(segment.dim) else None
+            if size and dim is None:
+                strips.append((start, (Side(None, size, 1),)))
+            elif size:
+                strips.append((start, (Side(dim, size, 1, still=segment.still, power=how.power(segment)),)))
             start += size
             continue
-        inner = _product(segment, size_of, moves)
+        inner = _product(segment, how)
         if inner is None:
             return None
         strips += [(start + offset, sides) for offset, sides in inner[0]]
@@ -248,11 +281,11 @@ def _strips(axis: Plus, size_of: _SizeOf, moves: Callable[[str], bool]) -> tuple
     return strips, start
 
 
-def _product(times: Times, size_of: _SizeOf, moves: Callable[[str], bool]) -> tuple[list[_Strip], int] | None:
+def _product(times: Times, how: _Cut) -> tuple[list[_Strip], int] | None:
     factors: list[list[_Strip]] = []
     stride = 1
     for factor in reversed(times.factors):
-        found = _strips(factor, size_of, moves)
+        found = _strips(factor, how)
         if found is None:
             return None
         factors.append([_scaled(strip, stride) for strip in found[0]])

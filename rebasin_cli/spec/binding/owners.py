@@ -46,6 +46,7 @@ def build_dims(
     sizes: Sizes,
     reasons: Mapping[str, str],
     signed: Collection[str] = (),
+    scaled: Collection[str] = (),
 ) -> dict[str, Dim]:
     """The dims, owners before what is within them.
 
@@ -66,7 +67,8 @@ def build_dims(
             add(owner)
         while owner is not None and size(owner) == 1:
             owner = owners.get(owner)
-        dims[name] = Dim(name, size(name), owner, reasons.get(name), name in signed and name not in reasons)
+        free = name not in reasons
+        dims[name] = Dim(name, size(name), owner, reasons.get(name), free and name in signed, free and name in scaled)
 
     for name in names:
         add(name)

@@ -18,14 +18,15 @@ from rebasin_cli.spec.language.pattern import (
     instance_of,
     rank,
 )
-from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, SignRule
+from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, ScaleRule, SignRule
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_COMPARED, MOST_LEAVES
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A single side: the symbol of its size, and the dim it carries if it is one (`still`: as of `DimName`).
+    """A single side: the symbol of its size, and the dim it carries if it is one (`still` and `inverse`: as
+    of `DimName`).
 
     Sizes are numbers, or the symbols `dim:conv.3`, `size:head_dim`, or one of the leaf's own (`_`).
     """
@@ -33,6 +34,7 @@ class Leaf:
     size: int | str
     dim: str | None = None
     still: bool = False
+    inverse: bool = False
 
     def __str__(self) -> str:
         if self.dim is not None or isinstance(self.size, int):
@@ -92,6 +94,7 @@ class Resolver:
         claims = list(claims)
         self.rules = [rule for rule in spec.rules if not _is_lifted(rule, claims)]
         self.signs = [sign for sign in spec.signs if not _is_lifted(sign, claims)]
+        self.scales = [scale for scale in spec.scales if not _is_lifted(scale, claims)]
         self._claims_of = Counter(id(claim.line) for claim in claims)
         definitions = Definitions()
         for claim in claims:
@@ -151,6 +154,10 @@ class Resolver:
     def has_signs(self, instance: Instance) -> bool:
         """Whether the `signs` section names one dim."""
         return any(self.match_name(sign.name, instance) is not None for sign in self.signs)
+
+    def has_scales(self, instance: Instance) -> bool:
+        """Whether the `scales` section names one dim."""
+        return any(self.match_name(scale.name, instance) is not None for scale in self.scales)
 
     def match_name(self, name: DimName, instance: Instance) -> Bindings | None:
         """The bindings under which `name` is `instance`, or None."""
@@ -273,7 +280,7 @@ class Resolver:
             if self._leaves > MOST_LEAVES:
                 what = f"{claim.key}: `{part}` and the like stand for more than {MOST_LEAVES:,} dims"
                 raise ResolutionError(Fault(what, claim.line.line))
-            return [Leaf(f"dim:{name}", name, part.still) for name in map(self.name_of, instances)]
+            return [Leaf(f"dim:{name}", name, part.still, part.inverse) for name in map(self.name_of, instances)]
         factors: list[Plus] = []
         for factor in (self._axis(factor, claim) for factor in part.factors):
             if not (factors and _is_one_open(factor) and _is_one_open(factors[-1])):  # (c _ _) is (c _)
@@ -320,7 +327,7 @@ class Resolver:
         return Leaf(f"_:{self._anonymous}")
 
 
-def _is_lifted(rule: Rule | SignRule, claims: Iterable[Claim]) -> bool:
+def _is_lifted(rule: Rule | SignRule | ScaleRule, claims: Iterable[Claim]) -> bool:
     """Whether a key exists that the rule excludes by `without`."""
     return any(template.match(claim.key) is not None for template in rule.without for claim in claims)
 

@@ -18,16 +18,22 @@ _WEIGHT = ".weight"
 @lru_cache(maxsize=128)
 def transposed(spec: PermutationSpec) -> PermutationSpec | None:
     """The spec with the weights of its linear layers transposed; None if no linear layer has a bias."""
-    biases = {
+    biases = biases_of(spec)
+    lines = tuple(_transposed_line(line, biases.get(layer_of(line))) for line in spec.lines)
+    return replace(spec, lines=lines) if lines != spec.lines else None
+
+
+def biases_of(spec: PermutationSpec) -> dict[str, Axis]:
+    """The axis of every bias, by the template of its layer (see `layer_of`)."""
+    return {
         line.template.text.removesuffix("?").removesuffix(".bias"): line.pattern.axes[0]
         for line in spec.lines
         if line.pattern is not None and len(line.pattern.axes) == 1 and line.template.text.rstrip("?").endswith(".bias")
     }
-    lines = tuple(_transposed_line(line, biases.get(_layer(line))) for line in spec.lines)
-    return replace(spec, lines=lines) if lines != spec.lines else None
 
 
-def _layer(line: Line) -> str:
+def layer_of(line: Line) -> str:
+    """The template of the layer whose weight a line describes; empty if it describes none."""
     text = line.template.text.rstrip("?")
     return text.removesuffix(_WEIGHT) if text.endswith(_WEIGHT) else ""
 

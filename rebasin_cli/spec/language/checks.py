@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from rebasin_cli.errors import did_you_mean
 from rebasin_cli.spec.language.pattern import DimName
-from rebasin_cli.spec.language.permutation_spec import Fault, Line, Rule, Shorthand, SignRule, SizeRule
+from rebasin_cli.spec.language.permutation_spec import (
+    RELU,
+    Fault,
+    Line,
+    Rule,
+    ScaleRule,
+    Shorthand,
+    SignRule,
+    SizeRule,
+)
 from rebasin_cli.spec.language.variables import Pick, Ref
 
 
@@ -60,48 +69,63 @@ def repeated_templates(lines: Sequence[Line]) -> Iterator[Fault]:
             yield Fault(f"the template `{line.template.text}` stands on {lines_}", line.line, "keep one of the two")
 
 
-def sign_faults(
-    lines: Sequence[Line], rules: Sequence[Rule], signs: Sequence[SignRule], shorthands: Sequence[Shorthand] = ()
+def acting_faults(
+    lines: Sequence[Line],
+    rules: Sequence[Rule],
+    signs: Sequence[SignRule],
+    scales: Sequence[ScaleRule],
+    shorthands: Sequence[Shorthand] = (),
 ) -> Iterator[Fault]:
-    """Faults of the `signs` section, and of `|dim|` in patterns."""
+    """Faults of the sections `signs` and `scales`, and of their marks in patterns."""
     patterns = [(ln.pattern, ln.line, ln.section) for ln in lines if ln.pattern is not None]
     patterns += [(shorthand.pattern, shorthand.line, "tensors") for shorthand in shorthands]
     names = [(name, line, section) for pattern, line, section in patterns for name in pattern.dim_names()]
     short = {shorthand.name.parts[0] for shorthand in shorthands}
-    signed = {_family(rule.name) for rule in signs}
     used = {_family(name): name for name, _, _ in names if name.parts[0] not in short}
     acts = {_family(name) for name, _, section in names if section == "tensors" and not name.still}
     owners = {_family(rule.owner) for rule in rules if rule.owner}
     indices = {_family(rule.name) for rule in rules if rule.index}
     fixed = {str(rule.name) for rule in rules if rule.fixed and not rule.without}
-    seen: set[str] = set()
-    for sign in signs:
-        name, family = sign.name, _family(sign.name)
-        what = f"dim `{name}` has signs"
-        if family not in used:
-            near = did_you_mean(str(name), sorted(map(str, used.values())))
-            yield Fault(f"dim `{name}` stands in no pattern", sign.line, near)
-        elif str(name) in seen:
-            yield Fault(f"{what} twice", sign.line, "keep one of the two")
-        elif not _is_plain(name):
-            yield Fault(f"dim `{name}`: a name in `signs` has {{i}}, {{first i}} or {{last i}} only", sign.line)
-        elif family in owners or family in indices:
-            acting = "dims are within it" if family in owners else "it acts on keys"
-            yield Fault(f"{what}, and {acting}", sign.line, "give signs to what is inside its units")
-        elif str(name) in fixed:
-            yield Fault(f"{what}, and is fixed", sign.line, "what stays as it is keeps its signs")
-        elif family not in acts:
-            yield Fault(f"{what}, which act nowhere: it stands in bars in every tensor", sign.line)
-        yield from _faults_of_condition(sign, lines)
-        seen.add(str(name))
+    for section, found in (("signs", signs), ("scales", scales)):
+        seen: set[str] = set()
+        for rule in found:
+            name, family = rule.name, _family(rule.name)
+            what = f"dim `{name}` has {section}"
+            if family not in used:
+                near = did_you_mean(str(name), sorted(map(str, used.values())))
+                yield Fault(f"dim `{name}` stands in no pattern", rule.line, near)
+            elif str(name) in seen:
+                yield Fault(f"{what} twice", rule.line, "keep one of the two")
+            elif not _is_plain(name):
+                yield Fault(f"dim `{name}`: a name in `{section}` has {{i}}, {{first i}} or {{last i}} only", rule.line)
+            elif family in owners or family in indices:
+                acting = "dims are within it" if family in owners else "it acts on keys"
+                yield Fault(f"{what}, and {acting}", rule.line, f"give {section} to what is inside its units")
+            elif str(name) in fixed:
+                yield Fault(f"{what}, and is fixed", rule.line, f"what stays as it is keeps its {section}")
+            elif family not in acts:
+                yield Fault(f"{what}, which act nowhere: it stands in bars in every tensor", rule.line)
+            if isinstance(rule, ScaleRule) and rule.needs not in ("", RELU):
+                yield Fault(f"dim `{name}` before `{rule.needs}`: scales are kept by {RELU} alone", rule.line)
+            yield from _faults_of_condition(rule, lines)
+            seen.add(str(name))
+    scaled = {_family(rule.name) for rule in scales}
+    marked = scaled | {_family(rule.name) for rule in signs}
     for name, line, _ in names:
-        if name.still and name.parts[0] in short:
-            yield Fault(f"`|{name}|`: a name of `axes` cannot stand in bars", line, "put the bars into `axes`")
-        elif name.still and _family(name) not in signed:
+        if (name.still or name.inverse) and name.parts[0] in short:
+            marked_name, how = (f"|{name}|", "in bars") if name.still else (f"/{name}", "behind `/`")
+            yield Fault(f"`{marked_name}`: a name of `axes` cannot stand {how}", line, "put the mark into `axes`")
+        elif name.still and _family(name) not in marked:
             yield Fault(
-                f"`|{name}|` says where the sign of dim `{name}` does not act, and it has none",
+                f"`|{name}|` says where sign and scale of dim `{name}` do not act, and it has none",
                 line,
-                "list it in `signs`, or leave out the bars",
+                "list it in `signs` or `scales`, or leave out the bars",
+            )
+        elif name.inverse and _family(name) not in scaled:
+            yield Fault(
+                f"`/{name}` says where the scale of dim `{name}` divides, and it has none",
+                line,
+                "list it in `scales`, or leave out the `/`",
             )
 
 
@@ -192,7 +216,7 @@ def _faults_of_rule(rule: Rule, mentions: Sequence[_Mention]) -> Iterator[Fault]
             )
 
 
-def _faults_of_condition(rule: Rule | SignRule, lines: Sequence[Line]) -> Iterator[Fault]:
+def _faults_of_condition(rule: Rule | SignRule | ScaleRule, lines: Sequence[Line]) -> Iterator[Fault]:
     """Keys of `without KEYS` that no line has: the rule would always hold."""
     known = [line.template.text.rstrip("?") for line in lines]
     for template in rule.without:

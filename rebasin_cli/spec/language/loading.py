@@ -11,13 +11,14 @@ from typing import TypeVar
 
 import rebasin_cli
 from rebasin_cli.errors import ContentError, did_you_mean
-from rebasin_cli.spec.language.checks import find_faults, repeated_templates, sign_faults
+from rebasin_cli.spec.language.checks import acting_faults, find_faults, repeated_templates
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.language.permutation_spec import (
     Line,
     Part,
     PermutationSpec,
     Rule,
+    ScaleRule,
     Section,
     Shorthand,
     SignRule,
@@ -30,8 +31,8 @@ from rebasin_cli.spec.limits import LONGEST_TEXT, MOST_LINES
 T = TypeVar("T")
 
 _KEYS = (
-    "name", "title", "model_types", "prefixes", "parts", "sizes", "axes", "dims", "signs", "stays", "tensors",
-    "buffers", "ignored",
+    "name", "title", "model_types", "prefixes", "parts", "sizes", "axes", "dims", "signs", "scales", "stays",
+    "tensors", "buffers", "ignored",
 )  # fmt: skip
 
 
@@ -83,7 +84,11 @@ class _Parser:
         sizes = tuple(self._size(key, value) for key, value in self._table(sections.get("sizes")))
         shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
         signs = tuple(self._sign(item) for item in self._items(sections.get("signs")))
-        for fault in (*find_faults(lines, rules, sizes, shorthands), *sign_faults(lines, rules, signs, shorthands)):
+        scales = tuple(self._scale(item) for item in self._items(sections.get("scales")))
+        for fault in (
+            *find_faults(lines, rules, sizes, shorthands),
+            *acting_faults(lines, rules, signs, scales, shorthands),
+        ):
             raise self.error(fault.what, fault.line, fault.remedy)
         parts = []
         for key, value in self._table(sections.get("parts")):
@@ -93,6 +98,7 @@ class _Parser:
         sizes += tuple(size for part in parts for size in part.sizes())
         shorthands += tuple(shorthand for part in parts for shorthand in part.shorthands())
         signs += tuple(sign for part in parts for sign in part.signs())
+        scales += tuple(scale for part in parts for scale in part.scales())
         for fault in repeated_templates(lines):
             raise self.error(fault.what, fault.line, fault.remedy)
         stays = [(k.text, self._text(v)) for k, v in self._table(sections.get("stays"))]
@@ -110,6 +116,7 @@ class _Parser:
             shorthands=shorthands,
             parts=tuple(part.spec.name for part in parts),
             signs=signs,
+            scales=scales,
         )
 
     def error(self, what: str, line: int, remedy: str = "") -> ContentError:
@@ -183,6 +190,11 @@ class _Parser:
     def _sign(self, item: Scalar) -> SignRule:
         name, without = self._condition(" ".join(item.text.split()), item.line)
         return SignRule(self._parsed(parse_dim_name, name, item.line), item.line, without)
+
+    def _scale(self, item: Scalar) -> ScaleRule:
+        said, without = self._condition(" ".join(item.text.split()), item.line)
+        name, _, needs = said.partition(" before ")
+        return ScaleRule(self._parsed(parse_dim_name, name, item.line), item.line, without, needs)
 
     def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:
         variable, _, keys = text.partition(" in ")

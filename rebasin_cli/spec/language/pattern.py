@@ -2,8 +2,9 @@
 
     pattern := axis (space axis)*             one per axis of the tensor, in order
     axis    := segment ('+' segment)*         one after the other along the axis
-    segment := '_' [':' size] | INT | dim | '|' dim '|' | '(' axis (space axis)* ')'     '( )': row-major product,
-                                                             outermost first; '| |': the sign of a unit does not act
+    segment := '_' [':' size] | INT | ['/'] dim | '|' dim '|' | '(' axis (space axis)* ')'     '( )': row-major product,
+                                                outermost first; '| |': neither sign nor scale of a unit acts; '/': its
+                                                scale divides where it would multiply, and multiplies where it divides
 
 After einops (Rogozhnikov, ICLR 2022): an axis says what it consists of, and the sizes follow from the shapes.
 """
@@ -21,9 +22,13 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"
     r"|(?P<anonymous>_(?![\w.{])(?::(?P<size>\d+(?!\w)|[A-Za-z]\w*))?)"
     r"|(?P<number>\d+)(?![\w.{])"
+    r"|/\s*(?P<inverse>[A-Za-z](?:[\w.]|\{[^{}]*\})*)"
     r"|\|\s*(?P<still>[A-Za-z](?:[\w.]|\{[^{}]*\})*)\s*\|"
     r"|(?P<dim>[A-Za-z](?:[\w.]|\{[^{}]*\})*))"
 )
+
+
+_KINDS = ("open", "close", "plus", "anonymous", "number", "inverse", "still", "dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +48,13 @@ class DimName:
     """A dim's name as a spec writes it: `kv.{i}`, `g.{b}.{<l}`, `embed`.
 
     Attributes:
-        still: whether the sign of a unit does not act where it stands here, `|embed|`.
+        still: whether neither sign nor scale of a unit acts where it stands here, `|embed|`.
+        inverse: whether its scale acts the other way round, `/qk.{i}`.
     """
 
     parts: tuple[str | Ref, ...]
     still: bool = False
+    inverse: bool = False
 
     def __str__(self) -> str:
         return ".".join(map(str, self.parts))
@@ -116,10 +123,12 @@ class Pattern:
 
     @property
     def with_bars(self) -> str:
-        """Its text with bars around the dims on which signs do not act, which are no part of what is permuted."""
+        """Its text with the marks of signs and scales, which are no part of what is permuted."""
 
         def marked(atom: Atom) -> Iterable[Segment]:
-            return (DimName((f"|{atom}|",)) if isinstance(atom, DimName) and atom.still else atom,)
+            if not isinstance(atom, DimName):
+                return (atom,)
+            return (DimName((f"|{atom}|" if atom.still else f"/{atom}" if atom.inverse else str(atom),)),)
 
         return str(self.replaced(marked))
 
@@ -193,7 +202,7 @@ class _Reader:
             at = len(self.text) - len(self.text[self.position :].lstrip())
             raise ValueError(f"`{self.text}`: cannot read `{self.text[at:]}` at character {at + 1}")
         self.position = match.end()
-        self.kind = next(k for k in ("open", "close", "plus", "anonymous", "number", "still", "dim") if match[k])
+        self.kind = next(k for k in _KINDS if match[k])
         self.token = match[self.kind]
         self.size = match["size"]
 
@@ -228,8 +237,8 @@ class _Reader:
         if number is not None and not (len(number) <= 10 and 1 <= int(number) <= LARGEST_SIZE):
             raise self.error(f"a side of size {number[:20]}")
         try:
-            if kind in ("dim", "still"):
-                atom: Atom = replace(_dim_name(token), still=kind == "still")
+            if kind in ("dim", "still", "inverse"):
+                atom: Atom = replace(_dim_name(token), still=kind == "still", inverse=kind == "inverse")
             else:
                 atom = Anonymous(size if number is None else int(number))
         except ValueError as error:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 Section = Literal["tensors", "buffers", "ignored"]
 
+RELU = "ReLU"
+"""What keeps a positive scale: ReLU, leaky ReLU with any slope, and nothing at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -90,6 +93,21 @@ class SignRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleRule:
+    """A dim of the `scales` section: what each of its units writes may be multiplied, and what reads it divided.
+
+    Attributes:
+        without: as of `Rule`.
+        needs: what must follow the units for this to keep the function, where shapes do not tell it: `ReLU`.
+    """
+
+    name: DimName
+    line: int
+    without: tuple[Template, ...] = ()
+    needs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SizeRule:
     """A rule of the `sizes` section about a named size or a dim: the first expression that has a value counts.
 
@@ -137,14 +155,26 @@ class PermutationSpec:
     parts: tuple[str, ...] = ()
     text: str = ""
     signs: tuple[SignRule, ...] = ()
+    scales: tuple[ScaleRule, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Over the canonical parsed form of what is permuted: comments, order of sections and spacing do not change it.
 
-        `signs` are no part of it: they have a hash of their own.
+        `signs` and `scales` are no part of it: each has a hash of its own.
         """
         return _hash_of(self)
+
+    @property
+    def scales_sha256(self) -> str:
+        """Over which dims may be scaled, and where this does not act or acts the other way round."""
+        rules = sorted([str(rule.name), *sorted(t.text for t in rule.without)] for rule in self.scales)
+        marked = sorted(
+            [line.template.text, line.pattern.with_bars]
+            for line in self.lines
+            if line.pattern is not None and any(name.still or name.inverse for name in line.pattern.dim_names())
+        )
+        return hashlib.sha256(json.dumps([rules, marked]).encode()).hexdigest()
 
     @property
     def signs_sha256(self) -> str:
@@ -234,6 +264,12 @@ class Part:
         for rule in self.spec.signs:
             without = tuple(template.under(self.prefix) for template in rule.without)
             yield SignRule(self._name(rule.name), self.line, without)
+
+    def scales(self) -> Iterator[ScaleRule]:
+        """Its dims with scales."""
+        for rule in self.spec.scales:
+            without = tuple(template.under(self.prefix) for template in rule.without)
+            yield replace(rule, name=self._name(rule.name), line=self.line, without=without)
 
     def sizes(self) -> Iterator[SizeRule]:
         """Its rules of sizes."""

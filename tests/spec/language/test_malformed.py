@@ -150,13 +150,28 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
     ),
     "bars around a dim without signs": (
         "tensors:\n  a: '|h| _'\n",
-        ["`|h|` says where the sign of dim `h` does not act, and it has none", "list it in `signs`"],
+        ["`|h|` says where sign and scale of dim `h` do not act, and it has none", "list it in `signs` or `scales`"],
         2,
     ),
     "bars around a name of axes": (
         "axes:\n  in: a + b\nsigns:\n  - a\ntensors:\n  x: '|in|'\n  y: a b\n",
         ["`|in|`: a name of `axes` cannot stand in bars"],
         6,
+    ),
+    "a slash before a dim without scales": (
+        "tensors:\n  a: /h _\n",
+        ["`/h` says where the scale of dim `h` divides, and it has none", "list it in `scales`"],
+        2,
+    ),
+    "scales before another function": (
+        "scales:\n  - h before tanh\ntensors:\n  a: h _\n",
+        ["dim `h` before `tanh`: scales are kept by ReLU alone"],
+        2,
+    ),
+    "scales of a dim with others within it": (
+        "dims:\n  v: within g\nscales:\n  - g\ntensors:\n  a: (g v)\n",
+        ["dim `g` has scales, and dims are within it"],
+        4,
     ),
     "bars around nothing": ("tensors:\n  a: '|| h'\n", ["cannot read `|| h`"], 2),
     "bars without quotes": ("signs:\n  - h\ntensors:\n  a: |h|\n", ["not valid YAML", "start with '|'"], 4),
