@@ -7,10 +7,11 @@ import torch
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.scales import balance, balanced, with_scales
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.proof import Subject
-from rebasin_cli.spec import bind, find_spec
+from rebasin_cli.spec import Layout, bind, find_spec
 
 NOISE = 1e-3
 """Of each tensor's own scale."""
@@ -44,3 +45,38 @@ def shortfall(name: str, subject: Subject, seeds: int = 1, *, signs: bool = Fals
         if best <= 1e-9:
             return best, seed + 1
     return best, seeds
+
+
+def distance_left(name: str, subject: Subject, seeds: int = 5) -> float:
+    """‖A − g(B)‖ after a match with permutations, signs and scales, as a share of the noise in B.
+
+    B is the network and noise, then permuted, turned and scaled at random; starts from identity with one seed after
+    another until nothing but noise is left.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
+    layout = bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides, signs=True, scales=True)
+    generator = torch.Generator().manual_seed(2)
+    a = {key: tensor.double() for key, tensor in subject.state.items() if key in _counted(layout)}
+    state = {**subject.state, **a}
+    noisy = dict(state)
+    for key, tensor in a.items():
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        noisy[key] = tensor + NOISE * float(tensor.square().mean().sqrt()) * noise
+    b = dict(permuted(Permutation.random(layout, 1), layout, noisy))
+    one, two = (balanced(layout, each, balance(layout, each)) for each in (state, b))
+    problem = Problem(layout.without_scales(), {key: one[key] for key in b}, {key: two[key] for key in b})
+    best = float("inf")
+    for seed in range(seeds):
+        found = with_scales(layout, state, b, match_by_weights(problem, Resources(seed=seed)).permutation)
+        moved = permuted(found, layout, b)
+        left, planted = (
+            sum(float((a[key] - other[key]).square().sum()) for key in a) ** 0.5 for other in (moved, noisy)
+        )
+        best = min(best, left / planted)
+        if best <= 1.5:
+            break
+    return best
+
+
+def _counted(layout: Layout) -> set[str]:
+    return {key for key, bound in layout.tensors.items() if bound.section == "tensors"}
