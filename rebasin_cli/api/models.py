@@ -13,7 +13,7 @@ from rebasin_cli.api.calls import public
 from rebasin_cli.api.showing import Shown
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.pipeline.inputs import Source
+from rebasin_cli.pipeline.inputs import Source, named_source
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.safe_text import first_names
 
@@ -80,7 +80,7 @@ def given_model(name: str, value: Model, progress: Progress) -> GivenModel:
         path = os.fspath(value)
         if not isinstance(path, str) or not path:
             raise UsageError(f"{name} is {path!r}, which is no path", remedy="name a file or a folder")
-        return GivenModel(Source.file(Path(path)))
+        return GivenModel(named_source(Path(path), progress))
     from torch import Tensor, nn
 
     from rebasin_cli.checkpoints.held import held_checkpoint

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from rebasin_cli.checkpoints.reader import StableFile
 from rebasin_cli.checkpoints.stored import Storage, storage_of
 from rebasin_cli.checkpoints.unpickling import PickleFault, Unpickled, stand_for, unpickle
-from rebasin_cli.checkpoints.zips import open_zip
+from rebasin_cli.checkpoints.zips import open_zip, record_start
 from rebasin_cli.errors import ContentError
+from rebasin_cli.safe_text import shell_word
 
 RESAVE = "save the state dict alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
 DAMAGED = "the file is damaged or incomplete: download or save it again"
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
-_LOCAL_HEADER = 30  # bytes; name and extra field follow it
 
 
 class Archive(Protocol):
@@ -72,16 +72,12 @@ class _ZipArchive:
     def _find(self, name: str) -> tuple[int, int]:
         """Position and size of a record's bytes, by the header before them (it is padded, so that they are aligned)."""
         record = self._records[name]
-        where = record.header_offset
         if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
             raise PickleFault(f"the record {name} is compressed, as torch does not write it: unpack and save it again")
-        if not 0 <= where <= self._file.size - _LOCAL_HEADER:
-            raise PickleFault(f"the record {name} is not where the archive's directory says, or is cut off")
-        head = self._file.read_bytes(where, _LOCAL_HEADER)
-        start = where + _LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-        if head[:4] != b"PK\x03\x04" or start + record.file_size > self._file.size:
-            raise PickleFault(f"the record {name} is not where the archive's directory says, or is cut off")
-        return start, record.file_size
+        try:
+            return record_start(self._file, record), record.file_size
+        except ValueError as error:
+            raise PickleFault(str(error)) from None
 
 
 def _records(file: StableFile) -> Mapping[str, zipfile.ZipInfo]:
@@ -100,11 +96,13 @@ def _records(file: StableFile) -> Mapping[str, zipfile.ZipInfo]:
         raise ContentError("this is a TorchScript program, not a state dict", where=where, remedy=RESAVE)
     if "data.pkl" not in names:
         what = "other files"
+        remedy = RESAVE
         if any(name.endswith(".npy") for name in names):
-            what = "NumPy arrays (.npz)"
+            what = "NumPy arrays (.npz) and other files"
         elif "model.weights.h5" in names:
             what = "a Keras model (.keras)"
-        raise ContentError(f"this is a zip archive of {what}, not a checkpoint", where=where, remedy=RESAVE)
+            remedy = f"unpack its weights, and name them: unzip {shell_word(where)} model.weights.h5"
+        raise ContentError(f"this is a zip archive of {what}, not a checkpoint", where=where, remedy=remedy)
     by_name = {record.filename: record for record in records}
     if len(by_name) != len(records):
         raise ContentError("the archive has two records of one name", where=where, remedy=DAMAGED)

@@ -1,6 +1,6 @@
 """Folders that hold other things than one network's weights, and what to do with each kind.
 
-A pipeline of diffusers, an adapter (LoRA), or weights of another library only.
+A pipeline of diffusers, or weights of another library only.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from rebasin_cli.checkpoints.quantised import MERGE_ADAPTER
 from rebasin_cli.errors import ContentError, RebasinError
 from rebasin_cli.files import read_json
 from rebasin_cli.safe_text import shell_word
 
-_PIPELINE, _ADAPTER = "model_index.json", "adapter_config.json"
+_PIPELINE = "model_index.json"
 _JSON_LIMIT = 1 << 20  # bytes
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _SHOWN = 8
@@ -54,20 +53,6 @@ def refuse_pipeline(folder: Path, names: Collection[str]) -> None:
     )
 
 
-def refuse_adapter(folder: Path, chosen: str, names: Collection[str]) -> None:
-    """Refuse an adapter: it is a difference to a network, and not one itself.
-
-    Args:
-        chosen: the file that would be opened.
-    Raises:
-        ContentError: saying how to merge it into its network.
-    """
-    if _ADAPTER not in names or not chosen.startswith("adapter_model"):
-        return
-    what = "this folder holds an adapter (LoRA), and not a network"
-    raise ContentError(what, where=str(folder), remedy=MERGE_ADAPTER)
-
-
 def refuse_others(folder: Path, names: Collection[str]) -> None:
     """Refuse a folder that has weights, but of another library only.
 
@@ -80,8 +65,8 @@ def refuse_others(folder: Path, names: Collection[str]) -> None:
             raise ContentError(
                 f"the folder has weights of {what} only: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}",
                 where=str(folder),
-                remedy="get the safetensors of the same model, or load these with their own library and save them "
-                "as safetensors",
+                remedy="get the safetensors of the same model; .msgpack and .h5 are read if the file is named, with a "
+                "spec of its names: --arch FILE.yaml",
             )
 
 

@@ -16,13 +16,16 @@ from rebasin_cli.checkpoints.header import LENGTH_BYTES, MAX_HEADER
 from rebasin_cli.errors import ContentError, human_bytes, system_failure
 from rebasin_cli.files import not_regular, open_regular
 
-Kind = Literal["safetensors", "zip", "pickle"]
+Kind = Literal["safetensors", "zip", "pickle", "msgpack", "hdf5"]
 
 _HEAD = 512
 _TAR_AT = 257  # where a tar archive has its name, in bytes
 _CONVERT = "load it with its own library and save the weights as safetensors, or get the safetensors of the same model"
 _PIPE = "pass a pipe's contents with -"
-_READS = "checkpoints are read from safetensors files, or from torch's .pt, .pth, .bin and .ckpt"
+_READS = (
+    "checkpoints are read from safetensors files, from torch's .pt, .pth, .bin and .ckpt, and as arrays by name from "
+    ".npz, Flax's .msgpack and Keras's .h5"
+)
 
 # (how the file begins, what it is, what to do)
 _FOREIGN = (
@@ -32,7 +35,6 @@ _FOREIGN = (
         "use the model it was made of",
     ),
     (b"version https://git-lfs", "a git-lfs pointer and not the weights themselves", "fetch them: git lfs pull"),
-    (b"\x89HDF\r\n", "an HDF5 file (Keras)", _CONVERT),
     (b"\x93NUMPY", "a NumPy array", _READS),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"BZh", "a bzip2 archive", "unpack it first"),
@@ -42,7 +44,6 @@ _FOREIGN = (
 # Files without typical first bytes are recognised by name, after all others.
 _FOREIGN_NAMES = (
     (re.compile(r"\.onnx$"), "an ONNX graph"),
-    (re.compile(r"\.msgpack$"), "a msgpack file (Flax)"),
     (re.compile(r"\.tflite$"), "a TensorFlow Lite graph"),
     (re.compile(r"\.pb$"), "a TensorFlow graph"),
     (re.compile(r"\.(?:data-\d+-of-\d+|index|meta)$"), "a part of a TensorFlow checkpoint"),
@@ -91,8 +92,17 @@ def kind_of(path: Path) -> Kind:
         )  # fmt: skip
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
+    if head.startswith(b"\x89HDF\r\n"):
+        return "hdf5"
+    if path.suffix == ".msgpack" or _is_msgpack(head):
+        return "msgpack"
     _refuse_foreign(head, size, path)
     return "safetensors"  # its parser says what is wrong
+
+
+def _is_msgpack(head: bytes) -> bool:
+    """Whether it begins with a map whose first key is a short text."""
+    return len(head) > 1 and head[:1] in _MAPS and 0xA0 <= head[1] <= 0xBF
 
 
 def _refuse_foreign(head: bytes, size: int, path: Path) -> None:
@@ -106,9 +116,8 @@ def _refuse_foreign(head: bytes, size: int, path: Path) -> None:
             where=str(path),
             remedy="download it again; a gated model needs a login",
         )
-    msgpack = head[:1] in _MAPS and 0xA0 <= head[1:2][0] <= 0xBF if len(head) > 1 else False
     for pattern, what in _FOREIGN_NAMES:
-        if pattern.search(path.name) or (msgpack and "msgpack" in what) or (b"onnx" in head and "ONNX" in what):
+        if pattern.search(path.name) or (b"onnx" in head and "ONNX" in what):
             raise ContentError(f"this is {what}, and not a checkpoint that is read", where=str(path), remedy=_CONVERT)
     if head.strip() and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
         line = head[:40].decode("ascii").strip().splitlines()[0]

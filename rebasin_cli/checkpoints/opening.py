@@ -10,12 +10,13 @@ import re
 import stat
 from pathlib import Path
 
+from rebasin_cli.checkpoints.adapters import refuse_adapter_file
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, read_config
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
 from rebasin_cli.checkpoints.members import copies, expanded, is_pattern, listed, member_file
-from rebasin_cli.checkpoints.quantised import refuse_adapter_file, refuse_placeholders, refuse_quantised
-from rebasin_cli.checkpoints.reader import SafetensorsFile, TensorFile
+from rebasin_cli.checkpoints.quantised import refuse_placeholders, refuse_quantised
+from rebasin_cli.checkpoints.reader import SafetensorsFile, StableFile, TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.safe_text import shell_word
 
@@ -25,7 +26,7 @@ _FILE_NAME = re.compile(r"\.(?:safetensors|json|bin|pth?|ckpt)$")
 
 
 def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False) -> Checkpoint:
-    """Open a safetensors file, a file of torch.save, a folder with weights, or an index of shards.
+    """Open a safetensors file, a file of torch.save or of arrays by name, a folder with weights, or an index of shards.
 
     Reads headers and pickles only. The contents of a file decide its kind, not its name.
 
@@ -74,6 +75,10 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
         )
     if kind == "safetensors":
         return SafetensorsFile(path) if key is None else _member_of_safetensors(path, key)
+    if kind in ("msgpack", "hdf5") or (kind == "zip" and _is_npz(path)):
+        from rebasin_cli.checkpoints.arrays import ArrayFile
+
+        return ArrayFile(path, "npz" if kind == "zip" else kind, key, named)
     from rebasin_cli.checkpoints.pickles import PickleFile
 
     def open_network(name: str | None) -> TensorFile:
@@ -102,6 +107,12 @@ def _member_of_safetensors(path: Path, key: str) -> TensorFile:
     )  # fmt: skip
 
 
+def _is_npz(path: Path) -> bool:
+    from rebasin_cli.checkpoints.zips import is_npz
+
+    return is_npz(StableFile(path))
+
+
 def _refuse_long_names(checkpoint: Checkpoint) -> None:
     """Refuse names longer than any module's path: comparing them with many patterns takes long."""
     longest = max(checkpoint.infos, key=len, default="")
@@ -126,6 +137,6 @@ def _refuse_hub_name(path: Path) -> None:
     text = str(path)
     if _HUB_NAME.fullmatch(text) and not _FILE_NAME.search(text) and not os.path.lexists(path.parent):
         raise SystemFailure(
-            f"cannot read {text}: there is no folder {path.parent}, and names of models on a hub are not looked up",
-            remedy=f"download it, and name the folder: hf download {text} --local-dir {path.name}",
+            f"cannot read {text}: there is no folder {path.parent}",
+            remedy=f"if it is a model on the Hugging Face hub, name it hf:{text}",
         )

@@ -1,8 +1,8 @@
-"""Packed weights, placeholders and adapters, recognised by their tensors' names and refused before any is read.
+"""Packed weights and placeholders, recognised by their tensors' names and refused before any is read.
 
 Formats of packed quantised weights keep several weights in one integer, or a scale for each block of them: a unit is
 no longer a row or a column, so that moving rows and columns would give another function without any error.
-Placeholders have no values, and adapters are a difference to a network that is elsewhere.
+Placeholders have no values.
 """
 
 from __future__ import annotations
@@ -12,11 +12,6 @@ from collections.abc import Mapping
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.errors import ContentError
-
-MERGE_ADAPTER = (
-    "merge it into its network first, with peft: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
-    ".merge_and_unload().save_pretrained('merged'), and name merged"
-)
 
 # (format, how the names of its tensors end, further names that must exist); the first that matches is reported.
 _FORMATS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -55,7 +50,6 @@ def refuse_quantised(infos: Mapping[str, TensorInfo], where: str) -> None:
 
 
 _PLACEHOLDER = re.compile(r"(?:^|\.)(?:weight|bias)$")
-_ADAPTER = re.compile(r"(?:^|[._])lora_(?:[AB]|up|down|embedding_[AB]|magnitude_vector)(?:$|\.)|\.alpha$")
 
 
 def refuse_placeholders(infos: Mapping[str, TensorInfo], where: str) -> None:
@@ -71,16 +65,4 @@ def refuse_placeholders(infos: Mapping[str, TensorInfo], where: str) -> None:
             "them: the values are in the other files of the checkpoint",
             where=where,
             remedy="gather them in the folder of the checkpoint: python zero_to_fp32.py . gathered, and name gathered",
-        )
-
-
-def refuse_adapter_file(infos: Mapping[str, TensorInfo], where: str) -> None:
-    """Refuse a file with only an adapter's tensors.
-
-    Raises:
-        ContentError: saying how to merge it.
-    """
-    if all(_ADAPTER.search(key) for key in infos) and any("lora_" in key for key in infos):
-        raise ContentError(
-            f"{next(iter(infos))}: this is an adapter (LoRA), and not a network", where=where, remedy=MERGE_ADAPTER
         )

@@ -6,11 +6,13 @@ Nothing is guessed: where a folder could be read in two ways, the user is asked 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+from rebasin_cli.checkpoints.adapters import refuse_adapter
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Folder, Index, read_config
-from rebasin_cli.checkpoints.folders import refuse_adapter, refuse_others, refuse_pipeline
+from rebasin_cli.checkpoints.folders import refuse_others, refuse_pipeline
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, system_failure
 from rebasin_cli.files import read_json
@@ -39,14 +41,11 @@ def open_folder(folder: Path, open_file: Callable[[Path], TensorFile]) -> Checkp
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() or entry.is_symlink())
     except OSError as error:
         raise system_failure(error, folder, "read") from error
-    for suffixes in _FORMATS:
-        weights = [n for n in names if n.endswith(suffixes) and not n.startswith((".", *_NOT_WEIGHTS))]
-        indexes = [n for n in names if n.endswith(tuple(s + INDEX_SUFFIX for s in suffixes))]
-        if not weights and not indexes:
-            continue
+    weights, indexes = weights_among(names)
+    if weights or indexes:
         if len(weights) != 1 or indexes:
             refuse_pipeline(folder, names)
-        chosen = _choose(weights, indexes, folder)
+        chosen = choose_weights(names, folder)
         refuse_adapter(folder, chosen, names)
         if chosen in indexes:
             return open_index(folder / chosen, open_file, named=folder)
@@ -69,16 +68,7 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
     Raises:
         ContentError: not an index; a shard outside the folder, absent, or with other tensors than the index says.
     """
-    index = read_json(path, _INDEX_LIMIT)
-    weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
-    if not isinstance(index, Mapping) or not isinstance(weight_map, Mapping) or not weight_map:
-        raise ContentError(
-            "this JSON is not an index of shards: it has no weight_map", where=str(path),
-            remedy="name the folder, a checkpoint, or its model.safetensors.index.json",
-        )  # fmt: skip
-    shards: dict[str, set[str]] = {}
-    for key, name in weight_map.items():
-        shards.setdefault(_inside(key, name, path), set()).add(key)
+    index, shards = _read_index(path)
     files: dict[str, TensorFile] = {}
     for name in sorted(shards):
         shard = path.parent / name
@@ -105,8 +95,34 @@ def open_index(path: Path, open_file: Callable[[Path], TensorFile], *, named: Pa
     return _opened(named or path, files, path.parent, described)
 
 
-def _choose(weights: list[str], indexes: list[str], folder: Path) -> str:
-    """The one name to open: an index before the files that it lists, a usual name before others."""
+def shards_of(index: Path) -> list[str]:
+    """The files that an index of shards lists, seen from its folder.
+
+    Raises:
+        ContentError: it is no index, or points outside its folder. SystemFailure: it cannot be read.
+    """
+    return sorted(_read_index(index)[1])
+
+
+def weights_among(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Of the files of one folder, those of weights and the indexes of shards, in the first format that it has."""
+    for suffixes in _FORMATS:
+        weights = [n for n in names if n.endswith(suffixes) and not n.startswith((".", *_NOT_WEIGHTS))]
+        indexes = [n for n in names if n.endswith(tuple(s + INDEX_SUFFIX for s in suffixes))]
+        if weights or indexes:
+            return weights, indexes
+    return [], []
+
+
+def choose_weights(names: Collection[str], folder: Path) -> str:
+    """The one name to open: an index before the files that it lists, a usual name before others.
+
+    Args:
+        names: the files of a folder that has weights; folder: is named in messages alone.
+    Raises:
+        ContentError: it is not clear which is meant.
+    """
+    weights, indexes = weights_among(names)
     usual_indexes = [n for n in indexes if n.split(".")[0] in _USUAL and n.count(".") == 3]
     for candidates in (indexes, usual_indexes):
         if len(candidates) == 1:
@@ -121,13 +137,28 @@ def _choose(weights: list[str], indexes: list[str], folder: Path) -> str:
     for candidates in ([] if indexes else weights, [] if indexes else usual):
         if len(candidates) == 1:
             return candidates[0]
-    names = indexes or weights
+    several = indexes or weights
     raise ContentError(
-        f"the folder has {len(names)} {'indexes' if indexes else 'files of weights'} and no way to tell "
-        f"which is meant: {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}",
+        f"the folder has {len(several)} {'indexes' if indexes else 'files of weights'} and no way to tell "
+        f"which is meant: {', '.join(several[:6])}{' ...' if len(several) > 6 else ''}",
         where=str(folder),
         remedy="name one of them" if indexes else "name one of them, or restore model.safetensors.index.json",
     )
+
+
+def _read_index(path: Path) -> tuple[Mapping[str, Any], dict[str, set[str]]]:
+    """An index, and the tensors that it says are in each shard."""
+    index = read_json(path, _INDEX_LIMIT)
+    weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
+    if not isinstance(index, Mapping) or not isinstance(weight_map, Mapping) or not weight_map:
+        raise ContentError(
+            "this JSON is not an index of shards: it has no weight_map", where=str(path),
+            remedy="name the folder, a checkpoint, or its model.safetensors.index.json",
+        )  # fmt: skip
+    shards: dict[str, set[str]] = {}
+    for key, name in weight_map.items():
+        shards.setdefault(_inside(key, name, path), set()).add(key)
+    return index, shards
 
 
 def _inside(key: str, name: object, path: Path) -> str:

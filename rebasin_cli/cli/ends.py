@@ -13,6 +13,7 @@ from rebasin_cli.errors import UsageError
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.inputs import Source
     from rebasin_cli.pipeline.layouts import SpecChoice
+    from rebasin_cli.pipeline.progress import Progress
     from rebasin_cli.report.document import RunDocument
 
 
@@ -37,7 +38,9 @@ def both_or_none(what: str, a: Path | None, b: Path | None, usage: str) -> None:
         raise UsageError(f"a {what} needs two checkpoints, and one is named", remedy=usage)
 
 
-def ends_of(a: Path | None, b: Path | None, spec: SpecChoice, cleanup: ExitStack, usage: str) -> Ends:
+def ends_of(
+    a: Path | None, b: Path | None, spec: SpecChoice, cleanup: ExitStack, progress: Progress, usage: str
+) -> Ends:
     """The ends that are named, or those of the document that is piped in.
 
     Raises:
@@ -45,7 +48,7 @@ def ends_of(a: Path | None, b: Path | None, spec: SpecChoice, cleanup: ExitStack
             such run.
     """
     if a is not None and b is not None:
-        one, two = sources([a, b], cleanup)
+        one, two = sources([a, b], cleanup, progress)
         return Ends(one, two, spec)
     from rebasin_cli.pipeline.resume import from_document
 

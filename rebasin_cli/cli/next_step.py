@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rebasin_cli.checkpoints.hub import PREFIX
 from rebasin_cli.cli.messages import called
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.names import short_path
 from rebasin_cli.safe_text import shell_word
 
@@ -38,8 +40,8 @@ def next_command(document: RunDocument, document_file: Path | None) -> str:
         sizes = [
             word for name, size in document.architecture.options.set.items() for word in ("--set", f"{name}={size}")
         ]
-        path = short_path(document.inputs["checkpoint"].path)
-        return _shell(["arch", "show", document.architecture.name, path, *sizes])
+        entry = document.inputs["checkpoint"]
+        return _shell(["arch", "show", document.architecture.name, _on_hub(entry) or short_path(entry.path), *sizes])
     if document.architectures:
         return _shell(["arch", "show", document.architectures[0].name])
     if document_file is not None and document.outputs:
@@ -51,7 +53,14 @@ def next_command(document: RunDocument, document_file: Path | None) -> str:
 def _piped(words: Sequence[str], document: RunDocument) -> set[str]:
     """Roles of inputs that the call does not name, as they came with a document through a pipe."""
     named = {os.path.abspath(word) for word in words}
-    return {role for role in ("a", "b") if role in document.inputs and document.inputs[role].path not in named}
+    ends = {role: document.inputs[role] for role in ("a", "b") if role in document.inputs}
+    return {role for role, entry in ends.items() if entry.path not in named and not _on_hub(entry)}
+
+
+def _on_hub(entry: InputRecord) -> str:
+    """What was typed for an input that was fetched; empty for a file."""
+    name = f"{PREFIX}{entry.repository}"
+    return next((w for w in called.get() if entry.repository and re.match(rf"{re.escape(name)}(?:[@/]|$)", w)), "")
 
 
 def _kept(words: Sequence[str]) -> Iterator[str]:

@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from rebasin_cli.checkpoints.hub import PREFIX, hub_name
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.user_code import is_named
 from rebasin_cli.report.document import InvocationRecord, RunDocument
@@ -55,13 +56,14 @@ class Call:
     Attributes:
         folder: where it was called, and is again if it runs code.
         into: where its outputs go.
-        code: the options of it that run code.
+        code: the options of it that run code; fetched: its words that name something on the hub.
     """
 
     words: tuple[str, ...]
     folder: Path
     into: Path
     code: tuple[str, ...]
+    fetched: tuple[str, ...] = ()
 
     def run(self, stdin: bytes) -> tuple[int, bytes]:
         """Call it, with what the command before it printed; its exit code, and what it prints."""
@@ -94,7 +96,8 @@ def calls_of(document: RunDocument, into: Path) -> list[Call]:
             remedy="`rebasin align`, `interpolate`, `merge`, `apply` and `repair` write documents that do",
         )
     folders = [into / f"{i}-{_command(r)}" for i, r in enumerate(records, 1)] if len(records) > 1 else [into]
-    return [_call(record, document.outputs, folder) for record, folder in zip(records, folders, strict=True)]
+    commits = {entry.repository: entry.commit for entry in document.inputs.values() if entry.commit}
+    return [_call(record, document.outputs, folder, commits) for record, folder in zip(records, folders, strict=True)]
 
 
 def _command(record: InvocationRecord) -> str:
@@ -106,7 +109,7 @@ def _command(record: InvocationRecord) -> str:
     return name
 
 
-def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path) -> Call:
+def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path, commits: Mapping[str, str]) -> Call:
     """One command, with absolute inputs and with its outputs in `into`."""
     from rebasin_cli.cli.main import program
 
@@ -123,7 +126,7 @@ def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path) -> C
     for parameter in command.params:
         if parameter.name not in given:
             continue
-        values = [_value(parameter.name, value, folder, into, name) for value in _each(given[parameter.name])]
+        values = [_value(parameter.name, v, folder, into, name, commits) for v in _each(given[parameter.name])]
         if parameter.param_type_name == "argument":
             arguments += values
         else:
@@ -132,7 +135,8 @@ def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path) -> C
         options.append(f"--output={into / _file_name(outputs.get(_UNNAMED[name], ''))}")
     named = [(p, value) for p in sorted(_CODE & given.keys()) for value in _each(given[p])]
     code = tuple(f"--{p.replace('_', '-')} {value}" for p, value in named if _runs(p, value))
-    return Call((name, "--json", *options, *(["--", *arguments] if arguments else ())), folder, into, code)
+    words = (name, "--json", *options, *(["--", *arguments] if arguments else ()))
+    return Call(words, folder, into, code, tuple(w for w in words if w.rpartition("=")[2].startswith(PREFIX)))
 
 
 def _is_typed(context: typer.Context, name: str) -> bool:
@@ -159,7 +163,13 @@ def _words(parameter: Any, values: Sequence[str]) -> Iterator[str]:
             yield parameter.secondary_opts[0]
 
 
-def _value(name: str, value: Any, folder: Path, into: Path, command: str) -> str:
+def _pinned(text: str, commits: Mapping[str, str]) -> str:
+    """A name on the hub with the commit that the run read: what is there now may be another one."""
+    name = hub_name(text)
+    return str(replace(name, revision=commits.get(name.repo, name.revision)))
+
+
+def _value(name: str, value: Any, folder: Path, into: Path, command: str, commits: Mapping[str, str]) -> str:
     text = str(value.value if isinstance(value, Enum) else value)
     if name in WRITTEN:
         return str(into / (f"{command}.safetensors" if text == "-" else _file_name(text)))
@@ -168,6 +178,8 @@ def _value(name: str, value: Any, folder: Path, into: Path, command: str) -> str
     if text == "-":
         raise ContentError("an input came through a pipe, and cannot be read again", remedy="name a file by hand")
     path = os.path.join(folder, text)
+    if text.startswith(PREFIX) and not os.path.lexists(path):
+        return text if name in ("data", "fit_data") else _pinned(text, commits)
     if name == "arch":
         return path if text.endswith((".yaml", ".yml")) or os.sep in text else text
     return text if name in _CODE and is_named(text) and not os.path.lexists(path) else path

@@ -15,6 +15,7 @@ from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.inputs import Source
+    from rebasin_cli.pipeline.progress import Progress
     from rebasin_cli.report.document import RunDocument
 
 PIPE = Path("-")
@@ -126,28 +127,31 @@ def read_piped_document(usage: str) -> RunDocument:
     return placed_in(from_json(data.decode("utf-8", "replace"), "stdin"), Path.cwd())
 
 
-def sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
+def sources(paths: list[Path], cleanup: ExitStack, progress: Progress) -> list[Source]:
     """Inputs that can be opened; `-` is spooled to a temporary file that goes when `cleanup` closes.
 
     Raises:
-        UsageError: two inputs are stdin, or nothing comes through it.
+        UsageError: two inputs are stdin, or nothing comes through it. RebasinError: the hub does not give one.
     """
-    from rebasin_cli.pipeline.inputs import Source
+    from rebasin_cli.pipeline.inputs import Source, named_source
 
     if sum(path == PIPE for path in paths) > 1:
         raise UsageError("only one input can be `-`", remedy="name a file for the other")
-    return [Source(_spool(cleanup), PIPE) if path == PIPE else Source.file(path) for path in paths]
+    return [Source(_spool(cleanup), PIPE) if path == PIPE else named_source(path, progress) for path in paths]
 
 
-def many_sources(paths: list[Path], cleanup: ExitStack) -> list[Source]:
+def many_sources(paths: list[Path], cleanup: ExitStack, progress: Progress) -> list[Source]:
     """The same, and all members of a file where `FILE:models.*` names them.
 
     Raises:
         UsageError: as `sources`. RebasinError: a file with members cannot be read, or has none.
     """
+    from rebasin_cli.checkpoints.hub import is_on_hub
     from rebasin_cli.checkpoints.members import expanded
 
-    return sources([one for path in paths for one in ([path] if path == PIPE else expanded(path))], cleanup)
+    whole = [path == PIPE or is_on_hub(str(path)) for path in paths]
+    named = [one for path, as_is in zip(paths, whole, strict=True) for one in ([path] if as_is else expanded(path))]
+    return sources(named, cleanup, progress)
 
 
 def listed_paths(listing: Path) -> list[Path]:

@@ -19,9 +19,9 @@ from torch import Tensor
 from rebasin_cli.checkpoints.reader import SafetensorsFile
 from rebasin_cli.checkpoints.scan import hash_tensors
 from rebasin_cli.checkpoints.tensors import as_tensor
-from rebasin_cli.checkpoints.zips import open_zip
+from rebasin_cli.checkpoints.zips import check_expanded, open_zip
 from rebasin_cli.errors import ContentError, RebasinError, UsageError, system_failure
-from rebasin_cli.evaluation.idx import check_expanded, read_idx_pair
+from rebasin_cli.evaluation.idx import read_idx_pair
 from rebasin_cli.evaluation.inputs import NAME, Inputs, each, from_names, leaves, rows_of
 from rebasin_cli.evaluation.options import Split
 from rebasin_cli.files import open_regular

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import ContentError, human_bytes
+from rebasin_cli.checkpoints.zips import check_expanded
+from rebasin_cli.errors import ContentError
 from rebasin_cli.files import open_regular
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_EXPANDED = 256 << 20  # bytes that a compressed file may become in any case
-_RATIO = 50  # times its own size that it may become besides: images and texts are compressed 2 to 20 times
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 
@@ -58,24 +57,6 @@ def read_idx(path: Path) -> Tensor:
                 return _array(stream, None, path, size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise _corrupt(path, f"its compressed data is damaged or cut short ({error})") from error
-
-
-def check_expanded(path: Path, size: int, expanded: int, what: str, instead: str) -> None:
-    """Refuse a compressed file that becomes much larger than data does: a few megabytes could fill the memory.
-
-    Args:
-        size: of the file; expanded: what it becomes, in bytes; what: is in it.
-        instead: how the same is saved without compression.
-
-    Raises:
-        ContentError: it does.
-    """
-    if expanded > _EXPANDED + _RATIO * size:
-        raise ContentError(
-            f"{what} needs {expanded} bytes, far more than {human_bytes(size)} of compressed data become",
-            where=str(path),
-            remedy=f"if it is your own, save it uncompressed: {instead}",
-        )
 
 
 def _array(stream: IO[bytes] | gzip.GzipFile, size: int | None, path: Path, packed: int = 0) -> Tensor:

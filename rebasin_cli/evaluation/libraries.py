@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rebasin_cli.checkpoints.hub import stay_offline
 from rebasin_cli.errors import ContentError, RebasinError, UsageError, human_bytes, system_failure
 from rebasin_cli.files import open_regular, read_json
 
@@ -33,7 +34,7 @@ def library(name: str) -> ModuleType:
     Raises:
         UsageError: it is not installed.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    stay_offline()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     _make_torchvision_importable()

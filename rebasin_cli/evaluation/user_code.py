@@ -11,14 +11,15 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.checkpoints.hub import PREFIX
 from rebasin_cli.errors import ContentError, UsageError
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def is_named(text: str) -> bool:
-    """Whether a text has the form `package.module:function`."""
-    return _FORM.fullmatch(text) is not None
+    """Whether a text has the form `package.module:function`; `hf:NAME` is a data set on the hub."""
+    return _FORM.fullmatch(text) is not None and not text.startswith(PREFIX)
 
 
 def import_named(option: str, reference: str, remedy: str) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.hub import fetch, hub_name, is_on_hub
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
@@ -38,6 +39,19 @@ class Source:
     def memory(held: Checkpoint) -> Source:
         """Tensors in memory, which have no name."""
         return Source(held.path, Path("-"), held)
+
+
+def named_source(path: Path, progress: Progress) -> Source:
+    """A checkpoint as the user named it: the one place where `hf:OWNER/NAME` is fetched, and becomes a path.
+
+    Raises:
+        RebasinError: see `hub.fetch`.
+    """
+    if not is_on_hub(str(path)):
+        return Source.file(path)
+    name = hub_name(str(path))
+    with progress.phase(f"fetching {name}") as advance:
+        return Source.file(fetch(name, progress.warn, advance))
 
 
 def open_source(source: Source, progress: Progress) -> Checkpoint:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
+from rebasin_cli.checkpoints.hub import place_in_cache
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.report.document import (
@@ -43,7 +44,8 @@ def input_record(path: Path, sha256: str | None) -> InputRecord:
     file, key = split_address(path)
     if str(file) == "-":
         return InputRecord(str(path), sha256)
-    return InputRecord(os.path.abspath(file) + (f":{key}" if key else ""), sha256, key or "")
+    repository, commit = place_in_cache(os.path.abspath(file)) or ("", "")
+    return InputRecord(os.path.abspath(file) + (f":{key}" if key else ""), sha256, key or "", repository, commit)
 
 
 def role_of(i: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.addresses import file_name_of, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.hub import place_in_cache
 from rebasin_cli.checkpoints.replacing import check_file_target, check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.progress import Progress
@@ -33,7 +34,7 @@ _BESIDE = (
     "merges.txt",
     "tokenizer.model",
 )
-_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx", ".gguf"}
+_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx", ".gguf", ".h5", ".keras", ".msgpack"}
 
 Place = Path | BinaryIO
 """Where an output goes: a path, or a pipe."""
@@ -111,12 +112,17 @@ class Targets:
 def base_of(path: Path, *, is_folder: bool) -> Path:
     """A checkpoint's path without its ending: `x/b.safetensors` → `x/b`, the folder `x/b/` → `x/b`.
 
-    A network of several in a file keeps its name: `x/b.pth:teacher` → `x/b.teacher`.
+    A network of several in a file keeps its name: `x/b.pth:teacher` → `x/b.teacher`. What lies in the cache of the hub
+    is named after its repository, in the current folder.
     """
     path, key = split_address(path)
     if key is not None:
         return beside(base_of(path, is_folder=is_folder), f".{file_name_of(key)}")
     path = Path(os.path.abspath(path))  # `.` has no name, and links are to stay as they are
+    if fetched := place_in_cache(str(path)):  # nothing of ours goes into the cache of the hub
+        whole = not path.suffix or path.name == fetched[1]
+        path = Path.cwd() / (fetched[0].rpartition("/")[2] if whole else path.name)
+        return path if is_folder else path.with_suffix("")
     if is_folder:
         return path if path.is_dir() else path.parent
     return path.with_suffix("") if path.suffix else path

@@ -24,11 +24,14 @@ class InputRecord(Record, frozen=True):
         path: absolute, or in a file seen from the folder of the document.
         sha256: as the scan of the whole file gave it; None if only the header was read.
         key: the network in the file that was named (`path` ends with it, too); "" for the only or obvious one.
+        repository: `OWNER/NAME` on the hub that it was fetched from, "" for a file of the user's; commit: which one.
     """
 
     path: str
     sha256: str | None = None
     key: str = ""
+    repository: str = ""
+    commit: str = ""
 
     @property
     def identity(self) -> str:

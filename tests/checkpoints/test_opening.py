@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ FOREIGN = {
         "git lfs pull",
     ),
     "gguf": (b"GGUF\x03\0\0\0" + bytes(40), "a GGUF file", "the model it was made of"),
-    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file", "safetensors"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(40), "the HDF5 file is damaged", "write it again"),
     "npy": (b"\x93NUMPY\x01\0" + bytes(40), "a NumPy array", "safetensors"),
     "gzip": (b"\x1f\x8b\x08" + bytes(40), "a gzip archive", "unpack"),
     "text": (
@@ -187,7 +188,9 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     assert "check the permissions" in done.stdout
 
 
-def test_a_zip_of_arrays_is_not_a_checkpoint(tmp_path: Path) -> None:
+def test_a_zip_of_arrays_and_more_is_no_checkpoint(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.ones(2))
+    with zipfile.ZipFile(tmp_path / "data.npz", "a") as archive:
+        archive.writestr("code.py", "")
     with pytest.raises(ContentError, match=r"a zip archive of NumPy arrays"):
         open_checkpoint(tmp_path / "data.npz")

@@ -21,6 +21,7 @@ from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rebasin_cli.pipeline.inputs import Source
+    from rebasin_cli.pipeline.progress import Progress
 
 _PANEL = "Many checkpoints"
 _USAGE = "rebasin align A B, or rebasin align A B1 B2 B3 -o FOLDER"
@@ -65,16 +66,22 @@ class ManyOptions:
         }  # fmt: skip
         return next((name for name, value in given.items() if value is not None), "")
 
-    def sources(self, named: list[Path], cleanup: ExitStack) -> list[Source]:
+    def sources(self, named: list[Path], cleanup: ExitStack, progress: Progress) -> list[Source]:
         """Every B."""
-        return many_sources([*named, *(listed_paths(self.members_from) if self.members_from else ())], cleanup)
+        return many_sources(
+            [*named, *(listed_paths(self.members_from) if self.members_from else ())], cleanup, progress
+        )
 
 
 @grouped
 def command(
     a: Annotated[
         Path,
-        typer.Argument(readable=False, metavar="A", help="The checkpoint that stays: file, folder, index; - is stdin."),
+        typer.Argument(
+            readable=False,
+            metavar="A",
+            help="The checkpoint that stays: file, folder, hf:OWNER/NAME; - is stdin.",
+        ),
     ],
     b: Annotated[
         Path | None,
@@ -127,7 +134,7 @@ def command(
             from rebasin_cli.pipeline.align import AlignRequest, align
 
             target = output_of(output)
-            one, two = sources([a, *named], cleanup)
+            one, two = sources([a, *named], cleanup, session)
             request = AlignRequest(
                 one, two, spec.choice(), target, save_permutation, report, choice, shown, force=force, dry_run=dry_run
             )
@@ -137,8 +144,8 @@ def command(
 
             folder = _folder(output, save_permutation, many, report, len(named))
             others = MembersRequest(
-                sources([a], cleanup)[0], tuple(many.sources(named, cleanup)), folder, spec.choice(), many.together,
-                report, many.resume, many.summary, choice, shown, force=force, dry_run=dry_run,
+                sources([a], cleanup, session)[0], tuple(many.sources(named, cleanup, session)), folder, spec.choice(),
+                many.together, report, many.resume, many.summary, choice, shown, force=force, dry_run=dry_run,
             )  # fmt: skip
             document = align_members(others, session)
     session.finish(document, payload=output != PIPE)

@@ -39,7 +39,7 @@ def command(
     with working() as cleanup:
         target = output_of(output)
         assert target is not None
-        (source,) = sources([checkpoint], cleanup)
+        (source,) = sources([checkpoint], cleanup, session)
         request = ApplyRequest(
             permutation,
             source,

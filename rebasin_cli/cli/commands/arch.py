@@ -67,7 +67,7 @@ def show_command(
 
     session = talk.session(shows=True)
     with working() as cleanup:
-        source = sources([checkpoint], cleanup)[0] if checkpoint else None
+        source = sources([checkpoint], cleanup, session)[0] if checkpoint else None
         document = show_architecture(spec, source, options.choice(), session, count=count)
     session.finish(document)
 
@@ -80,7 +80,7 @@ def check_command(spec: SpecName, checkpoint: CheckpointPath, options: NamedSpec
 
     session = talk.session()
     with working() as cleanup:
-        (source,) = sources([checkpoint], cleanup)
+        (source,) = sources([checkpoint], cleanup, session)
         document = check_architecture(spec, source, options.choice(), session)
     session.finish(document)
     _require_passed(document)
@@ -127,7 +127,7 @@ def derive_command(
     session = talk.session(shows=output is None, report=output)
     choice, options = spec_choice(sizes=sizes), pairs("--network-option", network_option)
     with working() as cleanup:
-        opened = sources([checkpoint], cleanup)[0] if checkpoint else None
+        opened = sources([checkpoint], cleanup, session)[0] if checkpoint else None
         request = DeriveRequest(source, options, opened, inputs, output, choice.sizes, seed, seconds, force=force)
         document = derive_architecture(request, session)
     if output is None and session.form != "json" and document.architecture is not None:

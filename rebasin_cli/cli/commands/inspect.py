@@ -19,6 +19,6 @@ def command(checkpoint: CheckpointPath, spec: SpecOptions, network: NamedNetwork
 
     session = talk.session(shows=True)
     with working() as cleanup:
-        (source,) = sources([checkpoint], cleanup)
+        (source,) = sources([checkpoint], cleanup, session)
         document = inspect(source, spec.choice(), session, network.named())
     session.finish(document)

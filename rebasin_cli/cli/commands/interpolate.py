@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.groups import grouped
@@ -27,13 +27,6 @@ _OUTPUT, _PATH = "Output", "Path"
 _USAGE = "rebasin interpolate A B, or rebasin align A B | rebasin interpolate"
 
 
-class Combine(StrEnum):
-    """What lies between two tensors."""
-
-    LERP = "lerp"
-    SLERP = "slerp"
-
-
 @dataclass(frozen=True)
 class PathOptions:
     """The path from A to B, and which of its points are written."""
@@ -49,9 +42,9 @@ class PathOptions:
             rich_help_panel=_PATH,
         ),
     ] = None  # fmt: skip
-    combine: Annotated[
-        Combine, typer.Option(help="Along the straight line, or each tensor's arc.", rich_help_panel=_PATH)
-    ] = Combine.LERP
+    combine: Annotated[c.Combine, typer.Option(help="What lies between two tensors.", rich_help_panel=_PATH)] = (
+        c.Combine.LERP
+    )
     weight: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN=LAM", help="λ of some tensors: 'layers.*=0.3'.", rich_help_panel=_PATH),
@@ -159,7 +152,7 @@ def command(
     data = judged(examples, network, judge, match, choice, {"--resume": results.resume, **gates.given()})
     with working() as cleanup:
         target = output_of(results.output)
-        ends = ends_of(a, b, spec_choice, cleanup, _USAGE)
+        ends = ends_of(a, b, spec_choice, cleanup, session, _USAGE)
         before, permutation = ends.document, path.permutation or ends.permutation
         request = InterpolateRequest(
             ends.a, ends.b, ends.spec, before, not path.unaligned, permutation, path.steps, _point(path.at),
@@ -183,7 +176,7 @@ def _point(text: str | None) -> float | None:
     return number(n.LAMBDA, text, option="--at", example="--at 0.5 or --at best")
 
 
-def _blend(combine: Combine, weight: list[str] | None) -> Blend:
+def _blend(combine: c.Combine, weight: list[str] | None) -> Blend:
     from rebasin_cli.merging.options import Blend
 
     weights = [

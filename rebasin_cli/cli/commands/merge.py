@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
@@ -16,16 +16,6 @@ from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, many_sources, output_of, working
 from rebasin_cli.cli.values import number
-
-
-class Algorithm(StrEnum):
-    """How N models are brought together."""
-
-    CYCLE_CONSISTENT = "cycle-consistent"
-    FRANK_WOLFE = "frank-wolfe"
-    MERGE_MANY = "merge-many"
-    TO_FIRST = "to-first"
-    HIERARCHICAL = "hierarchical"
 
 
 @grouped
@@ -44,12 +34,12 @@ def command(
     ],
     *,
     algorithm: Annotated[
-        Algorithm,
+        c.Algorithm,
         typer.Option(
-            help="How they are brought together; by activations: the default, merge-many, to-first.",
+            help="How they are brought together; by activations without frank-wolfe and hierarchical.",
             rich_help_panel="Run",
         ),
-    ] = Algorithm.CYCLE_CONSISTENT,
+    ] = c.Algorithm.CYCLE_CONSISTENT,
     weights: Annotated[
         str | None, typer.Option(metavar="W1,W2,…", help="Of the models; else equal.", rich_help_panel="Run")
     ] = None,
@@ -84,8 +74,8 @@ def command(
         target = output_of(output)
         assert target is not None
         request = MergeRequest(
-            tuple(many_sources(models, cleanup)), target, spec.choice(), algorithm.value, _numbers(weights), data,
-            steps, report, choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
+            tuple(many_sources(models, cleanup, session)), target, spec.choice(), algorithm.value, _numbers(weights),
+            data, steps, report, choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
         )  # fmt: skip
         document = merge(request, session)
     session.finish(document, payload=output != PIPE)

@@ -91,7 +91,7 @@ def command(
     spec_choice, choice = spec.choice(), match.choice()
     data = judged(examples, network, judge, match, choice, {})
     with working() as cleanup:
-        ends = ends_of(a, b, spec_choice, cleanup, _USAGE)
+        ends = ends_of(a, b, spec_choice, cleanup, session, _USAGE)
         before, permutation = ends.document, permutation or ends.permutation
         request = InterpolateRequest(
             ends.a, ends.b, ends.spec, before, permutation=permutation, data=data, save_permutation=save_permutation,

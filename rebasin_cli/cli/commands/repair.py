@@ -66,7 +66,7 @@ def command(
     session = talk.session(feeds=True, report=report, output=output)
     with working() as cleanup:
         target = output_of(output)
-        source, *ends = sources([checkpoint, *(end or [])], cleanup)
+        source, *ends = sources([checkpoint, *(end or [])], cleanup, session)
         data = replace(network.request(), path=examples.data, split=half(examples.split, "train"), limit=examples.limit)
         data = polish.polished(data)
         request = RepairRequest(

@@ -31,7 +31,8 @@ def command(
         ),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the code that the document names: --network, --eval-command.")
+        bool,
+        typer.Option("--trust", help="Run the code that the document names: --network, --eval-command; ask the hub."),
     ] = False,
     talk: Talk,
 ) -> None:
@@ -55,6 +56,13 @@ def command(
                 f"the run document runs code: {', '.join(code)}",
                 where=str(run),
                 remedy="read it first; --trust runs it with your rights",
+            )
+        fetched = [word for call in calls for word in call.fetched]
+        if fetched and not trust:
+            raise UsageError(
+                f"the run document asks the hub for {', '.join(fetched)}",
+                where=str(run),
+                remedy="--trust opens the connection",
             )
         check_inputs(document, session)
         _make(folder)

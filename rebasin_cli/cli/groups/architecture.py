@@ -27,7 +27,9 @@ def _complete_arch(incomplete: str) -> list[str]:
 
 CheckpointPath = Annotated[
     Path,
-    typer.Argument(readable=False, metavar="CKPT", help="A checkpoint: file, FILE:KEY, folder or index; - is stdin."),
+    typer.Argument(
+        readable=False, metavar="CKPT", help="A checkpoint: file, FILE:KEY, folder, hf:OWNER/NAME; - is stdin."
+    ),
 ]
 SpecName = Annotated[
     str, typer.Argument(metavar="SPEC", help="A shipped spec or a .yaml file.", autocompletion=_complete_arch)
@@ -82,7 +84,7 @@ class MatchedSpecOptions(SpecOptions):
 
     symmetry: Annotated[
         c.Symmetry,
-        typer.Option("--symmetry", help="Permute units, or turn or scale them, too.", rich_help_panel=_PANEL),
+        typer.Option("--symmetry", help="What may be done to units.", rich_help_panel=_PANEL),
     ] = c.Symmetry.PERMUTATIONS
 
 
