@@ -4,6 +4,7 @@ The extension is optional: without a compiler the install succeeds and scipy sol
 """
 
 import sys
+import sysconfig
 
 from setuptools import Extension, find_packages, setup
 
@@ -11,7 +12,13 @@ LAZY_JV = "rebasin_cli/matching/assignment/lazy_jv"
 SOURCES = ("module", "solve", "first", "bids", "paths", "lists", "rows", "small")
 
 # No contraction of a*b+c: the same matrix gives the same permutation on every machine.
-COMPILE = ["/O2", "/std:c11"] if sys.platform == "win32" else ["-O3", "-std=c11", "-ffp-contract=off"]
+COMPILE = ["-O3", "-std=c11", "-ffp-contract=off"]
+LINK = ["-s"] if sys.platform == "linux" else []  # without symbols and what debuggers read
+
+# One build for 3.11 and everything after it: of Python only buffers, arguments and errors are used. An interpreter
+# without the lock has no such interface, and gets a build of its own.
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
 
 setup(
     packages=[*find_packages(include=["rebasin_cli", "rebasin_cli.*"]), "rebasin_cli.architectures"],
@@ -22,7 +29,11 @@ setup(
             sources=[f"{LAZY_JV}/{name}.c" for name in SOURCES],
             depends=[f"{LAZY_JV}/{name}.h" for name in ("lazy_jv", "search", "passes")],
             extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+            define_macros=LIMITED,
+            py_limited_api=STABLE,
             optional=True,
         )
     ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )

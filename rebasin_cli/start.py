@@ -12,6 +12,9 @@ import sys
 import warnings
 from io import TextIOWrapper
 
+if os.name != "posix":  # nor could what follows be imported: outputs are locked and signals told apart as Unix does
+    sys.exit("error: rebasin runs on Linux and macOS\n  try:   on Windows run it in WSL")
+
 from rebasin_cli import signals, waiting
 
 _CLOSED_PIPE, _SYSTEM = 141, 4

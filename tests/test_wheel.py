@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,24 @@ def run(command: Path, *words: str, cwd: Path) -> str:
     done = subprocess.run([command, *words], cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_one_wheel_is_for_every_python_from_3_11_on(clean: Path) -> None:
+    (wheel,) = clean.parents[2].glob("rebasin_cli-*.whl")
+    assert "-cp311-abi3-" in wheel.name
+    audit = [sys.executable, "-m", "abi3audit", "--strict", str(wheel)]
+    done = subprocess.run(audit, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(wheel) as archive:
+        (extension,) = (name for name in archive.namelist() if name.endswith(".so"))
+        assert sys.platform != "linux" or b".symtab" not in archive.read(extension)  # stripped
+
+
+def test_another_system_is_refused_in_one_message() -> None:
+    code = "import os, sys, io, warnings; os.name = 'nt'; import rebasin_cli.start"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "error: rebasin runs on Linux and macOS"
 
 
 def test_the_installed_package_is_used(clean: Path, tmp_path: Path) -> None:
