@@ -21,6 +21,7 @@ __all__ = [
     "Proof",
     "RebasinError",
     "RebasinWarning",
+    "Repaired",
     "Spec",
     "SystemFailure",
     "UnitPermutation",
@@ -33,6 +34,7 @@ __all__ = [
     "lerp",
     "merge",
     "prove",
+    "repair",
 ]
 
 

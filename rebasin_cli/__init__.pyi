@@ -29,6 +29,9 @@ from rebasin_cli.api import (
     RebasinWarning as RebasinWarning,
 )
 from rebasin_cli.api import (
+    Repaired as Repaired,
+)
+from rebasin_cli.api import (
     Spec as Spec,
 )
 from rebasin_cli.api import (
@@ -63,6 +66,9 @@ from rebasin_cli.api import (
 )
 from rebasin_cli.api import (
     prove as prove,
+)
+from rebasin_cli.api import (
+    repair as repair,
 )
 
 __version__: str

@@ -2,7 +2,10 @@
 
 A thin layer over `pipeline`, as the command line is: both build the same requests and call the same functions, so that
 both give the same bytes. What is here turns Python values into requests and results into Python values. Nothing is
-printed, nothing is written unless a result is saved, and inputs are never changed.
+printed, nothing is written unless a result is saved or `resume=` names a file, and inputs are never changed.
+
+What only a command needs has no keyword: `--max-barrier` is `path.barrier > x`, and `--dry-run` ends before there is a
+result; `inspect` tells what headers say.
 """
 
 from rebasin_cli.api.alignment import Alignment, align
@@ -13,6 +16,7 @@ from rebasin_cli.api.interpolating import Interpolation, interpolate
 from rebasin_cli.api.lines import lerp
 from rebasin_cli.api.merging import Merge, merge
 from rebasin_cli.api.permutations import UnitPermutation
+from rebasin_cli.api.repairing import Repaired, repair
 from rebasin_cli.api.specs import Proof, Spec, derive, prove
 from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
 
@@ -27,6 +31,7 @@ __all__ = [
     "Proof",
     "RebasinError",
     "RebasinWarning",
+    "Repaired",
     "Spec",
     "SystemFailure",
     "UnitPermutation",
@@ -39,4 +44,5 @@ __all__ = [
     "lerp",
     "merge",
     "prove",
+    "repair",
 ]

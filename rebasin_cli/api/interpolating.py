@@ -243,7 +243,9 @@ def interpolate(
             `align` found, or a file, instead of a match. combine: "lerp" or "slerp". data, split, limit, batch_size,
             metric, eval_command, eval_server, eval_timeout: what judges, in the place of a function. repair, fit_data,
             fit_limit: "bn" or "repair" of statistics, and on what. ensemble: True adds the curve of both ends' averaged
-            answers. calibrate: True judges each point at a temperature of its own, fitted on `fit_data`. polish:
+            answers. calibrate: True judges each point at a temperature of its own, fitted on `fit_data`. resume: a file
+            that keeps the run document while the line is walked, with its permutation beside it, and is gone on from
+            if it is there. polish:
             "least-squares" or "distill": how the weights of `at(λ)` are fitted to both.
 
     Returns:
@@ -267,6 +269,8 @@ def interpolate(
     named = {name: given[name] for name in ("steps", "align") if given.get(name) is not None}
     if given.get("permutation") is not None:
         named["permutation"] = requests.permutation_of(given["permutation"])
+    if given.get("resume") is not None:
+        named["resume"] = Path(given["resume"])
     if given.get("combine") is not None:
         named["blend"] = Blend(given["combine"])
     request = InterpolateRequest(
@@ -276,7 +280,8 @@ def interpolate(
     run = prepare(request, files, talk)
     from rebasin_cli.pipeline.interpolate_run import measure, write
 
-    with Outputs() as outputs:
+    with Outputs(ours=run.kept.files()) as outputs:
+        outputs.claim(*run.targets.paths().values())
         measured = measure(run, outputs, talk)
         document = write(run, measured, outputs, talk)
     return Interpolation(document, models, run, measured, talk, files)

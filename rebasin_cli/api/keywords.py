@@ -163,6 +163,7 @@ class InterpolateKeywords(Talking, MatchedSpecKeywords, MatchKeywords, JudgeKeyw
     combine: Combine
     align: bool
     permutation: Permutations | None
+    resume: str | os.PathLike[str] | None
 
 
 class MergeKeywords(Talking, MatchedSpecKeywords, MatchKeywords, JudgeKeywords, total=False):
@@ -177,6 +178,20 @@ class ApplyKeywords(Talking, SpecKeywords, NetworkKeywords, total=False):
     """What `apply` takes."""
 
     inverse: bool
+
+
+class RepairKeywords(Talking, SpecKeywords, NetworkKeywords, total=False):
+    """What `repair` takes."""
+
+    split: Split
+    limit: Count
+    sequence_length: Annotated[int, Between(2, 10**6)]
+    image_size: Annotated[int, Between(1, 10_000)]
+    normalise: str
+    loss: str
+    polish: Polish | None
+    polish_steps: Count
+    device: Literal["auto", "cpu", "cuda"]
 
 
 class InspectKeywords(Talking, SpecKeywords, NetworkKeywords, total=False):
@@ -224,7 +239,15 @@ def check_keywords(function: str, keywords: type, given: Mapping[str, Any], own:
 def choices() -> Mapping[str, tuple[str, ...]]:
     """Every keyword that there is, with the texts it may be, if those are given."""
     found: dict[str, tuple[str, ...]] = {}
-    for keywords in (AlignKeywords, InterpolateKeywords, MergeKeywords, ApplyKeywords, DeriveKeywords, ProveKeywords):
+    for keywords in (
+        AlignKeywords,
+        InterpolateKeywords,
+        MergeKeywords,
+        ApplyKeywords,
+        RepairKeywords,
+        DeriveKeywords,
+        ProveKeywords,
+    ):
         for name, hint in get_type_hints(keywords, include_extras=True).items():
             words = get_args(hint) if get_origin(hint) is Literal else ()
             found[name] = (*found.get(name, ()), *words)

@@ -26,6 +26,7 @@ Keywords = Mapping[str, Any]
 _OF_METHODS = {field.name for method in METHODS for field in fields(method.options)} - {"max_sweeps", "patience"}
 _OF_CHOICE = {"seed", "max_sweeps", "device", "on_interrupt", "threads"}
 _OF_DATA = ("split", "limit", "fit_batch_size", "sequence_length", "image_size", "normalise")
+_REPAIR_EXAMPLES = 2000  # as `rebasin repair` takes
 _OF_JUDGE = ("batch_size", "metric", "repair", "eval_timeout")
 _OF_LINE = ("ensemble", "calibrate")
 
@@ -198,6 +199,21 @@ def judged(
     if (program := _program(given)) is not None:
         found |= {"command": program, "serves": given.get("eval_server") is not None}
     return DataRequest(**found) if found.keys() & {"path", "fit", "network", "command", "judge"} else None
+
+
+def repairing(given: Keywords, models: Iterable[GivenModel]) -> DataRequest:
+    """What a merged network is run on to be repaired.
+
+    Raises:
+        UsageError: a loss that none has, or steps without distillation.
+    """
+    if given.get("polish_steps") is not None and given.get("polish") != "distill":
+        raise UsageError("polish_steps= are those of distillation", remedy="add polish='distill'")
+    check_name(given.get("loss"))
+    found = _common(given, models, MatchChoice())
+    found |= {"path": examples(given["data"]), "split": "train", "limit": _REPAIR_EXAMPLES}
+    _take(found, given, {n: n for n in ("split", "limit", "loss", "polish", "polish_steps")})
+    return DataRequest(**found)
 
 
 def _program(given: Keywords) -> str | None:

@@ -23,8 +23,18 @@ from rebasin_cli.pipeline.method_choice import MatchChoice
 from tests.api.conftest import State
 from tests.small import ROOT, environment
 
-FUNCTIONS = ("align", "apply", "derive", "inspect", "interpolate", "lerp", "merge", "prove")
-CLASSES = ("Alignment", "Applied", "Inspection", "Interpolation", "Merge", "Proof", "Spec", "UnitPermutation")
+FUNCTIONS = ("align", "apply", "derive", "inspect", "interpolate", "lerp", "merge", "prove", "repair")
+CLASSES = (
+    "Alignment",
+    "Applied",
+    "Inspection",
+    "Interpolation",
+    "Merge",
+    "Proof",
+    "Repaired",
+    "Spec",
+    "UnitPermutation",
+)
 
 
 def _ours(kind: type) -> dict[str, Any]:
@@ -112,9 +122,10 @@ def test_every_example_runs(a: State, b: State, folder: Path, model: nn.Module, 
         def loss(module: nn.Module) -> float:
             return float(next(module.parameters()).square().mean())
 
+        data = (torch.randn(20, next(iter(a.values())).shape[-1]), torch.zeros(20, dtype=torch.int64))
         known = {
             "rebasin": rebasin, "torch": torch, "Path": Path, "loss": loss,
-            "a": dict(a), "b": dict(b), "model_a": model, "model_b": second_model,
+            "a": dict(a), "b": dict(b), "model_a": model, "model_b": second_model, "data": data,
         }  # fmt: skip
         example = doctest.DocTestParser().get_doctest(text, known, name, None, None)
         told: list[str] = []
@@ -136,7 +147,7 @@ def test_defaults_are_those_of_the_command() -> None:
     assert inspect.signature(rebasin.merge).parameters["steps"].default == 5
 
 
-@pytest.mark.parametrize("command", ["align", "interpolate", "merge", "apply", "inspect"])
+@pytest.mark.parametrize("command", ["align", "interpolate", "merge", "apply", "inspect", "repair"])
 def test_every_option_of_a_command_is_a_keyword(command: str) -> None:
     from typer.main import get_command
 
@@ -153,7 +164,7 @@ def test_every_option_of_a_command_is_a_keyword(command: str) -> None:
         "at": "at", "weight": "at", "force": "save", "dry_run": "", "json": "", "quiet": "", "verbose": "",
         "format": "", "color": "", "no_align": "align",
         "from": "several onto A: a call for each", "together": "merge", "summary": "",
-        "debug": "", "resume": "", "max_barrier": "barrier",
+        "debug": "", "resume": "", "end": "ends", "max_barrier": "barrier",
         "max_loss": "document.verdict", "at_least_as_good": "document.verdict", "allow_non_finite": "", "help": "",
     }  # fmt: skip
     known = inspect.signature(getattr(rebasin, command)).parameters
