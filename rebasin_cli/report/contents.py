@@ -177,6 +177,13 @@ def data_text(barrier: BarrierRecord | PlaneRecord) -> str:
     return f"{barrier.data}{split}{examples}"
 
 
+def point_worth(document: RunDocument) -> list[Grid]:
+    """What the point of a path that was written is worth, beside its ends and their ensemble."""
+    if not (document.verdict and document.verdict.scores and document.barrier):
+        return []
+    return [worth_grid(document.verdict.scores, document.barrier.loss_unit)]
+
+
 def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
     """Every table of the document."""
     found = []
@@ -194,8 +201,7 @@ def grids(document: RunDocument, *, every_dim: bool = False) -> list[Grid]:
         found.append(calibration)
     if document.plane is not None:
         found.append(plane_grid(document.plane))
-    if document.verdict and document.verdict.scores and document.barrier:
-        found.append(worth_grid(document.verdict.scores, document.barrier.loss_unit))
+    found += point_worth(document)
     if document.merge is not None:
         found += merge_grids(document.merge, input_names(document.inputs))
     if document.members is not None:

@@ -14,6 +14,7 @@ from rebasin_cli.report.contents import (
     data_text,
     grids,
     plan_facts,
+    point_worth,
     trials_text,
 )
 from rebasin_cli.report.dim_families import DimRow, dim_rows
@@ -185,8 +186,8 @@ def section_views(document: RunDocument) -> Sections:
 
 
 def _others(document: RunDocument) -> list[Grid]:
-    """Tables of commands that only look: tensors, architectures, checks."""
-    return [] if document.barrier or document.merge else grids(document, every_dim=True)
+    """What the written point of a path is worth; of commands that only look tensors, architectures, checks."""
+    return point_worth(document) if document.barrier or document.merge else grids(document, every_dim=True)
 
 
 def _files(document: RunDocument) -> Facts:

@@ -20,11 +20,16 @@ from msgspec.structs import replace
 from rebasin_cli.report.chart import chart
 from rebasin_cli.report.comparison import comparison_grid, comparison_text, runs_of
 from rebasin_cli.report.dim_families import dim_rows
-from rebasin_cli.report.document import DimRecord, InputRecord, InvocationRecord, RunDocument
+from rebasin_cli.report.document import (
+    DimRecord,
+    InputRecord,
+    InvocationRecord,
+    RunDocument,
+)
 from rebasin_cli.report.downloads import curves_csv
 from rebasin_cli.report.html import page_of, to_html
 from rebasin_cli.report.looks import look
-from rebasin_cli.report.measurements import CurveRecord, MergeRecord, PairRecord, ScoreRecord
+from rebasin_cli.report.measurements import CurveRecord, MergeRecord, PairRecord, ScoreRecord, VerdictRecord
 from rebasin_cli.report.names import without_folders
 from rebasin_cli.report.page import curves
 from rebasin_cli.report.reproduce import options_of, reproduction
@@ -218,6 +223,15 @@ def test_a_merge_shows_members_and_pairs() -> None:
 def carried(page: str) -> dict[str, str]:
     found = re.findall(r'<a download="([^"]*)" href="data:[^,]*,([^"]*)"', page)
     return {name: base64.b64decode(data).decode() for name, data in found}
+
+
+def test_a_point_of_a_path_shows_what_it_is_worth() -> None:
+    scores = {"A": ScoreRecord(0.1, 0.97), "B": ScoreRecord(0.2, 0.95), "λ = 0.5": ScoreRecord(0.15, 0.96)}
+    verdict = VerdictRecord("as good as its models", False, "losses", 0.15, 0.15, 0.12, 0.0, None, scores)
+    page = to_html(replace(INTERPOLATE, verdict=verdict))
+    assert re.search(r"<h2>Worth, loss in [^<]*</h2>", page)
+    assert "λ = 0.5" in page
+    assert "<h2>Worth" not in to_html(INTERPOLATE)
 
 
 def test_the_data_are_in_the_page() -> None:
