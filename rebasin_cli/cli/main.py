@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 
@@ -36,6 +36,8 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 COMMANDS = ("align", "interpolate", "plane", "merge", "apply", "repair", "inspect", "arch", "report", "rerun")
 """In the order of `--help`; each is a module of `cli.commands`."""
+GROUPS = ("arch",)
+"""Those that have commands."""
 
 
 def program(commands: Sequence[str] = COMMANDS) -> typer.Typer:
@@ -73,9 +75,32 @@ def _root(
         typer.echo(context.get_help())
 
 
+_ANYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug", "--json"}
+_WITH_VALUE = {"--color", "--format"}
+
+
+def _as_parsed(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
+    """`help align` as `align --help`, and `--quiet align A B` as `align --quiet A B`.
+
+    Args:
+        groups: commands that have commands, whose name is two words.
+    """
+    words = list(arguments)
+    if words[:1] == ["help"]:
+        return [*words[1:], "--help"]
+    before: list[str] = []
+    while words and words[0].partition("=")[0] in _ANYWHERE | _WITH_VALUE:
+        takes = 2 if words[0] in _WITH_VALUE else 1
+        before, words = before + words[:takes], words[takes:]
+    named = 2 if words[:1] and words[0] in groups else 1
+    if not words or words[0].startswith("-") or len(words) < named:
+        return list(arguments)
+    return [*words[:named], *before, *words[named:]]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code; every failure has been told on stderr."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = _as_parsed(sys.argv[1:] if arguments is None else arguments, GROUPS)
     called.set(tuple(arguments))
     with colours_as_asked(arguments):
         return _run(arguments)

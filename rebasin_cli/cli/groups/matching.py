@@ -43,14 +43,14 @@ class MergeMatchOptions:
     start: Annotated[
         c.Start | None,
         typer.Option(
-            "--start", help="Outwards from what never moves, or identity as in the paper.", show_default="anchored",
+            "--start", help="Where matching begins.", show_default="anchored",
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
     order: Annotated[
         c.Order | None,
         typer.Option(
-            "--order", help="The spec's order, or random as in the paper.", show_default="forward",
+            "--order", help="Of the steps of a sweep.", show_default="forward",
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
@@ -89,7 +89,7 @@ class MergeMatchOptions:
     ] = None
     on_interrupt: Annotated[
         c.OnInterrupt,
-        typer.Option("--on-interrupt", help="On Ctrl-C write nothing, or the best so far.", rich_help_panel=_PANEL),
+        typer.Option("--on-interrupt", help="What Ctrl-C does while matching.", rich_help_panel=_PANEL),
     ] = c.OnInterrupt.ABORT
     similarity: Annotated[
         c.Likeness | None,
@@ -170,7 +170,7 @@ class MatchOptions(MergeMatchOptions):
     objective: Annotated[
         c.ObjectiveName | None,
         typer.Option(
-            "--objective", help="Of sinkhorn: weights' distance, or the loss at ½ or a random λ.",
+            "--objective", help="What sinkhorn goes down.",
             show_default="distance", rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip

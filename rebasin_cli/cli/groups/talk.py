@@ -42,12 +42,12 @@ class Talk:
     form: Annotated[
         c.Form,
         typer.Option(
-            "--format", help="Of the result; auto: text, and the run document (JSON) where a command feeds a pipe.",
+            "--format", help="Of the result.",
             rich_help_panel=_TALK,
         ),
     ] = c.Form.AUTO  # fmt: skip
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_TALK)] = False
-    color: Annotated[c.Colours, typer.Option(help="Also by NO_COLOR and FORCE_COLOR.", rich_help_panel=_TALK)] = (
+    color: Annotated[c.Colours, typer.Option(help="Of text.", rich_help_panel=_TALK)] = (
         c.Colours.AUTO
     )  # is carried out before anything is said, by `colours_as_asked`
     quiet: Annotated[
