@@ -153,7 +153,10 @@ MEANINGS: Mapping[type[StrEnum], Mapping[str, str]] = {
     Device: {"auto": "a GPU where the work is worth it"},
     Method: _METHODS,
     MergeMethod: _METHODS,
-    Symmetry: {"permutations": "they change places", "signs": "their signs are turned, too, where the spec allows it", "scales": "they are scaled, too", "all": "both"},
+    Symmetry: {
+        "permutations": "they change places", "signs": "their signs are turned, too, where the spec allows it",
+        "scales": "they are scaled, too", "all": "both",
+    },
     ObjectiveName: {
         "distance": "of the weights", "midpoint": "the loss halfway", "random": "the loss at a random λ",
     },
