@@ -7,6 +7,7 @@ brings its own preparation, which is transformers' to do.
 from __future__ import annotations
 
 import importlib.util
+import io
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -67,6 +68,20 @@ class Preparation:
     folder: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """An image in memory; `name`: what it is called in messages."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Picture = Path | ImageBytes
+
+
 def image_root(path: Path, split: Split) -> Path | None:
     """The folder whose folders are classes; None if `path` is no folder of folders, or holds idx files."""
     if not path.is_dir() or any(path.glob("*-ubyte*")):
@@ -110,8 +125,23 @@ def load_images(
         place = {name: numbers[name] for name in classes}
     files = files[:limit]
     targets = torch.tensor([place[file.parent.name] for file in files])
-    inputs = _prepared(files, prepare.folder) if prepare.folder else _stacked(files, prepare)
+    inputs = prepare_images(files, prepare)
     return as_dataset(inputs, targets, str(path), split if root != path else None, None), place
+
+
+def prepare_images(images: Sequence[Picture], prepare: Preparation) -> Tensor:
+    """Images as one tensor, (N, channels, height, width).
+
+    Raises:
+        UsageError: Pillow is not installed. ContentError: damaged ones, or several sizes.
+    """
+    return _prepared(images, prepare.folder) if prepare.folder else _stacked(images, prepare)
+
+
+def _stream(image: Picture) -> BinaryIO:
+    if isinstance(image, ImageBytes):
+        return io.BytesIO(image.data)
+    return open(open_regular(image), "rb")
 
 
 def _is_class(number: object) -> bool:
@@ -134,10 +164,10 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     return files, tuple(folder.name for folder in folders)
 
 
-def _open(file: Path, mode: str) -> Image:
+def _open(file: Picture, mode: str) -> Image:
     pillow = _pillow()
     try:
-        with open(open_regular(file), "rb") as stream, pillow.open(stream, formats=_FORMATS) as image:
+        with _stream(file) as stream, pillow.open(stream, formats=_FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ContentError(
                     f"the image has {image.width} × {image.height} pixels, and {MOST_PIXELS:,} are allowed",
@@ -161,11 +191,11 @@ def _open(file: Path, mode: str) -> Image:
         raise ContentError(f"not a readable image: {error}", where=str(file), remedy="repair or remove it") from error
 
 
-def _stacked(files: Sequence[Path], prepare: Preparation) -> Tensor:
+def _stacked(files: Sequence[Picture], prepare: Preparation) -> Tensor:
     """(N, channels, height, width), from 0 to 1 before they are normalised."""
     grey = prepare.channels == 1 or (prepare.channels is None and all(map(_is_grey, files)))
 
-    def pixels_of(file: Path) -> np.ndarray[Any, Any]:
+    def pixels_of(file: Picture) -> np.ndarray[Any, Any]:
         image = _open(file, "L" if grey else "RGB")
         if prepare.size is not None:
             from PIL import Image, ImageOps
@@ -179,7 +209,7 @@ def _stacked(files: Sequence[Path], prepare: Preparation) -> Tensor:
     return pixels if prepare.moments is None else _normalised(pixels, *prepare.moments)
 
 
-def _read_all(files: Sequence[Path], pixels_of: Callable[[Path], _Pixels]) -> list[_Pixels]:
+def _read_all(files: Sequence[Picture], pixels_of: Callable[[Picture], _Pixels]) -> list[_Pixels]:
     """The pixels of all files, which have one size.
 
     Raises:
@@ -200,7 +230,7 @@ def _read_all(files: Sequence[Path], pixels_of: Callable[[Path], _Pixels]) -> li
                 raise ContentError(
                     f"{len(files)} images of {array.shape[1]} × {array.shape[0]} pixels need {human_bytes(needed)} of "
                     f"memory, and {human_bytes(free_memory())} are free",
-                    where=str(file.parent.parent),
+                    where=str(file.parent.parent) if isinstance(file, Path) else str(file),
                     remedy="scale them down with --image-size 224, or take fewer with --limit",
                 )
             arrays.append(array)
@@ -209,9 +239,9 @@ def _read_all(files: Sequence[Path], pixels_of: Callable[[Path], _Pixels]) -> li
     return arrays
 
 
-def _is_grey(file: Path) -> bool:
+def _is_grey(file: Picture) -> bool:
     try:
-        with open(open_regular(file), "rb") as stream, _pillow().open(stream, formats=_FORMATS) as image:
+        with _stream(file) as stream, _pillow().open(stream, formats=_FORMATS) as image:
             return image.mode in _GREY  # by its header alone
     except Exception:
         return True  # told when it is read
@@ -227,7 +257,7 @@ def _normalised(pixels: Tensor, mean: Sequence[float], deviation: Sequence[float
     return (pixels - about) / scale
 
 
-def _prepared(files: Sequence[Path], folder: Path) -> Tensor:
+def _prepared(files: Sequence[Picture], folder: Path) -> Tensor:
     """Images as the preparation of a Hugging Face folder leaves them."""
     what = "the folder's preprocessor_config.json cannot be followed"
     remedy = "say what is to be done with --image-size and --normalise instead"
@@ -244,7 +274,7 @@ def _prepared(files: Sequence[Path], folder: Path) -> Tensor:
     return torch.cat(parts)
 
 
-def _chunks(files: Sequence[Path]) -> Iterator[list[Image]]:
+def _chunks(files: Sequence[Picture]) -> Iterator[list[Image]]:
     """Images, a few at a time: fewer if they are large."""
     images: list[Image] = []
     for file in files:

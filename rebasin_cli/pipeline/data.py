@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.hub import is_on_hub
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.compatibility import check_examples, fitting_loss
 from rebasin_cli.evaluation.data import Dataset, load_data
 from rebasin_cli.evaluation.given import GivenData
+from rebasin_cli.evaluation.hub_data import is_hub_data, load_hub_data
 from rebasin_cli.evaluation.images import Preparation, image_root, load_images
 from rebasin_cli.evaluation.loaders import load_given, load_named
 from rebasin_cli.evaluation.losses import Loss
@@ -93,15 +97,17 @@ def read_data(
     checkpoint: Checkpoint, progress: Progress, *, labels: bool = True,
 ) -> Dataset:  # fmt: skip
     """Examples in memory, or from a function of the user's, a text, a folder of images, or a file of arrays."""
-    if (request.image_size or request.moments) and not any(file.is_dir() for file in request.files()):
+    if (request.image_size or request.moments) and not any(map(_may_be_images, request.paths())):
         raise UsageError(
-            f"--image-size and --normalise are for folders of images, and {path} is none",
+            f"--image-size and --normalise are for images, and {path} has none",
             remedy="leave them away; arrays are taken as they are, and uint8 is divided by 255",
         )
     if isinstance(path, GivenData):
         return load_given(path, limit, labels=labels)
     if is_named(str(path)) and not path.exists():
         return load_named(str(path), split, limit, labels=labels)
+    if is_hub_data(path):
+        return _of_library(path, split, limit, _preparation(request, network, checkpoint), checkpoint, labels=labels)
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     if network.answers != "example" and path.suffix not in (".npz", ".safetensors"):
         if network.answers == "masked token":
@@ -118,14 +124,35 @@ def _images(
 ) -> Dataset:  # fmt: skip
     """A folder of images, prepared as was asked for, or as the checkpoint's own folder says."""
     config = checkpoint.config or {}
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    own = not (request.image_size or request.moments) and (folder / "preprocessor_config.json").exists()
-    channels = network.width if isinstance(network, Network) and network.reads == "images" else None
-    prepare = Preparation(request.image_size, request.moments, channels, folder if own else None)
+    prepare = _preparation(request, network, checkpoint)
     dataset, numbers = load_images(path, split, limit, prepare, config.get("label2id"))
     first = first_names([f"{number}: {name}" for name, number in numbers.items()], 4)
     progress.remark(f"{len(numbers)} classes, by the names of their folders: {first}")
     return dataset
+
+
+def _preparation(request: DataRequest, network: AnyNetwork, checkpoint: Checkpoint) -> Preparation:
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    own = not (request.image_size or request.moments) and (folder / "preprocessor_config.json").exists()
+    channels = network.width if isinstance(network, Network) and network.reads == "images" else None
+    return Preparation(request.image_size, request.moments, channels, folder if own else None)
+
+
+def _of_library(
+    path: Path, split: Split, limit: int | None, prepare: Preparation, checkpoint: Checkpoint, *, labels: bool
+) -> Dataset:
+    """A data set of the `datasets` library; classes have the numbers of the network's config, if it knows them all."""
+    dataset, classes = load_hub_data(path, split, limit, prepare, labels=labels)
+    numbers = (checkpoint.config or {}).get("label2id")
+    if classes and isinstance(numbers, Mapping) and all(type(numbers.get(name)) is int for name in classes):
+        known = dataset.targets >= 0
+        renumbered = torch.tensor([numbers[name] for name in classes])[dataset.targets.clamp(min=0)]
+        dataset = replace(dataset, targets=torch.where(known, renumbered, dataset.targets))
+    return dataset
+
+
+def _may_be_images(path: Path) -> bool:
+    return path.is_dir() or is_on_hub(str(path))
 
 
 def batch_size_of(network: AnyNetwork) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rebasin_cli.checkpoints.hub import is_on_hub
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, NetworkName
 from rebasin_cli.evaluation.options import Kind, Moments, Polish, Split
 from rebasin_cli.evaluation.user_code import is_named, module_files
@@ -16,7 +17,7 @@ class DataRequest:
     """What to evaluate on, and with what; the fields are the options of the same names.
 
     Attributes:
-        path: `--data`: a file, a folder, `package.module:loader`, or examples in memory.
+        path: `--data`: a file, a folder, `hf:NAME`, `package.module:loader`, or examples in memory.
         fit: where statistics are fitted, if not on the training half of `path`; fit_limit: on how many examples;
             None: `FIT_EXAMPLES` for statistics, all for matching; fit_batch: in batches of how many.
         repairs: what to do to the points of the path, each a curve of its own.
@@ -66,7 +67,11 @@ class DataRequest:
 
     def files(self) -> list[Path]:
         """The inputs that are files."""
-        return [path for path in (self.path, self.fit) if isinstance(path, Path) and not is_named(str(path))]
+        return [path for path in self.paths() if not is_named(str(path)) and not is_on_hub(str(path))]
+
+    def paths(self) -> list[Path]:
+        """What is named, whatever it is."""
+        return [path for path in (self.path, self.fit) if isinstance(path, Path)]
 
     def inputs(self) -> list[Path]:
         """Every file that is read: no output may replace one."""

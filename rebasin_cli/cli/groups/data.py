@@ -27,7 +27,7 @@ DataPath = Annotated[
     Path | None,
     typer.Option(
         "--data", readable=False, metavar="PATH", rich_help_panel=PANEL,
-        help="Arrays (.npz, .safetensors), idx or image folder, text, MODULE:LOADER.",
+        help="Arrays (.npz, .safetensors), idx or image folder, text, hf:NAME, MODULE:LOADER.",
     ),
 ]  # fmt: skip
 Limit = Annotated[
@@ -135,7 +135,7 @@ class PolishOptions:
     polish: Annotated[
         c.Polish | None,
         typer.Option(
-            "--polish", help="Fit the merge's weights to its models' outputs; distill goes on by gradients.",
+            "--polish", help="Fit the merge's weights to its models' outputs.",
             rich_help_panel=PANEL,
         ),
     ] = None  # fmt: skip
@@ -196,7 +196,7 @@ class JudgeOptions(PolishOptions):
     repair: Annotated[
         list[c.Repair] | None,
         typer.Option(
-            "--repair", help="Recompute BatchNorm statistics, or rescale all channels; may be given twice.",
+            "--repair", help="Bring statistics to fit the weights; may be given twice.",
             rich_help_panel=PANEL,
         ),
     ] = None  # fmt: skip
