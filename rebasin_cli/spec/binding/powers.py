@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 
 from rebasin_cli.spec.binding.claims import Claim
 from rebasin_cli.spec.binding.resolve import Leaf, Plus
-from rebasin_cli.spec.binding.transposed import biases_of, layer_of
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 
@@ -74,6 +73,8 @@ class Powers:
 @lru_cache(maxsize=128)
 def _written(spec: PermutationSpec) -> Mapping[str, int]:
     """The axis that a layer's bias has, for lines of weights where that is not the first."""
+    from rebasin_cli.spec.binding.transposed import biases_of, layer_of  # which few checkpoints need
+
     biases = biases_of(spec)
     found: dict[str, int] = {}
     for line in spec.lines:
