@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from rebasin_cli.checkpoints.sharded import INDEX_SUFFIX, choose_weights, shards_of, weights_among
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError, system_failure
 from rebasin_cli.safe_text import first_names, shell_word
 
@@ -157,6 +156,8 @@ def _switch(offline: bool) -> None:
 
 def _fetch_files(name: HubName, files: Sequence[str], get: Callable[[str], Path]) -> Path:
     """Fetch the weights that are meant and what lies beside them; `files`: all of the repository."""
+    from rebasin_cli.checkpoints.sharded import INDEX_SUFFIX, choose_weights, shards_of, weights_among
+
     if name.path in files:
         folder = str(PurePosixPath(name.path).parent)
         chosen, wanted = PurePosixPath(name.path).name, [name.path]
@@ -217,6 +218,8 @@ def _absent(name: HubName, files: Sequence[str]) -> SystemFailure:
 
 
 def _no_weights(name: HubName, files: Sequence[str], beside: Sequence[str]) -> ContentError:
+    from rebasin_cli.checkpoints.sharded import weights_among
+
     folders = sorted({str(PurePosixPath(file).parent) for file in files} - {".", name.path})
     inside = {at: [PurePosixPath(f).name for f in files if str(PurePosixPath(f).parent) == at] for at in folders}
     parts = [

@@ -12,7 +12,6 @@ from torch import Tensor
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.matching.objective import Distance, measure_distance
 from rebasin_cli.matching.problem import MatchResult, in_reals
-from rebasin_cli.matching.scales import in_balance
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import scan_sources
@@ -91,7 +90,11 @@ def _measure(pair: Pair, result: MatchResult, inputs: Mapping[str, InputRecord],
     count = sum(tensor.section == "tensors" for tensor in pair.layout.tensors.values())
     with progress.phase("measuring", count) as advance:
         layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
-        a, b, permutation = in_balance(layout, result.permutation, a, b)
+        permutation = result.permutation
+        if permutation.scales:
+            from rebasin_cli.matching.scales import in_balance
+
+            a, b, permutation = in_balance(layout, permutation, a, b)
         distance = measure_distance(layout, a, b, permutation, lambda _: advance(1))
     of = {role: entry.identity for role, entry in inputs.items()}
     return Found(result, distance, permutation_bytes(result.permutation, pair.layout, inputs=of), inputs)

@@ -31,7 +31,6 @@ from rebasin_cli.matching.problem import (
     Trial,
     in_reals,
 )
-from rebasin_cli.matching.scales import balance, balanced, with_scales
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.devices import sweep_work
 from rebasin_cli.pipeline.layouts import Pair
@@ -155,6 +154,8 @@ def match_states(layout: Layout, a: State, b: State, choice: MatchChoice, runnin
     found = match_by_search(plain, choice, running)
     if not layout.scaled():
         return found
+    from rebasin_cli.matching.scales import balance, balanced, with_scales
+
     forms = balance(layout, a), balance(layout, b)
     one, two = (balanced(layout, state, form) for state, form in zip((a, b), forms, strict=True))
     problem = replace(plain, a=one, b=two).cached(choice.memory)
@@ -223,6 +224,8 @@ def run_method(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult
     result = RUNS[type(choice.options)](pair, choice, running)
     if not pair.layout.scaled() or isinstance(choice.options, SearchOptions):
         return result
+    from rebasin_cli.matching.scales import with_scales
+
     layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
     return replace(result, permutation=with_scales(layout, a, b, result.permutation))
 

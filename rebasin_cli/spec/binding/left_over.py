@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape
 
 MOST_FAULTS = 5000
-"""Tensors without a line, after which a spec is given up. A second network in the file may add many."""
+"""Tensors without a line, or lines without a tensor, after which a spec is given up. A second network in the file may
+add many."""
 
 HINTS = 20  # faults that come with the nearest templates, which are slow to find; an error shows fewer
 
@@ -131,6 +132,8 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
             key = line.template.key(dict(zip(names, values, strict=True)))
             if key is not None and key not in present:
                 faults.append(Fault(f"{key} is absent, although {other.key} is there", line.line))
+                if len(faults) >= MOST_FAULTS:
+                    return faults
     return faults
 
 
