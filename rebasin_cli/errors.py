@@ -148,10 +148,12 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name in dict.fromkeys(known):
         names.setdefault(_plain(name), []).append(name)
+    import re
     from difflib import get_close_matches
 
     low = _plain(word)
-    stem = low.rstrip("0123456789")
+    # A number right behind a word is its version; behind a dot, as in `act.0`, it is a place.
+    stem = low.rstrip("0123456789") if re.search(r"[^\W\d]\d+$", word) else low
     found = (
         [plain for plain in names if plain == low]
         or [plain for plain in names if len(low) >= _LEAST and plain.startswith(low)]

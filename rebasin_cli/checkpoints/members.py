@@ -110,7 +110,7 @@ def copies(infos: Mapping[str, TensorInfo]) -> tuple[str, tuple[str, ...]] | Non
     """What all names begin with, and the words after it that tell copies of one network apart.
 
     `models.0.fc.weight`, `models.1.fc.weight`, … → (`models.`, (`0`, `1`, …)). None where the tensors are no copies:
-    where one lies outside, or two differ in names or shapes.
+    where one lies outside, two differ in names or shapes, or they are layers.
     """
     stem = ""
     for _ in range(_DEPTH):
@@ -120,7 +120,8 @@ def copies(infos: Mapping[str, TensorInfo]) -> tuple[str, tuple[str, ...]] | Non
             forms.setdefault(word, {})[rest] = info.shape
         first, *others = forms or [""]
         if others:
-            alike = all(forms[first]) and all(forms[other] == forms[first] for other in others)
+            whole = all(forms[first]) and any("." in rest for rest in forms[first])  # a layer is no network
+            alike = whole and all(forms[other] == forms[first] for other in others)
             return (stem, tuple(_in_order(forms))) if alike else None
         stem += f"{first}."
     return None

@@ -120,7 +120,7 @@ def test_a_key_that_is_not_there(rebasin: Rebasin, files: Path) -> None:
         (("inspect", "b.student.aligned.safetensors:x"), 2, "and it has one network"),
         (("inspect", f"{files}:x"), 2, "a folder has one network"),
         (("inspect", "none.pth:x"), 4, "there is no such file"),
-        (("inspect", "org/name"), 4, "hf download org/name"),
+        (("inspect", "org/name"), 4, "name it hf:org/name"),
     ):
         done = rebasin(*arguments)
         assert done.code == code

@@ -57,7 +57,7 @@ def test_the_defaults_of_help_are_those_of_the_methods() -> None:
                 known.setdefault(field.name, set()).add(str(field.default))
     shown = {name: option.show_default for name, option in options.items() if isinstance(option.show_default, str)}
     assert shown.pop("fit_batch") == str(DataRequest().fit_batch)
-    assert set(shown) == {"start", "order", "quality", "similarity", "objective", "epochs", "momentum"}
+    assert set(shown) == {"start", "order", "quality", "similarity", "objective", "epochs", "mix", "momentum"}
     for name, default in shown.items():
         assert known[name] == {default}, name
 

@@ -206,7 +206,7 @@ TAPPED = ("--data", "data.npz", "--network", "mine:parts", "--method", "activati
         (("--data", "mine:no_data"), 3, "no examples"),
         (("--data", "mine:absent"), 2, "has no attribute"),
         (("--metric", "top5"), 2, "--data"),
-        (("--data", "data.npz", "--image-size", 8), 2, "are for folders of images, and data.npz is none"),
+        (("--data", "data.npz", "--image-size", 8), 2, "are for images, and data.npz has none"),
         (("--data", "data.npz", "--normalise", "0.5"), 2, "expected MEAN/DEVIATION"),
         (("--data", "data.npz", "--metric", "top3"), 2, "did you mean `top5`?"),
         (("--data", "data.npz", "--metric", "mine:raises"), 3, "the function raised TypeError"),

@@ -100,6 +100,7 @@ OWNERS = {
     "quality": ("high", {"weights", "frank-wolfe", "sinkhorn"}),
     "objective": ("midpoint", {"sinkhorn"}),
     "similarity": ("covariance", {"activations"}),
+    "mix": (0.5, {"activations"}),
     "epochs": (3, {"ste"}),
     "momentum": (0.3, {"ste"}),
     "learning_rate": (0.5, {"sinkhorn", "ste"}),

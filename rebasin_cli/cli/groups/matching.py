@@ -102,7 +102,7 @@ class MergeMatchOptions:
         float | None,
         typer.Option(
             parser=n.LAMBDA, metavar="X", help="Share of activations beside weights (activations).",
-            show_default="1", rich_help_panel=_PANEL,
+            show_default="1.0", rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
     tap: Annotated[
