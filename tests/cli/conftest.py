@@ -49,7 +49,9 @@ def rebasin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
+    threads = torch.get_num_threads()
     yield call
+    torch.set_num_threads(threads)  # --threads is for the rest of a process
     for name, module in list(sys.modules.items()):  # a process of its own would not know them either
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
