@@ -80,7 +80,7 @@ def test_matrices_of_dims_with_others_within_are_their_forms(name: str, budget: 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_operands_cut_into_parts_add_up(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rebasin_cli.matching.similarity.chunks.CACHED", 1)
+    monkeypatch.setattr("rebasin_cli.matching.similarity.contributions.CACHED", 1)
     generator = torch.Generator().manual_seed(0)
     for shape in ((3, 1, 1500), (600, 1100, 2), (2, 1300, 1)):
         x, y = (torch.randn(shape, generator=generator).to(dtype) for _ in "xy")
