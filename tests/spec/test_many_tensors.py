@@ -58,6 +58,7 @@ _EXPERTS = {
 def test_the_work_on_one_tensor_is_bounded(shapes: dict[str, tuple[int, ...]], most: int) -> None:
     for name in shipped_specs():
         matcher_for(shipped_spec(name))  # once, for all checkpoints
+    _calls(dict([*shapes.items()][:50] + [*shapes.items()][-50:]))  # what is compiled once for every spec
     assert _calls(shapes) < most * len(shapes)
 
 
