@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.proofs.proof import prove
-from rebasin_cli.proofs.subjects import Subject, classic_decoders, rotary_decoders
-from rebasin_cli.spec import detect, load_spec
-from tests.architectures.refuting import permutations_of
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A wrong claim: what to exchange in the shipped spec, and the dim that a proof must name."""
-
-    spec: str
-    make: Callable[[], Subject]
-    exchange: Mapping[str, str]
-    dim: str
-
+from rebasin_cli.proofs.subjects import classic_decoders, rotary_decoders
+from rebasin_cli.spec import detect
+from tests.architectures.refuting import Claim, refuted
 
 ROTATED_HEADS_MOVE_INSIDE = {
     "head_dim: [": "qk.{i}: [",
@@ -117,13 +103,7 @@ CLAIMS = {
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_a_wrong_symmetry_is_refuted_and_named(claim: Claim, tmp_path: Path) -> None:
-    text = permutations_of(claim.spec)
-    for old, new in claim.exchange.items():
-        assert old in text
-        text = text.replace(old, new)
-    path = tmp_path / f"{claim.spec}.yaml"
-    path.write_text(text)
-    proof = prove(load_spec(path), claim.make())
+    proof = refuted(claim, tmp_path)
     assert not proof.holds
     assert proof.error > 100 * proof.tolerance
     assert claim.dim in proof.breaking
