@@ -51,19 +51,13 @@ def command(
         folder = (into or beside(document_base(run), ".rerun")).absolute()
         calls = calls_of(document, folder)
         code = [option for call in calls for option in call.code]
-        if code and not trust:
-            raise UsageError(
-                f"the run document runs code: {', '.join(code)}",
-                where=str(run),
-                remedy="read it first; --trust runs it with your rights",
-            )
         fetched = [word for call in calls for word in call.fetched]
-        if fetched and not trust:
-            raise UsageError(
-                f"the run document asks the hub for {', '.join(fetched)}",
-                where=str(run),
-                remedy="--trust opens the connection",
-            )
+        for words, does, remedy in (
+            (code, "runs code:", "read it first; --trust runs it with your rights"),
+            (fetched, "asks the hub for", "--trust opens the connection"),
+        ):
+            if words and not trust:
+                raise UsageError(f"the run document {does} {', '.join(words)}", where=str(run), remedy=remedy)
         check_inputs(document, session)
         _make(folder)
     again = _repeat(calls, session)
