@@ -67,7 +67,7 @@ class EvaluationServer:
     def ask(self, checkpoint: Path) -> Scores:
         """What a checkpoint is worth.
 
-        A server that has failed is started anew for the next one.
+        A server that has failed is started again for the next one.
 
         Raises:
             UsageError: there is no such program.

@@ -149,7 +149,7 @@ def _data(run: Run) -> dict[str, InputRecord]:
 
 
 def _basis(run: Run, known: InputRecord) -> dict[str, str]:
-    """What every output hangs on beside its own member; where it is the same, so are the bytes."""
+    """What every output depends on beside its own member; where it is the same, so are the bytes."""
     request = run.request
     spec = request.spec
     return {

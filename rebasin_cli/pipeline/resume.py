@@ -1,6 +1,6 @@
 """Going on from an earlier run: the document that was piped in, or that of a sweep which was cut short (`--resume`).
 
-Every curve of a document says what its points hang on (`basis`). A point is taken over where that is the same, and
+Every curve of a document says what its points depend on (`basis`). A point is taken over where that is the same, and
 measured again where anything of it differs.
 """
 
@@ -32,7 +32,7 @@ from rebasin_cli.report.measurements import ENSEMBLE, BarrierRecord, CurveRecord
 R = TypeVar("R", BarrierRecord, PlaneRecord)
 
 Basis = Mapping[str, str]
-"""What the points of a curve hang on, by name: hashes of files, permutation and examples, and options."""
+"""What the points of a curve depend on, by name: hashes of files, permutation and examples, and options."""
 
 _EVERY = 0.5
 """Seconds between two writings of a sweep's document: a process that is killed loses no more than that."""

@@ -51,7 +51,7 @@ class Sweep:
 
     Attributes:
         blend: how the points between the ends are combined.
-        basis: what the points of the naive curve hang on.
+        basis: what the points of the naive curve depend on.
         first: what A is worth.
         kept: what an earlier run measured.
     """

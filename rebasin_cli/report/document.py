@@ -212,7 +212,7 @@ class MembersRecord(Record, frozen=True):
     Attributes:
         members: in the order in which they were named.
         together: whether all were brought into one order, and not each onto A alone.
-        basis: what their outputs hang on beside the members themselves, by name: hashes, and options.
+        basis: what their outputs depend on beside the members themselves, by name: hashes, and options.
         missing: how many had not been begun when the run was cut short.
     """
 

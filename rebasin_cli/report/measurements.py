@@ -53,7 +53,7 @@ class CurveRecord(Record, frozen=True):
         barrier: max over λ of the loss above the line between the ends (Entezari et al., arXiv:2110.06296).
         barrier_to_mean: max over λ of the loss above the mean of the ends (Frankle et al., arXiv:1912.05671).
         metrics: whatever else was measured at each λ, by name.
-        basis: what the points hang on, by name: hashes of inputs, permutation and examples, and options.
+        basis: what the points depend on, by name: hashes of inputs, permutation and examples, and options.
         reliability: at each λ the answers by confidence (`--metric calibration-error` only).
     """
 

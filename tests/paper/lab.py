@@ -95,7 +95,7 @@ class Lab:
     Attributes:
         quick: whether rows take what ten minutes allow.
         seed: of the first network; those beside it have the seeds after it.
-        costs: what was used since they were set anew.
+        costs: what was used since they were last set to zero.
     """
 
     def __init__(self, folder: Path, *, quick: bool, seed: int = 0, root: Path | None = None) -> None:
