@@ -96,14 +96,17 @@ class EvaluationServer:
         process = server.process
         assert process.stdin
         assert process.stdout
-        try:
-            process.stdin.write(question)
-            process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended(server) from None
-        until = None if self._timeout is None else monotonic() + self._timeout
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
+            if selector.select(0):  # a line that came late would be taken for the answer to this question
+                late = os.read(process.stdout.fileno(), 1 << 16)
+                raise _chatty(late) if late else self._ended(server)
+            try:
+                process.stdin.write(question)
+                process.stdin.flush()
+            except BrokenPipeError:
+                raise self._ended(server) from None
+            until = None if self._timeout is None else monotonic() + self._timeout
             while b"\n" not in server.read:
                 left = None if until is None else max(0.0, until - monotonic())
                 if not selector.select(left):
@@ -119,10 +122,7 @@ class EvaluationServer:
                     raise ContentError("the evaluation server's answer has no end", remedy=_REMEDY)
         line, _, server.read = server.read.partition(b"\n")
         if server.read:
-            raise ContentError(
-                f"the evaluation server printed more than its answer: {server.read[:60].decode('utf-8', 'replace')!r}",
-                remedy=_REMEDY + "; what else it says goes to stderr",
-            )
+            raise _chatty(server.read)
         return line
 
     def _ended(self, server: _Process) -> ContentError:
@@ -133,6 +133,13 @@ class EvaluationServer:
             where=shlex.join(self._words),
             remedy=_REMEDY,
         )
+
+
+def _chatty(said: bytes) -> ContentError:
+    return ContentError(
+        f"the evaluation server printed more than its answer: {said[:60].decode('utf-8', 'replace')!r}",
+        remedy=_REMEDY + "; what else it says goes to stderr",
+    )
 
 
 def parse_server(text: str) -> tuple[str, ...]:

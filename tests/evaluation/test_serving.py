@@ -55,7 +55,7 @@ def test_one_process_answers_all_questions() -> None:
         ('print("nothing of worth")', "answer is no figure: 'nothing of worth'"),
         ('print("")', "answer is empty"),
         ('print(json.dumps({"accuracy": 1}))', "has no number `loss` in it; it has `accuracy`"),
-        ('print("1"); print("2")', "printed more than its answer: '2"),
+        ('print("1\\n2")', "printed more than its answer: '2"),
         ("sys.exit('no such model')", "ended with code 1: no such model"),
         ('raise ValueError("seven")', "ended with code 1: ValueError: seven"),
         ('print(json.dumps({"error": "out of range"}))', "answered with an error: out of range"),
@@ -71,6 +71,16 @@ def test_a_bad_answer_is_told_and_the_next_one_is_asked(answer: str, said: str) 
     assert one.ask(Path("good")).loss == 0.25
     assert starts() == (1 if "error" in answer else 2)
     one.close()
+
+
+def test_a_line_that_comes_late_is_no_answer_to_the_next_question() -> None:
+    one = server('print(1, flush=True); time.sleep(0.2); print(2, flush=True); open("late", "w")')
+    assert one.ask(Path("a")).loss == 1
+    while not Path("late").exists():
+        time.sleep(0.01)
+    with pytest.raises(ContentError, match=r"printed more than its answer: '2"):
+        one.ask(Path("b"))
+    assert one.ask(Path("a")).loss == 1
 
 
 def test_silence_ends_with_the_time_it_was_given() -> None:
