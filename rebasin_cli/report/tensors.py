@@ -43,32 +43,40 @@ def _facts(record: TensorRecord, reading: str) -> tuple[str, ...]:
 
 def _folded(tensors: Mapping[str, TensorRecord]) -> Iterable[tuple[str, ...]]:
     """A row for those whose names, axes, shapes and dtypes are alike but for numbers."""
-    alike: dict[str, list[list[str]]] = {}
+    alike: dict[str, dict[str, list[str]]] = {}
     for key in tensors:
-        alike.setdefault(_NUMBER.sub("#", key), []).append(_NUMBER.findall(key))
-    varies = {name: [len(set(values)) > 1 for values in zip(*found, strict=True)] for name, found in alike.items()}
-    groups: dict[tuple[str, str, tuple[int, ...], str], list[str]] = {}
-    for key, record in tensors.items():
-        name = _NUMBER.sub("#", key)
-        numbers = {at: int(found) for at, found in enumerate(_NUMBER.findall(key)) if varies[name][at]}
-        pattern = _relative(_reading(record.section, record.pattern), numbers)
-        groups.setdefault((name, record.dtype, record.shape, pattern), []).append(key)
-    for (_, _, _, pattern), keys in groups.items():
-        record = tensors[keys[0]]
-        if len(keys) == 1:
-            yield keys[0], "1", *_facts(record, _reading(record.section, record.pattern))
+        alike.setdefault(_NUMBER.sub("#", key), {})[key] = _NUMBER.findall(key)
+    groups: dict[tuple[str, str, tuple[int, ...], str], dict[str, list[str]]] = {}
+    for name, found in alike.items():
+        varies = [len(set(values)) > 1 for values in zip(*found.values(), strict=True)]
+        for key, numbers in found.items():
+            record = tensors[key]
+            pattern = _reading(record.section, record.pattern)
+            if any(varies):
+                pattern = _relative(pattern, {at: int(n) for at, n in enumerate(numbers) if varies[at]})
+            groups.setdefault((name, record.dtype, record.shape, pattern), {})[key] = numbers
+    place = {key: at for at, key in enumerate(tensors)}
+    for (_, _, _, pattern), found in sorted(groups.items(), key=lambda group: place[next(iter(group[1]))]):
+        first = next(iter(found))
+        record = tensors[first]
+        if len(found) == 1:
+            yield first, "1", *_facts(record, _reading(record.section, record.pattern))
         else:
-            name, reading = _together(keys, pattern)
-            yield name, str(len(keys)), *_facts(record, reading)
+            name, reading = _together(found, pattern)
+            yield name, str(len(found)), *_facts(record, reading)
 
 
-def _together(keys: Sequence[str], pattern: str) -> tuple[str, str]:
-    """Name and axes of several tensors: `{i}` for a number that differs, and the others as they are."""
-    values = zip(*(_NUMBER.findall(key) for key in keys), strict=True)
+def _together(numbers: Mapping[str, Sequence[str]], pattern: str) -> tuple[str, str]:
+    """Name and axes of several tensors: `{i}` for a number that differs, and the others as they are.
+
+    Args:
+        numbers: those of each name.
+    """
+    values = zip(*numbers.values(), strict=True)
     names = [value[0] if len(set(value)) == 1 else f"{{{_variable(at)}}}" for at, value in enumerate(values)]
     parts = iter(names)
     reading = re.sub(r"#(\d+)([+-]\d)?", lambda found: _shown(names[int(found[1])], found[2] or ""), pattern)
-    return _NUMBER.sub(lambda _: next(parts), keys[0]), reading
+    return _NUMBER.sub(lambda _: next(parts), next(iter(numbers))), reading
 
 
 def _relative(pattern: str, numbers: Mapping[int, int]) -> str:

@@ -96,8 +96,10 @@ def detect(
     odd = [m for m in mismatches if m.odd and screens[m.spec.name] == max(screens.values())]
     if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
-    strict = [known.get(spec.name) or attempt(spec, shapes, request) for spec in near[:3]]
-    different = [r for r in strict if isinstance(r, Mismatch)]
+    different = mismatches
+    if len(shapes) <= _LARGE:  # what does not fit as it stands tells more than what does not fit in any form
+        strict = [known.get(spec.name) or attempt(spec, shapes, request) for spec in near[:3]]
+        different = [r for r in strict if isinstance(r, Mismatch)]
     # A spec with as many differences as there are tensors has nothing in common with them but a few names.
     raise _nothing_fits([m for m in different if len(m.faults) < len(shapes) or model_type in m.spec.model_types])
 

@@ -18,7 +18,8 @@ MOST_LINES = 5000
 """Key templates of a spec, alternatives and parts expanded: 242 at most in the shipped specs."""
 
 MOST_LEAVES = 200_000
-"""Parts of all axes of a checkpoint: `{<l}` makes them quadratic in the layers. A DenseNet-264 has 20,000."""
+"""Parts of axes beyond one for each name of a pattern: `{<l}` makes them quadratic in the layers. A DenseNet-264 has
+20,000, a mixture of experts with 100,000 tensors none."""
 
 MOST_COMPARED = 1_000_000
 """Dims that names with choices (`{prev c}`, `{<l}`) are compared with: quadratic in the layers, too."""

@@ -10,6 +10,7 @@ import pytest
 
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.spec import bind, detect, find_spec
+from rebasin_cli.spec.binding.binder import Binder
 from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.template import parse_templates
 from rebasin_cli.spec.limits import MOST_ALTERNATIVES, check_alternatives
@@ -64,6 +65,54 @@ def test_lists_of_all_layers_below_are_bounded() -> None:
     spec = spec_of("tensors:\n  l.{i}.w: g.{i} in + g.{<i}\n  in.w: in\n")
     with pytest.raises(ContentError, match="are compared with more than"):
         bind(spec, {"in.w": (1,), **{f"l.{i}.w": (1, i + 1) for i in range(20_000)}})
+
+
+def _experts(layers: int, experts: int, matrices: str = "123") -> dict[str, tuple[int, ...]]:
+    """The shapes of a Mixtral with small layers; of each expert only some matrices."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_tokens.weight": (32, 8),
+        "norm.weight": (8,),
+        "lm_head.weight": (32, 8),
+    }
+    for layer in range(layers):
+        at = f"layers.{layer}."
+        shapes |= {f"{at}self_attn.{name}_proj.weight": (8, 8) for name in "qkvo"}
+        shapes |= {f"{at}{name}_layernorm.weight": (8,) for name in ("input", "post_attention")}
+        shapes[f"{at}block_sparse_moe.gate.weight"] = (experts, 8)
+        for expert in range(experts):
+            for matrix in matrices:
+                shape = (8, 16) if matrix == "2" else (16, 8)
+                shapes[f"{at}block_sparse_moe.experts.{expert}.w{matrix}.weight"] = shape
+    return {f"model.{key}": shape for key, shape in shapes.items()}
+
+
+def test_plain_names_do_not_count_as_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture of experts has two names for each of its 70,000 tensors (Kimi K2), and no list."""
+    monkeypatch.setattr("rebasin_cli.spec.binding.resolve.MOST_LEAVES", 1000)
+    layout = detect(_experts(5, 100))
+    assert layout.spec.name == "mixtral"
+    assert layout.dims["expert.4"].size == 100
+
+
+def test_of_many_tensors_those_that_a_spec_needs_are_missed_by_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {key: shape for key, shape in _experts(30, 120).items() if "layernorm" not in key}
+    assert len(shapes) > 10_000
+    bound_to: list[str] = []
+    run = Binder.run
+    monkeypatch.setattr(Binder, "run", lambda self: (bound_to.append(self.spec.name), run(self))[1])
+    with pytest.raises(ContentError, match=r"(?s)mixtral: 2 differences.*`layers.{i}.input_layernorm.weight`") as whole:
+        detect(shapes)
+    assert "mixtral" not in bound_to
+    few = {key: shape for key, shape in _experts(3, 4).items() if "layernorm" not in key}
+    with pytest.raises(ContentError) as bound:
+        detect(few)
+    assert "mixtral" in bound_to
+    assert _about("mixtral", whole.value) == _about("mixtral", bound.value)
+
+
+def _about(name: str, error: ContentError) -> str:
+    """What an error says of one spec."""
+    return error.what.partition(f"  - {name}: ")[2].partition("\n  - ")[0]
 
 
 @pytest.mark.parametrize("key", ["a" * 400, "1" * 400, "a." * 200, "_" * 400])

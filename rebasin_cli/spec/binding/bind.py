@@ -16,13 +16,15 @@ from rebasin_cli.spec.binding.left_over import (
     MOST_FAULTS,
     Mismatch,
     first_without_line,
+    lines_without_kind,
     mismatch_error,
     scalars_without_line,
 )
 from rebasin_cli.spec.binding.prefixes import MOST, Prefix, keys_matching, prefix_candidates, require_matches
-from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of
 
+_MANY = 10_000  # tensors beyond which a spec is not bound if its lines show that it cannot fit
 _NUMBERED = re.compile(r"[\d#]")
 
 
@@ -93,6 +95,9 @@ def attempt(
         if strictly is not None and strictly.claimed and strictly.prefix == str(prefix):
             mismatches[prefix] = strictly  # every tensor has a line, so that there is nothing to be loose about
             continue
+        if len(kept) > _MANY and (lacking := screens[prefix].lacking(spec)):
+            mismatches[prefix] = Mismatch(spec, str(prefix), tuple(lacking))
+            continue
         result = Binder(matcher, shapes, left, prefix, request, loose, counters).run()
         if isinstance(result, Layout):
             return result
@@ -103,7 +108,7 @@ def attempt(
 
     other = transposed(spec)
     for prefix, mismatch in mismatches.items():
-        if other is None or not mismatch.claimed:  # a line matches the same names either way
+        if other is None or not mismatch.filled:  # a line matches the same names either way
             continue
         result = Binder(matcher_for(other), shapes, left, prefix, request, loose, counters).run()
         if isinstance(result, Layout):
@@ -123,14 +128,21 @@ class _Screen:
     Attributes:
         covered: kinds of tensors (skeleton and number of axes), and whether they have a line; share: of those that do.
         without: tensors that surely have no line. Scalars do not count, as they may be counters.
+        kinds: of every kind one name, with its skeleton; derived: whether some are covered as another form of a layer.
     """
 
     covered: Mapping[tuple[str, int], bool]
     without: int
+    kinds: Mapping[str, str]
+    derived: bool
 
     @property
     def share(self) -> float:
         return sum(self.covered.values()) / len(self.covered) if self.covered else 0.0
+
+    def lacking(self, spec: PermutationSpec) -> Sequence[Fault]:
+        """The required lines that no kind fits; none where another form of a layer may stand for them."""
+        return [] if self.derived else lines_without_kind(spec, self.kinds)
 
 
 def _worth_binding(screens: Mapping[Prefix, _Screen]) -> Sequence[Prefix]:
@@ -140,7 +152,9 @@ def _worth_binding(screens: Mapping[Prefix, _Screen]) -> Sequence[Prefix]:
     """
     passing = [prefix for prefix, screen in screens.items() if screen.share == 1.0]
     nearest = sorted(screens, key=lambda prefix: -screens[prefix].share)[:4]
-    return passing or [prefix for prefix in nearest if screens[prefix].without < MOST_FAULTS]
+    worth = passing or [prefix for prefix in nearest if screens[prefix].without < MOST_FAULTS]
+    alike = {(str(prefix), tuple(screens[prefix].kinds)): prefix for prefix in reversed(worth)}
+    return [prefix for prefix in worth if prefix in alike.values()]  # a wrapper may be the spec's own prefix
 
 
 def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms: bool) -> _Screen:
@@ -151,9 +165,11 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
     else:
         kinds = tuple((prefix.strip(key), axes, n) for key, axes, n in count_kinds(tuple(shapes), lengths))
     covered: dict[tuple[str, int], bool] = {}
-    without = 0
+    without, derived = 0, False
+    names: dict[str, str] = {}
     for name, axes, tensors in kinds:
         kind = (skeleton_of(name), axes)
+        names[name] = kind[0]
         if kind not in covered:
             covered[kind] = bool(matcher.candidates(name, axes))
             if forms and not covered[kind]:
@@ -162,6 +178,7 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
                 if may_be_derived(name):
                     stripped = stripped or dict(zip(prefix.strip_all(shapes), shapes.values(), strict=True))
                     covered[kind] = bool(matcher.derived(name, stripped))
+                    derived = derived or covered[kind]
         if axes and not covered[kind] and not matcher.exact.get(kind[0]):
             without += tensors
-    return _Screen(covered, without)
+    return _Screen(covered, without, names, derived)

@@ -96,6 +96,7 @@ class Binder:
             line, name = too_many
             return self._mismatch([too_many_compared(name, line.line)])
         claims, faults = claim_tensors(self.matcher, self.shapes, self.skeletons, forms=self.loose)
+        claimed = not faults
         if sum(bool(self.shapes[fault.key]) for fault in faults) >= MOST_FAULTS:
             return Mismatch(self.spec, str(self.prefix), tuple(faults))
         self.ignorable = {self.on_disk[key] for key, claim in claims.items() if claim.line.section == "ignored"}
@@ -113,14 +114,15 @@ class Binder:
         if faults:
             odd = all(fault.unlisted for fault in faults)
             rest = self._try_to_bind(expanded, fixed_families) if odd else None  # whether all else fits
-            return self._mismatch([*faults, *(rest.faults if isinstance(rest, Mismatch) else ())])
+            found = self._mismatch([*faults, *(rest.faults if isinstance(rest, Mismatch) else ())])
+            return replace(found, claimed=claimed)
         self._note_forms(expanded)
         result = self._try_to_bind(expanded, fixed_families)
         if isinstance(result, Mismatch) and self.left & expanded.keys():
             kept = {key: claim for key, claim in expanded.items() if key not in self.left}
             fixed_families |= self._families(claim.line for key, claim in expanded.items() if key in self.left)
             result = self._try_to_bind(kept, fixed_families)
-        return replace(result, claimed=True) if isinstance(result, Mismatch) else self._layout(*result)
+        return replace(result, claimed=True, filled=True) if isinstance(result, Mismatch) else self._layout(*result)
 
     def _families(self, lines: Iterable[Line]) -> set[str]:
         """The first words of the dims in the patterns of lines, shorthands expanded."""

@@ -31,7 +31,7 @@ class Mismatch:
     Attributes:
         odd: the keys on disk that no line matches, if all else fits.
         patterns: the `--ignore` patterns that match these keys alone.
-        claimed: whether every tensor has its line, and only what the lines say does not fit.
+        claimed: whether every tensor has its line; filled: also every line its tensors, and only what they say misfits.
     """
 
     spec: PermutationSpec
@@ -40,6 +40,7 @@ class Mismatch:
     odd: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     claimed: bool = False
+    filled: bool = False
 
     @property
     def counted(self) -> str:
@@ -104,24 +105,15 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
     used: dict[int, list[Claim]] = {}
     for claim in claims.values():
         used.setdefault(id(claim.line), []).append(claim)
-    parts = {line.needed_with for line in spec.lines if line.needed_with}
-    absent = {part for part in parts if not any(key.startswith(part) for key in present)}
-    required = [
-        line
-        for line in spec.lines
-        if not line.template.optional and line.section != "ignored" and line.needed_with not in absent
-    ]
+    required = _required(spec, present)
     unused = any(id(line) not in used for line in required)
     by_skeleton: dict[str, list[str]] = {}
     for name, skeleton in present.items() if unused else ():
         by_skeleton.setdefault(skeleton, []).append(name)
-    families: dict[tuple[str, int], list[Line]] = {}
-    for line in required:
-        families.setdefault((line.template.family, line.line), []).append(line)
     groups: dict[tuple[str, frozenset[str]], dict[tuple[Value, ...], Claim]] = {}
-    for (text, number), lines in families.items():
+    for (text, number), lines in _families(required).items():
         if not any(id(line) in used or _matches_any(line, by_skeleton) for line in lines):
-            faults.append(Fault(f"no tensor fits `{text}`", number, absent=lines[0]))
+            faults.append(_nothing_fits(text, number, lines))
         for line in lines:
             group = groups.setdefault((line.template.scope, line.template.variables), {})
             for claim in used.get(id(line), ()):
@@ -135,6 +127,40 @@ def missing_tensors(spec: PermutationSpec, claims: Mapping[str, Claim], present:
                 if len(faults) >= MOST_FAULTS:
                     return faults
     return faults
+
+
+def lines_without_kind(spec: PermutationSpec, present: Mapping[str, str]) -> list[Fault]:
+    """The required lines that no kind of tensor fits, of `missing_tensors`' faults those that kinds alone tell.
+
+    Args:
+        present: of every kind one key, with its skeleton.
+    """
+    kinds = set(present.values())
+    return [
+        _nothing_fits(text, number, lines)
+        for (text, number), lines in _families(_required(spec, present)).items()
+        if all(line.template.skeletons and kinds.isdisjoint(line.template.skeletons) for line in lines)
+    ]
+
+
+def _required(spec: PermutationSpec, present: Collection[str]) -> Sequence[Line]:
+    """The lines that need a tensor: not the optional ones, and not those of a part that is absent as a whole."""
+    parts = {line.needed_with for line in spec.lines if line.needed_with}
+    absent = {part for part in parts if not any(key.startswith(part) for key in present)}
+    needed = (line for line in spec.lines if not line.template.optional and line.section != "ignored")
+    return [line for line in needed if line.needed_with not in absent]
+
+
+def _families(lines: Iterable[Line]) -> Mapping[tuple[str, int], Sequence[Line]]:
+    """The lines by the text that they are alternatives of."""
+    families: dict[tuple[str, int], list[Line]] = {}
+    for line in lines:
+        families.setdefault((line.template.family, line.line), []).append(line)
+    return families
+
+
+def _nothing_fits(text: str, number: int, lines: Sequence[Line]) -> Fault:
+    return Fault(f"no tensor fits `{text}`", number, absent=lines[0])
 
 
 def _matches_any(line: Line, by_skeleton: Mapping[str, Collection[str]]) -> bool:

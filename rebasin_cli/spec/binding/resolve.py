@@ -104,6 +104,7 @@ class Resolver:
         self._leaves = self._compared = 0
         self._found: dict[Instance, tuple[Rule, Bindings] | None] = {}
         self._joined: set[Instance] | None = None
+        self._plain: dict[tuple[Instance, bool, bool], Plus] = {}  # axes that are one name, of which there are many
 
     def axes(self, claim: Claim) -> tuple[Plus, ...]:
         """The axes of a claimed tensor with every name resolved.
@@ -258,6 +259,14 @@ class Resolver:
         )
 
     def _axis(self, axis: Axis, claim: Claim) -> Plus:
+        name = axis.segments[0]
+        if len(axis.segments) == 1 and isinstance(name, DimName) and (plain := instance_of(name, claim.bindings)):
+            known = self._plain.get((plain, name.still, name.inverse))
+            if known is None and plain in self._family(name):
+                known = Plus((Leaf(f"dim:{(dim := self.name_of(plain))}", dim, name.still, name.inverse),))
+                self._plain[plain, name.still, name.inverse] = known
+            if known is not None:
+                return known
         segments: list[Leaf | Times] = []
         for part in axis.segments:
             for leaf in self._segment(part, claim):
@@ -276,7 +285,7 @@ class Resolver:
             instances = self.instances(part, claim.bindings, claim.line.line)
             if instances is None:
                 return [self._open()]
-            self._leaves += len(instances)
+            self._leaves += len(instances) - 1  # a plain name is as long as what it stands for
             if self._leaves > MOST_LEAVES:
                 what = f"{claim.key}: `{part}` and the like stand for more than {MOST_LEAVES:,} dims"
                 raise ResolutionError(Fault(what, claim.line.line))
@@ -303,6 +312,7 @@ class Resolver:
                 if sizes.get(self.name_of(instance)) == sizes.get(self.name_of(target)):
                     found.add(instance)
         self._joined = found
+        self._plain.clear()
         return bool(found)
 
     def name_of(self, instance: Instance) -> str:
