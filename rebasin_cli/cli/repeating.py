@@ -93,7 +93,7 @@ def calls_of(document: RunDocument, into: Path) -> list[Call]:
     if not records:
         raise ContentError(
             f"the run document of `rebasin {shortened(document.command, 40)}` does not say how it was made",
-            remedy="`rebasin align`, `interpolate`, `merge`, `apply` and `repair` write documents that do",
+            remedy=f"the documents of {', '.join(REPEATED)} do",
         )
     folders = [into / f"{i}-{_command(r)}" for i, r in enumerate(records, 1)] if len(records) > 1 else [into]
     commits = {entry.repository: entry.commit for entry in document.inputs.values() if entry.commit}

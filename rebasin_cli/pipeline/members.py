@@ -240,7 +240,7 @@ def _check_targets(request: MembersRequest, a: Checkpoint, members: Sequence[Mem
     outputs |= {name: path for name, path in (("summary", request.summary), ("report", report)) if path is not None}
     spec = [Path(request.spec.arch)] if request.spec.arch else []
     data = request.data.inputs() if request.data else []
-    check_apart([a, *(m.source.path for m in members if not m.source.path.is_dir()), *spec, *data], outputs)
+    check_apart([a, *(m.source.path for m in members), *spec, *data], outputs)
     _refuse_present(request, members, report)
     for path in (report if report != request.resume else None, request.summary):
         if path is not None:

@@ -192,6 +192,8 @@ def check_apart(inputs: Iterable[Checkpoint | Path], outputs: Mapping[str, Path 
     read = {file for entry in entries for file in _files(entry)}
     identities = {found for file in read if (found := identity(file)) is not None}
     folders = [file for entry in entries if isinstance(entry, Path) for file in _files(entry) if file.is_dir()]
+    named = {Path(os.path.realpath(entry if isinstance(entry, Path) else entry.path)) for entry in entries}
+    models = [path for path in named if path.is_dir() and any(path.glob("*.safetensors"))]
     seen: dict[Path | tuple[int, int], str] = {}
     for role, target in outputs.items():
         if target is None:
@@ -200,15 +202,19 @@ def check_apart(inputs: Iterable[Checkpoint | Path], outputs: Mapping[str, Path 
         same = identity(place)
         inside = same is not None and any(folder in place.parents for folder in folders)
         if place in read or same in identities or inside:
+            raise UsageError(f"{target} is both an input and the {role} output", remedy="give that output another name")
+        within = next((folder for folder in models if folder in place.parents), None)
+        if within is not None and place.suffix in ("", ".safetensors"):
             raise UsageError(
-                f"{target} is both an input and the {role} output", remedy="choose another name for the output with -o"
+                f"{target} would lie in the input {within}, whose weights are all that lies there",
+                remedy="write it to another folder",
             )
         holds = place.is_dir() and role != "points"
         held = next((file for file in sorted(read) if place in file.parents), None) if holds else None
         if held is not None:
             raise UsageError(
                 f"{target} is the {role} output, and the input {held} lies in it",
-                remedy="choose another name for the output with -o",
+                remedy="give that output another name",
             )
         for known in (place, same):
             if known is not None and known in seen:

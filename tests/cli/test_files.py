@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.checkpoints.building import write_sharded
 from tests.cli.conftest import Rebasin
 from tests.small import ROOT, command, environment, hear_hangups, mlp_state, save, shuffled
 
@@ -112,17 +114,21 @@ def test_a_permutation_of_a_fixed_dim_is_refused(rebasin: Rebasin, pair: Path) -
     assert "moves dim h.0, which has to stay" in refused.err
 
 
-def test_shards_of_two_runs_are_refused(rebasin: Rebasin, pair: Path) -> None:
-    from tests.checkpoints.building import write_sharded
-
+def sharded(folder: Path) -> Sequence[str]:
+    """B in two shards; their names."""
     state = load_file("b.safetensors")
     names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     shards = {
         names[0]: {key: t for key, t in state.items() if key.startswith("fc.0")},
         names[1]: {key: t for key, t in state.items() if not key.startswith("fc.0")},
     }
-    write_sharded(pair / "m", shards)
-    (pair / "m" / "config.json").unlink()
+    write_sharded(folder, shards)
+    (folder / "config.json").unlink()
+    return names
+
+
+def test_shards_of_two_runs_are_refused(rebasin: Rebasin, pair: Path) -> None:
+    names = sharded(pair / "m")
     assert rebasin("align", "a.safetensors", "m", "-o", "one").code == 0
     assert rebasin("align", "a.safetensors", "m", "-o", "two", "--seed", 1).code == 0
     (pair / "two" / names[0]).replace(pair / "one" / names[0])
@@ -197,6 +203,25 @@ def test_force_never_replaces_an_input(
         assert "both" in refused.err
     (pair / link).unlink()
     assert contents(pair) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("align", "a.safetensors", "m", "-o", "m/o"),
+        ("align", "a.safetensors", "m", "-o", "m/model.safetensors", "--force"),
+        ("merge", "a.safetensors", "m", "-o", "m/o.safetensors"),
+        ("align", "a.safetensors", "b.safetensors", "m", "-o", "m"),
+    ],
+)
+def test_weights_are_not_written_into_an_input_folder(arguments: tuple[str, ...], rebasin: Rebasin, pair: Path) -> None:
+    sharded(pair / "m")
+    before = contents(pair / "m")
+    refused = rebasin(*arguments)
+    assert refused.code == 2, refused.err
+    assert "input" in refused.err
+    assert contents(pair / "m") == before
+    assert rebasin("inspect", "m").code == 0
 
 
 def test_a_replaced_file_keeps_its_mode(rebasin: Rebasin, pair: Path) -> None:

@@ -15,13 +15,11 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from tests.small import command as as_process
 from tests.small import environment
 from tests.torture.attempt import Attempt, Ended, Surroundings, address_space, attempt
 from tests.torture.hostile import spread
-from tests.torture.judging import CONTRACT, Row, Snapshot
+from tests.torture.judging import CONTRACT, Row, Snapshot, is_whole
 from tests.torture.stock import fresh
 
 _LINES = (
@@ -35,6 +33,9 @@ _LINES = (
     "report run.json --html r.html",
     "arch check spec.yaml a.safetensors",
     "align - b.safetensors -o o.safetensors < a.safetensors",
+    "align a.safetensors b.safetensors b.pt m -o o --summary s.safetensors",
+    "plane a.safetensors b.safetensors --permutation p.safetensors --data data.npz --steps 2 --report r.json",
+    "rerun align.json --into o",
 )
 _PIPE = 141  # of a reader that went away
 _NOBODY = 65534
@@ -106,18 +107,8 @@ def _count(row: Row, name: str, line: str, done: Attempt, fault: Fault, before: 
     row.add(name, ascii(line)[1:-1], done, fault.allowed, told=fault.told)
     before.judge(row, name, ascii(line)[1:-1], work, done.ended.code, whole=True)
     for path in {*work.rglob("o.safetensors"), *work.rglob("o/*.safetensors"), *work.rglob("lam-*")}:
-        if not _is_whole(path):
+        if not is_whole(path):
             row.count("torn", name, line, f"{path.name} is torn")
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (no mapping)
-                file.get_tensor(key)
-    except (OSError, SafetensorError):
-        return False
-    return True
 
 
 def _faults() -> Iterator[Fault]:

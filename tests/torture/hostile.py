@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.torture.attempt import Surroundings, attempt
-from tests.torture.cases import Case, data, documents, folders, nodes, pickles, safetensors, specs
+from tests.torture.cases import Case, arrays, data, documents, folders, nodes, pickles, safetensors, specs
 from tests.torture.cases import models as models_of_folders
-from tests.torture.judging import Row, Snapshot
+from tests.torture.judging import Row, Snapshot, is_whole
 from tests.torture.stock import fresh
 
 T = TypeVar("T")
 _PAIR = "a.safetensors b.safetensors"
-# Of each kind the commands that read it; {x}: the file, `<`: stdin, `@`: stdout and stderr are a terminal's.
+# Of each kind the commands that read it; {x}: the file, `<`: stdin, `@`: stdout and stderr are a terminal's,
+# `+`: what is finished when one of several fails stays.
 COMMANDS = {
     "checkpoint": (
         "inspect {x}", "@ inspect {x}", "align a.safetensors {x} -o o.safetensors",
         "apply p.safetensors {x} -o o.safetensors",
         "merge a.safetensors {x} -o o.safetensors", "arch check mlp {x}", "@ arch show mlp {x}",
         "align - a.safetensors -o o.safetensors < {x}",
+        "+ align a.safetensors b.safetensors {x} -o o", "+ align a.safetensors {x} b.safetensors -o o --together",
+        "plane a.safetensors {x} --permutation p.safetensors --data data.npz --steps 2",
     ),
     "permutation": (
         "apply {x} b.safetensors -o o.safetensors", "@ apply {x} b.safetensors -o o.safetensors", "inspect {x}",
@@ -56,7 +59,7 @@ COMMANDS = {
         f"interpolate {_PAIR} --steps 3 --permutation p.safetensors --data data.npz --resume {{x}}",
     ),
 }  # fmt: skip
-_MODULES = (safetensors, pickles, data, specs, folders, documents, nodes, models_of_folders)
+_MODULES = (safetensors, pickles, arrays, data, specs, folders, documents, nodes, models_of_folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +69,17 @@ class Command:
     arguments: tuple[str, ...]
     surroundings: Surroundings
     text: str
+    keeps: bool = False
 
     @classmethod
     def parse(cls, text: str, file: str) -> Command:
         """From a line of `COMMANDS`."""
         shown = text.format(x=file, spec="size.yaml")
         words = shown.split()
-        terminal = words[0] == "@"
+        terminal, keeps = words[0] == "@", words[0] == "+"
         stdin = words[words.index("<") + 1] if "<" in words else ""
-        arguments = tuple(words[terminal : words.index("<") if stdin else None])
-        return cls(arguments, Surroundings(**({"stdin": stdin} if stdin else {}), terminal=terminal), shown)
+        arguments = tuple(words[terminal or keeps : words.index("<") if stdin else None])
+        return cls(arguments, Surroundings(**({"stdin": stdin} if stdin else {}), terminal=terminal), shown, keeps)
 
 
 def every_case() -> list[Case]:
@@ -137,4 +141,7 @@ def attack(plan: Plan, stock: Path, row: Row) -> None:
         before = Snapshot.of(work)
         done = attempt(plan.command.arguments, top, plan.command.surroundings)
         row.add(plan.name, plan.command.text, done)
-        before.judge(row, plan.name, plan.command.text, work, done.ended.code)
+        before.judge(row, plan.name, plan.command.text, work, done.ended.code, whole=plan.command.keeps)
+        for path in work.rglob("o/*.safetensors") if plan.command.keeps else ():
+            if not is_whole(path):
+                row.count("torn", plan.name, plan.command.text, f"{path.name} is torn")

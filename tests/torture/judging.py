@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from tests.torture.attempt import Attempt
 
 CONTRACT = frozenset({0, 1, 2, 3, 4})
@@ -141,6 +143,17 @@ class Snapshot:
                 row.count("left", name, command, f"left {file}")
             elif code and not whole and not (code in (1, 3) and file.endswith(".json")):
                 row.count("torn", name, command, f"exit code {code}, and there is {file}")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every tensor of a file can be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                file.get_tensor(key)
+    except (OSError, SafetensorError):
+        return False
+    return True
 
 
 def _last_line(text: str) -> str:

@@ -13,7 +13,8 @@ from tests.torture.judging import Row
 
 # (file of the stock, kind): what is mutated and which commands read it.
 _FILES = (
-    ("b.safetensors", "checkpoint"), ("b.pt", "checkpoint"), ("old.pt", "checkpoint"), ("p.safetensors", "permutation"),
+    ("b.safetensors", "checkpoint"), ("b.pt", "checkpoint"), ("old.pt", "checkpoint"), ("b.npz", "checkpoint"),
+    ("b.msgpack", "checkpoint"), ("b.h5", "checkpoint"), ("p.safetensors", "permutation"),
     ("data.npz", "data"), ("data.safetensors", "data"), ("idx/t10k-images-idx3-ubyte", "data"),
     ("idx/t10k-labels-idx1-ubyte.gz", "data"),
     ("images/cat/0.png", "images"), ("size.yaml", "spec"), ("spec.yaml", "spec"), ("run.json", "document"),

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from rebasin_cli.cli import main
 from tests.checkpoints.building import write_sharded
 from tests.small import ROOT, mlp_state, save, save_data, shuffled
+from tests.torture.cases import arrays
 
 SPEC = "sizes:\n  n: [config.n, config.deep.n / 2, 4]\ntensors:\n  fc.{i}.weight: h.{i} h.{i-1}\n  fc.{i}.bias: h.{i}\n"
 SPEC += "dims:\n  h.{first i-1}: fixed\n  h.{last i}: fixed because they are the outputs\n"
@@ -39,6 +40,10 @@ def make_stock(folder: Path) -> None:
     save(folder / "b.safetensors", other, {"note": "B's own"})
     torch.save(other, folder / "b.pt")
     torch.save(other, folder / "old.pt", _use_new_zipfile_serialization=False)
+    alone = {key: tensor.numpy() for key, tensor in other.items()}
+    np.savez(folder / "b.npz", **alone)
+    (folder / "b.msgpack").write_bytes(arrays.flax_bytes(alone))
+    arrays.write_hdf5(folder / "b.h5", alone)
     shards = {
         f"model-0000{at + 1}-of-00002.safetensors": {k: t for k, t in other.items() if k.startswith(starts)}
         for at, starts in enumerate(_HALVES)
@@ -46,8 +51,8 @@ def make_stock(folder: Path) -> None:
     write_sharded(folder / "m", shards)
     (folder / "m" / "config.json").write_text(json.dumps({"hidden_size": 8, "model_type": "mlp", "n": 4}))
     save_data(folder / "data.npz")
-    arrays = np.load(folder / "data.npz")
-    save_file({k: torch.from_numpy(arrays[k]) for k in arrays.files}, folder / "data.safetensors")
+    examples = np.load(folder / "data.npz")
+    save_file({k: torch.from_numpy(examples[k]) for k in examples.files}, folder / "data.safetensors")
     _write_idx(folder / "idx")
     _write_images(folder / "images")
     (folder / "spec.yaml").write_text((ROOT / "architectures" / "mlp.yaml").read_text())
@@ -120,7 +125,14 @@ def _warm() -> None:
     run("interpolate", "a.safetensors", "b.pt", "--steps", "2", "--data", "data.safetensors")
     run("interpolate", "a.safetensors", "old.pt", "--steps", "2", "--data", "idx")
     run("interpolate", "a.safetensors", "b.safetensors", "--steps", "2", "--data", "images")
-    for arguments in ("inspect b.safetensors", "arch show spec.yaml", "arch check spec.yaml b.safetensors"):
+    for arguments in (
+        "inspect b.npz",
+        "inspect b.msgpack",
+        "inspect b.h5",
+        "inspect b.safetensors",
+        "arch show spec.yaml",
+        "arch check spec.yaml b.safetensors",
+    ):
         run(*arguments.split())
     for form in ("--html", "--markdown", "--text"):
         run("report", "run.json", form, f"w{form}")

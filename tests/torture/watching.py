@@ -113,7 +113,8 @@ def _is_installed(name: str) -> bool:
 
 def _is_outside(path: Any, inside: tuple[str, ...]) -> bool:
     real = os.path.realpath(os.fsdecode(path))
-    return not (real + os.sep).startswith(inside) and not real.startswith((*_DEVICES, "/proc/self/"))
+    own = ("/tmp/rebasin-", "/var/tmp/rebasin-")  # its temporary files where TMPDIR is no folder
+    return not (real + os.sep).startswith(inside) and not real.startswith((*_DEVICES, "/proc/self/", *own))
 
 
 def _caller(depth: int) -> str:

@@ -40,7 +40,7 @@ class _Evil:
 
 def cases() -> Iterator[Case]:
     """All of them."""
-    for at, data in enumerate(_npz()):
+    for at, data in enumerate(hostile_archives()):
         yield of_bytes(f"data/npz-{at}", "data", "x.npz", data)
     for at, data in enumerate(_safetensors()):
         yield of_bytes(f"data/safetensors-{at}", "data", "x.safetensors", data)
@@ -71,7 +71,7 @@ def _honest() -> bytes:
     return out.getvalue()
 
 
-def _npz() -> Iterator[bytes]:
+def hostile_archives() -> Iterator[bytes]:
     targets = _honest()
     arrays = [_npy(_header(shape=shape)) for shape in _SHAPES] + [_npy(_header(dtype=dtype)) for dtype in _DTYPES]
     arrays += [_npy(_header(order=order)) for order in ("None", "1", "'x'", "True")]

@@ -46,12 +46,13 @@ def prepare(stock: Path) -> None:
     import torch
 
     from rebasin_cli.evaluation.libraries import library
-    from tests.cli.test_transformers import SPECIAL, WORDS, save_tokenizer
     from tests.torture.stock import inside, run
+
+    transformers = library("transformers")  # first: it is quiet only as the product loads it
+    from tests.cli.test_transformers import SPECIAL, WORDS, save_tokenizer
 
     if (stock / "bert").exists():
         return
-    transformers = library("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
