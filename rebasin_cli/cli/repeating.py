@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, redirect_stdout
@@ -43,6 +44,7 @@ READ = {
 WRITTEN = {"output", "report", "plot", "save_permutation", "resume", "summary"}
 """Parameters that name files to write."""
 _CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command", "eval_server"}
+_DATA = re.compile(rf"(?P<name>{PREFIX}[^@:]+)@(?P<commit>[0-9a-f]{{40}})(?::|$)")
 _LEFT_OUT = {"force", "json", "form"}
 """The document is always printed: it is what is compared, and what the next command of a pipe works on."""
 _UNNAMED = {"align": "aligned", "repair": "repaired"}
@@ -96,7 +98,9 @@ def calls_of(document: RunDocument, into: Path) -> list[Call]:
             remedy=f"the documents of {', '.join(REPEATED)} do",
         )
     folders = [into / f"{i}-{_command(r)}" for i, r in enumerate(records, 1)] if len(records) > 1 else [into]
-    commits = {entry.repository: entry.commit for entry in document.inputs.values() if entry.commit}
+    commits = {entry.repository: entry.commit for entry in document.inputs.values() if entry.commit} | {
+        match["name"]: match["commit"] for text in _data_of(document) if (match := _DATA.match(text))
+    }
     return [_call(record, document.outputs, folder, commits) for record, folder in zip(records, folders, strict=True)]
 
 
@@ -163,8 +167,17 @@ def _words(parameter: Any, values: Sequence[str]) -> Iterator[str]:
             yield parameter.secondary_opts[0]
 
 
-def _pinned(text: str, commits: Mapping[str, str]) -> str:
+def _data_of(document: RunDocument) -> Iterator[str]:
+    """The data that figures of the document come from."""
+    yield from (part.data for part in (document.barrier, document.merge, document.plane) if part is not None)
+
+
+def _pinned(text: str, commits: Mapping[str, str], *, data: bool) -> str:
     """A name on the hub with the commit that the run read: what is there now may be another one."""
+    if data:
+        base, colon, split = text.partition(":")[2].partition(":")
+        commit = commits.get(f"{PREFIX}{base.partition('@')[0]}")
+        return f"{PREFIX}{base.partition('@')[0]}@{commit}{colon}{split}" if commit else text
     name = hub_name(text)
     return str(replace(name, revision=commits.get(name.repo, name.revision)))
 
@@ -179,7 +192,7 @@ def _value(name: str, value: Any, folder: Path, into: Path, command: str, commit
         raise ContentError("an input came through a pipe, and cannot be read again", remedy="name a file by hand")
     path = os.path.join(folder, text)
     if text.startswith(PREFIX) and not os.path.lexists(path):
-        return text if name in ("data", "fit_data") else _pinned(text, commits)
+        return _pinned(text, commits, data=name in ("data", "fit_data"))
     if name == "arch":
         return path if text.endswith((".yaml", ".yml")) or os.sep in text else text
     return text if name in _CODE and is_named(text) and not os.path.lexists(path) else path

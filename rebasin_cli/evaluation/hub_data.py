@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ _FORM = "hf:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]"
 _HALVES: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation", "val", "valid")}
 _MARKS = ({"dataset_info.json", "state.json"}, {"dataset_dict.json"})
 _LABELS = ("targets", "target", "labels", "label")
+_COMMIT = re.compile(r"/([0-9a-f]{40})/[^/]+$")
 _CHUNK = 1024  # rows at a time
 _REMEDY = (
     "rename its columns to `inputs` (or `inputs.NAME`) and `targets`, remove the others and name the folder of "
@@ -108,7 +109,16 @@ def load_hub_data(
         targets = unanswered(inputs) if roles.targets is None else _numbers(rows, roles.targets, text)
         feature = rows.features.get(roles.targets)
     classes = tuple(feature.names) if isinstance(feature, library.ClassLabel) else ()
-    return as_dataset(inputs, targets, text, taken, None), classes
+    return as_dataset(inputs, targets, _fetched(text, name, rows), taken, None), classes
+
+
+def _fetched(text: str, name: DataName | None, rows: Any) -> str:
+    """What was read, by its name: on the hub with the commit, by which `datasets` calls the folder that it keeps."""
+    found = next(filter(None, (_COMMIT.search(file["filename"]) for file in rows.cache_files)), None)
+    if name is None or found is None:
+        return text
+    named = replace(name, revision=found[1])
+    return named.of(name.split) if name.split else named.of("").removesuffix(":")
 
 
 def _from_disk(library: Any, path: Path) -> Any:

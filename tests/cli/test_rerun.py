@@ -40,6 +40,21 @@ def test_align_comes_out_the_same(rebasin: Rebasin, pair: Path) -> None:
     assert "exists already" in rebasin("rerun", "b.rebasin.json").err
 
 
+def test_data_of_the_hub_are_those_of_the_run(rebasin: Rebasin, pair: Path) -> None:
+    """What is there now may be another commit; the connection is asked for first."""
+    assert rebasin("interpolate", *AB, "--steps", 3, "--data", "data.npz", "--report", "run.json").code == 0
+
+    def fetched(document: Any) -> None:
+        words = document["invocations"][0]["command_line"]
+        words[words.index("data.npz")] = "hf:me/digits:test"
+        document["barrier"]["data"] = f"hf:me/digits@{'a1' * 20}:test"
+
+    edited(pair / "run.json", fetched)
+    refused = rebasin("rerun", "run.json")
+    assert refused.code == 2
+    assert f"asks the hub for --data=hf:me/digits@{'a1' * 20}:test" in refused.err
+
+
 def test_a_pipe_is_repeated_from_another_folder(
     rebasin: Rebasin, pair: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

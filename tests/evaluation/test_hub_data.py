@@ -17,7 +17,7 @@ from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageE
 from rebasin_cli.evaluation.hub_data import DataName, data_name, is_saved, load_hub_data
 from rebasin_cli.evaluation.images import Preparation
 from rebasin_cli.evaluation.options import Split
-from tests.hub import Hub, serving
+from tests.hub import COMMIT, Hub, serving
 from tests.small import save_pair
 
 datasets = pytest.importorskip("datasets")
@@ -170,7 +170,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def test_the_hub_gives_what_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = load(Path("hf:me/digits"))
     assert found.inputs.shape == (4, 4)
-    assert len(load(Path("hf:me/digits:train"))[0]) == 6
+    assert found.source == f"hf:me/digits@{COMMIT}"
+    train, _ = load(Path("hf:me/digits:train"))
+    assert len(train) == 6
+    assert train.source == f"hf:me/digits@{COMMIT}:train"
+    assert torch.equal(load(Path(train.source))[0].inputs, train.inputs)
     with pytest.raises(ContentError, match="no split other") as caught:
         load(Path("hf:me/digits:other"))
     assert "hf:me/digits:train" in caught.value.remedy
