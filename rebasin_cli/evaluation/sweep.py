@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,38 +25,30 @@ from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.tally import Tally
 from rebasin_cli.hooks import Run, Taps
 
-DEFAULT_BATCH_SIZE = 512
-
 AnyNetwork = Network | ModuleNetwork
 
 
-def sweep(
-    network: AnyNetwork,
-    states: Callable[[float], Mapping[str, Tensor]],
-    grid: Sequence[float],
-    dataset: Dataset,
-    *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    device: torch.device | str = "cpu",
-    on_step: Callable[[int, int], None] | None = None,
-) -> Curve:
-    """Loss and accuracy at every λ of `grid`.
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How answers are judged.
 
-    Args:
-        states: the state dict at a λ, with the keys of a checkpoint; may be lazy, and each tensor is read once.
-        on_step: called with (points done, points) after each point.
-
-    Returns:
-        Losses are means over all examples, accumulated in float64, so that they hardly depend on `batch_size`.
-        A loss that is not finite is returned as it is.
+    Attributes:
+        loss: as `fitting_loss` gives it; the one for the kind of targets if there is none.
+        batch_size: examples at a time; device: where the network runs.
+        metrics: what is measured besides the loss and accuracy.
+        calibrate: examples on which a temperature is fitted for each network (or weighting of networks), by which its
+            logits are divided before they are judged (`loss` is a cross-entropy then); None: as they are.
     """
 
-    found = []
-    for done, lam in enumerate(grid, 1):
-        found.append(evaluate(network, states(lam), dataset, batch_size=batch_size, device=device))
-        if on_step:
-            on_step(done, len(grid))
-    return as_curve(grid, found)
+    loss: Loss | None = None
+    batch_size: int = 512
+    device: torch.device | str = "cpu"
+    metrics: Sequence[Maker] = ()
+    calibrate: Dataset | None = None
+
+
+PLAINLY = Judging()
+"""By the loss for the kind of targets, and on the CPU."""
 
 
 def as_curve(grid: Sequence[float], found: Sequence[Scores]) -> Curve:
@@ -70,24 +63,13 @@ def as_curve(grid: Sequence[float], found: Sequence[Scores]) -> Curve:
     )
 
 
-def evaluate(
-    network: AnyNetwork,
-    state: Mapping[str, Tensor],
-    dataset: Dataset,
-    *,
-    loss: Loss | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    device: torch.device | str = "cpu",
-    metrics: Sequence[Maker] = (),
-) -> Scores:
-    """Mean loss over all questions (examples, or positions that have a label), accuracy, and `metrics`.
+def evaluate(network: AnyNetwork, state: Mapping[str, Tensor], dataset: Dataset, judging: Judging = PLAINLY) -> Scores:
+    """Mean loss over all questions (examples, or positions that have a label), accuracy, and metrics.
 
-    Args:
-        loss: as `fitting_loss` gives it; the one for the kind of targets if there is none.
+    Losses are accumulated in float64, so that they hardly depend on the batch size. One that is not finite is returned
+    as it is. Each tensor of `state`, which may be lazy, is read once.
     """
-    return evaluate_ensemble(
-        network, (state,), (1.0,), dataset, loss=loss, batch_size=batch_size, device=device, metrics=metrics
-    )
+    return evaluate_ensemble(network, (state,), (1.0,), dataset, judging)
 
 
 def evaluate_ensemble(
@@ -95,20 +77,14 @@ def evaluate_ensemble(
     states: Sequence[Mapping[str, Tensor]],
     weights: Sequence[float],
     dataset: Dataset,
-    *,
-    loss: Loss | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    device: torch.device | str = "cpu",
-    metrics: Sequence[Maker] = (),
+    judging: Judging = PLAINLY,
 ) -> Scores:
     """As `evaluate`, of the mean answers of several states (see `averaged`), which are all in memory.
 
     Raises:
         ContentError: the outputs have no mean.
     """
-    (found,) = evaluate_mixtures(
-        network, states, (weights,), dataset, loss=loss, batch_size=batch_size, device=device, metrics=metrics
-    )
+    (found,) = evaluate_mixtures(network, states, (weights,), dataset, judging)
     return found
 
 
@@ -117,33 +93,26 @@ def evaluate_mixtures(
     states: Sequence[Mapping[str, Tensor]],
     mixtures: Sequence[Sequence[float]],
     dataset: Dataset,
-    *,
-    loss: Loss | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    device: torch.device | str = "cpu",
-    metrics: Sequence[Maker] = (),
-    calibrate: Dataset | None = None,
+    judging: Judging = PLAINLY,
 ) -> list[Scores]:
     """As `evaluate_ensemble`, for several weightings of the same states, in one pass over the examples.
 
     Args:
         mixtures: weights of the states, each summing to 1.
-        calibrate: examples on which a temperature is fitted for each weighting, by which its logits are divided
-            before they are judged (`loss` is a cross-entropy then); None: logits are judged as they are.
 
     Raises:
-        ContentError: the outputs have no mean.
+        ContentError: the outputs have no mean, or there are too many logits to fit a temperature on.
     """
-    judged = loss or find_loss(None, dataset, network.answers)
+    loss = judging.loss or find_loss(None, dataset, network.answers)
     with torch.inference_mode(), _full_precision():
-        together = [network.load(state, device) for state in states]
+        together = [network.load(state, judging.device) for state in states]
         scales: Sequence[float | None] = [None] * len(mixtures)
-        if calibrate is not None:
-            scales = _scales(network, together, mixtures, calibrate, judged, batch_size)
-        tallies = [Tally(network.family, judged, [make() for make in metrics], scale) for scale in scales]
-        for targets, several in _answers(network, together, dataset, batch_size):
+        if judging.calibrate is not None:
+            scales = _scales(network, together, mixtures, judging.calibrate, loss, judging.batch_size)
+        tallies = [Tally(network.family, loss, [make() for make in judging.metrics], scale) for scale in scales]
+        for targets, several in _answers(network, together, dataset, judging.batch_size):
             for weights, tally in zip(mixtures, tallies, strict=True):
-                tally.add(averaged(network.family, several, weights, targets, judged), targets)
+                tally.add(averaged(network.family, several, weights, targets, loss), targets)
     return [tally.scores() for tally in tallies]
 
 

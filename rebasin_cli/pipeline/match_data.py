@@ -14,7 +14,7 @@ from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
-from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate, pair_runner, targets_for
+from rebasin_cli.evaluation.sweep import AnyNetwork, Judging, evaluate, pair_runner, targets_for
 from rebasin_cli.hooks import Layer, PairRun, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss
@@ -71,10 +71,8 @@ class MatchData:
 
     def held_apart(self, state: Mapping[str, Tensor]) -> float:
         """The loss on what is held apart."""
-        return evaluate(
-            self.network, state, self.apart, loss=self.criterion, batch_size=batch_size_of(self.network),
-            device=self.device,
-        ).loss  # fmt: skip
+        judging = Judging(self.criterion, batch_size_of(self.network), self.device)
+        return evaluate(self.network, state, self.apart, judging).loss
 
 
 def prepare_match_data(

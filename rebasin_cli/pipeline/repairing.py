@@ -10,7 +10,7 @@ from torch import Tensor
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.losses import Loss
-from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate
+from rebasin_cli.evaluation.sweep import AnyNetwork, Judging, evaluate
 from rebasin_cli.pipeline.data import batch_size_of, network_and_data
 from rebasin_cli.pipeline.polisher import Polisher, prepare_polisher
 from rebasin_cli.pipeline.progress import Progress
@@ -55,7 +55,7 @@ class Repairing:
         if self.loss is None:
             return
         size = batch_size_of(self.network)
-        scores = evaluate(self.network, state, self.examples, loss=self.loss, batch_size=size, device=self.device)
+        scores = evaluate(self.network, state, self.examples, Judging(self.loss, size, self.device))
         right = f", accuracy {percent_text(scores.accuracy)}" if self.loss.classes else ""
         unit = self.loss.unit
         self.progress.remark(f"{when}: loss {loss_text(scores.loss)} ({unit}){right} on the examples fitted on")

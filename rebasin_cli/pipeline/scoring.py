@@ -26,7 +26,7 @@ from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.serving import EvaluationServer, parse_server
-from rebasin_cli.evaluation.sweep import AnyNetwork, evaluate_mixtures
+from rebasin_cli.evaluation.sweep import AnyNetwork, Judging, evaluate_mixtures
 from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
@@ -118,10 +118,8 @@ class NetworkScorer:
         return self._measured(states, mixtures)
 
     def _measured(self, states: Sequence[Mapping[str, Tensor]], mixtures: Sequence[Sequence[float]]) -> list[Scores]:
-        return evaluate_mixtures(
-            self.network, states, mixtures, self.dataset, loss=self.loss, batch_size=self.batch_size,
-            device=self.device, metrics=self.metrics, calibrate=self.calibrate,
-        )  # fmt: skip
+        judging = Judging(self.loss, self.batch_size, self.device, self.metrics, self.calibrate)
+        return evaluate_mixtures(self.network, states, mixtures, self.dataset, judging)
 
 
 class _Outside:

@@ -28,7 +28,7 @@ from rebasin_cli.evaluation.barrier import barrier_above_line
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.registry import build_network
-from rebasin_cli.evaluation.sweep import runner, sweep
+from rebasin_cli.evaluation.sweep import evaluate, runner
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
@@ -114,8 +114,8 @@ def curve_of(network: Network, layout: Layout, a: State, b: State, test: Dataset
         changed = reset_statistics(params, runner(network, fitted, 500)).changed
         return {key: changed.get(key.removeprefix(network.prefix), between[key]) for key in a}
 
-    curve = sweep(network, state, lambda_grid(points), judged)
-    return barrier_above_line(curve.lam, curve.loss)
+    grid = lambda_grid(points)
+    return barrier_above_line(grid, [evaluate(network, state(lam), judged).loss for lam in grid])
 
 
 def measure(name: str, pairs: int, points: int, runs: Mapping[str, Run]) -> list[Row]:

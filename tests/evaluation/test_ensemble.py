@@ -16,7 +16,7 @@ from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.ensemble import averaged
 from rebasin_cli.evaluation.losses import LOSSES, Loss
 from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.sweep import evaluate, evaluate_ensemble, evaluate_mixtures
+from rebasin_cli.evaluation.sweep import Judging, evaluate, evaluate_ensemble, evaluate_mixtures
 from tests.evaluation.building import network_for
 from tests.small import mlp_state
 
@@ -70,7 +70,7 @@ def test_an_ensemble_of_one_network_is_that_network() -> None:
     alone = evaluate(network, states[0], data)
     same = evaluate_ensemble(network, (states[0], states[0]), (0.5, 0.5), data)
     assert same.loss == pytest.approx(alone.loss, rel=1e-6)
-    both = evaluate_ensemble(network, states, (0.5, 0.5), data, batch_size=7)
+    both = evaluate_ensemble(network, states, (0.5, 0.5), data, Judging(batch_size=7))
     logits = [network(state, inputs).double().softmax(1) for state in states]
     wanted = -((logits[0] + logits[1]) / 2)[torch.arange(20), data.targets].log().mean()
     assert both.loss == pytest.approx(float(wanted), rel=1e-6)
@@ -90,7 +90,7 @@ def random_answers(count: int) -> tuple[list[dict[str, Tensor]], Network, Datase
 def test_one_pass_measures_several_weightings() -> None:
     states, network, data = random_answers(40)
     mixtures = ((0.75, 0.25), (0.5, 0.5))
-    found = evaluate_mixtures(network, states, mixtures, data, batch_size=7)
+    found = evaluate_mixtures(network, states, mixtures, data, Judging(batch_size=7))
     wanted = [evaluate_ensemble(network, states, each, data) for each in mixtures]
     assert [one.loss for one in found] == pytest.approx([one.loss for one in wanted], rel=1e-6)
     assert [one.accuracy for one in found] == [one.accuracy for one in wanted]
@@ -100,7 +100,7 @@ def test_one_pass_measures_several_weightings() -> None:
 def test_the_temperature_is_the_best_one(weights: tuple[float, ...]) -> None:
     states, network, data = random_answers(60)
     states = states[: len(weights)]
-    (found,) = evaluate_mixtures(network, states, (weights,), data, batch_size=7, calibrate=data)
+    (found,) = evaluate_mixtures(network, states, (weights,), data, Judging(batch_size=7, calibrate=data))
     parts = [w * network(s, data.inputs).double().softmax(1) for w, s in zip(weights, states, strict=True)]
     logits = torch.stack(parts).sum(0).log()
     at = found.metrics["temperature"]

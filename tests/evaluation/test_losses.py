@@ -19,7 +19,7 @@ from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import evaluate
+from rebasin_cli.evaluation.sweep import Judging, evaluate
 
 
 class Answering(nn.Module):
@@ -39,7 +39,7 @@ def scored(module: nn.Module, inputs: Inputs, targets: Tensor, name: str | None 
     state = {key: tensor.detach().double() for key, tensor in module.state_dict().items()}
     network = ModuleNetwork("mine", module, {key: tuple(t.shape) for key, t in state.items()}, "")
     data = Dataset(inputs, targets, "random")
-    return evaluate(network, state, data, loss=fitting_loss(name, network, state, data), batch_size=size)
+    return evaluate(network, state, data, Judging(loss=fitting_loss(name, network, state, data), batch_size=size))
 
 
 def answers_of(module: nn.Module, *inputs: Any) -> Any:

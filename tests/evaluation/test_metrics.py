@@ -16,7 +16,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.metrics import METRICS, find_metrics
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import evaluate
+from rebasin_cli.evaluation.sweep import Judging, evaluate
 from tests.evaluation.building import network_for, randomise
 from tests.small import run
 
@@ -37,7 +37,7 @@ def examples() -> tuple[dict[str, Tensor], Dataset, Tensor]:
 
 def measured(*names: str, batch_size: int = 512) -> Scores:
     state, data, _ = examples()
-    return evaluate(network_for("mlp", state), state, data, batch_size=batch_size, metrics=find_metrics(names))
+    return evaluate(network_for("mlp", state), state, data, Judging(batch_size=batch_size, metrics=find_metrics(names)))
 
 
 def test_macro_f1_and_top5_are_those_of_scikit_learn() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import Dataset, load_data
-from rebasin_cli.evaluation.sweep import evaluate, sweep
+from rebasin_cli.evaluation.networks.network import Network
+from rebasin_cli.evaluation.sweep import Judging, as_curve, evaluate
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import lambda_grid
 from tests.evaluation.building import images, layout_of, network_for, randomise
@@ -46,7 +48,7 @@ def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     _, state, data = small()
     network = network_for("mlp", state)
     whole = evaluate(network, state, data)
-    found = evaluate(network, state, data, batch_size=batch_size)
+    found = evaluate(network, state, data, Judging(batch_size=batch_size))
     assert found.loss == pytest.approx(whole.loss, rel=1e-12)
     assert found.accuracy == whole.accuracy
 
@@ -62,29 +64,28 @@ def test_sums_are_in_float64_for_float32_networks() -> None:
     state = {"0.weight": torch.zeros(4, 1)}
     count = 1_000_000
     data = Dataset(torch.zeros(count, 1), torch.zeros(count, dtype=torch.int64), "zeros")
-    scores = evaluate(network_for("mlp", state), state, data, batch_size=1000)
+    scores = evaluate(network_for("mlp", state), state, data, Judging(batch_size=1000))
     assert scores.loss == pytest.approx(math.log(4), rel=1e-12)
     assert scores.accuracy == 1.0
 
 
-def test_points_come_in_order_and_progress_is_told() -> None:
+def curve_of(network: Network, states: Callable[[float], Mapping[str, Tensor]], points: int, data: Dataset) -> Curve:
+    """What is measured at points at equal distances from 0 to 1."""
+    grid = lambda_grid(points)
+    return as_curve(grid, [evaluate(network, states(lam), data) for lam in grid])
+
+
+def test_the_points_of_a_curve_are_in_order() -> None:
     _, state, data = small()
-    asked: list[float] = []
-    told: list[tuple[int, int]] = []
-
-    def states(lam: float) -> Mapping[str, Tensor]:
-        asked.append(lam)
-        return {key: tensor * (1 - lam) for key, tensor in state.items()}
-
-    curve = sweep(network_for("mlp", state), states, lambda_grid(5), data, on_step=lambda *step: told.append(step))
-    assert asked == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    network = network_for("mlp", state)
+    curve = curve_of(network, lambda lam: {key: tensor * (1 - lam) for key, tensor in state.items()}, 5, data)
     assert curve.lam == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert curve.loss[-1] == pytest.approx(math.log(4))
+    assert curve.loss[0] == evaluate(network, state, data).loss
     assert len(curve.accuracy) == 5
 
 
-def test_a_lazy_state_is_read_once_a_point() -> None:
+def test_each_tensor_of_a_lazy_state_is_read_once() -> None:
     _, state, data = small()
     reads: list[str] = []
 
@@ -93,8 +94,8 @@ def test_a_lazy_state_is_read_once_a_point() -> None:
             reads.append(key)
             return super().__getitem__(key)
 
-    sweep(network_for("mlp", state), lambda _: Lazy(state), (0.0, 1.0), data, batch_size=3)
-    assert sorted(reads) == sorted([*state, *state])
+    evaluate(network_for("mlp", state), Lazy(state), data, Judging(batch_size=3))
+    assert sorted(reads) == sorted(state)
 
 
 def test_a_loss_that_is_not_finite_is_reported() -> None:
@@ -105,7 +106,7 @@ def test_a_loss_that_is_not_finite_is_reported() -> None:
         broken = math.nan if lam == 0.5 else 0.0
         return state | {"2.bias": state["2.bias"] + broken}
 
-    curve = sweep(network, states, lambda_grid(3), data)
+    curve = curve_of(network, states, 3, data)
     assert math.isnan(curve.loss[1])
     assert curve.accuracy[1] == 0.0
     assert math.isfinite(curve.loss[0])
@@ -118,7 +119,7 @@ def test_the_shipped_pair_has_a_barrier() -> None:
     a, b = (load_file(DATA / f"digits_mlp_{name}.safetensors") for name in "ab")
     layout, network = layout_of("mlp", a), network_for("mlp", a)
     data = load_data(DATA / "digits.npz")
-    naive = sweep(network, lambda lam: interpolated(layout, a, b, lam), lambda_grid(25), data)
+    naive = curve_of(network, lambda lam: interpolated(layout, a, b, lam), 25, data)
     assert naive.barrier == pytest.approx(1.023, abs=0.005)
     assert (naive.accuracy[0], naive.accuracy[-1]) == pytest.approx((0.962, 0.968))
     assert (naive.loss[0], naive.loss[-1]) == pytest.approx((0.106, 0.102), abs=1e-3)
@@ -137,6 +138,6 @@ def test_a_gpu_gives_the_losses_of_the_cpu(kind: str) -> None:
         data = Dataset(images(16, count=20).float(), torch.arange(20) % 4, "random")
     on_cpu = evaluate(network, state, data)
     with device() as operations:
-        on_gpu = evaluate(network, state, data, device="cuda")
+        on_gpu = evaluate(network, state, data, Judging(device="cuda"))
     assert operations.total() > 0
     assert (on_gpu.loss, on_gpu.accuracy) == pytest.approx((on_cpu.loss, on_cpu.accuracy), rel=1e-5)
