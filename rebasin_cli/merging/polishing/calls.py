@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """See `TorchFunctionMode`."""
         if func is F.multi_head_attention_forward:
-            return _attention(self._project, *args, **(kwargs or {}))
+            given = signature(func).bind(*args, **(kwargs or {}))
+            given.apply_defaults()
+            return _attention(self._project, given.arguments)
         number, self.count = self.count, self.count + 1
         return self.on_call(number, getattr(func, "__name__", ""), func, args, kwargs or {})
 
@@ -43,24 +46,25 @@ class Watch(TorchFunctionMode):
             return F.linear(x, weight, bias)
 
 
-def _attention(
-    project: Callable[[Tensor, Tensor, Tensor | None], Tensor], query: Tensor, key: Tensor, value: Tensor,
-    size: int, heads: int, weight: Tensor | None, bias: Tensor | None, bias_k: Tensor | None, bias_v: Tensor | None,
-    zero: bool, dropout: float, out: Tensor, out_bias: Tensor | None, **options: Any,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """`nn.MultiheadAttention` with its four projections as calls of their own, and the identity in their places."""
+def _attention(project: Callable[[Tensor, Tensor, Tensor | None], Tensor], given: Mapping[str, Any]) -> Any:
+    """`nn.MultiheadAttention` with its four projections as calls of their own, and the identity in their places.
+
+    Args:
+        given: arguments of `multi_head_attention_forward`, all by name.
+    """
     apart = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-    weights = [options.get(name) for name in apart] if weight is None else list(weight.chunk(3))
-    biases = [None] * 3 if bias is None else list(bias.chunk(3))
-    given = zip((query, key, value), weights, biases, strict=True)
-    q, k, v = (project(x, w, b) for x, w, b in given if w is not None)
-    eye = torch.eye(size, dtype=out.dtype, device=out.device)
-    rest = {name: option for name, option in options.items() if name not in (*apart, "use_separate_proj_weight")}
-    mixed, shares = F.multi_head_attention_forward(
-        q, k, v, size, heads, None, None, bias_k, bias_v, zero, dropout, eye, None,
-        use_separate_proj_weight=True, q_proj_weight=eye, k_proj_weight=eye, v_proj_weight=eye, **rest,
-    )  # fmt: skip
-    return project(mixed, out, out_bias), shares
+    joined, bias, out = (given[name] for name in ("in_proj_weight", "in_proj_bias", "out_proj_weight"))
+    weights = [given[name] for name in apart] if joined is None else joined.chunk(3)
+    biases = [None] * 3 if bias is None else bias.chunk(3)
+    inputs = ("query", "key", "value")
+    projected = {
+        name: project(given[name], weight, bias) for name, weight, bias in zip(inputs, weights, biases, strict=True)
+    }
+    eye = torch.eye(given["embed_dim_to_check"], dtype=out.dtype, device=out.device)
+    without = dict.fromkeys(("in_proj_weight", "in_proj_bias", "out_proj_bias"))
+    identities = {**dict.fromkeys((*apart, "out_proj_weight"), eye), "use_separate_proj_weight": True}
+    mixed, shares = F.multi_head_attention_forward(**{**given, **projected, **without, **identities})
+    return project(mixed, out, given["out_proj_bias"]), shares
 
 
 @dataclass(frozen=True, slots=True)
