@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,33 @@ from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, many_sources, output_of, working
 from rebasin_cli.cli.values import number
+
+
+@dataclass(frozen=True)
+class MeanOptions:
+    """How the mean comes about."""
+
+    algorithm: Annotated[
+        c.Algorithm,
+        typer.Option(
+            help="How they are brought together; by activations without frank-wolfe and hierarchical.",
+            rich_help_panel="Run",
+        ),
+    ] = c.Algorithm.CYCLE_CONSISTENT
+    weights: Annotated[
+        str | None, typer.Option(metavar="W1,W2,…", help="Of the models; else equal.", rich_help_panel="Run")
+    ] = None
+
+    def shares(self) -> tuple[float, ...] | None:
+        """The weights as numbers; None if they are equal.
+
+        Raises:
+            UsageError: one is none.
+        """
+        if self.weights is None:
+            return None
+        parts = self.weights.split(",")
+        return tuple(number(n.WEIGHT, part, option="--weights", example="--weights 1,2,1") for part in parts)
 
 
 @grouped
@@ -33,16 +61,7 @@ def command(
         ),
     ],
     *,
-    algorithm: Annotated[
-        c.Algorithm,
-        typer.Option(
-            help="How they are brought together; by activations without frank-wolfe and hierarchical.",
-            rich_help_panel="Run",
-        ),
-    ] = c.Algorithm.CYCLE_CONSISTENT,
-    weights: Annotated[
-        str | None, typer.Option(metavar="W1,W2,…", help="Of the models; else equal.", rich_help_panel="Run")
-    ] = None,
+    mean: MeanOptions,
     examples: Examples,
     network: NetworkOptions,
     judge: JudgeOptions,
@@ -74,17 +93,11 @@ def command(
         target = output_of(output)
         assert target is not None
         request = MergeRequest(
-            tuple(many_sources(models, cleanup, session)), target, spec.choice(), algorithm.value, _numbers(weights),
-            data, steps, report, choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
+            tuple(many_sources(models, cleanup, session)), target, spec.choice(), mean.algorithm.value,
+            mean.shares(), data, steps, report, choice, force=force, dry_run=dry_run, allow_non_finite=allow_non_finite,
         )  # fmt: skip
         document = merge(request, session)
     session.finish(document, payload=output != PIPE)
     end_of(document)
     check_measured(document)
     gates.check(document)
-
-
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    return tuple(number(n.WEIGHT, part, option="--weights", example="--weights 1,2,1") for part in text.split(","))

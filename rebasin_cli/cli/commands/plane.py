@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,50 @@ _OUTPUT, _PLANE = "Output", "Plane"
 _USAGE = "rebasin plane A B --data FILE, or rebasin align A B | rebasin plane --data FILE"
 
 
+@dataclass(frozen=True)
+class PlaneOptions:
+    """The points of the plane, and which B lies in it."""
+
+    steps: Annotated[
+        int, typer.Option(parser=n.STEPS_OF_PLANE, metavar="N", help="Points on each axis.", rich_help_panel=_PLANE)
+    ] = 21
+    margin: Annotated[
+        float,
+        typer.Option(
+            parser=n.MARGIN, metavar="X", help="Room around the triangle, of its longer side.", rich_help_panel=_PLANE
+        ),
+    ] = 0.2
+    permutation: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False, metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PLANE
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is kept of the plane."""
+
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=plot_path, metavar="FILE", help="A .png, .svg or .pdf of it.", rich_help_panel=_OUTPUT),
+    ] = None
+    save_permutation: SavePermutation = None
+    report: Report = None
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            parser=file_path, metavar="FILE", rich_help_panel=_OUTPUT,
+            help="Keep the run document while measuring, and go on from it if it is there.",
+        ),
+    ] = None  # fmt: skip
+
+    def any(self) -> bool:
+        """Whether there are some."""
+        return any(value is not None for value in astuple(self))
+
+
 @grouped
 def command(
     a: Annotated[
@@ -31,37 +76,11 @@ def command(
         Path | None, typer.Argument(readable=False, metavar="B", help="Taken as it is, and aligned.")
     ] = None,
     *,
-    steps: Annotated[
-        int, typer.Option(parser=n.STEPS_OF_PLANE, metavar="N", help="Points on each axis.", rich_help_panel=_PLANE)
-    ] = 21,
-    margin: Annotated[
-        float,
-        typer.Option(
-            parser=n.MARGIN, metavar="X", help="Room around the triangle, of its longer side.", rich_help_panel=_PLANE
-        ),
-    ] = 0.2,
-    permutation: Annotated[
-        Path | None,
-        typer.Option(
-            readable=False, metavar="FILE", help="Take this permutation, match nothing.", rich_help_panel=_PLANE
-        ),
-    ] = None,
+    grid: PlaneOptions,
     examples: Examples,
     network: NetworkOptions,
     judge: JudgeOptions,
-    plot: Annotated[
-        Path | None,
-        typer.Option(parser=plot_path, metavar="FILE", help="A .png, .svg or .pdf of it.", rich_help_panel=_OUTPUT),
-    ] = None,
-    save_permutation: SavePermutation = None,
-    report: Report = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            parser=file_path, metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Keep the run document while measuring, and go on from it if it is there.",
-        ),
-    ] = None,
+    results: Results,
     force: Force = False,
     spec: MatchedSpecOptions,
     match: MatchOptions,
@@ -75,7 +94,7 @@ def command(
     both_or_none("plane", a, b, _USAGE)
     if examples.data is None and judge.program() is None:
         raise UsageError("a plane is one of losses, and without data there are none", remedy="add --data FILE")
-    if resume is not None and report is not None:
+    if results.resume is not None and results.report is not None:
         raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
     if judge.repairs() not in ((), ("bn",)):
         raise UsageError(
@@ -86,17 +105,16 @@ def command(
     from rebasin_cli.pipeline.interpolate import interpolate
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, PlaneGrid
 
-    shows = dry_run or (plot, save_permutation, report, resume) == (None,) * 4
-    session = talk.session(shows=shows, feeds=True, report=report)
+    session = talk.session(shows=dry_run or not results.any(), feeds=True, report=results.report)
     spec_choice, choice = spec.choice(), match.choice()
     data = judged(examples, network, judge, match, choice, {})
     with working() as cleanup:
         ends = ends_of(a, b, spec_choice, cleanup, session, _USAGE)
-        before, permutation = ends.document, permutation or ends.permutation
+        before, permutation = ends.document, grid.permutation or ends.permutation
         request = InterpolateRequest(
-            ends.a, ends.b, ends.spec, before, permutation=permutation, data=data, save_permutation=save_permutation,
-            plot=plot, report=report, resume=resume, choice=choice, force=force, dry_run=dry_run,
-            plane=PlaneGrid(steps, margin),
+            ends.a, ends.b, ends.spec, before, permutation=permutation, data=data, plot=results.plot,
+            save_permutation=results.save_permutation, report=results.report, resume=results.resume, choice=choice,
+            force=force, dry_run=dry_run, plane=PlaneGrid(grid.steps, grid.margin),
         )  # fmt: skip
         document = interpolate(request, session)
     session.finish(document)

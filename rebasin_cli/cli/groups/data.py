@@ -226,10 +226,6 @@ class JudgeOptions(PolishOptions):
         kinds: dict[c.Repair, Literal["bn", "repair"]] = {c.Repair.BN: "bn", c.Repair.REPAIR: "repair"}
         return tuple(dict.fromkeys(kinds[name] for name in self.repair or () if name in kinds))
 
-    def of_line(self) -> dict[str, bool]:
-        """What only a line is asked for, by the name of its field."""
-        return {}
-
 
 @dataclass(frozen=True)
 class LineJudgeOptions(JudgeOptions):
@@ -245,10 +241,6 @@ class LineJudgeOptions(JudgeOptions):
             rich_help_panel=PANEL,
         ),
     ] = False  # fmt: skip
-
-    def of_line(self) -> dict[str, bool]:
-        """What was asked for."""
-        return {"ensemble": self.ensemble, "calibrate": self.calibrate}
 
 
 @dataclass(frozen=True)
@@ -320,14 +312,14 @@ def judged(
         UsageError: an option that nothing reads then, or one with a value that is none.
     """
     taps, repairs = match.taps(), judge.repairs()
-    of_line = judge.of_line()
+    ensemble, calibrate = (judge.ensemble, judge.calibrate) if isinstance(judge, LineJudgeOptions) else (False, False)
     has_loss = examples.data is not None or judge.program() is not None
-    if not (choice.looks_at_data or repairs or judge.polish or of_line.get("calibrate")):
+    if not (choice.looks_at_data or repairs or judge.polish or calibrate):
         _refuse({"--fit-data": judge.fit_data, "--fit-limit": judge.fit_limit}, _NO_FIT)
     fits = judge.fit_data is not None and (choice.looks_at_data or judge.polish is not None)
     if not has_loss:
-        flags = {f"--{name}": asked or None for name, asked in of_line.items()}
-        _refuse({"--repair": repairs, "--metric": judge.metric, **flags, **further}, _NO_DATA)
+        of_line = {"--ensemble": ensemble or None, "--calibrate": calibrate or None}
+        _refuse({"--repair": repairs, "--metric": judge.metric, **of_line, **further}, _NO_DATA)
         _refuse({"--batch-size": judge.batch_size, "--split": examples.split, "--limit": examples.limit}, _NO_DATA)
         _refuse({"--eval-timeout": judge.eval_timeout}, (_NO_DATA[0], "add --eval-command COMMAND"))
         if not fits:
@@ -343,8 +335,7 @@ def judged(
         batch_size=judge.batch_size, fit=judge.fit_data, fit_limit=judge.fit_limit,
         fit_batch=match.fit_batch or _FIT_BATCH, repairs=repairs, command=judge.program(),
         serves=judge.eval_server is not None, timeout=judge.eval_timeout, metrics=tuple(judge.metric or ()),
-        seed=match.seed, taps=taps,
-        ensemble=of_line.get("ensemble", False), calibrate=of_line.get("calibrate", False),
+        seed=match.seed, taps=taps, ensemble=ensemble, calibrate=calibrate,
     ))  # fmt: skip
 
 
