@@ -24,7 +24,7 @@ from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.evaluation.running import in_dtype, tensors_in
 from rebasin_cli.proofs.subjects import SUBJECTS, Subject
-from rebasin_cli.spec import bind, shipped_spec
+from rebasin_cli.spec import Request, bind, shipped_spec
 from tests.derivation.narrow import NARROW
 from tests.derivation.yardstick import compare, groups
 
@@ -100,7 +100,7 @@ def measured(spec: str, subject: Subject, seconds: float) -> tuple[Row, str]:
             memory = {key: tensor.detach().clone() for key, tensor in subject.network[0].state_dict().items()}
             found = derived_from(subject, 4 * seconds)  # the machine may be busy
         shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
-        shipped = bind(shipped_spec(spec), shapes, config=subject.config, overrides=subject.overrides)
+        shipped = bind(shipped_spec(spec), shapes, Request(subject.config, subject.overrides))
         compared = compare(*groups((shipped, subject.state), (found.proof.layout, memory), unread=found.unread))
     except TooLongError:
         return row | {"seconds": seconds, "failed": f"not derived in {seconds:.0f} s of one core"}, ""

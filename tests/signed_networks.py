@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from rebasin_cli.spec import Layout, bind
+from rebasin_cli.spec import Layout, Request, bind
 from rebasin_cli.spec.language.loading import parse_spec
 from tests.networks import State, Tiny
 
@@ -127,7 +127,7 @@ def signed_forward(name: str, state: State) -> Tensor:
 
 def signed_layout(name: str) -> Layout:
     """The bound spec of one of the networks, in which signs may be turned."""
-    return bind(parse_spec(SIGNED[name].text, f"{name}.yaml"), SIGNED[name].shapes, signs=True)
+    return bind(parse_spec(SIGNED[name].text, f"{name}.yaml"), SIGNED[name].shapes, Request(signs=True))
 
 
 def signed_state(name: str, seed: int) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from rebasin_cli.errors import ContentError, RebasinError
 from rebasin_cli.evaluation.libraries import MODULES, on_files_of_others, whole_numbers
 from rebasin_cli.proofs.proof import Proof, prove
 from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
@@ -253,7 +254,7 @@ def _derived(
             spec = parse_spec(text, f"{guess.name}.yaml")
             proof = _confirmed(spec, found, pair, seed)
             try:
-                layout = bind(spec, real, config=source.config)
+                layout = bind(spec, real, Request(source.config))
                 _require_sized(layout)
             except RebasinError as error:
                 raise _UnfitError(" ".join(f"it does not fit the checkpoint: {error}".split())) from error
@@ -289,10 +290,10 @@ def _confirmed(spec: PermutationSpec, found: Derivation, pair: tuple[_Instance, 
         _UnfitError: it does not.
     """
     small, other = pair
-    layout = bind(spec, small.shapes, config=small.config)
+    layout = bind(spec, small.shapes, Request(small.config))
     if _said(layout) != _said(found.proof.layout):
         raise _UnfitError("it says something else than what was derived")
-    _require_sized(bind(spec, other.shapes, config=other.config))
+    _require_sized(bind(spec, other.shapes, Request(other.config)))
     proof = prove(spec, replace(other.judge.subject(spec.name), config=other.config), seed)
     if not proof.holds:
         raise _UnfitError(proof.describe())
@@ -345,5 +346,5 @@ def _derived_whole(
     draft = _for_files(found.draft, source, whole, real)
     text = spec_text(draft)
     spec = parse_spec(text, f"{draft.name}.yaml")
-    layout = bind(spec, real, config=source.config)
+    layout = bind(spec, real, Request(source.config))
     return replace(found, text=text, spec=spec, draft=draft, bound=layout)

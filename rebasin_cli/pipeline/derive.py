@@ -37,7 +37,7 @@ from rebasin_cli.pipeline.record import architecture_record, input_record, versi
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember, user_folder
 from rebasin_cli.report.document import CheckRecord, DerivationRecord, RunDocument
 from rebasin_cli.safe_text import first_names
-from rebasin_cli.spec import Layout, bind
+from rebasin_cli.spec import Layout, Request, bind
 from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.limits import LONGEST_FILE
 
@@ -284,7 +284,7 @@ def _covers(
     if checkpoint is None:
         return found.bound or found.proof.layout, []
     try:
-        layout = bind(found.spec, shapes_of(checkpoint), config=checkpoint.config, overrides=sizes)
+        layout = bind(found.spec, shapes_of(checkpoint), Request(checkpoint.config, sizes))
     except ContentError as error:
         return found.proof.layout, [CheckRecord("covers the checkpoint", False, str(error))]
     return layout, [CheckRecord("covers the checkpoint", True, f"all {len(checkpoint)} tensors")]

@@ -17,7 +17,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.document import ArchitectureRecord
 from rebasin_cli.safe_text import listed, shell_word
-from rebasin_cli.spec import Layout, PermutationSpec, bind, detect, find_spec
+from rebasin_cli.spec import Layout, PermutationSpec, Request, bind, detect, find_spec
 from rebasin_cli.spec.binding.prefixes import require_matches
 from rebasin_cli.spec.registry import UnknownArchitectureError
 
@@ -103,10 +103,10 @@ def bind_one(
             if not (choice.signs or choice.scales):
                 return found
         spec = named_spec(checkpoint, choice, config) if choice.arch is not None else found.spec
-        return bind(
-            spec, shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore,
-            apart=apart, still=still, signs=choice.signs, scales=choice.scales,
-        )  # fmt: skip
+        request = Request(
+            config, choice.sizes, choice.freeze, choice.ignore, apart, still or {}, choice.signs, choice.scales
+        )
+        return bind(spec, shapes, request)
     except ContentError as error:
         raise _of_copies(error, checkpoint) from error
 

@@ -20,7 +20,7 @@ from rebasin_cli.evaluation.comparing import Run, Trace, change, first_differenc
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.acting import ActingProof, Judge, prove_acting
-from rebasin_cli.spec import Layout, PermutationSpec, bind
+from rebasin_cli.spec import Layout, PermutationSpec, Request, bind
 from rebasin_cli.spec.binding.layout import UNSIZED
 
 ELEMENTS = 20
@@ -154,7 +154,7 @@ def prove(
             outputs are not finite.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
-    layout = bind(spec, shapes, config=subject.config, overrides=subject.overrides)
+    layout = bind(spec, shapes, Request(subject.config, subject.overrides))
     unsized, missing = _unsized(layout)
     proof = Proof(
         spec, subject.name, layout, 0.0, subject.tolerance, unsized=unsized, missing=missing, single=_single(layout)
@@ -183,7 +183,7 @@ def prove(
         min(elements, SIGNED_ELEMENTS), seconds,
     )  # fmt: skip
     signed, scaled = (
-        bind(spec, shapes, config=subject.config, overrides=subject.overrides, signs=signs, scales=not signs)
+        bind(spec, shapes, Request(subject.config, subject.overrides, signs=signs, scales=not signs))
         for signs in (True, False)
     )
     return replace(

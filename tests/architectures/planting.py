@@ -11,7 +11,7 @@ from rebasin_cli.matching.scales import balance, balanced, with_scales
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.proof import Subject
-from rebasin_cli.spec import Layout, bind, find_spec
+from rebasin_cli.spec import Layout, Request, bind, find_spec
 
 NOISE = 1e-3
 """Of each tensor's own scale."""
@@ -27,7 +27,7 @@ def shortfall(name: str, subject: Subject, seeds: int = 1, *, signs: bool = Fals
         signs: whether signs are turned, too.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
-    layout = bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides, signs=signs)
+    layout = bind(find_spec(name), shapes, Request(subject.config, subject.overrides, signs=signs))
     planted = Permutation.random(layout, 1)
     generator = torch.Generator().manual_seed(2)
     b = {}
@@ -54,7 +54,7 @@ def distance_left(name: str, subject: Subject, seeds: int = 5) -> float:
     another until nothing but noise is left.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
-    layout = bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides, signs=True, scales=True)
+    layout = bind(find_spec(name), shapes, Request(subject.config, subject.overrides, signs=True, scales=True))
     generator = torch.Generator().manual_seed(2)
     a = {key: tensor.double() for key, tensor in subject.state.items() if key in _counted(layout)}
     state = {**subject.state, **a}

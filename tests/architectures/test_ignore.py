@@ -16,7 +16,7 @@ from rebasin_cli.permutation.gather import permute_tensor, permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.proofs.subjects import SUBJECTS
-from rebasin_cli.spec import Layout, bind, find_spec
+from rebasin_cli.spec import Layout, Request, bind, find_spec
 
 EACH = 3
 
@@ -25,7 +25,7 @@ def ignoring(name: str, subject: Subject, *keys: str) -> Layout:
     """The layout with some keys left out of the match."""
     shapes = {key: tuple(tensor.shape) for key, tensor in subject.state.items()}
     patterns = [glob.escape(key) for key in keys]
-    return bind(find_spec(name), shapes, config=subject.config, overrides=subject.overrides, ignore=patterns)
+    return bind(find_spec(name), shapes, Request(subject.config, subject.overrides, ignore=patterns))
 
 
 def moving_keys(layout: Layout) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.spec import Layout, bind, find_spec, load_spec
+from rebasin_cli.spec import Layout, Request, bind, find_spec, load_spec
 
 Shapes = dict[str, tuple[int, ...]]
 Weights = Literal["tuned", "planted", "faint", "independent"]
@@ -64,7 +64,7 @@ class Case:
         if "\n" in self.spec:
             path.write_text(self.spec)
         spec = load_spec(path) if "\n" in self.spec else find_spec(self.spec)
-        return bind(spec, self.shapes(), config=self.config)
+        return bind(spec, self.shapes(), Request(self.config))
 
 
 def make_weights(case: Case, layout: Layout, weights: Weights) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

@@ -28,7 +28,7 @@ from rebasin_cli.matching.problem import Problem
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.pipeline.method_choice import match_choice
 from rebasin_cli.pipeline.methods import Running, match_by_search
-from rebasin_cli.spec import Layout, bind, find_spec
+from rebasin_cli.spec import Layout, Request, bind, find_spec
 
 WIDTH, LAYERS, HEADS, PAIRS, INNER, LENGTH = 64, 2, 4, 2, 128, 64
 HEAD = WIDTH // HEADS
@@ -165,7 +165,7 @@ def main() -> None:
     states = {seed: trained(seed, given.steps, data, kinds, given.folder) for seed in given.seeds}
     network = Llama(kinds)
     shapes = {key: tuple(tensor.shape) for key, tensor in states[given.seeds[0]].items()}
-    signed = bind(find_spec("llama"), shapes, overrides={"head_dim": HEAD}, signs=True)
+    signed = bind(find_spec("llama"), shapes, Request(overrides={"head_dim": HEAD}, signs=True))
     for one, two in combinations(given.seeds, 2):
         a, b = states[one], states[two]
         for name, layout in (("naive", None), ("permutations", signed.without_signs()), ("signs", signed)):

@@ -33,7 +33,7 @@ from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.method_choice import match_choice
 from rebasin_cli.pipeline.methods import Running, match_by_search, match_states
-from rebasin_cli.spec import Layout, bind, detect
+from rebasin_cli.spec import Layout, Request, bind, detect
 from tests.benchmarks.optima import curve_of
 from tests.benchmarks.trained import RECIPES, trained
 
@@ -67,7 +67,7 @@ def measure(name: str, pairs: int, points: int) -> list[list[Row]]:
     plain = detect(shapes)
     network = build_network(plain, states[0], {})
     layouts = {
-        kind: bind(plain.spec, shapes, signs=kind in ("signs", "all"), scales=kind in ("scales", "all"))
+        kind: bind(plain.spec, shapes, Request(signs=kind in ("signs", "all"), scales=kind in ("scales", "all")))
         for kind in SYMMETRIES
     }
     has = {"permutations": True, "signs": bool(layouts["signs"].signed()), "scales": bool(layouts["scales"].scaled())}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.spec import bind, find_spec
+from rebasin_cli.spec import Request, bind, find_spec
 from tests.cli.conftest import Rebasin
 from tests.small import save
 
@@ -38,7 +38,7 @@ def relu_network() -> nn.Module:
 def write_pair(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """A, and B, the same network with its units permuted and scaled; B is returned."""
     a = {key: tensor.to(dtype) for key, tensor in relu_network().state_dict().items()}
-    layout = bind(find_spec("mlp"), {key: tuple(tensor.shape) for key, tensor in a.items()}, scales=True)
+    layout = bind(find_spec("mlp"), {key: tuple(tensor.shape) for key, tensor in a.items()}, Request(scales=True))
     b = {key: tensor.contiguous() for key, tensor in permuted(Permutation.random(layout, 1), layout, a).items()}
     for name, state in (("a", a), ("b", b)):
         save(folder / f"{name}.safetensors", state)

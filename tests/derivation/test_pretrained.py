@@ -19,7 +19,7 @@ from rebasin_cli.derivation.shrinking import SCALES, Scale, smaller
 from rebasin_cli.derivation.surrogate import Exact
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.libraries import library
-from rebasin_cli.spec import bind
+from rebasin_cli.spec import Request, bind
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.registry import shipped_spec
 
@@ -65,8 +65,8 @@ def test_the_spec_of_a_folder_is_that_of_its_family(name: str, tmp_path: Path) -
     config, shapes, found = real(name, tmp_path)
     assert found.holds, found.proof.describe()
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) > 10_000_000
-    derived = bind(found.spec, shapes, config=config)
-    shipped = bind(shipped_spec(MODELS[name][3]), shapes, config=config)
+    derived = bind(found.spec, shapes, Request(config))
+    shipped = bind(shipped_spec(MODELS[name][3]), shapes, Request(config))
     assert group(derived) == group(shipped), found.text
 
 

@@ -15,7 +15,7 @@ from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.matching.scales import balance, balanced, in_balance, with_scales
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.spec import Layout, bind
+from rebasin_cli.spec import Layout, Request, bind
 from rebasin_cli.spec.language.loading import parse_spec
 from tests.signed_networks import SIGNED, signed_forward, signed_state
 
@@ -27,7 +27,7 @@ State = Mapping[str, Tensor]
 
 
 def scaled_layout(name: str) -> Layout:
-    return bind(parse_spec(SCALED[name], f"{name}.yaml"), SIGNED[name].shapes, signs=True, scales=True)
+    return bind(parse_spec(SCALED[name], f"{name}.yaml"), SIGNED[name].shapes, Request(signs=True, scales=True))
 
 
 def matched(layout: Layout, a: State, b: State, seed: int = 0) -> Permutation:

@@ -27,7 +27,7 @@ from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.spec import bind, find_spec
+from rebasin_cli.spec import Request, bind, find_spec
 from tests.signed_networks import SIGNED, signed_forward, signed_layout, signed_state
 
 METHODS: Mapping[str, Callable[[Problem, Resources], MatchResult]] = {
@@ -145,7 +145,7 @@ def _small_llama() -> dict[str, tuple[int, ...]]:
 def test_noisy_llamas_are_recovered() -> None:
     """Random permutations and signs of all dims, and noise of 30 per cent of each tensor."""
     shapes = _small_llama()
-    layout = bind(find_spec("llama"), shapes, overrides={"head_dim": 6}, signs=True)
+    layout = bind(find_spec("llama"), shapes, Request(overrides={"head_dim": 6}, signs=True))
     recovered = 0
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)

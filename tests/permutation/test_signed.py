@@ -16,7 +16,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import load_permutation, save_permutation
 from rebasin_cli.permutation.gather import permute_tensor, permuted
 from rebasin_cli.permutation.values import Permutation, signs_of, units_of
-from rebasin_cli.spec import bind
+from rebasin_cli.spec import Request, bind
 from rebasin_cli.spec.language.loading import parse_spec
 from tests.signed_networks import SIGNED, signed_forward, signed_layout, signed_state
 
@@ -72,7 +72,7 @@ def test_signs_leave_the_units_that_are_drawn() -> None:
 @pytest.mark.parametrize("dtype", list(SIGN_BITS))
 def test_signs_are_exact_for_every_bit_pattern(dtype: str) -> None:
     spec = parse_spec("signs:\n  - h\ntensors:\n  a: h\n  b: _ h\n")
-    layout = bind(spec, {"a": (4,), "b": (1, 4)}, signs=True)
+    layout = bind(spec, {"a": (4,), "b": (1, 4)}, Request(signs=True))
     width = 8 if dtype == "C64" else torch_dtype(dtype).itemsize
     raw = torch.randint(256, (4 * width,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     raw[:width] = 0
@@ -113,7 +113,7 @@ def test_signs_that_act_elsewhere_are_refused(tmp_path: Path) -> None:
     other = parse_spec(SIGNED["stream"].text.replace('"|m| s"', "m s"), "stream.yaml")
     assert other.sha256 == signed_layout("stream").spec.sha256
     with pytest.raises(ContentError, match="lets them act elsewhere"):
-        load_permutation(path).check_fits(bind(other, SIGNED["stream"].shapes, signs=True))
+        load_permutation(path).check_fits(bind(other, SIGNED["stream"].shapes, Request(signs=True)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from rebasin_cli.report.contents import architectures_grids
 from rebasin_cli.report.dims import dims_grid
 from rebasin_cli.report.document import ArchitectureRecord, DimRecord, ListedArchitecture, RunDocument, TensorRecord
 from rebasin_cli.report.tensors import FEW_TENSORS, size_text, tensors_grid
-from rebasin_cli.spec import bind, shipped_spec, shipped_specs
+from rebasin_cli.spec import Request, bind, shipped_spec, shipped_specs
 from rebasin_cli.spec.kinds import KINDS
 from tests.report.test_forms import shown
 
@@ -47,7 +47,7 @@ def test_axes_name_the_dims_of_the_checkpoint() -> None:
         shapes |= {f"{own}.mlp.{x}_proj.weight": (6, 8) for x in ("gate", "up")}
         shapes |= {f"{own}.mlp.down_proj.weight": (8, 6)}
         shapes |= {f"{own}.{x}_layernorm.weight": (8,) for x in ("input", "post_attention")}
-    layout = bind(shipped_spec("llama"), shapes, overrides={"head_dim": 2})
+    layout = bind(shipped_spec("llama"), shapes, Request(overrides={"head_dim": 2}))
     assert layout.tensors["layers.1.self_attn.q_proj.weight"].reading() == "(kv.1 q.1 _:head_dim) embed"
     assert layout.tensors["layers.1.mlp.down_proj.weight"].reading() == "embed mlp.1"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec import Layout, PermutationSpec, Piece, bind
+from rebasin_cli.spec import Layout, PermutationSpec, Piece, Request, bind
 from rebasin_cli.spec.language.loading import parse_spec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -22,7 +22,7 @@ def spec_of(text: str) -> PermutationSpec:
 
 def bound(text: str, shapes: Shapes, **options: Any) -> Layout:
     """The spec in `text` bound to `shapes`."""
-    return bind(spec_of(text), shapes, **options)
+    return bind(spec_of(text), shapes, Request(**options))
 
 
 def refusal(text: str, shapes: Shapes, **options: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
-from rebasin_cli.spec import bind, detect, find_spec
+from rebasin_cli.spec import Request, bind, detect, find_spec
 from rebasin_cli.spec.binding.binder import Binder
 from rebasin_cli.spec.language.expressions import parse_expression
 from rebasin_cli.spec.language.template import parse_templates
@@ -141,7 +141,7 @@ def test_a_huge_number_is_no_expression(text: str) -> None:
 
 def test_a_huge_size_is_refused() -> None:
     with pytest.raises(UsageError, match="a whole number from 1 to"):
-        bind(spec_of("tensors:\n  w: h\n"), {"w": (4,)}, overrides={"h": 1 << 31})
+        bind(spec_of("tensors:\n  w: h\n"), {"w": (4,)}, Request(overrides={"h": 1 << 31}))
 
 
 def test_a_spec_in_a_pipe_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from rebasin_cli.garbage import collection_paused
-from rebasin_cli.spec.binding.binder import Binder, Request
+from rebasin_cli.spec.binding.binder import PLAIN, Binder, Request
 from rebasin_cli.spec.binding.claims import Matcher, Shape, count_kinds
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.left_over import (
@@ -38,24 +37,15 @@ def matcher_for(spec: PermutationSpec) -> Matcher:
 def bind(
     spec: PermutationSpec,
     shapes: Mapping[str, Shape],
-    *,
-    config: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, int] | None = None,
-    freeze: Sequence[str] = (),
-    ignore: Sequence[str] = (),
-    apart: Collection[str] = (),
-    still: Mapping[str, str] | None = None,
-    signs: bool = False,
-    scales: bool = False,
+    request: Request = PLAIN,
 ) -> Layout:
-    """Bind `spec` to a checkpoint's shapes; see `Request` for the arguments.
+    """Bind `spec` to a checkpoint's shapes.
 
     Raises:
         ContentError: they do not fit; the message lists what is left over on either side.
-        UsageError: `overrides`, `freeze` or `ignore` name something that does not exist.
+        UsageError: the request's `overrides`, `freeze` or `ignore` name something that does not exist.
     """
-    require_matches(ignore, shapes)
-    request = Request(config, overrides, freeze, ignore, apart, still or {}, signs, scales)
+    require_matches(request.ignore, shapes)
     result = attempt(spec, shapes, request)
     if isinstance(result, Layout):
         return result

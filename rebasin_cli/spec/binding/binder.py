@@ -52,6 +52,9 @@ class Request:
     scales: bool = False
 
 
+PLAIN = Request()
+"""Nothing but the shapes."""
+
 _FIXED_AXIS = Plus((Leaf("_:whole"),))
 """An axis without dims."""
 

@@ -23,7 +23,7 @@ from rebasin_cli.matching.similarity.blocks import Block, block_terms
 from rebasin_cli.matching.similarity.pair_forms import forms_of
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.spec import Layout, bind, find_spec, load_spec
+from rebasin_cli.spec import Layout, Request, bind, find_spec, load_spec
 from tests.networks import TINY, tiny_layout, tiny_state
 from tests.small import mlp_state
 
@@ -162,7 +162,7 @@ def test_dense_and_factored_forms_agree(tmp_path: Path, monkeypatch: pytest.Monk
 def test_frozen_dims_stay_and_their_insides_move(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(TINY["heads"].text)
-    layout = bind(load_spec(path), TINY["heads"].shapes, freeze=["kv", "s"])
+    layout = bind(load_spec(path), TINY["heads"].shapes, Request(freeze=["kv", "s"]))
     result = match_by_weights(Problem(layout, tiny_state("heads", 1), tiny_state("heads", 2)))
     assert set(result.permutation) == {"q", "v"}
     assert result.objective[-1] > result.objective[0]
@@ -171,7 +171,7 @@ def test_frozen_dims_stay_and_their_insides_move(tmp_path: Path) -> None:
 def test_nothing_to_move_is_said(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(TINY["heads"].text)
-    layout = bind(load_spec(path), TINY["heads"].shapes, freeze=["kv", "s", "q", "v"])
+    layout = bind(load_spec(path), TINY["heads"].shapes, Request(freeze=["kv", "s", "q", "v"]))
     result = match_by_weights(Problem(layout, tiny_state("heads", 1), tiny_state("heads", 2)))
     assert (result.stop, len(result.objective), len(result.permutation)) == ("nothing-to-move", 1, 0)
 

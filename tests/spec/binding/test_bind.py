@@ -154,5 +154,5 @@ def test_an_attempt_gives_the_reasons_as_values() -> None:
 
 def test_nothing_given_is_changed() -> None:
     shapes, config, overrides = dict(SHAPES), {"a": [1]}, {"h.1": 5}
-    bind(spec_of(MLP), shapes, config=config, overrides=overrides)
+    bind(spec_of(MLP), shapes, Request(config, overrides))
     assert (shapes, config, overrides) == (SHAPES, {"a": [1]}, {"h.1": 5})

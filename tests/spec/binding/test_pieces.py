@@ -9,7 +9,7 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.spec import Piece, bind
+from rebasin_cli.spec import Piece, Request, bind
 from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.language.pattern import Anonymous, Axis, DimName, Pattern, Product, Segment, parse_pattern
 from tests.spec.building import bound, shown
@@ -61,7 +61,7 @@ def test_pieces_partition_the_tensor_and_carry_its_dims(pattern: Pattern) -> Non
     layout = bind(
         parse_spec(f"tensors:\n  x: {pattern}\n" + "".join(f"  only.{d}: {d}\n" for d in SIZES), "t.yaml"),
         {"x": shape, **{f"only.{dim}": (size,) for dim, size in SIZES.items()}},
-        freeze=[FROZEN],
+        Request(freeze=[FROZEN]),
     )
     moving = {dim for dim, size in SIZES.items() if size > 1} - {FROZEN}
     assert set(layout.moving()) == moving
@@ -76,7 +76,7 @@ def test_pieces_partition_the_tensor_and_carry_its_dims(pattern: Pattern) -> Non
 def test_still_sides_are_joined_and_never_of_one_step(pattern: Pattern) -> None:
     labels = [label_axis(axis) for axis in pattern.axes]
     shape = tuple(map(len, labels))
-    layout = bind(parse_spec(f"tensors:\n  x: {pattern}\n", "t.yaml"), {"x": shape}, overrides=_known(pattern))
+    layout = bind(parse_spec(f"tensors:\n  x: {pattern}\n", "t.yaml"), {"x": shape}, Request(overrides=_known(pattern)))
     for piece in layout.tensors["x"].pieces:
         assert not any(side.dim is None and side.size == 1 for side in piece.sides)
         for one, two in zip(piece.sides, piece.sides[1:], strict=False):

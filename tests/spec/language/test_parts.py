@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.spec import PermutationSpec, bind, detect, load_spec
+from rebasin_cli.spec import PermutationSpec, Request, bind, detect, load_spec
 from tests.spec.building import owners, refusal, shown, sizes
 
 INNER = """
@@ -82,9 +82,9 @@ def test_a_condition_of_a_part_is_about_the_part(tmp_path: Path) -> None:
 
 def test_a_part_has_its_own_config_and_sizes(tmp_path: Path) -> None:
     shapes = {**ONE, **TWO, **REST, "one.0.bias": (9,)}
-    layout = bind(outer(tmp_path), shapes, config={"n": 5, "one": {"n": 3}})
+    layout = bind(outer(tmp_path), shapes, Request({"n": 5, "one": {"n": 3}}))
     assert layout.sizes == {"one/n": 3, "two/n": 2}
-    layout = bind(outer(tmp_path), shapes, overrides={"one/n": 3})
+    layout = bind(outer(tmp_path), shapes, Request(overrides={"one/n": 3}))
     assert layout.sizes == {"one/n": 3, "two/n": 2}
 
 
