@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.proofs.proof import Proof, prove
+from rebasin_cli.proofs.proof import prove
 from rebasin_cli.proofs.subjects import Subject
-from rebasin_cli.spec import load_spec, shipped_specs
+from rebasin_cli.spec import PermutationSpec, load_spec, shipped_specs
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A wrong claim: what to exchange in the shipped spec, and the dim that a proof must name."""
+    """A wrong claim: what to exchange in the shipped spec, and the dims (`gate ff`) that a proof must name."""
 
     spec: str
     make: Callable[[], Subject]
     exchange: Mapping[str, str]
-    dim: str
+    dims: str
 
 
 def permutations_of(name: str) -> str:
@@ -31,12 +31,20 @@ def permutations_of(name: str) -> str:
     return re.sub(r"(?<!\w)\|(\w+(?:\.\{\w+\})*)\|", r"\1", text)
 
 
-def refuted(claim: Claim, folder: Path) -> Proof:
-    """The proof of the spec with the exchange made; every text to exchange must be there."""
-    text = permutations_of(claim.spec)
-    for old, new in claim.exchange.items():
-        assert old in text
+def exchanged(name: str, exchange: Mapping[str, str], folder: Path) -> PermutationSpec:
+    """The shipped spec with the exchanges made, every one of which must be there to be made."""
+    text = permutations_of(name)
+    for old, new in exchange.items():
+        assert old in text, old
         text = text.replace(old, new)
-    path = folder / f"{claim.spec}.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(text, encoding="utf-8")
-    return prove(load_spec(path), claim.make())
+    return load_spec(path)
+
+
+def check_refuted(claim: Claim, folder: Path) -> None:
+    """See that the claim is found to be wrong, by far, and that the proof names its dims."""
+    proof = prove(exchanged(claim.spec, claim.exchange, folder), claim.make())
+    assert not proof.holds
+    assert proof.error > 100 * proof.tolerance
+    assert set(claim.dims.split()) <= set(proof.breaking)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +15,8 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.proofs.proof import prove
 from rebasin_cli.proofs.subjects import Subject, branching_convnets, convnets, depthwise_convnets, images, paper
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
-from rebasin_cli.spec import PermutationSpec, bind, detect, find_spec, load_spec, shipped_specs
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A wrong claim: what to exchange in the shipped spec, and the dim that a proof must name."""
-
-    spec: str
-    make: Callable[[], Subject]
-    exchange: Mapping[str, str]
-    dim: str
-
+from rebasin_cli.spec import bind, detect, find_spec
+from tests.architectures.refuting import Claim, check_refuted, exchanged
 
 RESNEXT = convnets.SUBJECTS["resnet-bottleneck"][1]
 REGNET = convnets.SUBJECTS["regnet"][0]
@@ -104,20 +93,7 @@ CLAIMS = {
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_a_wrong_symmetry_is_refuted_and_named(claim: Claim, tmp_path: Path) -> None:
-    proof = prove(exchanged(claim.spec, claim.exchange, tmp_path), claim.make())
-    assert not proof.holds
-    assert proof.error > 100 * proof.tolerance
-    assert claim.dim in proof.breaking
-
-
-def exchanged(name: str, exchange: Mapping[str, str], folder: Path) -> PermutationSpec:
-    text = shipped_specs()[name].read_text()
-    for old, new in exchange.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    path = folder / f"{name}.yaml"
-    path.write_text(text)
-    return load_spec(path)
+    check_refuted(claim, tmp_path)
 
 
 def test_squeeze_and_excitation_has_a_width_of_its_own(tmp_path: Path) -> None:

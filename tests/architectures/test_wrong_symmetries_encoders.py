@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.proofs.subjects import encoder_decoders, masked_encoders, towers
-from tests.architectures.refuting import Claim, refuted
+from tests.architectures.refuting import Claim, check_refuted
 
 QUERY = "encoder.layer.{i}.attention.self.{query,key}"
 KEYS_APART = {
@@ -104,7 +104,4 @@ CLAIMS = {
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_a_wrong_symmetry_is_refuted_and_named(claim: Claim, tmp_path: Path) -> None:
-    proof = refuted(claim, tmp_path)
-    assert not proof.holds
-    assert proof.error > 100 * proof.tolerance
-    assert claim.dim in proof.breaking
+    check_refuted(claim, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from rebasin_cli.proofs.subjects import token_mixers
 from rebasin_cli.proofs.subjects import vision_transformers as networks
-from tests.architectures.refuting import Claim, refuted
+from tests.architectures.refuting import Claim, check_refuted
 
 ONE_HEAD_AFTER_ANOTHER = {
     "(head.{i} qk.{i}) + (head.{i} qk.{i}) + (head.{i} v.{i})": "(head.{i} (qk.{i} + qk.{i} + v.{i}))"
@@ -66,7 +66,4 @@ CLAIMS = {
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_a_wrong_symmetry_is_refuted_and_named(claim: Claim, tmp_path: Path) -> None:
-    proof = refuted(claim, tmp_path)
-    assert not proof.holds
-    assert proof.error > 100 * proof.tolerance
-    assert claim.dim in proof.breaking
+    check_refuted(claim, tmp_path)
