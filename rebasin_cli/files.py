@@ -1,4 +1,4 @@
-"""Small files, read whole: specs, configurations, documents, texts, images.
+"""Small files, read whole: specs, configurations, documents, texts, images; and new files, on the disk when they end.
 
 Whoever hands us a file may have put anything under its name. A pipe would be waited for, a device has no end, and a
 few megabytes of JSON can fill the memory. So only regular files are opened, each kind has a limit, and JSON may hold
@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rebasin_cli.errors import ContentError, SystemFailure, human_bytes, system_failure
 
@@ -122,3 +124,42 @@ def parse_json(text: bytes | str, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+@contextmanager
+def new_file(path: Path, *, like: Path | None = None) -> Iterator[BinaryIO]:
+    """An unbuffered file that did not exist before, flushed to the disk at the end; errors are OSErrors.
+
+    Args:
+        like: a file whose mode and owner it takes over before anything is in it, if that is there.
+    """
+    # O_EXCL and 0o666: nobody else's file, and the mode that the umask leaves (mkstemp's would be 0600).
+    exists = like is not None and like.is_file()
+    mode = 0o600 if exists else 0o666
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        if exists and like is not None:
+            take_mode(path, like)
+        yield file
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power failure, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def take_mode(path: Path, like: Path) -> None:
+    """Give a new file the owner and the mode of the one that it will replace, as far as we may."""
+    try:
+        status = like.stat()
+    except FileNotFoundError:
+        return
+    with suppress(OSError):
+        os.chown(path, status.st_uid, status.st_gid)
+    path.chmod(stat.S_IMODE(status.st_mode) & 0o777)

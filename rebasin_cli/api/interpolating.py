@@ -200,7 +200,7 @@ class Interpolation(Shown):
 
     def _number(self, lam: Lambda) -> float:
         if lam == "best":
-            from rebasin_cli.pipeline.interpolate_run import best_point
+            from rebasin_cli.pipeline.points import best_point
 
             if len(self.lam) < 3:
                 raise UsageError("'best' chooses between the ends, and no point is there", remedy="steps=3 or more")

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rebasin_cli.checkpoints.inert import PickleFault, stand_for
 from rebasin_cli.checkpoints.reader import StableFile
 from rebasin_cli.checkpoints.stored import Storage, storage_of
-from rebasin_cli.checkpoints.unpickling import PickleFault, Unpickled, stand_for, unpickle
+from rebasin_cli.checkpoints.unpickling import Unpickled, unpickle
 from rebasin_cli.checkpoints.zips import open_zip, record_start
 from rebasin_cli.errors import ContentError
 from rebasin_cli.safe_text import shell_word

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rebasin_cli.checkpoints.inert import Thing
 from rebasin_cli.checkpoints.networks import entries, listed, shown
 from rebasin_cli.checkpoints.reader import FileConfig
-from rebasin_cli.checkpoints.unpickling import Thing
 
 _SOURCES = re.compile(r"arg|conf|cfg|param|^opts?$|^options$|^dims$|hyper|hparam|settings", re.IGNORECASE)
 _HEADS = re.compile(r"^(?:n|num)_?(?:\w+_)?heads?(?:_kv)?$|^\w+_heads$|^(?:attention_)?head_dim$")

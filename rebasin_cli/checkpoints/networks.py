@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.checkpoints.archives import RESAVE
+from rebasin_cli.checkpoints.inert import Global, Thing
 from rebasin_cli.checkpoints.stored import is_tensor
-from rebasin_cli.checkpoints.unpickling import Global, Thing
 from rebasin_cli.errors import ContentError
 from rebasin_cli.safe_text import one_line, shell_word
 

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +31,7 @@ from rebasin_cli.checkpoints.locking import (
 )
 from rebasin_cli.checkpoints.replacing import resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError, system_failure
+from rebasin_cli.files import new_file, sync_folder, take_mode
 
 
 @dataclass(slots=True)
@@ -181,7 +181,7 @@ class Outputs:
         place, temporary = self._begin(target)
         with _removed_on_failure(temporary, target):
             temporary.mkdir()
-            _take_mode(temporary, place)
+            take_mode(temporary, place)
             yield temporary
             for path in sorted(temporary.rglob("*"), reverse=True):
                 if path.is_dir():
@@ -242,34 +242,6 @@ def replacing_file(target: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-@contextmanager
-def new_file(path: Path, *, like: Path | None = None) -> Iterator[BinaryIO]:
-    """An unbuffered file that did not exist before, flushed to the disk at the end; errors are OSErrors.
-
-    Args:
-        like: a file whose mode and owner it takes over before anything is in it, if that is there.
-    """
-    # O_EXCL and 0o666: nobody else's file, and the mode that the umask leaves (mkstemp's would be 0600).
-    exists = like is not None and like.is_file()
-    mode = 0o600 if exists else 0o666
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        if exists and like is not None:
-            _take_mode(path, like)
-        yield file
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power failure, where the file system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _clean_up(staged: list[_Staged], locks: dict[Path, Lock]) -> None:
     """Remove the temporaries and release the locks; may be called again after an interrupt."""
     with signals_deferred():
@@ -325,17 +297,6 @@ def _is(path: Path, status: os.stat_result) -> bool:
         return os.path.samestat(path.stat(follow_symlinks=False), status)
     except OSError:
         return False
-
-
-def _take_mode(path: Path, like: Path) -> None:
-    """Give a new file the owner and the mode of the one that it will replace, as far as we may."""
-    try:
-        status = like.stat()
-    except FileNotFoundError:
-        return
-    with suppress(OSError):
-        os.chown(path, status.st_uid, status.st_gid)
-    path.chmod(stat.S_IMODE(status.st_mode) & 0o777)
 
 
 def _carry(old: Path, new: Path) -> None:

@@ -17,6 +17,7 @@ from rebasin_cli.checkpoints.archives import DAMAGED, RESAVE, Archive, open_arch
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import METADATA
 from rebasin_cli.checkpoints.hyperparameters import find_config
+from rebasin_cli.checkpoints.inert import PickleFault, TooMuch
 from rebasin_cli.checkpoints.networks import choose_network, describe, entries, listed, named_networks, shown
 from rebasin_cli.checkpoints.reader import CHUNK, Block, StableFile
 from rebasin_cli.checkpoints.stored import (
@@ -27,7 +28,6 @@ from rebasin_cli.checkpoints.stored import (
     is_tensor,
     read_tensor_record,
 )
-from rebasin_cli.checkpoints.unpickling import PickleFault, TooMuch
 from rebasin_cli.errors import ContentError, human_bytes
 
 if TYPE_CHECKING:  # what is in a file is told without it

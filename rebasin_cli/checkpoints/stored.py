@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from rebasin_cli.checkpoints.dtypes import BITS, TORCH_NAMES, TensorInfo
-from rebasin_cli.checkpoints.unpickling import PERSISTENT, Global, PickleFault, Thing
+from rebasin_cli.checkpoints.inert import PERSISTENT, Global, PickleFault, Thing
 
 _INT64 = 1 << 63
 EXPANDED = 256 << 20  # bytes that a tensor may have beyond those that are stored (an expanded view)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from rebasin_cli.checkpoints.inert import PERSISTENT_ID, Global, PickleFault, Thing, TooMuch
 from rebasin_cli.garbage import collection_paused
 
 # A tensor takes 32 steps and 3 things: 100,000 of them stay below, or 25,000 with the states of an optimizer.
@@ -23,61 +24,6 @@ MAX_STEPS = 3_500_000
 MAX_THINGS = 600_000
 _MAX_PROTOCOL = 5
 _INT64 = 1 << 63
-PERSISTENT = ".persistent"  # the kind of a persistent id's record
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "torch._tensor"}
-
-
-class PickleFault(ValueError):  # noqa: N818  (a fault of the file)
-    """The pickle is damaged, or goes beyond what weights need; the message says how."""
-
-
-class TooMuch(PickleFault):
-    """The pickle is sound, and has what weights do not need."""
-
-
-class Global:
-    """A class or function by its name; never imported."""
-
-    __slots__ = ("module", "name")
-
-    def __init__(self, module: object, name: object) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleFault("a global has no name")
-        self.module, self.name = _PYTHON_2.get(module, module), name
-
-    @property
-    def text(self) -> str:
-        """`argparse.Namespace`."""
-        return f"{self.module}.{self.name}"
-
-
-_PERSISTENT = Global(*PERSISTENT.split("."))
-
-
-class Thing:
-    """What a file would have made by calling something: inert, with all that went into it.
-
-    Attributes:
-        kind: the name of what would have been called, "" if that was itself made by a call.
-        args: what it would have been called with.
-        state: what its `__setstate__` would have got, or its attributes.
-        pairs: the items of a mapping.
-        elements: the elements of a list, set or the like.
-    """
-
-    __slots__ = ("args", "elements", "kind", "pairs", "state")
-
-    def __init__(self, kind: object, args: object) -> None:
-        self.kind = kind.text if isinstance(kind, Global) else ""
-        self.args: tuple[Any, ...] = args if isinstance(args, tuple) else (args,)
-        self.state: Any = None
-        self.pairs: dict[Any, Any] = {}
-        self.elements: list[Any] = []
-
-
-def stand_for(pid: Any) -> Thing:
-    """The record of a persistent id."""
-    return Thing(_PERSISTENT, pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +216,7 @@ def _set(machine: _Machine, items: list[Any]) -> None:
 def _persistent(machine: _Machine, _: Any) -> None:
     pid = machine.stack.pop()
     machine.persistent.append(pid)
-    machine.make(_PERSISTENT, pid)
+    machine.make(PERSISTENT_ID, pid)
 
 
 def _protocol(machine: _Machine, argument: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,31 +13,27 @@ import torch
 from msgspec import structs
 from torch import nn
 
-import rebasin_cli
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.outputs import Outputs, replacing_file
+from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.search import Told
-from rebasin_cli.errors import ContentError, RebasinError, UsageError, human_bytes
+from rebasin_cli.errors import ContentError, UsageError, human_bytes
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import build_module, user_network
-from rebasin_cli.evaluation.user_code import module_files
-from rebasin_cli.files import read_text
 from rebasin_cli.pipeline.data import read_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source, open_source
+from rebasin_cli.pipeline.kept_specs import keep, kept_spec, place_for
 from rebasin_cli.pipeline.layouts import SpecChoice, shapes_of
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
-from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember, user_folder
+from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
 from rebasin_cli.report.document import CheckRecord, DerivationRecord, RunDocument
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout, Request, bind
-from rebasin_cli.spec.language.loading import parse_spec
-from rebasin_cli.spec.limits import LONGEST_FILE
 
 LARGEST = 100_000_000
 """Parameters up to which a network is run for its spec: twelve bytes each, five times over, and a hundred runs."""
@@ -138,8 +132,8 @@ def spec_of_network(
     reference = data.network
     module, own = build_module(reference, checkpoint, data.options)
     _require_same_keys(module, checkpoint)
-    place = _place(reference, data.options, module)
-    text = None if isinstance(reference, GivenNetwork) else _remembered(place)
+    place = place_for(reference, data.options, _shapes(module))
+    text = None if isinstance(reference, GivenNetwork) else kept_spec(place)
     if text is not None and fits(kept := SpecChoice(arch=str(place), text=text)):
         progress.remark(
             f"no shipped spec is that of {reference}; the one derived from its code before is used: {place}"
@@ -155,7 +149,7 @@ def spec_of_network(
     _warn_if_small(found, progress)
     where = "" if isinstance(reference, GivenNetwork) else f"; it is kept in {place}"
     if where:
-        _keep(place, found.text)
+        keep(place, found.text)
     remember(found.spec, RememberedProof.now(str(reference), found.proof.error))
     progress.remark(
         f"no shipped spec is that of {reference}, so one was derived from its code and proved on it "
@@ -309,45 +303,3 @@ def _record(found: Derivation, network: str, inputs: str) -> DerivationRecord:
     return DerivationRecord(
         network, inputs, found.passes, round(found.seconds, 2), found.complete, found.held, found.unread, found.free
     )
-
-
-def _place(reference: NetworkName, options: Mapping[str, str], module: nn.Module) -> Path:
-    """Where a derived spec is kept: by the code of the network, its options, and the sizes of its tensors.
-
-    Code in memory has no file to tell whether it is still the same: its spec is called after it, and kept nowhere.
-    """
-    if isinstance(reference, GivenNetwork):
-        return Path(f"<{reference}>.yaml")
-    digest = hashlib.sha256(rebasin_cli.__version__.encode())
-    for path in module_files(reference):
-        with suppress(OSError):
-            digest.update(path.read_bytes())
-    digest.update(json.dumps([reference, dict(options), _shapes(module)], sort_keys=True).encode())
-    return (
-        user_folder("XDG_CACHE_HOME", ".cache")
-        / "derived"
-        / f"{reference.replace(':', '-')}-{digest.hexdigest()[:16]}.yaml"
-    )
-
-
-_MARK = "# derived by rebasin, sha256 "
-
-
-def _remembered(place: Path) -> str | None:
-    """A spec that was kept, if it is whole: its first line has the hash of the rest."""
-    try:
-        head, _, text = read_text(place, LONGEST_FILE, "a permutation spec", "").partition("\n")
-        if head != _MARK + hashlib.sha256(text.encode()).hexdigest():
-            return None
-        parse_spec(text, str(place))
-    except RebasinError:
-        return None
-    return text
-
-
-def _keep(place: Path, text: str) -> None:
-    """Keep a spec; where that cannot be done, nothing happens."""
-    with suppress(OSError, RebasinError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(place) as out:
-            out.write(f"{_MARK}{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())

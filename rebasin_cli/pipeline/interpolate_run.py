@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
 from pathlib import Path
 
 from msgspec import structs
@@ -26,7 +25,7 @@ from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
 from rebasin_cli.pipeline.match import match_pair, tell_identity
-from rebasin_cli.pipeline.points import PathPoints
+from rebasin_cli.pipeline.points import PathPoints, best_point
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -44,7 +43,6 @@ from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import Point, point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
 from rebasin_cli.report.document import InputRecord, RunDocument
-from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.measurements import BarrierRecord, PlaneRecord, VerdictRecord
 from rebasin_cli.report.worth import judge_unmeasured
 
@@ -279,30 +277,6 @@ def _so_far(
         invocations=(*document.invocations, *progress.invocations()),
     )
     return continued(before, now)
-
-
-def best_point(barrier: BarrierRecord, progress: Progress) -> float:
-    """The λ between the ends with the lowest loss on the curve that is written.
-
-    An end is a network that is there already, and no merge: where it is better, that is said.
-
-    Raises:
-        ContentError: no loss could be measured.
-    """
-    losses = barrier.best[1].loss if barrier.best else ()
-    (_, at_a), *inside, (_, at_b) = zip(barrier.lam, losses, strict=True)
-    finite = [(loss, lam) for lam, loss in inside if isfinite(loss)]
-    if not finite:
-        raise ContentError("--at best: no point between the ends has a loss", remedy="say which point: --at 0.5")
-    loss, lam = min(finite)
-    progress.remark(
-        f"the lowest loss between the ends is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was "
-        "measured on"
-    )
-    better = [f"{name} alone has {loss_text(end)}" for name, end in (("A", at_a), ("B", at_b)) if end <= loss]
-    if better:
-        progress.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
-    return lam
 
 
 def polished_point(run: Run, at: float | None, measured: Measured) -> States:

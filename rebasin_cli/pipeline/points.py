@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
@@ -14,6 +15,8 @@ from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.points_folder import PointsRun, check_points
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
+from rebasin_cli.report.figures import loss_text
+from rebasin_cli.report.measurements import BarrierRecord
 from rebasin_cli.safe_text import first_names, listed
 from rebasin_cli.spec import Layout
 
@@ -55,6 +58,30 @@ class PathPoints:
     def in_folder(self) -> dict[str, Path] | None:
         """What a message calls each file of a folder of points → its path; None if there is no such folder."""
         return {f"λ = {lam:g}": path for lam, path in self.files().items()} if self.at is None else None
+
+
+def best_point(barrier: BarrierRecord, progress: Progress) -> float:
+    """The λ between the ends with the lowest loss on the curve that is written.
+
+    An end is a network that is there already, and no merge: where it is better, that is said.
+
+    Raises:
+        ContentError: no loss could be measured.
+    """
+    losses = barrier.best[1].loss if barrier.best else ()
+    (_, at_a), *inside, (_, at_b) = zip(barrier.lam, losses, strict=True)
+    finite = [(loss, lam) for lam, loss in inside if isfinite(loss)]
+    if not finite:
+        raise ContentError("--at best: no point between the ends has a loss", remedy="say which point: --at 0.5")
+    loss, lam = min(finite)
+    progress.remark(
+        f"the lowest loss between the ends is {loss_text(loss)}, at λ = {lam:g}: chosen on the examples it was "
+        "measured on"
+    )
+    better = [f"{name} alone has {loss_text(end)}" for name, end in (("A", at_a), ("B", at_b)) if end <= loss]
+    if better:
+        progress.warn(f"no merge is better than the ends: {' and '.join(better)}, the best merge {loss_text(loss)}")
+    return lam
 
 
 def check_points_folder(points: PathPoints, pair: Pair, inputs: Sequence[Path], run: PointsRun, *, force: bool) -> None:

@@ -13,7 +13,8 @@ from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
-from rebasin_cli.cli.groups.data import PANEL, Examples, LineJudgeOptions, NetworkOptions, WorthGates, judged
+from rebasin_cli.cli.groups.data import PANEL, Examples, NetworkOptions
+from rebasin_cli.cli.groups.judging import LineJudgeOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, working

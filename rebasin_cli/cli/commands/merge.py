@@ -12,7 +12,8 @@ from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
-from rebasin_cli.cli.groups.data import PANEL, Examples, JudgeOptions, NetworkOptions, WorthGates, judged
+from rebasin_cli.cli.groups.data import PANEL, Examples, NetworkOptions
+from rebasin_cli.cli.groups.judging import JudgeOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
 from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, many_sources, output_of, working

@@ -12,7 +12,8 @@ from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
-from rebasin_cli.cli.groups.data import Examples, JudgeOptions, NetworkOptions, judged
+from rebasin_cli.cli.groups.data import Examples, NetworkOptions
+from rebasin_cli.cli.groups.judging import JudgeOptions, judged
 from rebasin_cli.cli.groups.matching import MatchOptions, end_of
 from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
 from rebasin_cli.cli.streams import working

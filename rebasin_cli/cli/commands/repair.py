@@ -12,7 +12,8 @@ from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import numbers as n
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
-from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, PolishOptions, half
+from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, half
+from rebasin_cli.cli.groups.judging import PolishOptions
 from rebasin_cli.cli.groups.matching import DeviceName
 from rebasin_cli.cli.groups.talk import AllowNonFinite, Force, Report, Talk
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
