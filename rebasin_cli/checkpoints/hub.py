@@ -8,70 +8,20 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from rebasin_cli.checkpoints.addresses import FORM, HubName, place_in_cache
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError, system_failure
 from rebasin_cli.safe_text import first_names, shell_word
 
-PREFIX = "hf:"
-FORM = "hf:OWNER/NAME, and after it @REVISION and /FILE or /FOLDER if need be"
-
-_PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
-REVISION = r"refs/(?:pr/\d+|convert/\w+)|\w[\w.+-]*"
-_NAME = re.compile(rf"hf:(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{REVISION}))?(?:/(?P<path>[^@:\\]+))?")
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")  # configs and tokenizers, not what else lies there
-_CACHED = re.compile(r"(?:^|/)(?:models|datasets)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})(?:/|$)")
 _OFFLINE = "HF_HUB_OFFLINE"
 _LOGIN = "log in with `hf auth login`"
-
-
-@dataclass(frozen=True, slots=True)
-class HubName:
-    """A model of the hub as it was named.
-
-    Attributes:
-        repo: `OWNER/NAME`; revision: a branch, a tag or a commit, None for the main branch.
-        path: a file or a folder in it, "" for the whole.
-    """
-
-    repo: str
-    revision: str | None = None
-    path: str = ""
-
-    def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
-        return f"{PREFIX}{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
-
-
-def is_on_hub(text: str) -> bool:
-    """Whether a text names something on the hub, and no file that is here."""
-    return text.startswith(PREFIX) and not os.path.lexists(text)
-
-
-def hub_name(text: str) -> HubName:
-    """What `hf:…` names.
-
-    Raises:
-        UsageError: it is no such name.
-    """
-    found = _NAME.fullmatch(text)
-    path = PurePosixPath(found["path"] or "") if found else PurePosixPath()
-    if found is None or ".." in path.parts or ".." in found["repo"] or "--" in found["repo"]:
-        raise UsageError(f"{text}: that is no name of a model on the hub", remedy=f"the form is {FORM}")
-    return HubName(found["repo"], found["revision"], "" if str(path) == "." else str(path))
-
-
-def place_in_cache(path: str) -> tuple[str, str] | None:
-    """`OWNER/NAME` and the commit of a file in the cache of the hub; None for any other file."""
-    found = _CACHED.search(path)
-    return (found["repo"].replace("--", "/"), found["commit"]) if found else None
 
 
 def fetch(name: HubName, told: Callable[[str], None], advance: Callable[[int], None] = lambda amount: None) -> Path:

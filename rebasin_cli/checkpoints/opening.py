@@ -10,13 +10,12 @@ import re
 import stat
 from pathlib import Path
 
-from rebasin_cli.checkpoints.adapters import refuse_adapter_file
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, read_config
 from rebasin_cli.checkpoints.kinds import kind_of, stat_file
 from rebasin_cli.checkpoints.members import copies, expanded, is_pattern, listed, member_file
-from rebasin_cli.checkpoints.quantised import refuse_placeholders, refuse_quantised
 from rebasin_cli.checkpoints.reader import SafetensorsFile, StableFile, TensorFile
+from rebasin_cli.checkpoints.unfit import refuse_adapter_file, refuse_placeholders, refuse_quantised
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.safe_text import shell_word
 

@@ -2,7 +2,7 @@
 
 An error before that, an interrupt included, removes the temporaries and leaves the targets as they were. A rename
 that fails undoes those before it. Only a kill between two renames can leave a mixed set, and the hashes in the files
-show that (`pipeline/sets.py`).
+show that (`pipeline/same_run.py`).
 """
 
 from __future__ import annotations

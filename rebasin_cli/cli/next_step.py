@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rebasin_cli.checkpoints.hub import PREFIX
+from rebasin_cli.checkpoints.addresses import PREFIX
 from rebasin_cli.cli.messages import called
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.names import short_path

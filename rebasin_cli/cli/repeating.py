@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from rebasin_cli.checkpoints.hub import PREFIX, hub_name
+from rebasin_cli.checkpoints.addresses import PREFIX, hub_name
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.user_code import is_named
 from rebasin_cli.report.document import InvocationRecord, RunDocument

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints.hub import PREFIX, REVISION, hub_failure, is_on_hub, online, require_hub
+from rebasin_cli.checkpoints.addresses import PREFIX, REVISION, is_on_hub
+from rebasin_cli.checkpoints.hub import hub_failure, online, require_hub
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.evaluation.data import Dataset, as_dataset, check_limit, unanswered
 from rebasin_cli.evaluation.images import ImageBytes, Preparation, prepare_images

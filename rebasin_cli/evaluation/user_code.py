@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoints.hub import PREFIX
+from rebasin_cli.checkpoints.addresses import PREFIX
 from rebasin_cli.errors import ContentError, UsageError
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

@@ -7,8 +7,8 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.checkpoints.addresses import hub_name, is_on_hub
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.hub import fetch, hub_name, is_on_hub
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
@@ -50,6 +50,8 @@ def named_source(path: Path, progress: Progress) -> Source:
     if not is_on_hub(str(path)):
         return Source.file(path)
     name = hub_name(str(path))
+    from rebasin_cli.checkpoints.hub import fetch
+
     with progress.phase(f"fetching {name}") as advance:
         return Source.file(fetch(name, progress.warn, advance))
 

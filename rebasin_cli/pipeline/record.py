@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rebasin_cli
-from rebasin_cli.checkpoints.addresses import split_address
-from rebasin_cli.checkpoints.hub import place_in_cache
+from rebasin_cli.checkpoints.addresses import place_in_cache, split_address
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.report.document import (

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from rebasin_cli.checkpoints.addresses import file_name_of, split_address
+from rebasin_cli.checkpoints.addresses import file_name_of, place_in_cache, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.hub import place_in_cache
 from rebasin_cli.checkpoints.replacing import check_file_target, check_target
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.progress import Progress

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 
-from rebasin_cli.checkpoints.hub import HubName, fetch, hub_name, place_in_cache
+from rebasin_cli.checkpoints.addresses import HubName, hub_name, place_in_cache
+from rebasin_cli.checkpoints.hub import fetch
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.pipeline.inputs import named_source

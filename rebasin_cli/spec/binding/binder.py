@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rebasin_cli.spec.binding.axes import Leaf, Plus
 from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape, claim_tensors, compared_too_often
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece, cut
@@ -25,7 +26,7 @@ from rebasin_cli.spec.binding.owners import (
 )
 from rebasin_cli.spec.binding.powers import Powers
 from rebasin_cli.spec.binding.prefixes import Prefix, keys_matching, patterns_for
-from rebasin_cli.spec.binding.resolve import Leaf, Plus, ResolutionError, Resolver, dim_instances, too_many_compared
+from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances, too_many_compared
 from rebasin_cli.spec.binding.shorthands import expand_shorthands
 from rebasin_cli.spec.binding.sizing import IndexedTensor, SizeSources, find_indexed
 from rebasin_cli.spec.language.permutation_spec import Fault, Line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from rebasin_cli.spec.binding.resolve import Leaf, Plus, Times
+from rebasin_cli.spec.binding.axes import Leaf, Plus, Times
 from rebasin_cli.spec.language.permutation_spec import Fault
 
 

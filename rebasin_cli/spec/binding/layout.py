@@ -13,11 +13,11 @@ from itertools import product
 from math import lgamma, log, log10, prod
 from typing import TYPE_CHECKING
 
-from rebasin_cli.spec.binding.resolve import Leaf, Plus, Times
+from rebasin_cli.spec.binding.axes import Leaf, Plus, Times
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
 
 if TYPE_CHECKING:
-    from rebasin_cli.spec.binding.resolve import Plus
+    from rebasin_cli.spec.binding.axes import Plus
 
 
 UNSIZED = "not known: "

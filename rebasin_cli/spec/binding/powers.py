@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from rebasin_cli.spec.binding.axes import Leaf, Plus
 from rebasin_cli.spec.binding.claims import Claim
-from rebasin_cli.spec.binding.resolve import Leaf, Plus
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 
