@@ -34,3 +34,9 @@ def test_no_function_has_too_many_parameters() -> None:
         if parameters(node) > (15 if path.parts[0] == "cli" else 8)
     ]
     assert not long, "\n".join(long)
+
+
+def test_no_file_is_too_long() -> None:
+    """Past 350 lines there is a second subject in it."""
+    long = [f"{path} has {len(text.splitlines())}" for path, text in sources() if len(text.splitlines()) > 350]
+    assert not long, "\n".join(long)

@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.matching.objective import Distance, measure_distance
-from rebasin_cli.matching.problem import MatchResult, in_reals
+from rebasin_cli.matching.objective import Distance
+from rebasin_cli.matching.problem import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.match import match_pair
+from rebasin_cli.pipeline.match import distance_of, match_pair
 from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
@@ -89,13 +89,7 @@ def _measure(pair: Pair, result: MatchResult, inputs: Mapping[str, InputRecord],
     """Measure the distance of A and B, before and after the match."""
     count = sum(tensor.section == "tensors" for tensor in pair.layout.tensors.values())
     with progress.phase("measuring", count) as advance:
-        layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
-        permutation = result.permutation
-        if permutation.scales:
-            from rebasin_cli.matching.scales import in_balance
-
-            a, b, permutation = in_balance(layout, permutation, a, b)
-        distance = measure_distance(layout, a, b, permutation, lambda _: advance(1))
+        distance = distance_of(pair, result.permutation, lambda _: advance(1))
     of = {role: entry.identity for role, entry in inputs.items()}
     return Found(result, distance, permutation_bytes(result.permutation, pair.layout, inputs=of), inputs)
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.addresses import is_on_hub
+from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, NetworkName
 from rebasin_cli.evaluation.options import Kind, Moments, Polish, Split
 from rebasin_cli.evaluation.user_code import is_named, module_files
+
+if TYPE_CHECKING:  # they need torch
+    from rebasin_cli.pipeline.layouts import Pair
+    from rebasin_cli.pipeline.polisher import Polisher
+    from rebasin_cli.pipeline.progress import Progress
+    from rebasin_cli.pipeline.scoring import Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +90,21 @@ class DataRequest:
         paths = (str(path) for path in (self.path, self.fit) if isinstance(path, Path))
         named = (self.network, self.loss, *self.metrics, *paths)
         return [file for text in named if isinstance(text, str) and is_named(text) for file in module_files(text)]
+
+    def scorer(self, pair: Pair, device: str, progress: Progress) -> Scorer | None:
+        """What networks are judged by; None if there is nothing to judge them by. See `prepare_scorer`."""
+        if not self.judges:
+            return None
+        load_torch()
+        from rebasin_cli.pipeline.scoring import prepare_scorer
+
+        return prepare_scorer(self, pair.layout, pair.a, device, progress)
+
+    def polisher(self, pair: Pair, device: str, progress: Progress, scorer: Scorer | None) -> Polisher | None:
+        """What fits a merge to its models; None if that was not asked for. See `prepare_polisher`."""
+        if self.polish is None:
+            return None
+        load_torch()
+        from rebasin_cli.pipeline.polisher import prepare_polisher
+
+        return prepare_polisher(self, pair.layout, pair.a, device, progress, scorer)

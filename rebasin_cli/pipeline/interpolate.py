@@ -116,7 +116,7 @@ def prepare(request: InterpolateRequest, files: ExitStack, progress: Progress) -
     targets = checked_targets(request, pair, points, kept.files())
     choice = with_data(request.choice, request.data, pair, device, progress) if request.matches else request.choice
     scorer, check = _scorer_and_check(request, pair, choice, device, progress)
-    polisher = _polisher(request, pair, device, progress, scorer)
+    polisher = request.data.polisher(pair, device, progress, scorer) if request.data else None
     return Run(request, kept, before, (a, b), pair, saved, points, targets, choice, scorer, check, device, polisher)
 
 
@@ -192,30 +192,13 @@ def _scorer_and_check(
     request: InterpolateRequest, pair: Pair, choice: MatchChoice, device: str, progress: Progress
 ) -> tuple[Scorer | None, FunctionCheck | None]:
     """What the points are judged by, and what sees that B stays the same network."""
-    scorer = None
-    if request.data is not None and request.judged:
-        load_torch()
-        from rebasin_cli.pipeline.scoring import prepare_scorer
-
-        scorer = prepare_scorer(request.data, pair.layout, pair.a, device, progress)
+    scorer = request.data.scorer(pair, device, progress) if request.data else None
     if request.document is None:
         tell_layout(pair.layout, progress)
     tell_lacking(pair, progress)
     if not request.align:
         return scorer, None
     return scorer, prepare_check(pair, device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
-
-
-def _polisher(
-    request: InterpolateRequest, pair: Pair, device: str, progress: Progress, scorer: Scorer | None
-) -> Polisher | None:
-    """What fits the point that is written to both ends, if that was asked for."""
-    if request.data is None or request.data.polish is None:
-        return None
-    load_torch()
-    from rebasin_cli.pipeline.polisher import prepare_polisher
-
-    return prepare_polisher(request.data, pair.layout, pair.a, device, progress, scorer)
 
 
 def points_run(request: InterpolateRequest, pair: Pair, points: PathPoints, facts: Mapping[str, str]) -> PointsRun:

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import ContentError
-from rebasin_cli.matching.objective import measure_distance
-from rebasin_cli.matching.problem import MatchResult, in_reals
-from rebasin_cli.matching.scales import in_balance
+from rebasin_cli.matching.problem import MatchResult
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
@@ -24,7 +22,7 @@ from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
-from rebasin_cli.pipeline.match import match_pair, tell_identity
+from rebasin_cli.pipeline.match import distance_of, match_pair, tell_identity
 from rebasin_cli.pipeline.points import PathPoints, best_point
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
@@ -222,9 +220,7 @@ def _document(run: Run, inputs: Mapping[str, InputRecord], alignment: Alignment)
     """What is known before the path is measured."""
     pair, permutation = run.pair, alignment.permutation
     checked = run.check.record() if run.check and permutation is not None else None
-    layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
-    a, b, found = in_balance(layout, permutation or Permutation({}), a, b)
-    distance = measure_distance(layout, a, b, found)
+    distance = distance_of(pair, permutation or Permutation({}))
     return RunDocument(
         command=run.request.command,
         inputs=_all_inputs(run, inputs),

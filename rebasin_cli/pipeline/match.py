@@ -17,7 +17,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from rebasin_cli.matching.problem import MatchResult, StopMatching, Trial
+from rebasin_cli.matching.objective import Distance, measure_distance
+from rebasin_cli.matching.problem import MatchResult, StopMatching, Trial, in_reals
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice
@@ -214,3 +215,13 @@ def stopping(budget: float | None, *, save: bool) -> Iterator[Callable[[], None]
     finally:
         if save:
             signal.signal(signal.SIGINT, before)
+
+
+def distance_of(pair: Pair, permutation: Permutation, on_step: Callable[[str], None] | None = None) -> Distance:
+    """How far B is from A, as it is and permuted; where units are scaled, of their balanced forms."""
+    layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
+    if permutation.scales:
+        from rebasin_cli.matching.scales import in_balance
+
+        a, b, permutation = in_balance(layout, permutation, a, b)
+    return measure_distance(layout, a, b, permutation, on_step)

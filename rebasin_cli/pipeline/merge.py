@@ -123,8 +123,8 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     check_symmetry(pairs, request.spec)
     targets = checked_targets(request, pairs)
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
-    scorer = _scorer(request, pairs[0], device, progress)
-    polisher = _polisher(request, pairs[0], device, progress, scorer)
+    scorer = request.data.scorer(pairs[0], device, progress) if request.data else None
+    polisher = request.data.polisher(pairs[0], device, progress, scorer) if request.data else None
     _tell_models(pairs, progress)
     document = _planned(request, pairs[0].layout, device, progress)
     check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
@@ -140,28 +140,6 @@ def checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
     models = (first, *(pair.b for pair in pairs))
     targets.check((*models, layout.spec.path, *data), first, force=request.force)
     return targets
-
-
-def _scorer(request: MergeRequest, pair: Pair, device: str, progress: Progress) -> Scorer | None:
-    """What the models and the merge are judged by, if there is data for it."""
-    if request.data is None or not request.data.judges:
-        return None
-    load_torch()
-    from rebasin_cli.pipeline.scoring import prepare_scorer
-
-    return prepare_scorer(request.data, pair.layout, pair.a, device, progress)
-
-
-def _polisher(
-    request: MergeRequest, pair: Pair, device: str, progress: Progress, scorer: Scorer | None
-) -> Polisher | None:
-    """What fits the merge to its models, if that was asked for."""
-    if request.data is None or request.data.polish is None:
-        return None
-    load_torch()
-    from rebasin_cli.pipeline.polisher import prepare_polisher
-
-    return prepare_polisher(request.data, pair.layout, pair.a, device, progress, scorer)
 
 
 def _tell_models(pairs: Sequence[Pair], progress: Progress) -> None:

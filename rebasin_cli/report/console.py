@@ -13,9 +13,7 @@ from rich.text import Text
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
 from rebasin_cli.report.names import short_path
-from rebasin_cli.report.plane_text import plane_text
 from rebasin_cli.report.summary import summary_facts, summary_grids, title
-from rebasin_cli.report.terminal_plot import loss_plot
 from rebasin_cli.report.thinning import shortened, thinned
 from rebasin_cli.safe_text import in_ascii, one_line, printable, wrapped
 
@@ -42,10 +40,14 @@ def print_summary(
     facts += [("thinned", note) for note in document.warnings[len(whole.warnings) :]]
     page.rows([(one_line(name), printable(short_path(value))) for name, value in facts])
     if document.barrier:
+        from rebasin_cli.report.terminal_plot import loss_plot
+
         plot = loss_plot(document.barrier, width=min(console.width, PLOT_WIDTH), unicode=page.unicode)
         console.print()
         page.block(plot)
     if document.plane:
+        from rebasin_cli.report.plane_text import plane_text
+
         console.print()
         page.block(plane_text(document.plane, width=min(console.width, PLOT_WIDTH), unicode=page.unicode))
     for grid in summary_grids(document, verbose=verbose):

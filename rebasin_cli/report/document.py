@@ -13,8 +13,7 @@ from msgspec import field
 from rebasin_cli.report.measurements import BarrierRecord, Figure, MergeRecord, PlaneRecord, Record, VerdictRecord
 
 SCHEMA_VERSION = 1
-Option = bool | int | float | str | tuple[str, ...]
-"""The value of an option."""
+Option = bool | int | float | str | tuple[str, ...]  # the value of one
 
 
 class InputRecord(Record, frozen=True):
