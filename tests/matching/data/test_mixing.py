@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.data.activations import match_by_activations, pair_grams
-from rebasin_cli.matching.data.mixing import forms_beside, norms_of, worth_beside
+from rebasin_cli.matching.data.mixing import best_by_both, forms_beside, norms_of, worth_beside
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import ActivationProblem
@@ -72,3 +72,12 @@ def test_many_models_are_matched_by_both() -> None:
     result = match_many_by_activations(models, pair, by=ActivationOptions(mix=0.5))
     for plan, found in zip(planted, result.permutations[1:], strict=True):
         assert plan.compose(found, layout).count_moved() == 0
+
+
+def test_assignments_are_counted_over_all_descents() -> None:
+    problem = problem_of("mlp", shifted(states("mlp"), 7, 0.6))
+    layout = problem.layout
+    identity = Permutation.identity(layout)
+    one = best_by_both(problem, {}, [identity])
+    assert one.solves >= len(layout.moving())
+    assert best_by_both(problem, {}, [identity, identity]).solves == 2 * one.solves

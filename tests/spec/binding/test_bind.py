@@ -6,6 +6,7 @@ import pytest
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.spec import Mismatch, Request, attempt, bind
+from rebasin_cli.spec.binding.binder import Binder
 from tests.spec.building import bound, refusal, shown, spec_of, still
 
 MLP = """
@@ -150,6 +151,16 @@ def test_an_attempt_gives_the_reasons_as_values() -> None:
         "no tensor fits `fc{i}.weight`",
         "no tensor fits `fc{i}.bias`",
     ]
+
+
+def test_only_a_prefix_under_which_all_tensors_have_a_line_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    run = Binder.run
+    monkeypatch.setattr(Binder, "run", lambda self: (tried.append(str(self.prefix)), run(self))[1])
+    wide = {f"model.{key}": shape for key, shape in SHAPES.items()} | {"model.fc2.weight": (6, 4)}
+    result = attempt(spec_of(MLP), wide, Request())
+    assert isinstance(result, Mismatch)
+    assert (result.prefix, tried) == ("model.", ["model."])
 
 
 def test_nothing_given_is_changed() -> None:
