@@ -61,13 +61,18 @@ def mutants(path: Path) -> list[tuple[str, int, str]]:
 
 
 def survives(copy: Path, source: Path, text: str, room: str) -> bool:
-    """Whether the tests of a room pass with another text in one file; those that mirror the file's folder go first."""
+    """Whether the tests of a room pass with another text in one file; those that mirror file and folder go first."""
     place = copy / source
     original = place.read_text()
     place.write_text(text)
-    near, whole = Path("tests", *source.parent.parts[1:]), Path("tests", room)
+    folder = Path("tests", *source.parent.parts[1:])
+    targets = [folder / f"test_{source.stem}.py", folder, Path("tests", room)]
+    targets = [target for target in dict.fromkeys(targets) if (copy / target).exists()]
     try:
-        return passes(copy, near) and (near == whole or passes(copy, whole, f"--ignore={near}"))
+        return all(
+            passes(copy, target, *(f"--ignore={seen}" for seen in targets[:at]))
+            for at, target in enumerate(targets)
+        )
     finally:
         place.write_text(original)
 
