@@ -70,8 +70,7 @@ def survives(copy: Path, source: Path, text: str, room: str) -> bool:
     targets = [target for target in dict.fromkeys(targets) if (copy / target).exists()]
     try:
         return all(
-            passes(copy, target, *(f"--ignore={seen}" for seen in targets[:at]))
-            for at, target in enumerate(targets)
+            passes(copy, target, *(f"--ignore={seen}" for seen in targets[:at])) for at, target in enumerate(targets)
         )
     finally:
         place.write_text(original)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import AnyNetwork, targets_for
 from rebasin_cli.evaluation.inputs import leaves
 from rebasin_cli.evaluation.losses import TRIED, Loss, check_loss, find_loss
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.sweep import AnyNetwork, targets_for
 
 
 def check_fits(network: Network, dataset: Dataset) -> Tensor:

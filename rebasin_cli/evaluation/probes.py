@@ -13,6 +13,7 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.answers import answer_of
 from rebasin_cli.evaluation.comparing import Run, Trace
+from rebasin_cli.evaluation.evaluate import AnyNetwork
 from rebasin_cli.evaluation.examples import guesses
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs, rows_of
@@ -21,7 +22,6 @@ from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.pretrained import architecture_of, build_model, class_named, config_of
 from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
-from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.hooks import Layer, Taps
 
 EXAMPLES = 4

@@ -17,7 +17,6 @@ from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match import distance_of, match_pair
-from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -29,6 +28,7 @@ from rebasin_cli.pipeline.record import (
 )
 from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 

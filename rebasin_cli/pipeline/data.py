@@ -14,6 +14,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.compatibility import check_examples, fitting_loss
 from rebasin_cli.evaluation.data import Dataset, load_data
+from rebasin_cli.evaluation.evaluate import AnyNetwork
 from rebasin_cli.evaluation.given import GivenData
 from rebasin_cli.evaluation.hub_data import is_hub_data, load_hub_data
 from rebasin_cli.evaluation.images import Preparation, image_root, load_images
@@ -24,7 +25,6 @@ from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.pretrained import pretrained_network
 from rebasin_cli.evaluation.networks.registry import FAMILIES, build_network
 from rebasin_cli.evaluation.options import Split, check_name
-from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.evaluation.text import load_masked_text, load_text
 from rebasin_cli.evaluation.user_code import is_named
 from rebasin_cli.pipeline.data_request import DataRequest

@@ -12,9 +12,9 @@ from torch import Tensor
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import AnyNetwork, Judging, evaluate, pair_runner, targets_for
 from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
-from rebasin_cli.evaluation.sweep import AnyNetwork, Judging, evaluate, pair_runner, targets_for
 from rebasin_cli.hooks import Layer, PairRun, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss

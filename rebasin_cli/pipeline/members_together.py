@@ -21,10 +21,10 @@ from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.members import Member, Run
 from rebasin_cli.pipeline.members_run import Listening, Told, kept_record, may_replace, moved
 from rebasin_cli.pipeline.method_choice import with_data
-from rebasin_cli.pipeline.outputs import exact_reader, write_weights
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import distance_record, output_metadata
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, MemberRecord
 
 _Read = tuple[Member, Checkpoint, InputRecord, Mapping[str, int]]

@@ -18,7 +18,6 @@ from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge import Run
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, score_merge
-from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.points import is_first, tell_kept
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
@@ -26,6 +25,7 @@ from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import told
+from rebasin_cli.pipeline.write_weights import write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.measurements import NATS, MergeRecord, PairRecord, VerdictRecord
 from rebasin_cli.report.worth import judge, judge_unmeasured

@@ -11,8 +11,8 @@ from torch import Tensor
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure
 from rebasin_cli.evaluation.comparing import Run, change, first_difference, rounding
+from rebasin_cli.evaluation.evaluate import AnyNetwork
 from rebasin_cli.evaluation.probes import EXAMPLES, Probe, network_probe, own_probe, pretrained_probe
-from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.data import find_network, read_data

@@ -12,10 +12,10 @@ from torch import Tensor
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.evaluation.answers import answer_of, class_axis
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import AnyNetwork
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.losses import TRIED, Loss
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Polish
-from rebasin_cli.evaluation.sweep import AnyNetwork
 from rebasin_cli.merging.polishing.distilling import Lessons, distil
 from rebasin_cli.merging.polishing.least_squares import Examples, Params, Polished, least_squares
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss

@@ -106,8 +106,8 @@ def _carry_out(
     """Find the network and the examples, and repair; `named`: the ends under the checkpoint's names."""
     load_torch()
     from rebasin_cli.checkpoints.outputs import Outputs
-    from rebasin_cli.pipeline.outputs import write_weights
     from rebasin_cli.pipeline.repairing import prepare_repairing
+    from rebasin_cli.pipeline.write_weights import write_weights
 
     repairing = prepare_repairing(request, layout, checkpoint, device, progress)
     targets = _targets(request, checkpoint)

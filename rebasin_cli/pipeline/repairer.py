@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import AnyNetwork, runner
 from rebasin_cli.evaluation.options import Kind
-from rebasin_cli.evaluation.sweep import AnyNetwork, runner
 from rebasin_cli.hooks import Run
 from rebasin_cli.merging.channel_statistics import Channels, measure_channels, repair_channels, reset_statistics
 from rebasin_cli.pipeline.progress import Progress

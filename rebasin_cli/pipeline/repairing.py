@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import AnyNetwork, Judging, evaluate
 from rebasin_cli.evaluation.losses import Loss
-from rebasin_cli.evaluation.sweep import AnyNetwork, Judging, evaluate
 from rebasin_cli.pipeline.data import batch_size_of, network_and_data
 from rebasin_cli.pipeline.polisher import Polisher, prepare_polisher
 from rebasin_cli.pipeline.progress import Progress

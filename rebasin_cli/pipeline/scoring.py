@@ -20,13 +20,13 @@ from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.commands import parse_command, run_command
 from rebasin_cli.evaluation.compatibility import fitting_loss
 from rebasin_cli.evaluation.data import IGNORED, Dataset
+from rebasin_cli.evaluation.evaluate import AnyNetwork, Judging, evaluate_mixtures
 from rebasin_cli.evaluation.given import GivenLoss
 from rebasin_cli.evaluation.losses import Loss, blind_loss
 from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.serving import EvaluationServer, parse_server
-from rebasin_cli.evaluation.sweep import AnyNetwork, Judging, evaluate_mixtures
 from rebasin_cli.matching.cache import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest

@@ -14,8 +14,8 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.calibration import HIGH, LOW
+from rebasin_cli.evaluation.evaluate import as_curve
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import as_curve
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import LINE, Blend
 from rebasin_cli.permutation.gather import permuted

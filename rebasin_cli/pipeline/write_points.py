@@ -16,13 +16,13 @@ from rebasin_cli.merging.options import LINE, Blend
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
-from rebasin_cli.pipeline.outputs import write_weights
 from rebasin_cli.pipeline.points import PathPoints, is_first, tell_kept
 from rebasin_cli.pipeline.points_folder import PointsRun, begin_points
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.repairer import Repairer
 from rebasin_cli.pipeline.targets import Place
+from rebasin_cli.pipeline.write_weights import write_weights
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
 

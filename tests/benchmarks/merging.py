@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import torch
 
+from rebasin_cli.evaluation.evaluate import evaluate
 from rebasin_cli.evaluation.networks.registry import build_network
-from rebasin_cli.evaluation.sweep import evaluate
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts

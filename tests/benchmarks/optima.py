@@ -26,9 +26,9 @@ from torch import Tensor
 
 from rebasin_cli.evaluation.barrier import barrier_above_line
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import evaluate, runner
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.registry import build_network
-from rebasin_cli.evaluation.sweep import evaluate, runner
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rebasin_cli.evaluation.data import Dataset, load_data
+from rebasin_cli.evaluation.evaluate import evaluate, runner
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.registry import build_network
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import evaluate, runner
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.merging.channel_statistics import reset_statistics

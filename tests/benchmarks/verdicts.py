@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import evaluate, evaluate_ensemble
 from rebasin_cli.evaluation.networks.registry import build_network
-from rebasin_cli.evaluation.sweep import evaluate, evaluate_ensemble
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Mean, Models, pairwise_distances

@@ -14,9 +14,9 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.calibration import HIGH, fitted_scale
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.ensemble import averaged
+from rebasin_cli.evaluation.evaluate import Judging, evaluate, evaluate_ensemble, evaluate_mixtures
 from rebasin_cli.evaluation.losses import LOSSES, Loss
 from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.sweep import Judging, evaluate, evaluate_ensemble, evaluate_mixtures
 from tests.evaluation.building import network_for
 from tests.small import mlp_state
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.compatibility import fitting_loss
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import Judging, evaluate
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import Judging, evaluate
 
 
 class Answering(nn.Module):

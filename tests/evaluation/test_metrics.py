@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import Judging, evaluate
 from rebasin_cli.evaluation.metrics import METRICS, find_metrics
 from rebasin_cli.evaluation.scores import Scores
-from rebasin_cli.evaluation.sweep import Judging, evaluate
 from tests.evaluation.building import network_for, randomise
 from tests.small import run
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.data import Dataset
+from rebasin_cli.evaluation.evaluate import evaluate
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
-from rebasin_cli.evaluation.sweep import evaluate
 
 TOKENS = torch.randint(7, (20, 5), generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(7, (20,), generator=torch.Generator().manual_seed(2))

@@ -1,4 +1,4 @@
-"""The sweep over λ: the loss it reports, against losses worked out another way."""
+"""What networks are worth: losses against those worked out another way."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.evaluation.barrier import Curve
 from rebasin_cli.evaluation.data import Dataset, load_data
+from rebasin_cli.evaluation.evaluate import Judging, as_curve, evaluate
 from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.sweep import Judging, as_curve, evaluate
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import lambda_grid
 from tests.evaluation.building import images, layout_of, network_for, randomise

@@ -1,4 +1,4 @@
-"""Measure a path: the loss and accuracy of a network at every λ of a grid."""
+"""What a network is worth on examples: its loss, accuracy and metrics."""
 
 from __future__ import annotations
 
