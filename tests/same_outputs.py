@@ -6,6 +6,7 @@ exit code byte for byte. Times, versions, paths and memory are taken out of docu
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -25,6 +26,8 @@ from torch import Tensor
 DATA = Path(__file__).parent / "data"
 VOLATILE = re.compile(r"(seconds|time|started|finished|version|created|date|host|machine|platform|memory|path|command)")
 CLOCK = re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|MB|GB|kB|B)\b|\b\d\.\d+\.\d+\b|\d{4}-\d\d-\d\d[T ][\d:.+Z]*")
+INSIDE = re.compile(r"data:application/json;charset=utf-8;base64,([\w+/=]+)")
+"""A document that a page has inside, to be downloaded."""
 
 KEPT: list[object] = []
 
@@ -115,7 +118,7 @@ def digest(data: bytes, folder: Path) -> str:
     try:
         return json.dumps(plain(json.loads(text)), indent=1, sort_keys=True)
     except ValueError:
-        return CLOCK.sub("#", text)
+        return CLOCK.sub("#", INSIDE.sub(lambda found: digest(base64.b64decode(found[1]), folder), text))
 
 
 def run_all(folder: Path) -> dict[str, str]:
