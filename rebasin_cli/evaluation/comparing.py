@@ -16,8 +16,8 @@ Run = Callable[[Mapping[str, Tensor], Trace | None], Mapping[str, Tensor]]
 """From a state dict to the outputs by name; given a list, it appends (module, output) in the order of execution."""
 
 _ROUNDINGS = 32
-"""So many times what the last digit of float32 weights does to the outputs is rounding: sums in another order round
-once for every term, and a perturbed weight once for every weight."""
+"""Differences are rounding up to this many times what the last digit of float32 weights does to the outputs: sums in
+another order round once for every term, and a perturbed weight once for every weight."""
 
 _LEAST, _MOST = 1e-6, 1e-2
 """Below the first a difference is rounding whatever the network; above the second it is none."""

@@ -65,7 +65,7 @@ def from_names(arrays: Mapping[str, Tensor]) -> Inputs:
 
 
 def arguments(forward: Callable[..., Any], inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward: a tuple's and a mapping's members, if it takes so many and such.
+    """Positional and keyword arguments of a forward: a tuple's and a mapping's members, if it takes them one by one.
 
     A forward that takes the tuple or the mapping itself gets it whole.
     """

@@ -200,7 +200,7 @@ def _find(name: str) -> Maker:
 
 
 def _answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(answers, classes) and (answers,), without what is no question."""
+    """(answers, classes) and (answers,): only positions that have a label."""
     found = by_position(logits, targets)
     assert found is not None  # seen to before
     logits, targets = found

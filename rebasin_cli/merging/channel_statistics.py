@@ -2,7 +2,7 @@
 
 Between two networks the variance of activations collapses, even where they are perfectly aligned (REPAIR, Jordan et
 al. 2022, arXiv:2211.08403). BatchNorm's running statistics belong to neither end's activations and are computed
-anew; in any network each channel can be rescaled so that its mean and *standard deviation* are interpolated between
+again; in any network each channel can be rescaled so that its mean and *standard deviation* are interpolated between
 the ends'. Both end as new values of tensors that the checkpoint already has.
 """
 

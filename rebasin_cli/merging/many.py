@@ -231,12 +231,12 @@ def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation,
     """
     found = list(present)
     models = run.models
-    anew = False
+    from_start = False
     for round_ in range(run.max_rounds if run.stop == "converged" else 0):
         gained = 0.0
         for i in range(len(models)):
             mean = Mean(models, found, [j for j in range(len(models)) if j != i])
-            if anew:
+            if from_start:
                 found[i], gain = _better(run, mean, i, found[i])
             else:
                 found[i], gain = run.refine(mean, models.states[i], found[i], sweeps=1)
@@ -244,9 +244,9 @@ def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation,
             if not _told(run, f"round {round_ + 1}", i + 1, len(models)):
                 break
         rested = _ends(run, gained)
-        if rested and (anew or run.stop != "converged" or len(models) == 2):
+        if rested and (from_start or run.stop != "converged" or len(models) == 2):
             return tuple(found)
-        anew = rested
+        from_start = rested
     run.stop = "max-sweeps" if run.stop == "converged" else run.stop
     return tuple(found)
 
@@ -273,9 +273,9 @@ def _frank_wolfe(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutati
 def _better(run: _Run, mean: State, i: int, present: Permutation) -> tuple[Permutation, float]:
     """Match a model from the start and go on from its present place; the better of the two, and the gain."""
     stayed, gain = run.refine(mean, run.models.states[i], present, sweeps=100)
-    anew = run.onto(mean, run.models.states[i])
-    _, more = _compared(run, mean, i, stayed, anew)
-    return (anew, gain + more) if more > 0 else (stayed, gain)
+    restarted = run.onto(mean, run.models.states[i])
+    _, more = _compared(run, mean, i, stayed, restarted)
+    return (restarted, gain + more) if more > 0 else (stayed, gain)
 
 
 def _compared(run: _Run, mean: State, i: int, one: Permutation, two: Permutation) -> tuple[float, float]:

@@ -160,7 +160,7 @@ def _turn_bits(dtype: torch.dtype, sign_bits: int | None, meaning: torch.dtype) 
 
 
 class permuted(Mapping[str, Tensor]):  # noqa: N801  (reads as a verb: permuted(...)[key])
-    """A lazy view of B's tensors with a permutation applied; each access reads and permutes anew."""
+    """A lazy view of B's tensors with a permutation applied; each access reads and permutes the tensor again."""
 
     def __init__(self, permutation: Mapping[str, Tensor], layout: Layout, source: Mapping[str, Tensor]) -> None:
         self._permutation = permutation

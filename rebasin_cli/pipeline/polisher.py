@@ -31,7 +31,7 @@ EXAMPLES, WINDOWS = 2000, 300
 """Examples, and texts, that a merge is fitted on unless the user says otherwise: three times as many gain .003."""
 
 _BATCHES = 8  # at most: each runs in a thread of its own, for each network, with threads of torch's own behind it
-_APART = 10  # one of so many examples is held apart from distillation
+_APART = 10  # one of this many examples is held apart from distillation
 _BATCH, _TEXTS = 128, 16  # examples, and texts, of a step of distillation at most
 
 State = Mapping[str, Tensor]

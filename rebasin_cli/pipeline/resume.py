@@ -78,7 +78,7 @@ class EarlierSweep:
             raise UsageError(
                 f"{self.path} is of another sweep: it differs in {', '.join(names)}",
                 where="; ".join(f"{n}: {_short(naive.basis.get(n))} there, {_short(basis.get(n))} here" for n in names),
-                remedy="give the options of that run, name another file, or begin anew with --force",
+                remedy="give the options of that run, name another file, or begin again with --force",
             )
         known, wanted = ({place_of(lam) for lam in lams} for lams in (barrier.lam, grid))
         if known - wanted:

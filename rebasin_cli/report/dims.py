@@ -9,7 +9,7 @@ from rebasin_cli.report.figures import percent_text
 from rebasin_cli.report.measured import Grid
 
 FEW_DIMS = 6
-"""Up to so many dims are shown one by one; more are folded."""
+"""Up to this many dims are shown one by one; more are folded."""
 
 _ROWS = 8  # of many kinds, those that gained most
 _PLACES = 4  # tensors named for one dim

@@ -30,7 +30,7 @@ from rebasin_cli.report.tiles import Tile, Tone
 
 Facts = tuple[tuple[str, str], ...]
 MANY_DIMS = 16
-"""From so many dims on their families are folded: a screen holds about as many lines."""
+"""With this many dims or more, their families are folded: a screen holds about as many lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Sections:
 
     @property
     def folded(self) -> bool:
-        """Whether there are so many dims that their families are shown first."""
+        """Whether the families of the dims are shown first, because there are many dims."""
         return sum(row.count for row in self.dims) > MANY_DIMS
 
 

@@ -153,7 +153,7 @@ def summit(lam: Sequence[float], values: Sequence[float]) -> Summit | None:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where the name of a curve stands: at a point of it, shifted upwards by so many units of the chart."""
+    """Where the name of a curve stands: at a point of it, and how many units of the chart it is shifted upwards."""
 
     series: Series
     lam: float

@@ -12,7 +12,7 @@ from rebasin_cli.report.figures import count_text
 from rebasin_cli.report.measured import Grid
 
 FEW_TENSORS = 40
-"""Up to so many tensors are shown one by one; more are folded."""
+"""Up to this many tensors are shown one by one; more are folded."""
 
 _VARIABLES = "ijklmn"
 _NUMBER = re.compile(r"(?<=\.)\d+(?![^.\s)+])|^\d+(?=\.)")  # a part of a name that is one

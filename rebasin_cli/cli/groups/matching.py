@@ -57,7 +57,7 @@ class MergeMatchOptions:
     seed: Seed = 0
     max_sweeps: Annotated[
         int,
-        typer.Option(parser=n.COUNT, metavar="N", help="Stop matching after so many sweeps.", rich_help_panel=_PANEL),
+        typer.Option(parser=n.COUNT, metavar="N", help="Stop matching after N sweeps.", rich_help_panel=_PANEL),
     ] = 100
     restarts: Annotated[
         int | None,
@@ -177,7 +177,7 @@ class MatchOptions(MergeMatchOptions):
     epochs: Annotated[
         int | None,
         typer.Option(
-            parser=n.COUNT, metavar="N", help="At most so many (ste, sinkhorn).", show_default="20",
+            parser=n.COUNT, metavar="N", help="At most N (ste, sinkhorn).", show_default="20",
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip

@@ -194,7 +194,7 @@ def share_of(form: Form, inputs: int, rows: int) -> float:
 
 
 def ridge_of(inputs: int, examples: int) -> float:
-    """The ridge for a layer of so many inputs: it falls with the third power of the examples that there are for each.
+    """The ridge for a layer of this many inputs: it falls with the third power of the examples that there are for each.
 
     Examples count, and not their positions, which are too alike: twenty images of 64 positions are still few.
     """
