@@ -13,7 +13,7 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment.solve import solve_assignments
 from rebasin_cli.matching.descent.nested import Tree, solve_block
-from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.descent.weights import match_by_weights, similarity_dtype
 from rebasin_cli.matching.objective import inner_product, measure_distance
 from rebasin_cli.matching.options import FrankWolfeOptions, Start, WeightsOptions
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
@@ -24,6 +24,7 @@ from rebasin_cli.matching.similarity.pair_forms import forms_of
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, Request, bind, find_spec, load_spec
+from rebasin_cli.spec.language.loading import parse_spec
 from tests.networks import TINY, tiny_layout, tiny_state
 from tests.small import mlp_state
 
@@ -266,3 +267,15 @@ def test_float8_weights_with_heads_are_matched(tmp_path: Path) -> None:
     wide = [{key: tensor.double() for key, tensor in state.items()} for state in narrow]
     found, expected = (match_by_weights(Problem(layout, *pair)) for pair in (narrow, wide))
     assert found.permutation.equals(expected.permutation)
+
+
+@pytest.mark.parametrize(
+    ("side", "dtype", "similarities"),
+    [(600, torch.float32, torch.float32), (600, torch.float64, torch.float64), (512, torch.float32, torch.float64)],
+)
+def test_similarities_of_large_float32_networks_are_of_their_type(
+    side: int, dtype: torch.dtype, similarities: torch.dtype
+) -> None:
+    """Up to 2^18 elements they are in float64 anyway; a layout may have a single tensor."""
+    layout = bind(parse_spec("tensors:\n  w: h _\n", "t.yaml"), {"w": (side, side)})
+    assert similarity_dtype(layout, {"w": torch.zeros(side, side, dtype=dtype)}) == similarities
