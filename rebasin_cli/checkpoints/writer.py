@@ -20,7 +20,7 @@ from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.header import build_header
 from rebasin_cli.checkpoints.outputs import HashedFile, Outputs
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.replacing import check_file_target, check_target, file_names, resolve_target
+from rebasin_cli.checkpoints.replacing import check_target, file_names, resolve_target
 from rebasin_cli.checkpoints.scan import combined_sha256
 from rebasin_cli.checkpoints.tensors import dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.errors import system_failure
@@ -100,21 +100,6 @@ def stream_checkpoint(
         raise
     except OSError as error:
         raise system_failure(error, Path("-"), "write") from error
-
-
-def write_tensors(
-    target: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str], force: bool = False
-) -> None:
-    """Write tensors that are in memory as one safetensors file.
-
-    Raises:
-        UsageError, SystemFailure: see `check_target`.
-        ValueError: a type that safetensors does not have.
-    """
-    content = tensors_bytes(tensors, metadata=metadata)
-    check_file_target(target, force=force)
-    with Outputs(force=force) as outputs, outputs.file(target) as out:
-        _write_all(out, memoryview(content))
 
 
 def tensors_bytes(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> bytes:

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from rebasin_cli.report.comparison import Run, comparison_grid, runs_of
-from rebasin_cli.report.document import RunDocument
+from rebasin_cli.report.comparison import Run, comparison_grid
 from rebasin_cli.report.downloads import downloads
 from rebasin_cli.report.looks import look
-from rebasin_cli.report.names import without_folders
 from rebasin_cli.report.page import Card, curves, reliability, section_views
 from rebasin_cli.report.plane_svg import plane_svg
 from rebasin_cli.report.thinning import shortened, thinned
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _LOOKS = 40  # that differ; a page of more curves draws them again
-
-
-def to_html(document: RunDocument) -> str:
-    """The page of one run, with names of files instead of paths."""
-    return page_of(runs_of([without_folders(document)], [""]))
 
 
 def page_of(runs: Sequence[Run]) -> str:

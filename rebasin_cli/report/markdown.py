@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from rebasin_cli.report.comparison import Run, comparison_grid, runs_of
+from rebasin_cli.report.comparison import Run, comparison_grid
 from rebasin_cli.report.contents import facts, grids
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
-from rebasin_cli.report.names import model_names, role_name, without_folders
+from rebasin_cli.report.names import model_names, role_name
 from rebasin_cli.report.reproduce import reproduction
 from rebasin_cli.report.thinning import shortened, thinned
 from rebasin_cli.report.tiles import sentence, tiles
@@ -31,11 +31,6 @@ _STORIES = {
     "apply": "A permutation that was found before was applied.",
     "repair": "The statistics of a merged network were repaired.",
 }
-
-
-def to_markdown(document: RunDocument) -> str:
-    """The card of one run, with names of files instead of paths."""
-    return markdown_of(runs_of([without_folders(document)], [""]))
 
 
 def markdown_of(runs: Sequence[Run]) -> str:

@@ -59,11 +59,6 @@ def require_matplotlib() -> None:
         )
 
 
-def to_png(barrier: BarrierRecord) -> bytes:
-    """The picture of one run as a PNG."""
-    return to_picture([("", barrier)], "png")
-
-
 def to_picture(runs: Sequence[tuple[str, BarrierRecord]], form: Form) -> bytes:
     """The picture of runs over one another, as the bytes of a file; `runs` are names and what was measured."""
     return saved(_figure(measures([(name, thinned_barrier(barrier)) for name, barrier in runs])), form)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.writer import write_tensors
+from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.writer import tensors_bytes
 from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.weights import match_by_weights
@@ -43,7 +44,7 @@ def make(case: Case, weights: Weights, folder: Path) -> Figures:
     """Write both checkpoints, as the command wants them."""
     layout = case.layout(folder)
     for name, tensors in zip("ab", make_weights(case, layout, weights), strict=True):
-        write_tensors(folder / f"{name}.safetensors", dict(tensors), metadata={})
+        (folder / f"{name}.safetensors").write_bytes(tensors_bytes(tensors, metadata={}))
     if case.config is not None:
         (folder / "config.json").write_text(json.dumps(case.config))
     return {"command": case.command, "goal": case.goal, "memory": case.memory}
@@ -114,7 +115,8 @@ def _applied(layout: Layout, permutation: Permutation, b: Mapping[str, Tensor], 
     began = perf_counter()
     moved = {key: permute_tensor(permutation, layout, key, b.__getitem__) for key in layout.tensors}
     middle = perf_counter()
-    write_tensors(folder / "out.safetensors", moved, metadata={}, force=True)
+    with Outputs(force=True) as outputs:
+        outputs.write(folder / "out.safetensors", tensors_bytes(moved, metadata={}))
     return {"apply": middle - began, "write": perf_counter() - middle}
 
 

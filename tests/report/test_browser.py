@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from rebasin_cli.report.comparison import runs_of
 from rebasin_cli.report.document import DimRecord, RunDocument
-from rebasin_cli.report.html import page_of, to_html
+from rebasin_cli.report.html import page_of
 from tests.browser import CHROMIUM, Browser
 from tests.hostile import HOSTILE
 from tests.report.examples import ALIGN, ARCHITECTURE, EXAMPLES, INTERPOLATE
+from tests.report.forms import to_html
 from tests.report.test_hostile_documents import poisoned
 from tests.report.test_page import MERGE, OTHER
 

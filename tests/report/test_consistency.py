@@ -12,9 +12,8 @@ import pytest
 from rebasin_cli.errors import ContentError
 from rebasin_cli.report.codec import from_json, to_json
 from rebasin_cli.report.console import to_text
-from rebasin_cli.report.html import to_html
-from rebasin_cli.report.markdown import to_markdown
 from tests.report.examples import EXAMPLES, INTERPOLATE, PLANE
+from tests.report.forms import to_html, to_markdown
 
 Edit = Callable[[Any], object]
 EDITS: dict[str, tuple[Edit, str]] = {

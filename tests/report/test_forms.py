@@ -28,11 +28,11 @@ from rebasin_cli.report.document import (
     RunDocument,
     TrialRecord,
 )
-from rebasin_cli.report.html import to_html
-from rebasin_cli.report.markdown import markdown_of, to_markdown
+from rebasin_cli.report.markdown import markdown_of
 from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
 from rebasin_cli.report.terminal_plot import loss_plot
 from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, EXAMPLES, INTERPOLATE
+from tests.report.forms import to_html, to_markdown, to_png
 
 
 def shown(document: RunDocument, *, width: int = 80, encoding: str = "utf-8", verbose: bool = False) -> str:
@@ -293,13 +293,13 @@ def test_the_suffix_decides_the_form(name: str) -> None:
 def test_a_picture_of_what_was_not_measured() -> None:
     pytest.importorskip("matplotlib")
     lost = CurveRecord((0.1,) * 4 + (math.nan,) * 5, (0.5,) * 9, math.nan, math.nan)
-    assert png.to_png(replace(BARRIER, naive=lost, aligned=None)).startswith(b"\x89PNG")
+    assert to_png(replace(BARRIER, naive=lost, aligned=None)).startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_the_remedy_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError) as failure:
-        png.to_png(BARRIER)
+        to_png(BARRIER)
     assert "pip install 'rebasin-cli[plot]'" in failure.value.remedy
 
 

@@ -17,15 +17,13 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.report import png
 from rebasin_cli.report.codec import from_json, to_json
 from rebasin_cli.report.console import print_summary, to_text
 from rebasin_cli.report.document import RunDocument
-from rebasin_cli.report.html import to_html
-from rebasin_cli.report.markdown import to_markdown
 from rebasin_cli.report.measurements import MergeRecord, PairRecord, Record, ScoreRecord
 from tests.hostile import HOSTILE, SURROGATES, assert_harmless, assert_inert
 from tests.report.examples import ALIGN, CHECKED, INSPECT, INTERPOLATE, OTHERS
+from tests.report.forms import to_html, to_markdown, to_png
 from tests.report.test_forms import shown, with_more
 
 MERGE = RunDocument(
@@ -144,4 +142,4 @@ def test_png(hostile: str) -> None:
         warnings.simplefilter("ignore")  # no font has every sign
         for value in (hostile, f"_{hostile}"):
             barrier = poisoned(_UNIT, value).barrier
-            assert png.to_png(barrier).startswith(b"\x89PNG")
+            assert to_png(barrier).startswith(b"\x89PNG")

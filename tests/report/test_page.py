@@ -27,7 +27,7 @@ from rebasin_cli.report.document import (
     RunDocument,
 )
 from rebasin_cli.report.downloads import curves_csv
-from rebasin_cli.report.html import page_of, to_html
+from rebasin_cli.report.html import page_of
 from rebasin_cli.report.looks import look
 from rebasin_cli.report.measurements import CurveRecord, MergeRecord, PairRecord, ScoreRecord, VerdictRecord
 from rebasin_cli.report.names import without_folders
@@ -36,6 +36,7 @@ from rebasin_cli.report.reproduce import options_of, reproduction
 from rebasin_cli.report.series import Measure, Series, measures, summit
 from rebasin_cli.report.tiles import tiles, tone
 from tests.report.examples import ALIGN, ARCHITECTURE, BARRIER, CHECKED, EXAMPLES, INTERPOLATE
+from tests.report.forms import to_html
 
 SCORES = {
     **{f"model.{k}": ScoreRecord(0.1 + k / 100, 0.9) for k in (1, 2, 3)},

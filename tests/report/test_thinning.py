@@ -13,10 +13,9 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.report.codec import from_json, to_json
 from rebasin_cli.report.console import to_text
 from rebasin_cli.report.document import ArchitectureRecord, DimRecord, RunDocument, TensorRecord
-from rebasin_cli.report.html import to_html
-from rebasin_cli.report.markdown import to_markdown
 from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
 from rebasin_cli.report.thinning import MOST_POINTS, MOST_ROWS, thinned
+from tests.report.forms import to_html, to_markdown
 
 _POINTS = 5000
 _PEAK = 1237  # of no round place

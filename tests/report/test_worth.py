@@ -8,11 +8,11 @@ from math import inf, nan
 import pytest
 from msgspec.structs import replace
 
-from rebasin_cli.report.markdown import to_markdown
 from rebasin_cli.report.measurements import ScoreRecord, VerdictRecord
 from rebasin_cli.report.tiles import sentence, tone
 from rebasin_cli.report.worth import judge, judge_unmeasured, noticeably_above
 from tests.report.examples import INTERPOLATE
+from tests.report.forms import to_markdown
 from tests.report.test_forms import shown
 from tests.report.test_page import MERGE
 
