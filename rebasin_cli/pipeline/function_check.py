@@ -185,8 +185,6 @@ def spec_of_permutation(saved: SavedPermutation, choice: SpecChoice) -> SpecChoi
 
 def _misfit(choice: SpecChoice, data: DataRequest | None, models: Sequence[Checkpoint], progress: Progress) -> str:
     """Why a spec is not the network's; empty if it fits the first checkpoint and keeps the function."""
-    from rebasin_cli.pipeline.function_check import AnotherFunctionError, prepare_check
-
     first = models[0]
     try:
         (pair,) = bind_models((first, first), choice)

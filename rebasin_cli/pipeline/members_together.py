@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.problem import in_reals
 from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation.files import permutation_bytes
@@ -17,6 +16,7 @@ from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_models, check_symmetry
+from rebasin_cli.pipeline.match import distance_of
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.members import Member, Run
 from rebasin_cli.pipeline.members_run import Listening, Told, kept_record, may_replace, moved
@@ -98,7 +98,7 @@ def _matched(
             "align", layout, request.spec, {"a": known, "b": record}, method=choice.method, seed=result.seed,
             order="together", permutation=hashlib.sha256(content).hexdigest(),
         )  # fmt: skip
-        distance = measure_distance(real_layout, states[0], states[i], permutation)
+        distance = distance_of(pair, permutation)
         member.places["aligned"].parent.mkdir(parents=True, exist_ok=True)
         with Outputs(force=may_replace(run, member)) as outputs:
             reader = exact_reader(permutation, pair.layout_b, b)

@@ -59,6 +59,16 @@ def assert_near(one: str, two: str, tolerance: float = 1e-6) -> None:
     torch.testing.assert_close(load_file(one), load_file(two), rtol=tolerance, atol=tolerance)
 
 
+def test_a_member_is_as_far_away_as_it_is_alone(rebasin: Rebasin, planted: Path) -> None:
+    """Both are distances of the balanced forms, in which networks are compared whose units are scaled."""
+    alone = rebasin(*PAIR)
+    many = rebasin(*PAIR, "-o", "out", "--together")
+    assert (alone.code, many.code) == (0, 0), alone.err + many.err
+    (member,) = many.document["members"]["members"]
+    assert member["distance"]["before"] == pytest.approx(alone.document["distance"]["before"])
+    assert member["distance"]["after"] < 1e-5
+
+
 def test_align_scales_and_apply_does_and_undoes_it(rebasin: Rebasin, planted: Path) -> None:
     done = rebasin(*PAIR)
     assert done.code == 0, done.err
