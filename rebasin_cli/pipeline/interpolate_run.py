@@ -132,15 +132,14 @@ def _losses(
             return measure_barrier(sweep, permutation, run.points.grid, progress=progress, keep=keep)
     from rebasin_cli.pipeline.plane import measure_plane
 
-    if permutation is None or document.distance is None:
+    if permutation is None:
         raise ContentError(
             "the piped run has no permutation file, and a plane goes through B aligned",
             remedy="name both checkpoints: rebasin plane A B",
         )
     with keeping(path, document_of, outputs, progress) as keep_plane:
         return measure_plane(
-            sweep, permutation, document.distance, run.request.plane,
-            progress=progress, keep=keep_plane, force=run.request.force,
+            sweep, permutation, run.request.plane, progress=progress, keep=keep_plane, force=run.request.force
         )  # fmt: skip
 
 

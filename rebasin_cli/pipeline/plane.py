@@ -19,7 +19,6 @@ from rebasin_cli.pipeline.interpolate_request import PlaneGrid
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import score_or_nan
 from rebasin_cli.pipeline.sweep import Sweep, held
-from rebasin_cli.report.document import DistanceRecord
 from rebasin_cli.report.measurements import NATS, PlanePointRecord, PlaneRecord
 
 Keep = Callable[[Callable[[], PlaneRecord]], None]
@@ -82,21 +81,20 @@ class _Measured:
 
 
 def measure_plane(
-    sweep: Sweep, permutation: Permutation, distance: DistanceRecord, grid: PlaneGrid,
-    *, progress: Progress, keep: Keep, force: bool = False,
+    sweep: Sweep, permutation: Permutation, grid: PlaneGrid, *, progress: Progress, keep: Keep, force: bool = False
 ) -> PlaneRecord:  # fmt: skip
     """Measure every point of a grid around A, B and π(B), and the three themselves.
 
-    Args:
-        distance: of A and B, and of A and π(B).
+    Its sides are distances of the weights as they are, whether units are scaled or not.
 
     Raises:
         ContentError: the three lie on a line.
         UsageError: the document that is gone on with is of another plane; not with `force`.
     """
     pair = sweep.pair
-    layout, (b,) = in_reals(pair.layout, pair.b)
-    plane = Plane.of(distance.before, distance.after, measure_distance(layout, b, b, permutation).after)
+    layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
+    sides = measure_distance(layout, a, b, permutation)
+    plane = Plane.of(sides.before, sides.after, measure_distance(layout, b, b, permutation).after)
     x, y = plane.axes(grid.steps, grid.margin)
     half = (plane.b[0] / 2, plane.b[1] / 2)
     named = {A: (0.0, 0.0), B: plane.b, ALIGNED: (plane.aligned, 0.0)}

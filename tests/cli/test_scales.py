@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -67,6 +70,25 @@ def test_a_member_is_as_far_away_as_it_is_alone(rebasin: Rebasin, planted: Path)
     (member,) = many.document["members"]["members"]
     assert member["distance"]["before"] == pytest.approx(alone.document["distance"]["before"])
     assert member["distance"]["after"] < 1e-5
+
+
+def test_the_sides_of_a_plane_are_distances_of_the_weights(rebasin: Rebasin, planted: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    b = {key: t + 0.1 * torch.randn(t.shape, generator=generator) for key, t in load_file("b.safetensors").items()}
+    save(planted / "b.safetensors", b)
+    np.savez(planted / "d.npz", inputs=np.ones((6, 4), np.float32), targets=np.arange(6) % 3)
+    assert rebasin(*PAIR).code == 0
+    done = rebasin(
+        "plane", "a.safetensors", "b.safetensors", "--symmetry", "scales", "--data", "d.npz", "--steps", "2",
+        "--permutation", "b.permutation.safetensors",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    ends = {"A": "a.safetensors", "B": "b.safetensors", "π(B)": "b.aligned.safetensors"}
+    states = {name: torch.cat([t.flatten() for _, t in sorted(load_file(f).items())]) for name, f in ends.items()}
+    places = {name: (point["x"], point["y"]) for name, point in done.document["plane"]["points"].items()}
+    for one, two in itertools.combinations(ends, 2):
+        side = float((states[one] - states[two]).norm())
+        assert math.dist(places[one], places[two]) == pytest.approx(side, rel=1e-5), (one, two)
 
 
 def test_align_scales_and_apply_does_and_undoes_it(rebasin: Rebasin, planted: Path) -> None:
