@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace as replaced
 from math import isfinite
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measured import Grid
 from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
+
+_Value = TypeVar("_Value")
 
 MOST_POINTS = 1000
 """Points of a line that are drawn: more than a chart or a terminal has places."""
@@ -49,7 +52,10 @@ def thinned_barrier(barrier: BarrierRecord) -> BarrierRecord:
         if curve is None:
             return None
         metrics = {name: _at(values, places) for name, values in curve.metrics.items()}
-        return replace(curve, loss=_at(curve.loss, places), accuracy=_at(curve.accuracy, places), metrics=metrics)
+        return replace(
+            curve, loss=_at(curve.loss, places), accuracy=_at(curve.accuracy, places), metrics=metrics,
+            reliability=_at(curve.reliability, places) if curve.reliability else (),
+        )  # fmt: skip
 
     return replace(
         barrier,
@@ -69,5 +75,5 @@ def shortened(grid: Grid) -> Grid:
     return replaced(grid, rows=(*grid.rows[:MOST_ROWS], told))
 
 
-def _at(values: Sequence[float], places: Sequence[int]) -> tuple[float, ...]:
+def _at(values: Sequence[_Value], places: Sequence[int]) -> tuple[_Value, ...]:
     return tuple(values[at] for at in places)

@@ -13,7 +13,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.report.codec import from_json, to_json
 from rebasin_cli.report.console import to_text
 from rebasin_cli.report.document import ArchitectureRecord, DimRecord, RunDocument, TensorRecord
-from rebasin_cli.report.measurements import BarrierRecord, CurveRecord
+from rebasin_cli.report.measurements import BarrierRecord, BinRecord, CurveRecord
 from rebasin_cli.report.thinning import MOST_POINTS, MOST_ROWS, thinned
 from tests.report.forms import to_html, to_markdown
 
@@ -25,7 +25,8 @@ def _line(points: int) -> RunDocument:
     loss = [1.0] * points
     loss[_PEAK % points] = 9.0
     loss[7], loss[8] = -inf, 0.25
-    curve = CurveRecord(tuple(loss), tuple(loss), 8.0, 8.0, {"f1": tuple(loss)})
+    sure = tuple((BinRecord(1, at / points, 0.5),) for at in range(points))
+    curve = CurveRecord(tuple(loss), tuple(loss), 8.0, 8.0, {"f1": tuple(loss)}, reliability=sure)
     barrier = BarrierRecord(tuple(k / (points - 1) for k in range(points)), None, curve)
     return RunDocument("interpolate", barrier=barrier, warnings=("an older one",))
 
@@ -43,6 +44,9 @@ def test_thinning_keeps_ends_peaks_and_says_so() -> None:
     assert set(lam) <= set(document.barrier.lam)
     peak = lam.index(document.barrier.lam[_PEAK])
     assert curve.loss[peak] == curve.accuracy[peak] == curve.metrics["f1"][peak] == 9.0
+    assert [bins[0].confidence for bins in curve.reliability] == pytest.approx(
+        [at * (_POINTS - 1) / _POINTS for at in lam]
+    )
     assert min(loss for loss in curve.loss if loss > -inf) == 0.25
     assert fewer.warnings == (
         "an older one", f"{len(lam):,} of the 5,000 points of the line are shown; the run document has all",
