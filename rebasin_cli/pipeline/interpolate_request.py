@@ -88,6 +88,10 @@ class InterpolateRequest:
         return data + ([self.permutation] if isinstance(self.permutation, Path) else [])
 
 
+MOST_FILES = 10_001
+"""Checkpoints of a path, which are called after λ: `lam-0.5000.safetensors`."""
+
+
 def checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
     """The λ of the path, after every combination of options that cannot be carried out was refused."""
     if request.best and not request.judged:
@@ -107,6 +111,11 @@ def checked_grid(request: InterpolateRequest) -> tuple[float, ...]:
             raise UsageError("--at names a point to write, and there is no output", remedy="add -o FILE.safetensors")
     elif request.output is not None and not isinstance(request.output, Path):
         raise UsageError("-o - streams one checkpoint", remedy="say which: --at 0.5 -o -")
+    elif request.output is not None and request.steps > MOST_FILES:
+        raise UsageError(
+            f"{request.steps:,} checkpoints cannot be told apart by the four digits of λ in their names",
+            remedy=f"write at most {MOST_FILES:,}: --steps {MOST_FILES}; or leave -o away, and only measure",
+        )
     if request.plot and not request.judged:
         raise UsageError("--plot draws losses, and without data there are none", remedy="add --data FILE")
     if request.permutation and not request.align and request.document is None:

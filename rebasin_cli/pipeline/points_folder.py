@@ -151,7 +151,9 @@ def _refuse_others(folder: Path, run: PointsRun, there: PointsRun | None, presen
     if differing:
         raise UsageError(
             f"{folder} has points of another run: it differs in {', '.join(differing)}",
-            where="; ".join(f"{n}: {_short(known.get(n))} there, {_short(facts.get(n))} here" for n in differing),
+            where="; ".join(
+                f"{n}: {short_fact(known.get(n))} there, {short_fact(facts.get(n))} here" for n in differing
+            ),
             remedy=remedy,
         )
     stale = sorted(set(present) - set(run.names))
@@ -189,7 +191,8 @@ def _remove_point(path: Path, companions: Collection[str]) -> None:
         path.rmdir()
 
 
-def _short(value: str | None) -> str:
+def short_fact(value: str | None) -> str:
+    """A fact of a run for a message: of a hash its beginning."""
     if value is None:
         return "nothing"
     return f"{value[:12]}…" if len(value) == 64 else value

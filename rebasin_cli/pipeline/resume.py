@@ -24,6 +24,7 @@ from rebasin_cli.files import read_bytes
 from rebasin_cli.permutation.files import LARGEST
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
+from rebasin_cli.pipeline.points_folder import short_fact
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import document_file, read_document
 from rebasin_cli.report.document import RunDocument
@@ -77,7 +78,9 @@ class EarlierSweep:
         if names:
             raise UsageError(
                 f"{self.path} is of another sweep: it differs in {', '.join(names)}",
-                where="; ".join(f"{n}: {_short(naive.basis.get(n))} there, {_short(basis.get(n))} here" for n in names),
+                where="; ".join(
+                    f"{n}: {short_fact(naive.basis.get(n))} there, {short_fact(basis.get(n))} here" for n in names
+                ),
                 remedy="give the options of that run, name another file, or begin again with --force",
             )
         known, wanted = ({place_of(lam) for lam in lams} for lams in (barrier.lam, grid))
@@ -265,9 +268,3 @@ def _sha256(path: Path) -> str | None:
         return hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
     except RebasinError:
         return None
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "nothing"
-    return f"{value[:12]}…" if len(value) == 64 else value

@@ -93,6 +93,15 @@ def test_every_point_as_a_checkpoint(rebasin: Rebasin, pair: Path) -> None:
     assert Path("points.rebasin.json").is_file()
 
 
+def test_points_that_names_cannot_tell_apart_are_refused(rebasin: Rebasin, pair: Path) -> None:
+    path = ("interpolate", "a.safetensors", "b.safetensors", "-o", "points", "--dry-run", "--steps")
+    done = rebasin(*path, 10_002)
+    assert (done.code, "10,002 checkpoints cannot be told apart" in done.err) == (2, True), done.err
+    advised = re.search(r"--steps (\d+)", done.err)
+    assert advised
+    assert rebasin(*path, advised[1]).code == 0
+
+
 def test_integers_and_dtypes_are_as_and_it_says_so(rebasin: Rebasin, pair: Path) -> None:
     a = {key: tensor.half() for key, tensor in load_file("a.safetensors").items()}
     save(pair / "a16.safetensors", {**a, "steps": torch.tensor([3])})
