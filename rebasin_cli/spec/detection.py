@@ -82,6 +82,9 @@ def detect(
     fitting = [r for r in results if isinstance(r, Layout)]
     named = [r for r in fitting if model_type and model_type in r.spec.model_types]
     chosen = [r for r in named or fitting if not any(other.spec.name in r.spec.parts for other in fitting)]
+    elsewhere = [spec.name for spec in near if model_type and model_type in spec.model_types]
+    if loose and chosen and elsewhere and not named:
+        raise _named_otherwise(model_type, chosen[0], [r for r in results if isinstance(r, Mismatch)])
     if len(chosen) == 1:
         if not (overrides or freeze):
             return chosen[0]
@@ -150,6 +153,15 @@ def _fits_but_for(mismatch: Mismatch, shapes: Mapping[str, Shape]) -> ContentErr
         f"{shown}{more}",
         where=f"the other keys begin with {mismatch.prefix}" if mismatch.prefix else "",
         remedy=remedy,
+    )
+
+
+def _named_otherwise(model_type: str, layout: Layout, mismatches: Sequence[Mismatch]) -> ContentError:
+    faults = [m.faults[0].what for m in mismatches if model_type in m.spec.model_types and m.faults]
+    return ContentError(
+        f"config.json says {model_type}, whose spec does not fit, and `{layout.spec.name}` fits in another form alone",
+        where=faults[0] if faults else "",
+        remedy=f"if it is that network, --arch {layout.spec.name}; otherwise name its code: --network MODULE:FACTORY",
     )
 
 

@@ -16,8 +16,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "vision and language": ("clip", "clip-openai", "clip-vision", "llava", "siglip"),
     "language, decoders": (
-        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-j", "gpt-neo", "gpt-neox", "gpt2", "llama",
-        "llama-consolidated", "mamba", "mamba2", "mixtral", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "opt",
+        "bloom", "cohere", "falcon", "falcon-7b", "gemma", "gpt-bigcode", "gpt-j", "gpt-neo", "gpt-neox", "gpt2",
+        "llama", "llama-consolidated", "mamba", "mamba2", "mixtral", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "opt",
         "phi", "phi3", "qwen-moe", "qwen3", "stablelm", "starcoder2",
     ),
     "language, encoders and both": (

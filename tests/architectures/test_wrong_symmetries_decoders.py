@@ -89,6 +89,10 @@ CLAIMS = {
         "sizes:": "sizes:\n  v.{i}: [config.n_embd / config.n_head]",
     }, "o"),
     "GPT-2: one head after another": Claim("gpt2", classic_decoders.gpt2, ONE_HEAD_AFTER_ANOTHER, "head"),
+    "GPT-BigCode: values of their own for every query head": Claim("gpt-bigcode", classic_decoders.bigcode, {
+        "c_proj.weight: embed (head.{i} v.{i})": "c_proj.weight: embed (head.{i} o.{i})",
+        "\nsizes:": "\ndims:\n  o.{i}: within head.{i}\nsizes:",
+    }, "o"),
     "NeoX: [3, head, dim]": Claim("gpt-neox", classic_decoders.neox, THREE_BLOCKS, "head"),
     "BLOOM: heads move": Claim("bloom", classic_decoders.bloom, FREE_HEADS, "head"),
     "MPT: heads move": Claim("mpt", classic_decoders.mpt, FREE_HEADS, "head"),

@@ -41,6 +41,15 @@ def published_gpt2() -> Subject:
     return with_extra(under_other_keys(gpt2(), name, lambda key: key.removeprefix("transformer.")), name, masks)
 
 
+def bigcode(**config: Any) -> Subject:
+    """GPT-BigCode with 4 query heads on one key/value head, and a tied head."""
+    sizes = {**_GPT_SIZES, "attn_pdrop": 0.0, **config}
+    return transformers_subject(
+        "transformers GPTBigCodeForCausalLM (4 heads, one key/value head)", "GPTBigCodeConfig", "GPTBigCodeForCausalLM",
+        **sizes,
+    )  # fmt: skip
+
+
 def neox(note: str = "a quarter of each rotated", **config: Any) -> Subject:
     """GPT-NeoX with 4 heads."""
     return transformers_subject(
@@ -162,6 +171,7 @@ def _buffers(key: str, value: Tensor) -> dict[str, Tensor]:
 
 SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "gpt2": (gpt2, partial(gpt2, tie_word_embeddings=False), partial(gpt2, "GPT2DoubleHeadsModel"), published_gpt2),
+    "gpt-bigcode": (bigcode, partial(bigcode, tie_word_embeddings=False)),
     "gpt-neox": (
         neox,
         partial(neox, "one after the other", use_parallel_residual=False),

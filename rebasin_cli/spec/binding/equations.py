@@ -38,11 +38,23 @@ _Linear = tuple[int, dict[str, int]]
 
 
 class Sizes:
-    """The known sizes by symbol, and the equations that are not solved yet."""
+    """The known sizes by symbol, and the equations that are not solved yet.
 
-    def __init__(self, equations: list[Equation]) -> None:
+    Args:
+        equal: for symbols that are one size all symbols of it; with them the length of a product that is an axis of
+            its own stands for that product in other axes, so that `head · v = 12` and `head · qk + qk + v = 18` have a
+            solution.
+    """
+
+    def __init__(self, equations: list[Equation], equal: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self.known: dict[str, Known] = {}
         self.faults: list[Fault] = []
+        self._equal = equal or {}
+        self._products: dict[tuple[str, ...], tuple[int, int]] = {}
+        for equation in equations if self._equal else ():
+            (first, *others) = equation.axis.segments
+            if isinstance(first, Times) and not others and (product := self._product(first)) is not None:
+                self._products.setdefault(product[1], (product[0], equation.length))
         distinct = {(equation.axis, equation.length): equation for equation in reversed(equations)}
         self._open = list(reversed(distinct.values()))  # the weight and the bias of a norm give one equation
 
@@ -51,6 +63,7 @@ class Sizes:
         before = self.known.setdefault(symbol, Known(value, source, line))
         if before.value != value:
             self._contradiction(symbol, before, Known(value, source, line))
+        self.known |= dict.fromkeys(self._equal.get(symbol, ()), before)
 
     def propagate(self) -> None:
         """Solve equations with one unknown until none is left."""
@@ -63,7 +76,11 @@ class Sizes:
                 if linear is None or len(linear[1]) > 1:
                     remaining.append(equation)
                     continue
-                progress = True
+                open_ = {self._one(leaf) for leaf in equation.axis.leaves() if self.of(leaf) is None}
+                hidden = bool(open_ - linear[1].keys())
+                if hidden:  # in a product whose length is known: its factors are still to be found
+                    remaining.append(equation)
+                progress = bool(linear[1]) or not hidden or progress
                 self._solve(equation, *linear)
             self._open = remaining
         self._compare_open()
@@ -175,7 +192,7 @@ class Sizes:
         """`constant + Σ coefficient·unknown`, or None where unknowns multiply each other."""
         if isinstance(part, Leaf):
             value = self.of(part)
-            return (value, {}) if value is not None else (0, {str(part.size): 1})
+            return (value, {}) if value is not None else (0, {self._one(part): 1})
         if isinstance(part, Plus):
             constant, coefficients = 0, dict[str, int]()
             for segment in part.segments:
@@ -190,11 +207,36 @@ class Sizes:
         for factor_ in part.factors:
             linear = self._linear(factor_)
             if linear is None or (linear[1] and product[1]):
-                return None
+                return self._whole(part)
             c, k = (product, linear) if product[1] else (linear, product)
             # c may hold an unknown, k is a plain number
             product = (c[0] * k[0], {symbol: factor * k[0] for symbol, factor in c[1].items() if k[0]})
         return product
+
+    def _one(self, leaf: Leaf) -> str:
+        """The symbol of a leaf, the same for all that are one size."""
+        return self._equal.get(str(leaf.size), (str(leaf.size),))[0]
+
+    def _product(self, part: Times) -> tuple[int, tuple[str, ...]] | None:
+        """A product of numbers and symbols: the number, and the symbols in order; None if there are sums in it."""
+        constant, symbols = 1, list[str]()
+        for factor in part.factors:
+            (first, *others) = factor.segments
+            inner = self._product(first) if isinstance(first, Times) else None
+            if others or (isinstance(first, Times) and inner is None):
+                return None
+            if isinstance(first, Leaf) and isinstance(first.size, int):
+                constant *= first.size
+            else:
+                constant *= inner[0] if inner else 1
+                symbols += inner[1] if inner else (self._one(first),) if isinstance(first, Leaf) else ()
+        return constant, tuple(sorted(symbols))
+
+    def _whole(self, part: Times) -> _Linear | None:
+        """The length of a product that is an axis of its own elsewhere."""
+        product = self._product(part) if self._products else None
+        constant, length = self._products.get(product[1], (1, 0)) if product else (1, 0)
+        return (length * product[0] // constant, {}) if product and length and not length % constant else None
 
 
 def _described(symbol: str) -> str:

@@ -5,7 +5,7 @@ Dims that act on keys, too: `expert.{i}: index e in model.layers.{i}.*.experts.{
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.spec.binding.claims import Claim, Shape
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.resolve import Resolver
-from rebasin_cli.spec.language.pattern import Instance
+from rebasin_cli.spec.language.pattern import DimName, Instance
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, SizeRule
 from rebasin_cli.spec.language.variables import Bindings
 from rebasin_cli.spec.limits import LARGEST_SIZE
@@ -40,7 +40,7 @@ class SizeSources:
         `--set` and config.json come first, so the shapes verify them. Constants and expressions of other sizes
         only give sizes that the shapes leave unknown, one rule after the other.
         """
-        sizes = Sizes(list(equations))
+        sizes = Sizes(list(equations), self._equal())
         for slab in indexed.values():
             sizes.set(f"dim:{slab.dim}", len(slab.siblings), f"the number of keys like {slab.siblings[0]}")
         self._apply_overrides(sizes)
@@ -50,7 +50,33 @@ class SizeSources:
         sizes.propagate()
         while any(self._fill(rule, targets, sizes) for rule, targets in rules):
             pass
+        sizes.faults += () if sizes.faults else self._refused(sizes)
         return sizes
+
+    def _equal(self) -> dict[str, tuple[str, ...]]:
+        """For the dims that the spec says are of one size, all of them."""
+        equal: dict[str, tuple[str, ...]] = {}
+        for need in (need for need in self.spec.requires if need.equal is not None):
+            for name, bindings in self._instances_of(need.name):
+                others = self.resolver.instances(need.equal, bindings, need.line) if need.equal else ()
+                names = (f"dim:{name}", *(f"dim:{self.resolver.name_of(other)}" for other in others or ()))
+                together = tuple(dict.fromkeys(each for one in names for each in equal.get(one, (one,))))
+                equal |= dict.fromkeys(together, together)
+        return equal
+
+    def _refused(self, sizes: Sizes) -> Iterator[Fault]:
+        """What the spec asks of sizes, and these do not have."""
+        for need in (need for need in self.spec.requires if need.equal is None):
+            for name, _ in self._instances_of(need.name):
+                known = sizes.known.get(f"dim:{name}")
+                if known is not None and known.value <= need.more_than:
+                    yield Fault(f"dim {name} is {known.value} by {known.source}, and needs to be more", need.line)
+
+    def _instances_of(self, name: DimName) -> Iterator[tuple[str, Bindings]]:
+        for dim, instance in self.instances.items():
+            bindings = self.resolver.match_name(name, instance)
+            if bindings is not None:
+                yield dim, bindings
 
     def _fill(self, rule: SizeRule, targets: _Targets, sizes: Sizes) -> bool:
         progress = self._apply(rule, targets, rule.choices, sizes)

@@ -14,6 +14,7 @@ from rebasin_cli.spec.language.permutation_spec import (
     RELU,
     Fault,
     Line,
+    Requirement,
     Rule,
     ScaleRule,
     Shorthand,
@@ -33,7 +34,11 @@ class _Mention:
 
 
 def find_faults(
-    lines: Sequence[Line], rules: Sequence[Rule], sizes: Sequence[SizeRule], shorthands: Sequence[Shorthand] = ()
+    lines: Sequence[Line],
+    rules: Sequence[Rule],
+    sizes: Sequence[SizeRule],
+    shorthands: Sequence[Shorthand] = (),
+    requires: Sequence[Requirement] = (),
 ) -> Iterator[Fault]:
     """Every fault of a spec, in the order in which it is best corrected."""
     yield from repeated_templates(lines)
@@ -56,6 +61,7 @@ def find_faults(
         yield from _faults_of_rule(rule, mentions)
         yield from _faults_of_condition(rule, lines)
     yield from _faults_of_sizes(mentions, sizes)
+    yield from _faults_of_requirements(mentions, requires)
 
 
 def repeated_templates(lines: Sequence[Line]) -> Iterator[Fault]:
@@ -256,6 +262,21 @@ def _faults_of_sizes(mentions: Sequence[_Mention], sizes: Sequence[SizeRule]) ->
                     rule.line,
                     did_you_mean(name, ["config", *known]) or f"it can use {', '.join(['config', *known])}",
                 )
+
+
+def _faults_of_requirements(mentions: Sequence[_Mention], requires: Sequence[Requirement]) -> Iterator[Fault]:
+    known = {_family(name): str(name) for line in mentions for name in line.names}
+    for need in requires:
+        for name in (need.name, need.equal) if need.equal else (need.name,):
+            unbound = [*_unbound(name, need.name.variables)]
+            if _family(name) not in known:
+                yield Fault(
+                    f"`require` speaks of dim `{name}`, which no pattern has",
+                    need.line,
+                    did_you_mean(str(name), sorted(known.values())) or "write it as a pattern does",
+                )
+            elif not _is_plain(name) or unbound:
+                yield Fault(f"dim `{name}` in `require` has {{i}} as the dim before it, and nothing else", need.line)
 
 
 def _family(name: DimName) -> tuple[str | Ref, int]:

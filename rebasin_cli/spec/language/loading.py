@@ -17,6 +17,7 @@ from rebasin_cli.spec.language.permutation_spec import (
     Line,
     Part,
     PermutationSpec,
+    Requirement,
     Rule,
     ScaleRule,
     Section,
@@ -31,7 +32,7 @@ from rebasin_cli.spec.limits import LONGEST_TEXT, MOST_LINES
 T = TypeVar("T")
 
 _KEYS = (
-    "name", "title", "model_types", "prefixes", "parts", "sizes", "axes", "dims", "signs", "scales", "stays",
+    "name", "title", "model_types", "prefixes", "parts", "sizes", "require", "axes", "dims", "signs", "scales", "stays",
     "tensors", "buffers", "ignored",
 )  # fmt: skip
 
@@ -85,8 +86,9 @@ class _Parser:
         shorthands = tuple(s for key, value in self._table(sections.get("axes")) for s in self._shorthands(key, value))
         signs = tuple(self._sign(item) for item in self._items(sections.get("signs")))
         scales = tuple(self._scale(item) for item in self._items(sections.get("scales")))
+        requires = tuple(self._requirement(item) for item in self._items(sections.get("require")))
         for fault in (
-            *find_faults(lines, rules, sizes, shorthands),
+            *find_faults(lines, rules, sizes, shorthands, requires),
             *acting_faults(lines, rules, signs, scales, shorthands),
         ):
             raise self.error(fault.what, fault.line, fault.remedy)
@@ -99,6 +101,7 @@ class _Parser:
         shorthands += tuple(shorthand for part in parts for shorthand in part.shorthands())
         signs += tuple(sign for part in parts for sign in part.signs())
         scales += tuple(scale for part in parts for scale in part.scales())
+        requires += tuple(need for part in parts for need in part.requires())
         for fault in repeated_templates(lines):
             raise self.error(fault.what, fault.line, fault.remedy)
         stays = [(k.text, self._text(v)) for k, v in self._table(sections.get("stays"))]
@@ -117,6 +120,7 @@ class _Parser:
             parts=tuple(part.spec.name for part in parts),
             signs=signs,
             scales=scales,
+            requires=requires,
         )
 
     def error(self, what: str, line: int, remedy: str = "") -> ContentError:
@@ -195,6 +199,17 @@ class _Parser:
         said, without = self._condition(" ".join(item.text.split()), item.line)
         name, _, needs = said.partition(" before ")
         return ScaleRule(self._parsed(parse_dim_name, name, item.line), item.line, without, needs)
+
+    def _requirement(self, item: Scalar) -> Requirement:
+        one, sign, other = [*item.text.split(), "", "", ""][:3]
+        number = int(other) if sign == ">" and re.fullmatch(r"\d{1,9}", other) else None
+        if len(item.text.split()) != 3 or (sign != "=" and number is None):
+            raise self.error(
+                f"`{item.text}` should read `DIM = DIM` or `DIM > NUMBER`", item.line,
+                "what `require` asks: that two dims have equally many units, or one of them more than a number",
+            )  # fmt: skip
+        equal = None if number is not None else self._parsed(parse_dim_name, other, item.line)
+        return Requirement(self._parsed(parse_dim_name, one, item.line), item.line, equal, number or 0)
 
     def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:
         variable, _, keys = text.partition(" in ")

@@ -122,6 +122,20 @@ class SizeRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """What the section `require` asks of the sizes of a dim; a checkpoint that has others is not of this architecture.
+
+    Attributes:
+        equal: the dim that has as many units; more_than: how many are too few.
+    """
+
+    name: DimName
+    line: int
+    equal: DimName | None = None
+    more_than: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Shorthand:
     """A name in the `axes` section, and the axis that it stands for."""
 
@@ -156,12 +170,14 @@ class PermutationSpec:
     text: str = ""
     signs: tuple[SignRule, ...] = ()
     scales: tuple[ScaleRule, ...] = ()
+    requires: tuple[Requirement, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Over the canonical parsed form of what is permuted: comments, order of sections and spacing do not change it.
 
-        `signs` and `scales` are no part of it: each has a hash of its own.
+        `signs` and `scales` are no part of it: each has a hash of its own. `require` is none, either: it says where the
+        spec fits, not what moves.
         """
         return _hash_of(self)
 
@@ -275,6 +291,12 @@ class Part:
         """Its rules of sizes."""
         for size in self.spec.sizes:
             yield replace(size, name=self._name(size.name), line=self.line, part=self.name)
+
+    def requires(self) -> Iterator[Requirement]:
+        """What it asks of sizes."""
+        for need in self.spec.requires:
+            equal = self._name(need.equal) if need.equal else None
+            yield replace(need, name=self._name(need.name), line=self.line, equal=equal)
 
     def shorthands(self) -> Iterator[Shorthand]:
         """Its shorthands."""

@@ -58,6 +58,14 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
         ["size `head` is used nowhere", "did you mean `head.{i}`?"],
         2,
     ),
+    "requirement of no form": ("require:\n  - h < 3\ntensors:\n  a: h\n", ["`h < 3` should read `DIM = DIM` or"], 2),
+    "requirement of no number": ("require:\n  - h > x\ntensors:\n  a: h\n", ["`h > x` should read `DIM = DIM` or"], 2),
+    "requirement of no dim": ("require:\n  - head > 1\ntensors:\n  a: heads\n", ["dim `head`, which", "`heads`?"], 2),
+    "requirement of an unbound dim": (
+        "require:\n  - a.{i} = b.{j}\ntensors:\n  x.{i}: a.{i}\n  y.{j}: b.{j}\n",
+        ["dim `b.{j}` in `require` has {i} as the dim before it"],
+        2,
+    ),
     "bad expression": ("sizes:\n  n: config.a ** 2\ntensors:\n  a: _:n\n", ["`config.a ** 2`: a size has only"], 2),
     "bad expression in a list": (
         "sizes:\n  n:\n    - config.a\n    - f(1)\ntensors:\n  a: _:n\n",
