@@ -75,12 +75,10 @@ def alone_in(expression: Expression, owners: Mapping[int, int], around: frozense
             if owners.get(expression.move, expression.move) not in {*around, expression.move}
             else set()
         )
-    found: set[int] = set()
-    for part in inside(expression):
-        found |= alone_in(part, owners, around)
-        if isinstance(expression, Nest):
-            around |= frozenset(moves_in(part))
-    return found
+    parts = inside(expression)
+    if isinstance(expression, Nest):
+        around |= {factor.move for factor in parts if isinstance(factor, Moving)}
+    return {move for part in parts for move in alone_in(part, owners, around)}
 
 
 def chain(parts: Sequence[Expression]) -> Expression:

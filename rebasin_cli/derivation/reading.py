@@ -8,6 +8,7 @@ ends; what has no mark stays.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, chain, inside, nest, size_of
@@ -107,6 +108,25 @@ class _Axis:
             repeated = all(self._same(block, blocks[at % units]) for at, block in enumerate(blocks))
             if repeated and all(self._alike(blocks[0], block, move) for block in blocks[1:units]):
                 return nest(length // (run * units), Moving(move, units), blocks[0])
+            del self._joined[learned:]
+        return self._stranded(indices)
+
+    def _stranded(self, indices: Sequence[Marks]) -> Expression:
+        """The longest product with a move innermost, each unit of which has permutations of its own of what is around.
+
+        Raises:
+            UnreadableError: there is none.
+        """
+        for length, run, move in sorted(self._periods(indices), reverse=True):
+            units = indices[0][move][1]
+            learned = len(self._joined)
+            inner = [{other: mark for other, mark in marks.items() if other != move} for marks in indices[:length]]
+            if run > 1 or length == units:
+                continue
+            with suppress(UnreadableError):
+                first, *others = [self._segments(inner[at::units]) for at in range(units)]
+                if all(self._alike(first, other, move) for other in others):
+                    return Nest((*(first.factors if isinstance(first, Nest) else (first,)), Moving(move, units)))
             del self._joined[learned:]
         raise UnreadableError
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from os.path import commonprefix
 from time import monotonic
 
 import numpy as np
@@ -32,7 +33,7 @@ from rebasin_cli.derivation.colouring import (
 from rebasin_cli.derivation.found import Found, Marks, Move
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
-from rebasin_cli.derivation.trials import Split, Trial, by_appearance, cuts, drawn, longer, splits
+from rebasin_cli.derivation.trials import Trial, cuts, drawn, longer, splits
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
@@ -141,7 +142,8 @@ class Search:
         return [
             cls
             for cls in classes(self._now[0])
-            if (cls.axis, cls.positions) not in self._decided and not self._silent(cls)
+            if (cls.axis, cls.positions) not in self._decided
+            and not self._silent(cls)
         ]
 
     def _next(self, last: bool) -> ColourClass | None:
@@ -195,7 +197,7 @@ class Search:
             MismatchError: one of its orders is no symmetry.
         """
         states = self._refined(trial)
-        if any(split.match(trial, split.all) is None for split in splits(self._now, states)):
+        if any(split.match(trial) is None for split in splits(self._now, states)):
             trial = longer(self._random, trial)
             states.append(self._refined(replace(trial, rounds=trial.rounds[-1:]))[0])
         return trial, states
@@ -289,20 +291,19 @@ class Search:
         self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
         self._orders |= {start + at: order for at, order in enumerate(trial.rounds[-1])}
         for split in found:
-            whole = self._move_of(split, trial, start, split.all) is not None
-            for inside in [split.all] if whole else split.orbits():
-                move = self._move_of(split, trial, start, inside)
+            for move, inside, units in split.readings(trial, start, self._near(split.axis)):
                 if move is None:
                     self._found.twisted.update({start + each: split.axis for each in range(len(trial.classes))})
                     continue
-                units = self._found.moves[move].units
-                for position, unit in zip(split.places[inside], by_appearance(split.parts[inside]), strict=True):
-                    self._found.marks[split.axis][position][move] = (int(unit), units)
+                count = self._found.moves[move].units
+                for position, unit in zip(split.places[inside], units, strict=True):
+                    self._found.marks[split.axis][position][move] = (int(unit), count)
 
-    def _move_of(self, split: Split, trial: Trial, start: int, inside: NDArray[np.bool_]) -> int | None:
-        """The move of a trial that some indices follow, or an earlier one, which they did not show before."""
-        at = split.match(trial, inside)
-        return start + at if at is not None else split.follows(self._orders, inside)
+    def _near(self, axis: AxisOf) -> dict[int, Colours]:
+        """The orders of all moves, those of its own layer first: two layers may have been given the same one."""
+        moves = self._found.moves
+        near = sorted(self._orders, key=lambda move: -len(commonprefix([moves[move].axis[0], axis[0]])))
+        return {move: self._orders[move] for move in near}
 
     def _tell(self, cls: ColourClass) -> None:
         if self._told is not None:

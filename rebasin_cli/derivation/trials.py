@@ -95,6 +95,10 @@ def by_appearance(colours: Colours) -> Colours:
     return np.argsort(np.argsort(first))[inverse]
 
 
+Reading = tuple[int | None, Colours, Colours]
+"""A move that indices of a split class follow (None: no known one), these indices, and the unit of each."""
+
+
 class Split:
     """A class of indices that a trial split, and where each of its parts is in the second colouring of every round.
 
@@ -105,16 +109,32 @@ class Split:
     def __init__(self, axis: AxisOf, one: Colours, two: Colours, states: Sequence[Sequence[Colouring]]) -> None:
         self.axis, self.places = axis, one
         self.parts = by_appearance(states[-1][0][axis][one])
-        self.all = np.ones(len(one), bool)
+        self._all = np.arange(len(one))
         self._seen = [self._arrived(first[axis][one], second[axis][two]) for first, second in states]
 
     def _arrived(self, first: Colours, second: Colours) -> Colours:
         number = {int(colour): int(part) for colour, part in zip(first, self.parts, strict=True)}
         return np.array([number.get(int(colour), -1) for colour in second])
 
-    def match(self, trial: Trial, inside: NDArray[np.bool_]) -> int | None:
-        """The class of the trial of which these indices follow the orders; None if there is none."""
-        units, seen = self._units(inside)
+    def readings(self, trial: Trial, start: int, orders: Mapping[int, Colours]) -> list[Reading]:
+        """What its indices follow: classes of the trial, as moves from `start` on, or earlier moves, by their orders
+        in the second colouring, which the indices did not show before.
+        """
+        whole = self._reading(trial, start, orders, self._all)
+        if whole[0] is not None:
+            return [whole]
+        found = [self._reading(trial, start, orders, orbit) for orbit in self._orbits()]
+        if any(move is None for move, _, _ in found):
+            return self._in_runs(trial, start, orders) or found
+        return found
+
+    def match(self, trial: Trial, here: Colours | None = None, there: Colours | None = None) -> int | None:
+        """The class of the trial of which these indices follow the orders; None if there is none.
+
+        Args:
+            here: in the first colouring, all without; there: the places where they are in the second, the same without.
+        """
+        units, seen = self._units(self._all if here is None else here, there)
         if units.max() + 1 != trial.units:
             return None
         for at in range(len(trial.classes)):
@@ -122,25 +142,62 @@ class Split:
                 return at
         return None
 
-    def follows(self, orders: Mapping[int, Colours], inside: NDArray[np.bool_]) -> int | None:
-        """The earlier move of which these indices follow the order in every round: they showed no more than that now.
-
-        Args:
-            orders: by move, the order of its units in the second colouring.
-        """
+    def _reading(self, trial: Trial, start: int, orders: Mapping[int, Colours], inside: Colours) -> Reading:
+        """The one move that some indices follow: of an earlier one they show no more than its order in every round."""
+        at = self.match(trial, inside)
         units, seen = self._units(inside)
+        if at is not None:
+            return start + at, inside, units
         for move, order in orders.items():
             if units.max() + 1 == len(order) and all(np.array_equal(order[units], to) for to in seen):
-                return move
-        return None
+                return move, inside, units
+        return None, inside, units
 
-    def _units(self, inside: NDArray[np.bool_]) -> tuple[Colours, list[Colours]]:
+    def _in_runs(self, trial: Trial, start: int, orders: Mapping[int, Colours]) -> list[Reading]:
+        """Of runs of neighbours, each as long as it can be; nothing if one of them follows no move."""
+        found: list[Reading] = []
+        ends, at = self._ends(), 0
+        while at < len(self.parts):
+            for end in reversed([end for end in ends if end > at]):
+                run = self._all[at:end]
+                whole = [self._reading(trial, start, orders, run)]
+                read = whole if whole[0][0] is not None else self._in_blocks(trial, start, orders, run)
+                if read:
+                    found, at = [*found, *read], end
+                    break
+            else:
+                return []
+        return found
+
+    def _ends(self) -> list[int]:
+        """Where a run of neighbours may end: all before are sent to places before."""
+        last = dict(zip(self.parts.tolist(), self._all.tolist(), strict=True))
+        reach = np.array([max(last.get(int(seen[at]), at) for seen in self._seen) for at in self._all])
+        return [at + 1 for at in self._all.tolist() if reach[: at + 1].max() <= at]
+
+    def _in_blocks(self, trial: Trial, start: int, orders: Mapping[int, Colours], run: Colours) -> list[Reading]:
+        """Equal blocks or strides of a run follow an earlier move, and what is in each of them a class of the trial."""
+        for move, order in orders.items():
+            if len(run) % len(order) or len(run) == len(order):
+                continue
+            for blocks in (run.reshape(len(order), -1), run.reshape(-1, len(order)).T):
+                inner = [self.match(trial, blocks[block], blocks[place]) for place, block in enumerate(order)]
+                if None in inner:
+                    continue
+                pairs = zip(order, inner, strict=True)
+                units = np.repeat(np.arange(len(order)), blocks.shape[1])
+                inside = [(start + (at or 0), blocks[b], self._units(blocks[b])[0]) for b, at in pairs]
+                return [(move, blocks.flatten(), units), *inside]
+        return []
+
+    def _units(self, here: Colours, there: Colours | None = None) -> tuple[Colours, list[Colours]]:
         """The parts that some indices are in, numbered as they appear, and those that stand there in every round."""
-        units = by_appearance(self.parts[inside])
-        number = dict(zip(self.parts[inside].tolist(), units.tolist(), strict=True))
-        return units, [np.array([number.get(part, -1) for part in arrived[inside].tolist()]) for arrived in self._seen]
+        units = by_appearance(self.parts[here])
+        number = dict(zip(self.parts[here].tolist(), units.tolist(), strict=True))
+        place = here if there is None else there
+        return units, [np.array([number.get(part, -1) for part in arrived[place].tolist()]) for arrived in self._seen]
 
-    def orbits(self) -> Iterator[NDArray[np.bool_]]:
+    def _orbits(self) -> Iterator[Colours]:
         """The parts that a trial sends to each other, those that it leaves where they are aside: they were told apart
         by something that was hidden before.
         """
@@ -148,7 +205,7 @@ class Split:
         orbit = connected(int(self.parts.max()) + 1, moves)[self.parts]
         for each in np.unique(orbit):
             if len(np.unique(self.parts[orbit == each])) > 1:
-                yield orbit == each
+                yield np.flatnonzero(orbit == each)
 
 
 def splits(before: Sequence[Colouring], states: Sequence[Sequence[Colouring]]) -> list[Split]:

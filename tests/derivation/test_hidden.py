@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.derivation.derive import derive
+from rebasin_cli.derivation.expressions import Chain, Moving, Nest, Still, alone_in
 from rebasin_cli.evaluation.running import in_dtype
 from tests.derivation.networks import tokens, vectors
 
@@ -53,19 +54,38 @@ class NormedKeys(PartlyRotated):
 
 
 class ChannelAttention(nn.Module):
-    """Attention between the channels of three heads: queries show nothing while the values of a head are alike."""
+    """Attention between the channels of three heads: queries show nothing while the values of a head are alike.
 
-    def __init__(self) -> None:
+    Args:
+        strided: neighbours are of different heads.
+    """
+
+    def __init__(self, strided: bool) -> None:
         super().__init__()
+        self.strided = strided
         self.inp, self.qkv, self.proj, self.out = nn.Linear(5, 7), nn.Linear(7, 36), nn.Linear(12, 7), nn.Linear(7, 3)
         self.temperature = nn.Parameter(torch.ones(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inp(x)
-        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 3, 4).permute(2, 0, 3, 4, 1)
+        heads = self.qkv(x).reshape(*x.shape[:2], 3, *((4, 3) if self.strided else (3, 4)))
+        q, k, v = (heads.mT if self.strided else heads).permute(2, 0, 3, 4, 1)
         scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature
         x = x + self.proj((scores.softmax(-1) @ v).permute(0, 3, 1, 2).flatten(2))
         return self.out(torch.tanh(x)).mean(1)
+
+
+class TwoHeads(nn.Module):
+    """Attention between the channels of two heads, added to what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(7, 24), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 4, 1)
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
+        return x + self.proj((scores.softmax(-1) @ v).permute(0, 3, 1, 2).flatten(2))
 
 
 class Spread(nn.Module):
@@ -142,10 +162,32 @@ def test_heads_that_compare_directions_are_found() -> None:
     assert sizes(Cosine(), vectors(5, 6)) == [(3,), (3, 4), (3, 4)]
 
 
-def test_units_that_left_their_heads_are_held_and_told() -> None:
-    """The search finds the order within heads in the queries, but not the heads: no spec can say that."""
+@pytest.mark.parametrize("strided", [False, True])
+def test_queries_that_show_their_heads_and_what_is_in_them_at_once_are_found(strided: bool) -> None:
     torch.manual_seed(0)
-    found = derive(ChannelAttention(), torch.randn(4, 6, 5))
+    found = derive(ChannelAttention(strided), torch.randn(4, 6, 5))
     assert found.proof.holds, found.proof.describe()
-    assert any("its groups were not found" in line for line in found.held)
-    assert found.free
+    assert not found.held
+    assert not found.free
+    layout = found.proof.layout
+    assert sorted((*layout.owner_sizes(dim), layout.dims[dim].size) for dim in layout.moving()) == [
+        (3,), (3, 4), (3, 4), (7,),
+    ]  # fmt: skip
+
+
+def test_two_layers_with_such_heads_are_told_apart() -> None:
+    """With two heads there is one order but the given one, so that both layers have it."""
+    torch.manual_seed(0)
+    found = derive(nn.Sequential(TwoHeads(), TwoHeads()), torch.randn(4, 6, 7))
+    assert found.proof.holds, found.proof.describe()
+    layout = found.proof.layout
+    assert sorted((*layout.owner_sizes(dim), layout.dims[dim].size) for dim in layout.moving()) == [
+        (2,), (2,), (2, 4), (2, 4), (2, 4), (2, 4),
+    ]  # fmt: skip
+
+
+def test_what_stands_outside_of_its_owner_is_found() -> None:
+    """As units that a search found in one axis without the heads that they are within elsewhere."""
+    owner, inner = Moving(0, 3), Moving(1, 4)
+    assert alone_in(Chain((Still(2), inner)), {1: 0}) == {1}
+    assert alone_in(Nest((owner, inner)), {1: 0}) == alone_in(Nest((inner, owner)), {1: 0}) == set()
