@@ -28,6 +28,7 @@ JITTER = 1e-13
 _WEIGHT = 1.5  # standard deviation of a weight times the root of what it sums over
 _VECTOR = 0.5
 _LEAST_VARIANCE = 0.5
+_NEAR = 1e-3  # relative: a table in order stays in order
 
 Signatures = Mapping[AxisOf, NDArray[np.float64]]
 """Two numbers for every index of every axis, (n, 2): random sums over its slice of the gradient."""
@@ -112,9 +113,18 @@ class Network:
         return found, bool(smooth.tied)
 
     def generic(self, seed: int) -> dict[str, Tensor]:
-        """Weights that no symmetry leaves as they are."""
+        """Weights that no symmetry leaves as they are; of tables that are kept, values close to their own."""
         apart = {(name, at): np.arange(n) for name, shape in self.shapes.items() for at, n in enumerate(shape)}
-        return {name: value.clone() for name, value in self._draw(apart, seed).items()}
+        values = {name: value.clone() for name, value in self._draw(apart, seed).items()}
+        generator = torch.Generator().manual_seed(seed)
+        for name in sorted(self.kept):
+            values[name] *= 1 + _NEAR * torch.randn(values[name].shape, generator=generator, dtype=torch.float64)
+        return values
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Tables that are not drawn, though the network takes other values than their own, too."""
+        return self.tables & {name for name, kind in self._kinds.items() if kind.given}
 
     def answer(self) -> Any:
         """What the real module returns with the weights that it came with."""

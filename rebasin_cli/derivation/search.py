@@ -144,6 +144,7 @@ class Search:
             for cls in classes(self._now[0])
             if (cls.axis, cls.positions) not in self._decided
             and not self._silent(cls)
+            and cls.axis[0] not in self._network.kept  # nothing else would hear of an order that is not drawn
         ]
 
     def _next(self, last: bool) -> ColourClass | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.derivation.candidate import TOLERANCE, Judge
+from rebasin_cli.derivation.colouring import uniform
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import change
@@ -27,6 +28,7 @@ def sound_judge(network: Network, seed: int) -> Judge:
     _require_runs(network)
     try:
         judge = _finite(network, seed)
+        network.tied_lengths(uniform(network.shapes), seed)  # with equal values everywhere, as a search begins
     except ContentError:
         if not network.tables:
             raise

@@ -110,7 +110,26 @@ class MaskedConv(nn.Conv2d):
         return self._conv_forward(x, self.weight * self.mask, self.bias)
 
 
+class Splines(nn.Module):
+    """A layer of a Kolmogorov-Arnold network: a spline for every input and output, on knots that must be in order."""
+
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__()
+        self.register_buffer("grid", torch.linspace(-2.2, 2.2, 12).expand(ins, -1).contiguous())
+        self.base, self.spline = nn.Parameter(torch.randn(outs, ins)), nn.Parameter(torch.randn(outs, ins, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid, x = self.grid, x[..., None]
+        bases = ((x >= grid[:, :-1]) & (x < grid[:, 1:])).to(x.dtype)
+        for k in range(1, 4):
+            left = (x - grid[:, : -k - 1]) / (grid[:, k:-1] - grid[:, : -k - 1])
+            right = (grid[:, k + 1 :] - x) / (grid[:, k + 1 :] - grid[:, 1:-k])
+            bases = left * bases[..., :-1] + right * bases[..., 1:]
+        return F.silu(x[..., 0]) @ self.base.T + torch.einsum("bik,oik->bo", bases, self.spline)
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
+    "splines": lambda: (nn.Sequential(Splines(4, 7), Splines(7, 6), Splines(6, 3)), vectors(4)),
     "mixture density": lambda: (MixtureDensity(), (vectors(4), drawn(5, 2))),
     "vector quantised": lambda: (VectorQuantised(), images()),
     "set attention": lambda: (SetAttention(), vectors(4, 7)),
@@ -120,6 +139,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
 }
 
 GROUPS = {
+    "splines": {"7": 1, "6": 1},
     "mixture density": {"12": 1, "5": 1},
     "vector quantised": {"6": 1, "10": 1, "7": 1},
     "set attention": {"6": 2, "4": 1, "3": 2, "2 in 3": 2},
