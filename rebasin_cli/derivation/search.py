@@ -18,7 +18,6 @@ from os.path import commonprefix
 from time import monotonic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rebasin_cli.derivation.colouring import (
     AxisOf,

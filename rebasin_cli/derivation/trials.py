@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rebasin_cli.derivation.colouring import AxisOf, ColourClass, Colouring, Colours, connected
 
