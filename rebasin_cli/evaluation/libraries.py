@@ -34,9 +34,11 @@ def library(name: str) -> ModuleType:
     Raises:
         UsageError: it is not installed.
     """
-    stay_offline()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+    )  # before huggingface_hub is imported, which reads it once
+    stay_offline()
     _make_torchvision_importable()
     try:
         return importlib.import_module(name)

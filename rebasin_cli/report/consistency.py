@@ -30,6 +30,8 @@ def _of_barrier(barrier: BarrierRecord) -> Iterator[str]:
             yield f"`{name[:40]}` has {len(many):,} entries, and up to {MOST_CURVES} are drawn"
     if not all(0 <= each <= 1 for each in lam) or not all(before < after for before, after in pairwise(lam)):
         yield "`barrier.lambda` does not ascend from 0 to 1"
+    if barrier.curves and not lam:
+        yield "`barrier.lambda` is empty"
     for name, curve in barrier.curves.items():
         yield from _of_curve(name, curve, len(lam))
 

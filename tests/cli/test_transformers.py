@@ -176,6 +176,17 @@ def test_a_masked_language_model_of_transformers(rebasin: Rebasin, berts: Path) 
     assert other["loss"][0] != pytest.approx(found["naive"]["loss"][0], rel=1e-3)
 
 
+def test_libraries_print_nothing_of_their_own(berts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that has loaded none of them, whose stderr is no terminal."""
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.delenv(name, raising=False)
+    line = ("interpolate", "0", "1", "--data", "text.txt", "--no-align", "--steps", 2, "--sequence-length", 8)
+    done = run(*line, "--quiet", cwd=berts, PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 0, done.stderr
+    assert b"Loading" not in done.stderr
+    assert b"\r" not in done.stderr
+
+
 def test_what_is_masked_is_asked_for_and_nothing_else(berts: Path) -> None:
     folder, text = berts / "0", berts / "text.txt"
     tokens = [len(SPECIAL) + WORDS.index(word) for word in text.read_text().split()]

@@ -22,7 +22,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "λ above 1": (lambda d: d["barrier"]["lambda"].__setitem__(-1, 1.5), "does not ascend"),
     "λ that is null": (lambda d: d["barrier"]["lambda"].__setitem__(0, None), "got `null`, at `barrier.lambda[0]`"),
     "fewer λ": (lambda d: d["barrier"]["lambda"].pop(), "the naive curve has 9 values of loss, and `barrier.lambda` 8"),
-    "no λ": (lambda d: d["barrier"]["lambda"].clear(), "has 9 values of loss"),
+    "no λ": (lambda d: d["barrier"]["lambda"].clear(), "`barrier.lambda` is empty"),
     "fewer losses": (lambda d: d["barrier"]["aligned"]["loss"].pop(), "the aligned curve has 8 values of loss"),
     "no accuracy": (lambda d: d["barrier"]["naive"]["accuracy"].clear(), "has 0 values of accuracy"),
     "a metric cut short": (lambda d: d["barrier"]["naive"].update(metrics={"f1": [1.0]}), "has 1 values of f1"),
