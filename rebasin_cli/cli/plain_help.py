@@ -36,6 +36,8 @@ class _PlainFlags:
         for param in params:
             if getattr(param, "is_flag", False) and param.metavar is None:
                 param.metavar = ""
+            if param.param_type_name == "argument" and param.nargs != 1:
+                param.bare_type = lambda: "path"  # Typer would say list[Path]
             if param.name == "help" and further:
                 param.help = f"-h: the options of every day; --help: all {len(options)}."
         if "-h" in words and "--help" not in words and further:
