@@ -103,6 +103,7 @@ class MatchKeywords(TypedDict, total=False):
     time_budget: float | str
     memory: int | str
     threads: Annotated[int, Between(1, 1024)]
+    cluster: str | None
     on_interrupt: Literal["abort", "save"]
     similarity: Similarity
     mix: Share

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Keywords = Mapping[str, Any]
 
 _OF_METHODS = {field.name for method in METHODS for field in fields(method.options)} - {"max_sweeps", "patience"}
-_OF_CHOICE = {"seed", "max_sweeps", "device", "on_interrupt", "threads"}
+_OF_CHOICE = {"seed", "max_sweeps", "device", "on_interrupt", "threads", "cluster"}
 _OF_DATA = ("split", "limit", "fit_batch_size", "sequence_length", "image_size", "normalise")
 _REPAIR_EXAMPLES = 2000  # as `rebasin repair` takes
 _OF_JUDGE = ("batch_size", "metric", "repair", "eval_timeout")

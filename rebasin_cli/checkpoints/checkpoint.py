@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rebasin_cli.checkpoints.dtypes import TensorInfo
 from rebasin_cli.checkpoints.reader import TensorFile
@@ -63,6 +64,8 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         shards: the files, in order of their names; one for a single file.
         folder: what else is in the folder (or beside the index), which is written as one; None for a single file.
         notes: what the user should know about how it was opened.
+        sha256: of what a run has read; None before that. It is pickled by its path, and then opened where it is
+            unpickled, if it is the same file there.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     ) -> None:
         """`files`: the name that a shard is written under -> its file; no tensor may be in two of them."""
         self._closed = False
+        self.sha256: str | None = None
         self.path = path
         self.folder = folder
         own = next(iter(files.values())).config if config is None and len(files) == 1 else None
@@ -154,6 +158,17 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
+    def __copy__(self) -> Self:
+        """One that may be closed by itself."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from rebasin_cli.checkpoints.reopening import reopened
+
+        return reopened, (os.path.abspath(self.path), self.key, self.sha256)
+
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} tensors, {self.nbytes} bytes)"
 
@@ -195,6 +210,9 @@ class RenamedCheckpoint(Checkpoint):
     def read_raw(self, key: str) -> torch.Tensor:
         """The exact bytes of a tensor, 1-D uint8 of `infos[key].nbytes`."""
         return self._source.read_raw(self._names[key])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RenamedCheckpoint, (self._source, self._names)
 
     def close(self) -> None:
         """Nothing: the checkpoint behind it is closed by whoever opened it."""

@@ -45,8 +45,9 @@ WRITTEN = {"output", "report", "plot", "save_permutation", "resume", "summary"}
 """Parameters that name files to write."""
 _CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command", "eval_server"}
 _DATA = re.compile(rf"(?P<name>{PREFIX}[^@:]+)@(?P<commit>[0-9a-f]{{40}})(?::|$)")
-_LEFT_OUT = {"force", "json", "form"}
-"""The document is always printed: it is what is compared, and what the next command of a pipe works on."""
+_LEFT_OUT = {"force", "json", "form", "cluster"}
+"""The document is always printed: it is what is compared, and what the next command of a pipe works on. A scheduler is
+trusted, and a stranger's document names none; the bytes do not depend on it."""
 _UNNAMED = {"align": "aligned", "repair": "repaired"}
 """Commands that write beside their input without `-o`, and the role of what they write."""
 

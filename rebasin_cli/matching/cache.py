@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock, get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +102,9 @@ class CachedTensors(Mapping[str, "Tensor"]):
             if key not in self._kept and self._budget.take(tensor.numel() * tensor.element_size()):
                 self._kept[key] = tensor
         return tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CachedTensors, (self._source, self._budget)
 
     def __contains__(self, key: object) -> bool:
         return key in self._source

@@ -60,9 +60,7 @@ def in_order(
             give_up()
         raise
     finally:
-        for future in running:
-            future.cancel()
-        wait(running)
+        wait([future for future in running if not future.cancel()])
 
 
 def add_product(matrix: Tensor, a: Tensor, b: Tensor, executor: Executor | None = None) -> None:

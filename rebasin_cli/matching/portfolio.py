@@ -89,7 +89,8 @@ def best_of(
     Args:
         resources: `on_step` is handed to each attempt, in whatever thread it runs. Once it has raised `StopMatching` in
             one, all that are running stop at their next step, and what they have reached by then counts. The executor
-            runs `at_once` attempts at a time; one that is alone gets it for its own parts.
+            runs `at_once` attempts at a time; one that is alone gets it for its own parts. Attempts that go to a
+            cluster are pickled, and `on_step` stays behind.
         on_trial: told of every attempt that has ended, in order.
         choose: the number of the result that is kept; None for the first of those that reached most.
     """
@@ -102,7 +103,7 @@ def best_of(
     trials = _Trials(resources)
     results = []
     tasks = trials.tasks(chain(first, left))
-    with closing(in_order(tasks, resources.executor, resources.at_once, trials.give_up)) as ends:
+    with closing(in_order(tasks, resources.cluster or resources.executor, resources.at_once, trials.give_up)) as ends:
         for result, trial in ends:
             results.append((result, trial))
             if on_trial:
@@ -142,7 +143,7 @@ class _Trials:
     def _ended(self, attempt: Attempt) -> tuple[MatchResult, Trial]:
         began = perf_counter()
         alone = self.resources.executor if self.resources.at_once < 2 else None
-        result = attempt.run(replace(self.resources, executor=alone, on_step=self._step))
+        result = attempt.run(replace(self.resources, executor=alone, on_step=self._step, cluster=None))
         if result.stop == "nothing-to-move":
             self.stops.append(result.stop)
         return result, Trial(attempt.name, result.objective[-1], perf_counter() - began)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -174,7 +174,9 @@ class Resources:
         device: where similarities are made and networks run.
         memory: bytes to keep between steps, in tensors of lazy sources and in similarity matrices; None for at most
             512 MiB.
-        executor: takes work that is independent of other work; the result does not depend on it.
+        executor: takes work that is independent of other work; the result does not depend on it. Its threads work on
+            the same tensors.
+        cluster: takes whole matches instead, where there are several; its processes share no memory.
         at_once: matches that may run side by side, where there are several.
         seed: of everything random.
         on_step: called after each step.
@@ -186,6 +188,11 @@ class Resources:
     at_once: int = 1
     seed: int = 0
     on_step: OnStep | None = None
+    cluster: Executor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process there is no executor, and nobody to tell."""
+        return Resources, (self.device, self.memory, None, 1, self.seed)
 
 
 def in_reals(layout: Layout, *states: State) -> tuple[Layout, tuple[State, ...]]:

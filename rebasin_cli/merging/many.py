@@ -83,11 +83,11 @@ class _Run:
     def each_onto(self, pairs: Sequence[tuple[State, State]]) -> Iterator[Permutation]:
         """For each pair (a, b), in order, the permutation that brings `b` onto `a`; one that is alone gets the executor
         for itself."""
-        executor, at_once = self.resources.executor, self.resources.at_once
+        cluster, executor, at_once = self.resources.cluster, self.resources.executor, self.resources.at_once
         several = len(pairs) > 1 and at_once > 1
-        alone = replace(self.resources, executor=None) if several else self.resources
+        alone = replace(self.resources, executor=None, cluster=None) if several else self.resources
         tasks = (partial(self.match, Problem(self.models.layout, a, b), alone) for a, b in pairs)
-        with closing(in_order(tasks, executor if several else None, at_once)) as results:
+        with closing(in_order(tasks, cluster or executor if several else None, at_once)) as results:
             for result in results:
                 self.matches += 1
                 yield result.permutation

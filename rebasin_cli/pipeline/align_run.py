@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.match import distance_of, match_pair
+from rebasin_cli.pipeline.match import distance_of, match_pair, on_cluster
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
@@ -65,6 +65,11 @@ def find(run: Run, progress: Progress, known: InputRecord | None = None) -> Foun
     Args:
         known: of A, where it was read and found to be finite before.
     """
+    with on_cluster(run.choice, (run.request.a, run.request.b), progress) as choice:
+        return _found(replace(run, choice=choice), progress, known)
+
+
+def _found(run: Run, progress: Progress, known: InputRecord | None) -> Found:
     request, pair = run.request, run.pair
     heads: dict[str, Mapping[str, int]] = {}
     unread = {} if known else {"a": (request.a, pair.a)}

@@ -11,7 +11,6 @@ from rebasin_cli.checkpoints.addresses import hub_name, is_on_hub
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.files import sha256_of
 from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record
@@ -98,17 +97,6 @@ def scan_sources(
                 f"its sha256 is {result.sha256[:12]}…, the document says {known[:12]}…",
                 remedy="run `rebasin align` again on the files as they are now",
             )
+        checkpoint.sha256 = result.sha256
         records[role] = input_record(source.shown, result.sha256)
     return records
-
-
-def sha256_of_checkpoint(path: Path) -> str:
-    """As a scan gives it, without looking at what the tensors hold.
-
-    Raises:
-        RebasinError: it cannot be opened or read.
-    """
-    from rebasin_cli.checkpoints.scan import combined_sha256
-
-    with open_checkpoint(path) as checkpoint:
-        return combined_sha256({name: sha256_of(file.path) for name, file in checkpoint.files.items()})

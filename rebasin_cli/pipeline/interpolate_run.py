@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
-from rebasin_cli.pipeline.match import distance_of, match_pair, tell_identity
+from rebasin_cli.pipeline.match import distance_of, match_pair, on_cluster, tell_identity
 from rebasin_cli.pipeline.points import PathPoints, best_point
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
@@ -89,6 +89,11 @@ def carry_out(run: Run, progress: Progress) -> RunDocument:
 
 def measure(run: Run, outputs: Outputs, progress: Progress) -> Measured:
     """Read both ends, match them, and measure the path; what a sweep is gone on from later is written meanwhile."""
+    with on_cluster(run.choice, (run.request.a, run.request.b), progress) as choice:
+        return _measured(replace(run, choice=choice), outputs, progress)
+
+
+def _measured(run: Run, outputs: Outputs, progress: Progress) -> Measured:
     inputs = _scan(run, progress)
     sweep = _begin_sweep(run, inputs)
     alignment = _alignment(run, inputs, progress)

@@ -6,11 +6,12 @@ It is ended early after a time (`--time-budget`), or on Ctrl-C (`--on-interrupt 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Protocol, TypeVar
@@ -20,6 +21,7 @@ import torch
 from rebasin_cli.matching.objective import Distance, measure_distance
 from rebasin_cli.matching.problem import MatchResult, StopMatching, Trial, in_reals
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.methods import Running, run_method
@@ -74,6 +76,20 @@ def run_match(choice: MatchChoice, progress: Progress, title: str, search: Calla
     for note in result.notes:
         progress.warn(note)
     return result
+
+
+@contextmanager
+def on_cluster(
+    choice: MatchChoice, inputs: Sequence[Source | Path], progress: Progress, folder: Path | None = None
+) -> Iterator[MatchChoice]:
+    """The choice with the workers of the cluster that it names, if it names one; see `cluster.workers`."""
+    if choice.cluster is None:
+        yield choice
+        return
+    from rebasin_cli.pipeline.cluster import workers
+
+    with workers(choice.cluster, inputs, progress, folder) as found:
+        yield replace(choice, workers=found)
 
 
 def match_pair(

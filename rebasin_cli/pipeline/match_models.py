@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.problem import ActivationProblem, MatchResult, Problem, Resources
 from rebasin_cli.matching.scales import balance, balanced, with_scales
 from rebasin_cli.merging.many import ManyResult, match_many
@@ -15,7 +16,7 @@ from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.method_choice import MatchChoice
-from rebasin_cli.pipeline.methods import Running, activation_problem, match_by_search
+from rebasin_cli.pipeline.methods import Running, activation_problem, at_once, match_by_search
 from rebasin_cli.pipeline.progress import Progress
 
 
@@ -45,15 +46,32 @@ def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, prog
 def _models_by_weights(models: Models, algorithm: Algorithm, choice: MatchChoice, run: MatchRun) -> ManyResult:
     device = matching_device(choice, models.layout)
 
-    def match(problem: Problem, resources: Resources) -> MatchResult:
+    match = _ByWeights(device, choice, run.threads, run.check)
+    resources = Resources(
+        device, choice.memory, run.executor, at_once(choice, models.layout, run.threads), choice.seed,
+        cluster=choice.workers.executor if choice.workers else None,
+    )  # fmt: skip
+    return match_many(models, match, resources, ManyOptions(algorithm, choice.max_sweeps), partial(_on_round, run))
+
+
+@dataclass(frozen=True, slots=True)
+class _ByWeights:
+    """How one model is brought onto another; on a worker without a cluster, and with nobody to tell."""
+
+    device: str
+    choice: MatchChoice
+    threads: int = 1
+    check: Callable[[], None] = lambda: None
+
+    def __call__(self, problem: Problem, resources: Resources) -> MatchResult:
         executor = resources.executor
-        threads = run.threads if executor else 1
-        running = Running(device, run.check, lambda *_: run.check(), executor=executor, threads=threads)
+        threads = self.threads if executor else 1
+        running = Running(self.device, self.check, lambda *_: self.check(), executor=executor, threads=threads)
+        choice = self.choice if resources.cluster else replace(self.choice, workers=None)
         return match_by_search(problem, choice, running)
 
-    at_once = starts_at_once(models.layout, run.threads, choice.memory)
-    resources = Resources(device, choice.memory, run.executor, at_once, choice.seed)
-    return match_many(models, match, resources, ManyOptions(algorithm, choice.max_sweeps), partial(_on_round, run))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ByWeights, (self.device, replace(self.choice, workers=None))
 
 
 def _models_by_activations(models: Models, algorithm: Algorithm, choice: MatchChoice, run: MatchRun) -> ManyResult:

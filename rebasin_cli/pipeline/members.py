@@ -176,6 +176,11 @@ def _check_request(request: MembersRequest) -> None:
         )
     if request.choice.looks_at_data and request.data is None:
         raise missing_data(request.choice)
+    if request.choice.cluster is not None and request.data is not None:
+        raise UsageError(
+            "--cluster: workers do not run networks and data of yours, which --network and --data name",
+            remedy="leave --cluster away, or --network and --data",
+        )
     if request.together and request.choice.goes_down_a_loss:
         raise UsageError(
             "--together brings all into one order, and a loss lies between two networks only",

@@ -7,7 +7,9 @@ that a run that is cut short can be gone on with. What is not changed since is r
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +19,9 @@ from time import monotonic
 from msgspec import structs
 
 import rebasin_cli
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.reopening import sha256_of_checkpoint
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files import sha256_of
 from rebasin_cli.matching.parallel import in_order
@@ -25,9 +29,9 @@ from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.align import AlignRequest, prepare
 from rebasin_cli.pipeline.align_run import find, write_aligned
-from rebasin_cli.pipeline.inputs import scan_sources, sha256_of_checkpoint
-from rebasin_cli.pipeline.match import pool, resolve_threads
-from rebasin_cli.pipeline.members import Member, Run, blank
+from rebasin_cli.pipeline.inputs import Source, scan_sources
+from rebasin_cli.pipeline.match import on_cluster, pool, resolve_threads
+from rebasin_cli.pipeline.members import Member, MembersRequest, Run, blank
 from rebasin_cli.pipeline.method_choice import search_record
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import data_records, distance_record, peak_memory
@@ -80,10 +84,19 @@ class Told:
 
 def carry_out(run: Run, progress: Progress) -> RunDocument:
     """Align all members and write what was asked for; see `align_members`."""
+    request = run.request
+    request.folder.mkdir(exist_ok=True)
+    read: list[Source | Path] = [request.a, *(member.source for member in run.members if not member.failure)]
+    if request.spec.arch and os.path.isfile(request.spec.arch):
+        read.append(Path(request.spec.arch))
+    with on_cluster(request.choice, read, progress, request.folder) as choice:
+        return _carried_out(replace(run, request=replace(request, choice=choice)), progress)
+
+
+def _carried_out(run: Run, progress: Progress) -> RunDocument:
     known = scan_sources({"a": (run.request.a, run.a)}, progress)["a"]
     document = structs.replace(blank(run, progress), inputs={"a": known, **_data(run)})
     basis = _basis(run, known)
-    run.request.folder.mkdir(exist_ok=True)
     told, records = Told(), []
     ours = [path for path in (run.report,) if path is not None and path == run.request.resume]
     with Outputs(force=run.request.force, ours=ours) as outputs:
@@ -172,18 +185,62 @@ def _aligned(
 
         yield from aligned_together(run, known, basis, told, progress)
         return
-    threads = resolve_threads(run.request.choice.threads)
-    at_once = 1
-    if run.pair is not None and run.request.data is None:
-        at_once = starts_at_once(run.pair.layout, min(threads, len(run.members)), run.request.choice.memory)
+    cluster = run.request.choice.workers
     with ExitStack() as stack:
-        executor = stack.enter_context(pool(at_once)) if at_once > 1 else None
+        if cluster is not None:
+            executor: Executor | None = cluster.executor
+            at_once, tasks = cluster.at_once, remote_tasks(run, known, basis)
+        else:
+            at_once = _at_once(run)
+            executor = stack.enter_context(pool(at_once)) if at_once > 1 else None
+            tasks = (partial(_one, run, member, known, basis, alone=at_once == 1) for member in run.members)
         advance = stack.enter_context(progress.phase("aligning", len(run.members), "checkpoints"))
-        tasks = (partial(_one, run, member, known, basis, alone=at_once == 1) for member in run.members)
         for member, (record, talk) in zip(run.members, in_order(tasks, executor, at_once), strict=True):
             told.take(member.source.shown.name, talk)
             advance(1)
             yield record
+
+
+def _at_once(run: Run) -> int:
+    """How many members are aligned at a time on this machine."""
+    if run.pair is None or run.request.data is not None:
+        return 1
+    threads = resolve_threads(run.request.choice.threads)
+    return starts_at_once(run.pair.layout, min(threads, len(run.members)), run.request.choice.memory)
+
+
+def remote_tasks(
+    run: Run, known: InputRecord, basis: Mapping[str, str]
+) -> Iterator[Callable[[], tuple[MemberRecord, Listening]]]:
+    """A task for each member that another process can do: it is told paths, and reads A itself."""
+    choice = replace(run.request.choice, cluster=None, workers=None)
+    request = replace(run.request, a=_at_path(run.request.a), members=(), choice=choice, force=True)
+    earlier = run.earlier and structs.replace(run.earlier, members=())
+    for member in run.members:
+        yield partial(
+            _elsewhere, request, run.a, replace(member, source=_at_path(member.source)), known, basis, earlier
+        )
+
+
+def _at_path(source: Source) -> Source:
+    """A source by its absolute path: a worker has another current folder."""
+    return Source(Path(os.path.abspath(source.path)), Path(os.path.abspath(source.shown)))
+
+
+def _elsewhere(
+    request: MembersRequest,
+    a: Checkpoint,
+    member: Member,
+    known: InputRecord,
+    basis: Mapping[str, str],
+    earlier: MembersRecord | None,
+) -> tuple[MemberRecord, Listening]:
+    """`_one` on a worker, where A comes as the file that it is there.
+
+    Outputs were free when the run began; what is there now, a worker that died has left.
+    """
+    with a:
+        return _one(Run(request, a, (member,), None, None, earlier), member, known, basis, alone=False)
 
 
 def _one(

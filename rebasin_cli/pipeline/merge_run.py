@@ -15,6 +15,7 @@ from rebasin_cli.merging.models import Models, PairDistance, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.pipeline.inputs import scan_sources
+from rebasin_cli.pipeline.match import on_cluster
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge import Run
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, score_merge
@@ -84,6 +85,11 @@ def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
 
 def find(run: Run, progress: Progress) -> Found:
     """Read and match the models, check what was found, and measure the merge."""
+    with on_cluster(run.choice, run.request.models, progress) as choice:
+        return _found(replace(run, choice=choice), progress)
+
+
+def _found(run: Run, progress: Progress) -> Found:
     inputs = _scan(run, progress)
     request, scorer = run.request, run.scorer
     models = Models(run.layout, (run.first, *(pair.b for pair in run.pairs)), run.weights)

@@ -23,6 +23,7 @@ from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:  # examples and networks, which not every command has
+    from rebasin_cli.pipeline.cluster import Workers
     from rebasin_cli.pipeline.data_request import DataRequest
     from rebasin_cli.pipeline.match_data import MatchData
 
@@ -73,7 +74,9 @@ class MatchChoice:
         time_budget: seconds after which the best so far is taken.
         memory: bytes that matching may keep between steps; None leaves it to the method.
         threads: how many work at once; None for as many as torch would take.
+        cluster: whose workers do what is independent, see `cluster`; None for threads of this process.
         fitting: what a method that `looks_at_data` is shown.
+        workers: those of the cluster, while a run is connected.
     """
 
     method: str = "weights"
@@ -85,7 +88,9 @@ class MatchChoice:
     on_interrupt: str = "abort"
     memory: int | None = None
     threads: int | None = None
+    cluster: str | None = None
     fitting: MatchData | None = None
+    workers: Workers | None = None
 
     @property
     def looks_at_data(self) -> bool:
@@ -144,7 +149,27 @@ def match_choice(method: str = "weights", given: Mapping[str, object] | None = N
             _refuse_unread(found, name, value)
     if "mix" in told:
         _check_mix(told["mix"], told.get("similarity"))
-    return MatchChoice(method, found.options(**{name: told[name] for name in told if name in known}), **common)
+    choice = MatchChoice(method, found.options(**{name: told[name] for name in told if name in known}), **common)
+    if choice.cluster is not None:
+        _check_cluster(choice)
+    return choice
+
+
+def _check_cluster(choice: MatchChoice) -> None:
+    """Refuse what workers cannot be told."""
+    if choice.looks_at_data:
+        raise UsageError(
+            f"--cluster: workers run no networks of yours, and --method {choice.method} does",
+            remedy="use --method weights, frank-wolfe or sinkhorn; or leave --cluster away",
+        )
+    for option, given in (
+        ("--time-budget", choice.time_budget is not None), ("--on-interrupt save", choice.on_interrupt == "save")
+    ):  # fmt: skip
+        if given:
+            raise UsageError(
+                f"{option} ends the matches of this process early, and with --cluster they run in others",
+                remedy=f"leave {option} away, or --cluster",
+            )
 
 
 def _check_mix(mix: Any, similarity: object) -> None:

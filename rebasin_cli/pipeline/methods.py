@@ -106,7 +106,8 @@ def _searched(problem: Problem, choice: MatchChoice, running: Running, before: t
     resources = replace(
         _resources(choice, running),
         executor=running.executor,
-        at_once=starts_at_once(layout, running.threads, choice.memory),
+        cluster=choice.workers.executor if choice.workers else None,
+        at_once=at_once(choice, layout, running.threads),
         on_step=running.on_step if count == 1 else lambda *_: running.check(),
     )
     result = best_of(
@@ -116,6 +117,11 @@ def _searched(problem: Problem, choice: MatchChoice, running: Running, before: t
         choose=simplest,
     )
     return replace(result, method=choice.method)
+
+
+def at_once(choice: MatchChoice, layout: Layout, threads: int) -> int:
+    """How many matches may run side by side: on the workers that there are, or in threads of this process."""
+    return choice.workers.at_once if choice.workers else starts_at_once(layout, threads, choice.memory)
 
 
 def _together(problem: Problem, choice: MatchChoice, options: SearchOptions) -> list[Attempt]:

@@ -87,6 +87,12 @@ class MergeMatchOptions:
             parser=n.THREADS, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_PANEL
         ),
     ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Workers of Dask: tcp://HOST:PORT, a scheduler file, local:4.", rich_help_panel=_PANEL
+        ),
+    ] = None
     on_interrupt: Annotated[
         c.OnInterrupt,
         typer.Option("--on-interrupt", help="What Ctrl-C does while matching.", rich_help_panel=_PANEL),
@@ -144,7 +150,7 @@ class MergeMatchOptions:
             seed=self.seed, max_sweeps=self.max_sweeps, device=self.device.value,
             time_budget=seconds,
             on_interrupt=self.on_interrupt.value, memory=memory,
-            threads=self.threads,
+            threads=self.threads, cluster=self.cluster,
         )  # fmt: skip
 
     def taps(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Literal
 
@@ -94,7 +95,7 @@ def frank_wolfe_attempts(
 
     def attempt(start: RelaxedStart) -> Attempt:
         options = FrankWolfeOptions(start, max_sweeps=max_sweeps)
-        return Attempt(f"frank-wolfe, {start}", lambda resources: match_by_frank_wolfe(problem, resources, options))
+        return Attempt(f"frank-wolfe, {start}", partial(match_by_frank_wolfe, problem, options=options))
 
     return [attempt(start) for start in starts]
 

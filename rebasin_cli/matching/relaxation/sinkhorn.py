@@ -14,6 +14,7 @@ that polishes the rounded result moves them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import log
 from time import perf_counter
 
@@ -74,7 +75,7 @@ def sinkhorn_attempts(problem: Problem, options: SinkhornOptions = SinkhornOptio
     """Sinkhorn by the distance; none where no dims can move together, or what it holds would not fit into memory."""
     if not fits(problem.layout, copies=2):
         return []
-    return [Attempt("sinkhorn, barycentre", lambda resources: match_by_sinkhorn(problem, resources, options))]
+    return [Attempt("sinkhorn, barycentre", partial(match_by_sinkhorn, problem, options=options))]
 
 
 def match_by_sinkhorn_loss(
