@@ -4,6 +4,10 @@
 
 Makes random perceptrons 784-128-128-10, which are harder to match than trained ones, aligns all with one command and a
 few of them with a command each, and prints processor seconds of both: wall seconds depend on who else works.
+
+    python -m tests.benchmarks.many --count 200 --workers 1 2 4
+
+does it on the workers of a scheduler, with one thread each, and in this process, and compares the bytes.
 """
 
 from __future__ import annotations
@@ -32,16 +36,39 @@ def cost(folder: Path, *arguments: str) -> tuple[float, float]:
     return spent, time.perf_counter() - began
 
 
+def on_workers(folder: Path, first: str, counts: list[int]) -> None:
+    """Print wall seconds on so many workers, which are there already; all have the bytes of a run without them."""
+    from tests.cluster import cluster
+
+    _, alone = cost(folder, "align", first, "--from", "list.txt", "-o", "alone", "--threads", "1")
+    expected = {path.name: path.read_bytes() for path in (folder / "alone").iterdir()}
+    print(f"one process, one thread: {alone:.1f} s", flush=True)
+    for count in counts:
+        (place := folder / f"cluster{count}").mkdir()
+        with cluster(place, count) as started:
+            seconds = []
+            for i in range(2):  # the first has workers import what they run
+                out = folder / f"out{count}.{i}"
+                words = ("align", first, "--from", "list.txt", "-o", out.name, "--cluster", str(started.file))
+                seconds.append(cost(folder, *words)[1])
+                assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+        print(f"{count} workers: {seconds[0]:.1f} s, and again {seconds[1]:.1f} s; the same bytes", flush=True)
+
+
 def main() -> None:
     """Print both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--alone", type=int, default=5, help="how many get a command of their own")
+    parser.add_argument("--workers", type=int, nargs="+", help="on so many workers of a cluster, one after the other")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [str(save(folder / f"m{i:05}.safetensors", mlp_state(i, WIDTHS))) for i in range(given.count + 1)]
         (folder / "list.txt").write_text("\n".join(paths[1:]))
+        if given.workers:
+            on_workers(folder, paths[0], given.workers)
+            return
         spent, wall = cost(folder, "align", paths[0], "--from", "list.txt", "-o", "out")
         print(
             f"{given.count} at once: {spent:.1f} s of processor, {wall:.1f} s, {spent / given.count:.3f} s each",
