@@ -17,6 +17,9 @@ from rebasin_cli.api import (
     Interpolation as Interpolation,
 )
 from rebasin_cli.api import (
+    ManyAligned as ManyAligned,
+)
+from rebasin_cli.api import (
     Merge as Merge,
 )
 from rebasin_cli.api import (
@@ -45,6 +48,9 @@ from rebasin_cli.api import (
 )
 from rebasin_cli.api import (
     align as align,
+)
+from rebasin_cli.api import (
+    align_many as align_many,
 )
 from rebasin_cli.api import (
     apply as apply,

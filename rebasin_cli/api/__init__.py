@@ -2,12 +2,14 @@
 
 A thin layer over `pipeline`, as the command line is: both build the same requests and call the same functions, so that
 both give the same bytes. What is here turns Python values into requests and results into Python values. Nothing is
-printed, nothing is written unless a result is saved or `resume=` names a file, and inputs are never changed.
+printed, nothing is written unless a result is saved, `resume=` names a file or `align_many` a folder, and inputs are
+never changed.
 
 What only a command needs has no keyword: `--max-barrier` is `path.barrier > x`, and `--dry-run` ends before there is a
 result; `inspect` tells what headers say.
 """
 
+from rebasin_cli.api.aligning_many import ManyAligned, align_many
 from rebasin_cli.api.alignment import Alignment, align
 from rebasin_cli.api.applying import Applied, apply
 from rebasin_cli.api.calls import RebasinWarning
@@ -27,6 +29,7 @@ __all__ = [
     "GateError",
     "Inspection",
     "Interpolation",
+    "ManyAligned",
     "Merge",
     "Proof",
     "RebasinError",
@@ -37,6 +40,7 @@ __all__ = [
     "UnitPermutation",
     "UsageError",
     "align",
+    "align_many",
     "apply",
     "derive",
     "inspect",

@@ -155,6 +155,15 @@ class AlignKeywords(Talking, MatchedSpecKeywords, MatchKeywords, DataKeywords, t
     loss: str
 
 
+class AlignManyKeywords(AlignKeywords, total=False):
+    """What `align_many` takes."""
+
+    together: bool
+    resume: str | os.PathLike[str] | None
+    summary: str | os.PathLike[str] | None
+    force: bool
+
+
 class InterpolateKeywords(Talking, MatchedSpecKeywords, MatchKeywords, JudgeKeywords, total=False):
     """What `interpolate` takes."""
 

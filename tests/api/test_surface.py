@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import shutil
 import subprocess
 import sys
 import warnings
@@ -23,12 +24,13 @@ from rebasin_cli.pipeline.method_choice import MatchChoice
 from tests.api.conftest import State
 from tests.small import ROOT, environment
 
-FUNCTIONS = ("align", "apply", "derive", "inspect", "interpolate", "lerp", "merge", "prove", "repair")
+FUNCTIONS = ("align", "align_many", "apply", "derive", "inspect", "interpolate", "lerp", "merge", "prove", "repair")
 CLASSES = (
     "Alignment",
     "Applied",
     "Inspection",
     "Interpolation",
+    "ManyAligned",
     "Merge",
     "Proof",
     "Repaired",
@@ -117,7 +119,7 @@ def test_every_example_runs(a: State, b: State, folder: Path, model: nn.Module, 
         if ">>>" not in text:
             continue
         for file in folder.glob("*"):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
         def loss(module: nn.Module) -> float:
             return float(next(module.parameters()).square().mean())
@@ -163,7 +165,7 @@ def test_every_option_of_a_command_is_a_keyword(command: str) -> None:
         "arch": "spec", "output": "save", "report": "save", "plot": "plot", "save_permutation": "permutation.save",
         "at": "at", "weight": "at", "force": "save", "dry_run": "", "json": "", "quiet": "", "verbose": "",
         "format": "", "color": "", "no_align": "align",
-        "from": "several onto A: a call for each", "together": "merge", "summary": "",
+        "from": "align_many", "together": "align_many", "summary": "align_many",
         "debug": "", "resume": "", "end": "ends", "max_barrier": "barrier",
         "max_loss": "document.verdict", "at_least_as_good": "document.verdict", "allow_non_finite": "", "help": "",
     }  # fmt: skip
