@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,6 +33,9 @@ from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
+
+_OWN: WeakKeyDictionary[Checkpoint, dict[tuple[Any, ...], AnyNetwork]] = WeakKeyDictionary()
+"""Networks of the user's that were built for a checkpoint that is open."""
 
 
 def network_and_data(
@@ -63,9 +68,16 @@ def settle_loss(
 
 
 def find_network(request: DataRequest, layout: Layout, checkpoint: Checkpoint) -> AnyNetwork:
-    """The user's own network, the one that ships for the architecture, or the one that config.json names."""
+    """The user's own network, the one that ships for the architecture, or the one that config.json names.
+
+    One of the user's is built once for a checkpoint, whoever asks for it: to prove a spec, to judge, to fit.
+    """
     if request.network is not None:
-        return user_network(request.network, checkpoint, layout.prefix, request.options)
+        built = _OWN.setdefault(checkpoint, {})
+        which = (request.network, layout.prefix, tuple(sorted(request.options.items())))
+        if which not in built:
+            built[which] = user_network(request.network, checkpoint, layout.prefix, request.options)
+        return built[which]
     config = checkpoint.config
     if layout.spec.name not in FAMILIES and config is not None and config.get("architectures"):
         folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
