@@ -178,8 +178,11 @@ class Session(Progress):
         waiting.resume()
 
     def finish(self, document: RunDocument, *, payload: bool = True) -> None:
-        """Print the result, unless stdout is taken or closed, or the result was to go elsewhere."""
-        if not payload or sys.stdout is None:
+        """Print the result, unless stdout is taken or closed, or the result was to go elsewhere.
+
+        A plan is always printed: nothing else is, wherever `-o` would go.
+        """
+        if not (payload or document.plan) or sys.stdout is None:
             return
         if self._written and not self.asked and document.plan is None and not sys.stdout.isatty():
             return

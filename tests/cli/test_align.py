@@ -267,3 +267,14 @@ def test_gains_are_what_the_objective_rose(rebasin: Rebasin, pair: Path, how: tu
     dims = done.document["architecture"]["dims"].values()
     assert sum(dim.get("gain", 0.0) for dim in dims) == pytest.approx(objective[-1] - objective[0])
     assert min(dim["gain"] for dim in dims if "gain" in dim) > 1
+
+
+@pytest.mark.parametrize(
+    "words", [("align", "a.safetensors", "b.safetensors"), ("merge", "a.safetensors", "b.safetensors")]
+)
+def test_a_plan_is_shown_where_the_checkpoint_would_be_streamed(
+    rebasin: Rebasin, pair: Path, words: tuple[str, ...]
+) -> None:
+    planned = rebasin(*words, "-o", "-", "--dry-run")
+    assert planned.code == 0, planned.err
+    assert planned.document["plan"]["peak_memory_bytes"] > 0
