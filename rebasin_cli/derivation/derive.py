@@ -13,6 +13,7 @@ from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.candidate import Candidate, Judge, candidate
 from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.expressions import alone_in
+from rebasin_cli.derivation.fixing import with_fixed_owners
 from rebasin_cli.derivation.found import Found, Marks
 from rebasin_cli.derivation.late import with_hidden_vectors, with_inner_permutations, with_key_indices, with_routers
 from rebasin_cli.derivation.passes import Network
@@ -109,7 +110,7 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
             remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
         )
     wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
-    wiring = with_inner_permutations(judge, wiring)
+    wiring = with_fixed_owners(with_inner_permutations(judge, wiring))
     unread = unread_tensors(judge)
     stays = what_stays(judge, wiring, unread)
     made = candidate(
@@ -117,7 +118,7 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         ignored={**dict.fromkeys(network.others, ""), **stays.ignored},
     )  # fmt: skip
     proof = prove(made.spec, judge.subject(name), seed)
-    free = unsaid(judge, made.layout, seed + 2)
+    more = unsaid(judge, made.layout, seed + 2)
     return Derivation(
         text=spec_text(made.draft),
         spec=made.spec,
@@ -129,7 +130,8 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         held=held,
         unread=unread,
         complete=found.complete,
-        free=free,
+        notes=tuple(f"not decided: whether {pair} may be exchanged; they stay" for pair in more.undecided[:1]),
+        free=more.free,
         draft=made.draft,
     )
 

@@ -308,7 +308,7 @@ def _said(layout: Layout) -> Any:
 
 def _require_sized(layout: Layout) -> None:
     for name, dim in layout.dims.items():
-        if dim.unsized:
+        if dim.unsized or not dim.size:
             raise _UnfitError(f"nothing tells the size of {name}")
 
 

@@ -45,6 +45,8 @@ _ROLES: tuple[tuple[str, str], ...] = (
 )
 _OF_NAME = tuple((role, re.compile(pattern)) for role, pattern in _ROLES)
 
+_REDUCTION = 4  # of the channels of a bottleneck
+
 WHOLE_MODEL = ("groups", "image", "patch", "window", "mels")  # one value for all parts of a config
 
 
@@ -249,8 +251,9 @@ def _in_ratio(real: list[int], config: Config, small: _Small, role: str) -> list
     unit = groups if "groups" in small.scale.keep else min(groups, small.of("groups", groups))
     common = math.gcd(*real)
     base = unit * small.scale.ratio if role == "channels" else small.scale.heads[0]
-    if role == HIDDEN and any(role_of(n) == HEADS and _are_sizes(heads) for n, heads in config.items()):
-        base *= small.scale.head_dims[0]
+    if role == HIDDEN:
+        heads = any(role_of(n) == HEADS and _are_sizes(many) for n, many in config.items())
+        base *= small.scale.head_dims[0] if heads else _REDUCTION
     return [base * n // common for n in real]
 
 
@@ -268,7 +271,7 @@ def _side(config: Config, small: _Small) -> int:
         levels = len(depths) if isinstance(depths, list) else 1
         return small.of("patch", int(patch or 1)) * (patches << levels - 1)
     if isinstance(depths, list):
-        return 8 << len(depths)
+        return 4 << len(depths)
     return 1 << max(3, len(config.get("block_out_channels", ())))
 
 

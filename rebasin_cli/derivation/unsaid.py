@@ -3,12 +3,13 @@
 A proof shows that all that a spec moves may move, and says nothing of what it leaves out. Here a spec's own orbits are
 compared with the classes of indices that refinement cannot tell apart: with nothing told, and with one unit of each
 dim told apart. Where a class holds several orbits, two indices of different orbits are refined against each other. If
-they stay alike, something sends one to the other, and the spec does not say it.
+they stay alike, something may send one to the other that the spec does not say. Refinement does not see everything
+(heads may look alike to it that are not), so what it would be is read off, index by index, and tried on the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.derivation.candidate import Judge
+from rebasin_cli.derivation.candidate import TOLERANCE, Judge
 from rebasin_cli.derivation.colouring import (
     AxisOf,
     ColourClass,
@@ -29,6 +30,7 @@ from rebasin_cli.derivation.colouring import (
 )
 from rebasin_cli.derivation.refinement import Refiner
 from rebasin_cli.derivation.search import Search
+from rebasin_cli.derivation.soundness import unread_tensors
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, Layout, Piece
@@ -36,9 +38,29 @@ from rebasin_cli.spec.binding.layout import INDEX_SIDE, Layout, Piece
 _ELEMENTS = 8
 """Random elements that orbits are made of: two generate a symmetric group nearly always."""
 
+_TRIES = 40
+"""Refinements, of all that it takes to read off what may be unsaid."""
 
-def unsaid(judge: Judge, layout: Layout, seed: int = 0) -> tuple[str, ...]:
-    """Pairs of indices that the network lets be exchanged and the spec does not."""
+
+@dataclass(frozen=True, slots=True)
+class Unsaid:
+    """Pairs of indices of different orbits of a spec.
+
+    Attributes:
+        free: the real network lets them be exchanged; undecided: refinement does not tell them apart, and no order of
+            all indices that would exchange them was found in time.
+    """
+
+    free: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+
+
+class _UndecidedError(Exception):
+    """Too many refinements were tried."""
+
+
+def unsaid(judge: Judge, layout: Layout, seed: int = 0) -> Unsaid:
+    """What the network lets be exchanged and the spec does not."""
     search = Search(judge.network, seed)
     base = search.begin()
     counter = _Counter(judge, layout, search.refiner, base)
@@ -49,7 +71,7 @@ def unsaid(judge: Judge, layout: Layout, seed: int = 0) -> tuple[str, ...]:
             found += counter.against(told, point)
         if found:
             break
-    return tuple(found)
+    return Unsaid(tuple(found), tuple(counter.undecided))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,10 @@ class _Counter:
             for seed in range(_ELEMENTS)
         ]
         self._orbits = self._orbits_at(None)
+        self._unread = frozenset(unread_tensors(judge))
+        self._tries = _TRIES
+        self.undecided: list[str] = []
+        self._orders: list[Mapping[AxisOf, Colours]] = []  # that the real network keeps
 
     def points(self) -> Iterator[_Point]:
         """For every dim an index that carries a unit of it, and as few of other dims as can be."""
@@ -102,22 +128,59 @@ class _Counter:
         orbits = self._orbits_at(point)
         for cls in classes(colouring):
             (name, at), silent = cls.axis, self._refiner.silent(cls.axis)
+            if name in self._unread:
+                continue
             heard = [index for index in cls.positions if not silent[index]]
             by_orbit = {int(orbits[cls.axis][index]): index for index in reversed(heard)}
             one, *others = list(by_orbit.values())[::-1] or [0]
             for two in others:
                 known = point is not None and self._orbits[cls.axis][one] != self._orbits[cls.axis][two]
-                if known or not self._alike(colouring, _Point(cls.axis, one), _Point(cls.axis, two)):
-                    continue
-                yield f"{one} and {two} on axis {at} of {name}"
+                text = f"{one} and {two} on axis {at} of {name}"
+                try:
+                    if known or not self._exchanged(colouring, _Point(cls.axis, one), _Point(cls.axis, two)):
+                        continue
+                    yield text
+                except _UndecidedError:
+                    self.undecided.append(text)
                 break
 
-    def _alike(self, colouring: Colouring, one: _Point, two: _Point) -> bool:
+    def _exchanged(self, colouring: Colouring, one: _Point, two: _Point) -> bool:
+        """Whether something that the real network keeps sends one index to the other."""
+        moved = self._orbits[one.axis]
+        if any(moved[one.index] != moved[order[one.axis][one.index]] for order in self._orders):
+            return True
+        cls, parts = self.told(colouring, one, two)
+        return self._extends([colouring, colouring], [(cls, parts)])
+
+    def _extends(self, colourings: Sequence[Colouring], told: Sequence[tuple[ColourClass, Sequence[Colours]]]) -> bool:
+        """Whether what two colourings say goes on to an order of all indices that the real network keeps."""
+        if self._tries <= 0:
+            raise _UndecidedError
+        self._tries -= 1
         try:
-            self._refiner.refine(recoloured([colouring, colouring], [self.told(colouring, one, two)]), 1)
+            refined = self._refiner.refine(recoloured(colourings, told), 1)
         except MismatchError:
             return False
-        return True
+        waiting = [cls for cls in classes(refined[0]) if not self._refiner.silent(cls.axis)[list(cls.positions)].all()]
+        if not waiting:
+            return self._kept(refined)
+        cls = min(waiting, key=len)
+        return any(self._extends(refined, [(cls, parts)]) for parts in _ways(len(cls)))
+
+    def _kept(self, colourings: Sequence[Colouring]) -> bool:
+        """Whether the real network keeps its outputs when every index goes from where one colouring has it to where
+        the other has it.
+        """
+        order = {axis: _sources(colourings[0][axis], colourings[1][axis]) for axis in colourings[0]}
+        state = dict(self._judge.state)
+        for name, keys in self._judge.network.keys.items():
+            tensor = self._judge.state[name]
+            for at in range(tensor.dim()):
+                tensor = tensor.index_select(at, torch.from_numpy(order[name, at]))
+            state |= dict.fromkeys(keys, tensor)
+        kept = self._judge.change(state) <= TOLERANCE
+        self._orders += [order] * kept
+        return kept
 
     def _orbits_at(self, point: _Point | None) -> dict[AxisOf, Colours]:
         """For every axis the orbits of its indices, numbered."""
@@ -153,6 +216,22 @@ class _Counter:
                     owner = None if owner == INDEX_SIDE else piece.sides[owner].owner
                 if dim is not None:
                     yield dim, place, tuple(reversed(owners))
+
+
+def _ways(n: int) -> Iterator[list[Colours]]:
+    """Orders in which n indices that look alike may be told apart in two colourings: all as they are, or the first
+    one alone, as each of the others.
+    """
+    yield [np.arange(n)] * 2
+    for at in range(n):
+        yield [(np.arange(n) == 0).astype(np.int64), (np.arange(n) == at).astype(np.int64)]
+
+
+def _sources(first: Colours, second: Colours) -> Colours:
+    """For every place in the second colouring where its colour is in the first, in order."""
+    sources = np.empty_like(first)
+    sources[np.argsort(second, kind="stable")] = np.argsort(first, kind="stable")
+    return sources
 
 
 def _stride(shape: tuple[int, ...], at: int) -> int:

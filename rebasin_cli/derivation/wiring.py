@@ -28,12 +28,14 @@ class Wiring:
         expressions: what every axis consists of.
         owners: dim → the dim of which every unit has a permutation of its own.
         indices: dim → the keys of its units: `layers.0.experts` is the dim of `layers.0.experts.{e}.…`.
+        fixed: dims that stay, with dims within them.
     """
 
     shapes: Mapping[str, Sequence[int]]
     expressions: Mapping[AxisOf, Expression]
     owners: Mapping[int, int] = field(default_factory=dict)
     indices: Mapping[int, str] = field(default_factory=dict)
+    fixed: frozenset[int] = frozenset()
 
     def dims(self) -> dict[int, set[str]]:
         """Every dim, and the tensors in which it stands."""

@@ -71,6 +71,7 @@ def spec_text(draft: Draft) -> str:
     sizes += _rules(draft, {dim: partial(_size_rule, size) for dim, size in draft.sizes.items()})
     rules = _rules(draft, {dim: partial(_owner_rule, owner) for dim, owner in wiring.owners.items()})
     rules += _rules(draft, {dim: partial(_index_rule, draft, dim) for dim in wiring.indices})
+    rules += _rules(draft, dict.fromkeys(sorted(wiring.fixed), lambda _: "fixed because the network tells them apart"))
     stays = [f"{_quoted(what)}: {_quoted(why)}" for what, why in draft.stays]
     for section, lines in (("sizes", sizes), ("dims", rules), ("stays", stays)):
         if lines:
@@ -128,14 +129,23 @@ def _rules(draft: Draft, rules: Mapping[int, Callable[[Callable[[int], str]], st
     return lines
 
 
-def _relative(draft: Draft, places: Sequence[_Place], dim: int) -> str:
-    """The name of a dim where the numbers of a key are written in some way."""
+def _many(draft: Draft, word: str) -> bool:
+    """Whether a word names one dim in each of several layers, so that one of them may be the last."""
+    return sum(w == word for w, _ in draft.names.values()) > 1 and all(
+        len(numbers) == 1 for w, numbers in draft.names.values() if w == word
+    )
+
+
+def _relative(draft: Draft, places: Sequence[_Place], dim: int, *, bare: bool = False) -> str:
+    """The name of a dim where the numbers of a key are written in some way; `bare`: the key has none."""
     word, own = draft.names[dim]
     numbers, texts = [number for number, _ in places], [text for _, text in places]
     if own and list(own) == numbers[: len(own)]:
         return ".".join([word, *texts[: len(own)]])
     if len(own) == len(numbers) == 1 and abs(own[0] - numbers[0]) == 1 and texts[0] == f"{{{_LETTERS[0]}}}":
         return f"{word}.{{{_LETTERS[0]}{own[0] - numbers[0]:+d}}}"
+    if bare and len(own) == 1 and own == max(n for w, n in draft.names.values() if w == word) and _many(draft, word):
+        return f"{word}.{{last {_LETTERS[0]}}}"
     return _spelled(draft.names[dim])
 
 
@@ -209,27 +219,28 @@ def _joined(lines: Sequence[_Line], lacking: Collection[_Line]) -> list[_Line]:
 
 
 def _pattern(draft: Draft, name: str, places: Sequence[_Place]) -> str:
-    axes = [_axis(draft, draft.wiring.expressions[name, at], places) for at in range(len(draft.wiring.shapes[name]))]
+    spelled = partial(_relative, draft, places, bare=not numbers_of(name))
+    axes = [_axis(draft, draft.wiring.expressions[name, at], spelled) for at in range(len(draft.wiring.shapes[name]))]
     return " ".join(axes)
 
 
-def _axis(draft: Draft, expression: Expression, places: Sequence[_Place]) -> str:
+def _axis(draft: Draft, expression: Expression, spelled: Callable[[int], str]) -> str:
     if isinstance(expression, Still):
         return "_"
     if isinstance(expression, Chain):
-        return " + ".join(_atom(draft, part, places) for part in expression.parts)
-    return _atom(draft, expression, places)
+        return " + ".join(_atom(draft, part, spelled) for part in expression.parts)
+    return _atom(draft, expression, spelled)
 
 
-def _atom(draft: Draft, expression: Expression, places: Sequence[_Place]) -> str:
+def _atom(draft: Draft, expression: Expression, spelled: Callable[[int], str]) -> str:
     if isinstance(expression, Still):
         return draft.constants.get(expression.size, str(expression.size))
     if isinstance(expression, Moving):
-        return _relative(draft, places, expression.move)
+        return spelled(expression.move)
     if isinstance(expression, Chain):
-        return f"({' + '.join(_atom(draft, part, places) for part in expression.parts)})"
+        return f"({' + '.join(_atom(draft, part, spelled) for part in expression.parts)})"
     inner = [
-        _axis(draft, factor, places) if isinstance(factor, Chain) else _atom(draft, factor, places)
+        _axis(draft, factor, spelled) if isinstance(factor, Chain) else _atom(draft, factor, spelled)
         for factor in expression.factors
     ]
     return f"({' '.join(inner)})"

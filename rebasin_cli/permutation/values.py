@@ -103,8 +103,9 @@ class Permutation(Mapping[str, Tensor]):
         indices: dict[str, Tensor] = {}
         for dim in layout.moving():
             flat = _identity(layout, dim).reshape(-1, layout.dims[dim].size)
-            rows = [torch.randperm(flat.shape[1], generator=generator) for _ in range(flat.shape[0])]
-            indices[dim] = torch.stack(rows).reshape(*layout.owner_sizes(dim), -1)
+            for row in flat:
+                torch.randperm(len(row), generator=generator, out=row)
+            indices[dim] = flat.reshape(_identity(layout, dim).shape)
         for dim in layout.signed():  # last, so that the units are those that are drawn without signs
             turned = torch.randint(2, indices[dim].shape, generator=generator).bool()
             indices[dim] = with_turns(indices[dim], turned)

@@ -183,10 +183,7 @@ def _of_folder(request: DeriveRequest, source: str, checkpoint: Checkpoint | Non
         if own is None and _has_weights(folder):
             own = files.enter_context(open_source(Source.file(folder), progress))
         shapes = None if own is None else shapes_of(own)
-        found = derive_folder(folder, shapes, seed=request.seed, seconds=request.seconds, told=told)
-    for note in found.notes:
-        progress.remark(note)
-    return found
+        return derive_folder(folder, shapes, seed=request.seed, seconds=request.seconds, told=told)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -286,6 +283,8 @@ def _covers(
 
 def _warn_if_small(found: Derivation, progress: Progress) -> None:
     """Say where the symmetry of the network may be larger than a spec that is proved."""
+    for note in found.notes:
+        progress.remark(note)
     if not found.complete:
         progress.warn(
             f"the search ended after {found.seconds:.0f} s: what was not decided by then stays (--max-seconds)"

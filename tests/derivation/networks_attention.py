@@ -211,7 +211,24 @@ class Perceiver(nn.Module):
         return self.out((latents + self.attend(latents, x, x)[0]).tanh().mean(1))
 
 
+class Sloped(nn.Module):
+    """Heads with a slope each, as ALiBi has them: they stay, and what is in each of them moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(5, 10), nn.Linear(10, 3)
+        self.qkv, self.proj = nn.Linear(10, 36), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 12).transpose(1, 2).chunk(3, -1)
+        apart = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        bias = -apart.abs() * torch.tensor([0.5, 0.25, 0.125])[:, None, None]
+        return self.out(torch.tanh(x + self.proj(((q @ k.mT + bias).softmax(-1) @ v).transpose(1, 2).flatten(2))))
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
+    "sloped heads": lambda: (Sloped(), vectors(5, 6)),
     "norm first": lambda: (NormFirst(), vectors(5, 6)),
     "decoder": lambda: (Decoder(), (tokens(11, 6), vectors(5, 4))),
     "encoder and decoder": lambda: (EncoderDecoder(), {"source": tokens(11, 6), "target": tokens(11, 5)}),
@@ -226,6 +243,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
 }
 
 GROUPS = {
+    "sloped heads": {"10": 1, "4 in 3": 2},
     "norm first": {"12": 1, "3": 2, "4 in 3": 4, "14": 2},
     "decoder": {"12": 1, "3": 2, "4 in 3": 4, "14": 1},
     "encoder and decoder": {"12": 1, "3": 3, "4 in 3": 6, "14": 2},

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.derivation.derive import derive
+from rebasin_cli.derivation.expressions import Chain, Moving, Nest
+from rebasin_cli.derivation.fixing import with_fixed_owners
+from rebasin_cli.derivation.wiring import Wiring
 from tests.derivation.networks import vectors
+from tests.derivation.networks_attention import NETWORKS
 
 
 class SomeBiases(nn.Module):
@@ -72,3 +76,32 @@ def test_inputs_may_hold_what_is_no_tensor() -> None:
     found = derive(Flagged(), {"x": vectors(6).double(), "squash": True})
     assert found.holds, found.proof.describe()
     assert "axis 1: inputs" in found.text
+
+
+def test_heads_that_stay_are_one_fixed_dim() -> None:
+    """Not as many dims as there are heads: the spec holds for any number of them."""
+    torch.manual_seed(0)
+    text = derive(*NETWORKS["sloped heads"]()).text
+    assert "  head: fixed because the network tells them apart" in text
+    assert "  qk: within head" in text
+    assert "qkv.weight: (head (2 qk) + v) inp" in text
+    assert "proj.weight: inp (head v)" in text
+
+
+def test_fused_dims_are_split_where_one_of_them_stands_alone() -> None:
+    """As queries, keys and values of heads that stay, of one size."""
+    q, v = (tuple(Moving(move, 4) for move in moves) for moves in ((1, 2, 3), (4, 5, 6)))
+    expressions = {("qkv", 0): Chain((*q, *q, *v)), ("out", 0): Chain(v)}
+    wiring = with_fixed_owners(Wiring({"qkv": (36,), "out": (12,)}, expressions))
+    (head,) = wiring.fixed
+    blocks = [Nest((Moving(head, 3), Moving(move, 4))) for move in (1, 1, 4)]
+    assert wiring.expressions == {("qkv", 0): Chain(tuple(blocks)), ("out", 0): blocks[2]}
+    assert wiring.owners == {1: head, 4: head}
+
+
+def test_dims_that_stand_alone_somewhere_have_no_owner() -> None:
+    """As the parts of a concatenation."""
+    parts = tuple(Moving(move, 4) for move in (1, 2, 3))
+    expressions = {("cat", 0): Chain(parts), ("one", 0): parts[0]}
+    wiring = Wiring({"cat": (12,), "one": (4,)}, expressions)
+    assert with_fixed_owners(wiring) == wiring
