@@ -32,6 +32,9 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "T5 small": ("T5ForConditionalGeneration", "T5Config", {}, "t5"),
     "Mixtral 8x7B": ("MixtralForCausalLM", "MixtralConfig", {}, "mixtral"),
     "CLIP text": ("CLIPTextModel", "CLIPTextConfig", {}, "sd-text-encoder"),
+    "CLIP": ("CLIPModel", "CLIPConfig", {}, "clip"),
+    "BLOOM 560M": ("BloomForCausalLM", "BloomConfig", {"hidden_size": 1024, "n_layer": 24, "n_head": 16}, "bloom"),
+    "SantaCoder": ("GPTBigCodeForCausalLM", "GPTBigCodeConfig", {"n_embd": 2048, "n_head": 16}, "gpt-bigcode"),
 }
 
 
@@ -220,3 +223,18 @@ def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
         torch.testing.assert_close(before, model(input_ids=tokens).logits)
         found["model.layers.0.block_sparse_moe.experts.1.w2.weight"].mul_(2)
         assert not torch.equal(network(input_ids=tokens)["logits"], before)
+
+
+def test_a_stack_is_longer_than_in_the_small_network(tmp_path: Path) -> None:
+    """What reads the last of Wav2Vec2's convolutions reads the seventh there, and the sixth in the small one."""
+    sizes = {"hidden_size": 24, "intermediate_size": 20, "num_attention_heads": 3, "num_hidden_layers": 4}
+    config = library("transformers").Wav2Vec2Config(**sizes, num_conv_pos_embedding_groups=4)
+    config.architectures = ["Wav2Vec2ForCTC"]
+    config.save_pretrained(tmp_path)
+    found = derive_folder(tmp_path)
+    assert found.holds
+    assert found.bound is not None
+    users = found.bound.users["conv.6"]
+    assert "feature_extractor.conv_layers.6.conv.weight" in users
+    assert "feature_projection.projection.weight" in users
+    assert "projection.weight: (embed projection) conv.{last i}" in found.text
