@@ -21,7 +21,7 @@ from rebasin_cli.evaluation.libraries import on_files_of_others
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module, of_module
 from rebasin_cli.evaluation.networks.network import Network
 from rebasin_cli.evaluation.networks.pretrained import architecture_of, build_model, class_named, config_of
-from rebasin_cli.evaluation.running import answers_of, in_dtype, run_module
+from rebasin_cli.evaluation.running import answers_of, in_dtype, module_in_dtype, run_module
 from rebasin_cli.hooks import Layer, Taps
 
 EXAMPLES = 4
@@ -55,7 +55,7 @@ def network_probe(network: AnyNetwork, inputs: Inputs, device: str) -> Probe:
         def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
             params = in_dtype(network.load(state, device), dtype)
             if isinstance(network, ModuleNetwork):
-                network.module.to(dtype)
+                module_in_dtype(network.module, dtype)
             taps = None if trace is None else _Recorder(frozenset(network.modules()), trace)
             with torch.inference_mode():
                 return {"answer": answer_of(network.family, network.outputs(params, rows, taps))}
@@ -93,7 +93,7 @@ def own_probe(
     def run_in(dtype: torch.dtype) -> Run:
         def run(tensors: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
             params = in_dtype(network.load(tensors), dtype)
-            network.module.to(dtype).load_state_dict(params, strict=False)
+            module_in_dtype(network.module, dtype).load_state_dict(params, strict=False)
             return answers_of(run_module(network.module, in_dtype(inputs, dtype), trace))
 
         return run

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,14 +32,22 @@ def recorded(module: nn.Module, trace: Trace | None) -> Iterator[None]:
 
 
 def in_dtype(value: Any, dtype: torch.dtype) -> Any:
-    """Every tensor of floats in nested values, in another dtype."""
+    """Every tensor of floats in nested values, in another dtype; complex ones in that of two such floats."""
     if isinstance(value, Tensor):
+        if value.is_complex():
+            return value.to(dtype.to_complex())
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, Mapping):
         return {key: in_dtype(item, dtype) for key, item in value.items()}
     if isinstance(value, list):
         return [in_dtype(item, dtype) for item in value]
     return tuple(in_dtype(item, dtype) for item in value) if isinstance(value, tuple) else value
+
+
+def module_in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module with its tensors so; `module.to` would take the imaginary parts of complex ones away."""
+    made: nn.Module = module._apply(partial(in_dtype, dtype=dtype))  # type: ignore[no-untyped-call]
+    return made
 
 
 INNER = re.compile(

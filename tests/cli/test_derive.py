@@ -47,6 +47,17 @@ class Padded(nn.Module):
         h = self.a(x).relu()
         return self.c((nn.functional.pad(h, (2, 2)) + self.b(h)).relu())
 
+class Spectral(nn.Module):
+    # as in a Fourier neural operator: weights are complex
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = nn.Linear(2, 7), nn.Linear(7, 3)
+        self.w = nn.Parameter(torch.randn(7, 7, 4, dtype=torch.cfloat))
+
+    def forward(self, x):
+        waves = torch.fft.rfft(self.a(x), dim=1)[:, :4]
+        return self.c(torch.fft.irfft(torch.einsum("bmi,iom->bmo", waves, self.w), n=8, dim=1).tanh())
+
 class Noisy(Net):
     def forward(self, x):
         return super().forward(nn.functional.dropout(x, training=True))
@@ -62,6 +73,9 @@ class Mute(Net):
 class Broken(Net):
     def forward(self, x):
         return super().forward(x) / 0 * 0
+
+def spectral():
+    return Spectral(), torch.randn(4, 8, 2)
 
 def make(width="12"): return Net(int(width)), torch.randn(2, 6)
 def chain(): return Chain(), torch.randn(5, 6)
@@ -287,3 +301,18 @@ def test_flags_among_the_inputs_are_passed_on(rebasin: Rebasin, nets: Path) -> N
     done = rebasin("arch", "derive", "nets_of_derive:flagged", "--json")
     assert done.code == 0, done.err
     assert [dim["size"] for dim in done.document["architecture"]["dims"].values()] == [12]
+
+
+def test_complex_weights_are_moved_and_run_as_they_are(rebasin: Rebasin, nets: Path) -> None:
+    """Neither the derivation nor the check by the network takes their imaginary parts away."""
+    a = {key: tensor.detach() for key, tensor in networks_of(MODULE)["Spectral"]().state_dict().items()}
+    order = torch.randperm(7)
+    b = a | {"a.weight": a["a.weight"][order], "a.bias": a["a.bias"][order], "w": a["w"][order]}
+    torch.save(a, "sa.pt")
+    torch.save(b, "sb.pt")
+    done = rebasin("align", "sa.pt", "sb.pt", "--network", "nets_of_derive:spectral")
+    assert done.code == 0, done.err
+    assert "imaginary" not in done.err
+    assert done.document["architecture"]["checked"]["error"] < 1e-12
+    found = load_file("sb.aligned.safetensors")
+    assert all(torch.equal(found[key], tensor) for key, tensor in a.items())

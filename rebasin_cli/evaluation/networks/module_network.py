@@ -18,6 +18,7 @@ from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs, arguments, each
 from rebasin_cli.evaluation.networks.network import Answers, Params, read_tensor
 from rebasin_cli.evaluation.networks.tied import joined, tied_names
+from rebasin_cli.evaluation.running import in_dtype, module_in_dtype
 from rebasin_cli.evaluation.user_code import call_named, import_named
 from rebasin_cli.hooks import Layer, Taps
 from rebasin_cli.safe_text import first_names
@@ -67,8 +68,8 @@ class ModuleNetwork:
         params = {name: read_tensor(state, self.prefix + name).to(device) for name in self.shapes}
         wide = any(tensor.dtype == torch.float64 for tensor in params.values())
         dtype = torch.float64 if wide else torch.float32
-        self.module.to(dtype)
-        params = {name: t.to(dtype) if t.is_floating_point() else t for name, t in params.items()}
+        module_in_dtype(self.module, dtype)
+        params = in_dtype(params, dtype)
         # torch has no gradient of BatchNorm by its running statistics, and fails where they ask for one
         params |= {name: params[name].detach() for name, _ in self.module.named_buffers() if name in params}
         return joined(self.family, self.tied, params, self.prefix)
