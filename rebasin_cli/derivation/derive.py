@@ -159,7 +159,7 @@ def _read(network: Network, found: Found) -> tuple[Wiring, tuple[str, ...], dict
         for move, axis in found.twisted.items()
     ]
     while True:
-        reader = Reader()
+        reader = Reader(found.same)
         expressions, unknown = reader.read(marks)
         unreadable = [axis for axis in unknown if not _half_silent(network, found, axis)]
         if not unreadable:

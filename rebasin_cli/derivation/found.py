@@ -29,6 +29,7 @@ class Found:
 
     Attributes:
         moves: in the order in which they were found; marks: for every axis and index the units that it belongs to.
+        same: further moves of a dim that has two units on an index, with the first one.
         twisted: moves whose units stand in another order on some axis, which no pattern can say, with that axis.
         still: classes of units that are alike at first, yet no order of them but the given one keeps the function.
         silent: axes with indices that no gradient reaches, with how many.
@@ -38,6 +39,7 @@ class Found:
 
     moves: list[Move] = field(default_factory=list)
     marks: dict[AxisOf, list[Marks]] = field(default_factory=dict)
+    same: dict[int, int] = field(default_factory=dict)
     twisted: dict[int, AxisOf] = field(default_factory=dict)
     still: list[tuple[ColourClass, str]] = field(default_factory=list)
     silent: dict[AxisOf, int] = field(default_factory=dict)

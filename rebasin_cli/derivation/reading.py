@@ -26,8 +26,9 @@ class Reader:
         owners: dim → the dim of which every unit has a permutation of its own.
     """
 
-    def __init__(self) -> None:
-        self._same: dict[int, int] = {}
+    def __init__(self, same: Mapping[int, int] | None = None) -> None:
+        """`same`: moves that are known to be one dim with others."""
+        self._same = dict(same or {})
         self.owners: dict[int, int] = {}
 
     def dim(self, move: int) -> int:

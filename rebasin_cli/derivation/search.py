@@ -32,7 +32,7 @@ from rebasin_cli.derivation.colouring import (
 from rebasin_cli.derivation.found import Found, Marks, Move
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
-from rebasin_cli.derivation.trials import Trial, cuts, drawn, longer, splits
+from rebasin_cli.derivation.trials import Trial, cuts, drawn, longer, splits, squared
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
@@ -290,14 +290,28 @@ class Search:
         start = len(self._found.moves)
         self._found.moves += [Move(cls.axis, trial.units) for cls in trial.classes]
         self._orders |= {start + at: order for at, order in enumerate(trial.rounds[-1])}
+        twisted: dict[AxisOf, None] = {}
         for split in found:
             for move, inside, units in split.readings(trial, start, self._near(split.axis)):
                 if move is None:
-                    self._found.twisted.update({start + each: split.axis for each in range(len(trial.classes))})
-                    continue
-                count = self._found.moves[move].units
-                for position, unit in zip(split.places[inside], units, strict=True):
-                    self._found.marks[split.axis][position][move] = (int(unit), count)
+                    twisted[split.axis] = None
+                else:
+                    self._mark(split.axis, split.places[inside], units, move)
+        for axis in twisted:
+            at = squared(trial, [(first[axis], second[axis]) for first, second in states])
+            if at is None:
+                self._found.twisted.update({start + each: axis for each in range(len(trial.classes))})
+                continue
+            self._found.same[len(self._found.moves)] = start + at
+            self._found.moves.append(Move(axis, trial.units))
+            places = np.arange(trial.units**2)
+            self._mark(axis, places, places // trial.units, start + at)
+            self._mark(axis, places, places % trial.units, len(self._found.moves) - 1)
+
+    def _mark(self, axis: AxisOf, places: Colours, units: Colours, move: int) -> None:
+        """Note the units of a move that some indices of an axis follow."""
+        for place, unit in zip(places, units, strict=True):
+            self._found.marks[axis][place][move] = (int(unit), self._found.moves[move].units)
 
     def _near(self, axis: AxisOf) -> dict[int, Colours]:
         """The orders of all moves, those of its own layer first: two layers may have been given the same one."""

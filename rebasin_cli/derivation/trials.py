@@ -218,3 +218,19 @@ def splits(before: Sequence[Colouring], states: Sequence[Sequence[Colouring]]) -
             if (after[axis][one] != after[axis][one[0]]).any():
                 found.append(Split(axis, one, two, states))
     return found
+
+
+def squared(trial: Trial, seen: Sequence[tuple[Colours, Colours]]) -> int | None:
+    """The class of the trial of which an axis has all pairs of units, as a flattened square matrix has; None if none.
+
+    Args:
+        seen: for every round the colours of the axis in the first and in the second colouring.
+    """
+    n = trial.units
+    if any(len(first) != n * n or len(np.unique(first)) <= n for first, _ in seen):
+        return None
+    for at in range(len(trial.classes)):
+        moved = zip(seen, (orders[at] for orders in trial.rounds), strict=True)
+        if all(np.array_equal(first.reshape(n, n)[np.ix_(o, o)].ravel(), second) for (first, second), o in moved):
+            return at
+    return None

@@ -128,7 +128,22 @@ class Splines(nn.Module):
         return F.silu(x[..., 0]) @ self.base.T + torch.einsum("bik,oik->bo", bases, self.spline)
 
 
+class Turned(nn.Module):
+    """Features turned by a matrix that is made from them, near the identity (PointNet): one dim on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.turn = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.inp(x))
+        turn = self.turn(x.mean(1)).view(-1, 5, 5) + torch.eye(5)
+        return self.out(torch.tanh(x @ turn)).mean(1)
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
+    "turned features": lambda: (Turned(), vectors(4, 6)),
     "splines": lambda: (nn.Sequential(Splines(4, 7), Splines(7, 6), Splines(6, 3)), vectors(4)),
     "mixture density": lambda: (MixtureDensity(), (vectors(4), drawn(5, 2))),
     "vector quantised": lambda: (VectorQuantised(), images()),
@@ -139,6 +154,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
 }
 
 GROUPS = {
+    "turned features": {"5": 1, "8": 1},
     "splines": {"7": 1, "6": 1},
     "mixture density": {"12": 1, "5": 1},
     "vector quantised": {"6": 1, "10": 1, "7": 1},
