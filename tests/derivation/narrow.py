@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.proofs.proof import Subject
-from rebasin_cli.proofs.subjects import diffusion
+from rebasin_cli.proofs.subjects import diffusion, masked_encoders
 from rebasin_cli.proofs.subjects.images import on_images, torchvision_subject
 
 _PARTS = 16  # GoogLeNet is this many times narrower
@@ -68,6 +69,22 @@ def autoencoder() -> Subject:
     return diffusion.diffusers_subject("diffusers AutoencoderKL, narrow", made, diffusion.autoencoder_inputs())
 
 
+class _NoTypes(nn.Module):
+    """In place of an embedding of types of tokens: fairseq's RoBERTa has none."""
+
+    def forward(self, ids: Tensor) -> float:
+        return 0.0
+
+
+def roberta() -> Subject:
+    """transformers' RoBERTa, beside the state under fairseq's keys that it is proved with."""
+    subject, same = masked_encoders.fairseq_roberta("ForMaskedLM"), masked_encoders.bert("ForMaskedLM", "Roberta")
+    assert same.network is not None
+    module, inputs = same.network
+    module.roberta.embeddings.token_type_embeddings = _NoTypes()
+    return replace(subject, network=(module, inputs))
+
+
 NARROW: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "mobilenetv3": (
         partial(torchvision_subject, "mobilenet_v3_small", width_mult=0.25),
@@ -77,6 +94,8 @@ NARROW: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "resnet-bottleneck": (resnext,),
     "googlenet": (googlenet,),
     "sd15-unet": (partial(unet, "sd15"),),
+    "sd2-unet": (partial(unet, "sd2"),),
     "sdxl-unet": (partial(unet, "sdxl"),),
     "sd-vae": (autoencoder,),
+    "roberta-fairseq": (roberta,),
 }
