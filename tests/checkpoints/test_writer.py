@@ -60,10 +60,15 @@ def test_the_library_reads_every_dtype_as_it_was(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt", "näme": "λ", "rebasin.x": "1"}
 
 
+def _is_plain(name: str) -> bool:
+    """Not a name of which a file is refused: an empty `bias`, say, is a placeholder."""
+    return not name.endswith(("bias", "SCB", "W_q"))
+
+
 @st.composite
 def layouts(draw: st.DrawFn) -> dict[str, TensorInfo]:
     infos = {}
-    for name in draw(st.lists(st.text(min_size=1, max_size=5).filter(lambda n: n != "__metadata__"), unique=True)):
+    for name in draw(st.lists(st.text(min_size=1, max_size=5).filter(_is_plain), unique=True)):
         dtype = draw(st.sampled_from(sorted(BITS)))
         shape = draw(st.lists(st.integers(0, 4), max_size=3))
         info = TensorInfo(dtype, tuple(shape))
