@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.examples import epilog
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, NamedSpecOptions, Set, SpecName, spec_choice
@@ -113,7 +113,7 @@ def derive_command(
     sizes: Set = None,
     seed: Seed = 0,
     seconds: Annotated[
-        float, typer.Option("--max-seconds", parser=n.SECONDS, metavar="SECONDS", help="For the search.")
+        float, typer.Option("--max-seconds", parser=v.SECONDS, metavar="SECONDS", help="For the search.")
     ] = 600.0,
     force: Force = False,
     talk: Talk,

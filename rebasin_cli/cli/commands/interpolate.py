@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
@@ -34,7 +34,7 @@ class PathOptions:
 
     steps: Annotated[
         int,
-        typer.Option(parser=n.STEPS, metavar="N", help="Points from 0 to 1, ends included.", rich_help_panel=_PATH),
+        typer.Option(parser=v.STEPS, metavar="N", help="Points from 0 to 1, ends included.", rich_help_panel=_PATH),
     ] = 25
     at: Annotated[
         str | None,
@@ -108,7 +108,7 @@ def command(
     max_barrier: Annotated[
         float | None,
         typer.Option(
-            parser=n.BARRIER, metavar="X", help="Exit with 1 if the last curve's barrier is higher.",
+            parser=v.BARRIER, metavar="X", help="Exit with 1 if the last curve's barrier is higher.",
             rich_help_panel=PANEL,
         ),
     ] = None,
@@ -174,14 +174,14 @@ def command(
 def _point(text: str | None) -> float | None:
     if text is None or text == "best":
         return None
-    return number(n.LAMBDA, text, option="--at", example="--at 0.5 or --at best")
+    return number(v.LAMBDA, text, option="--at", example="--at 0.5 or --at best")
 
 
 def _blend(combine: c.Combine, weight: list[str] | None) -> Blend:
     from rebasin_cli.merging.options import Blend
 
     weights = [
-        (pattern, number(n.LAMBDA, text, option=f"--weight {pattern}", example=f"--weight '{pattern}=0.3'"))
+        (pattern, number(v.LAMBDA, text, option=f"--weight {pattern}", example=f"--weight '{pattern}=0.3'"))
         for pattern, text in pairs("--weight", weight).items()
     ]
     return Blend(combine.value, tuple(weights))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
 from rebasin_cli.cli.groups.data import PANEL, Examples, NetworkOptions
@@ -44,7 +44,7 @@ class MeanOptions:
         if self.weights is None:
             return None
         parts = self.weights.split(",")
-        return tuple(number(n.WEIGHT, part, option="--weights", example="--weights 1,2,1") for part in parts)
+        return tuple(number(v.WEIGHT, part, option="--weights", example="--weights 1,2,1") for part in parts)
 
 
 @grouped
@@ -68,7 +68,7 @@ def command(
     judge: JudgeOptions,
     steps: Annotated[
         int,
-        typer.Option(parser=n.STEPS_BETWEEN, metavar="N", help="Points between two models.", rich_help_panel=PANEL),
+        typer.Option(parser=v.STEPS_BETWEEN, metavar="N", help="Points between two models.", rich_help_panel=PANEL),
     ] = 5,
     gates: WorthGates,
     report: Report = None,

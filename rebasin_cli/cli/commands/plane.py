@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.ends import both_or_none, ends_of
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
@@ -29,12 +29,12 @@ class PlaneOptions:
     """The points of the plane, and which B lies in it."""
 
     steps: Annotated[
-        int, typer.Option(parser=n.STEPS_OF_PLANE, metavar="N", help="Points on each axis.", rich_help_panel=_PLANE)
+        int, typer.Option(parser=v.STEPS_OF_PLANE, metavar="N", help="Points on each axis.", rich_help_panel=_PLANE)
     ] = 21
     margin: Annotated[
         float,
         typer.Option(
-            parser=n.MARGIN, metavar="X", help="Room around the triangle, of its longer side.", rich_help_panel=_PLANE
+            parser=v.MARGIN, metavar="X", help="Room around the triangle, of its longer side.", rich_help_panel=_PLANE
         ),
     ] = 0.2
     permutation: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.groups import grouped
 from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
 from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, half
@@ -40,7 +40,7 @@ def command(
         ),
     ] = None,
     at: Annotated[
-        float | None, typer.Option(parser=n.LAMBDA, metavar="LAM", help="Where between two ends it lies; else 0.5.")
+        float | None, typer.Option(parser=v.LAMBDA, metavar="LAM", help="Where between two ends it lies; else 0.5.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", readable=False, metavar="FILE", help="The result; - streams it.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.values import number, pairs
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def spec_choice(
     from rebasin_cli.pipeline.layouts import SpecChoice
 
     parsed = {
-        name: number(n.SIZE, value, option=f"--set {name}", example=f"--set {name}=12")
+        name: number(v.SIZE, value, option=f"--set {name}", example=f"--set {name}=12")
         for name, value in pairs("--set", sizes).items()
     }
     return SpecChoice(arch, parsed, tuple(freeze or ()), tuple(ignore or ()), symmetry=str(symmetry))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.groups.matching import MergeMatchOptions
 from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import UsageError
@@ -29,7 +29,7 @@ DataPath = Annotated[
     ),
 ]  # fmt: skip
 Limit = Annotated[
-    int | None, typer.Option(parser=n.COUNT, metavar="N", help="Only the first N examples.", rich_help_panel=PANEL)
+    int | None, typer.Option(parser=v.COUNT, metavar="N", help="Only the first N examples.", rich_help_panel=PANEL)
 ]
 
 
@@ -92,11 +92,11 @@ class NetworkOptions(NamedNetwork):
 
     sequence_length: Annotated[
         int | None,
-        typer.Option(parser=n.TOKENS, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=PANEL),
+        typer.Option(parser=v.TOKENS, metavar="N", help="Tokens of a window; else 512.", rich_help_panel=PANEL),
     ] = None
     image_size: Annotated[
         int | None,
-        typer.Option(parser=n.PIXELS, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=PANEL),
+        typer.Option(parser=v.PIXELS, metavar="N", help="Cut and scale images to N × N.", rich_help_panel=PANEL),
     ] = None
     normalise: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.groups.data import (
     FIT_BATCH,
     NO_DATA,
@@ -51,7 +51,7 @@ class PolishOptions:
     polish_steps: Annotated[
         int | None,
         typer.Option(
-            "--polish-steps", parser=n.COUNT, metavar="N", help="Of distillation.", show_default="300",
+            "--polish-steps", parser=v.COUNT, metavar="N", help="Of distillation.", show_default="300",
             rich_help_panel=PANEL,
         ),
     ] = None  # fmt: skip
@@ -77,7 +77,7 @@ class JudgeOptions(PolishOptions):
 
     batch_size: Annotated[
         int | None,
-        typer.Option(parser=n.COUNT, metavar="N", help="Examples at a time; else 512.", rich_help_panel=PANEL),
+        typer.Option(parser=v.COUNT, metavar="N", help="Examples at a time; else 512.", rich_help_panel=PANEL),
     ] = None
     metric: Annotated[
         list[str] | None,
@@ -100,7 +100,7 @@ class JudgeOptions(PolishOptions):
         ),
     ] = None
     eval_timeout: Annotated[
-        float | None, typer.Option(parser=n.SECONDS, metavar="SECONDS", help="For one point.", rich_help_panel=PANEL)
+        float | None, typer.Option(parser=v.SECONDS, metavar="SECONDS", help="For one point.", rich_help_panel=PANEL)
     ] = None
     repair: Annotated[
         list[c.Repair] | None,
@@ -117,7 +117,7 @@ class JudgeOptions(PolishOptions):
         ),
     ] = None  # fmt: skip
     fit_limit: Annotated[
-        int | None, typer.Option(parser=n.COUNT, metavar="N", help="Fit on the first N.", rich_help_panel=PANEL)
+        int | None, typer.Option(parser=v.COUNT, metavar="N", help="Fit on the first N.", rich_help_panel=PANEL)
     ] = None
 
     def program(self) -> str | None:
@@ -159,7 +159,7 @@ class WorthGates:
     max_loss: Annotated[
         float | None,
         typer.Option(
-            parser=n.BARRIER, metavar="X", help="Exit with 1 if the merge's loss is higher.", rich_help_panel=PANEL
+            parser=v.BARRIER, metavar="X", help="Exit with 1 if the merge's loss is higher.", rich_help_panel=PANEL
         ),
     ] = None
     at_least_as_good: Annotated[

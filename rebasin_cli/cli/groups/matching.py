@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.cli import choices as c
-from rebasin_cli.cli import numbers as n
+from rebasin_cli.cli import values as v
 from rebasin_cli.cli.values import pairs
 from rebasin_cli.errors import UsageError
 
@@ -22,7 +22,7 @@ _PANEL = "Run"
 Seed = Annotated[
     int,
     typer.Option(
-        parser=n.SEED, metavar="N", help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_PANEL
+        parser=v.SEED, metavar="N", help="Of steps and masks; the same seed, the same bytes.", rich_help_panel=_PANEL
     ),
 ]
 DeviceName = Annotated[c.Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_PANEL)]
@@ -57,12 +57,12 @@ class MergeMatchOptions:
     seed: Seed = 0
     max_sweeps: Annotated[
         int,
-        typer.Option(parser=n.COUNT, metavar="N", help="Stop matching after N sweeps.", rich_help_panel=_PANEL),
+        typer.Option(parser=v.COUNT, metavar="N", help="Stop matching after N sweeps.", rich_help_panel=_PANEL),
     ] = 100
     restarts: Annotated[
         int | None,
         typer.Option(
-            parser=n.COUNT, metavar="N", help="N descents instead of what --quality has.", rich_help_panel=_PANEL
+            parser=v.COUNT, metavar="N", help="N descents instead of what --quality has.", rich_help_panel=_PANEL
         ),
     ] = None
     quality: Annotated[
@@ -84,7 +84,7 @@ class MergeMatchOptions:
     threads: Annotated[
         int | None,
         typer.Option(
-            parser=n.THREADS, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_PANEL
+            parser=v.THREADS, metavar="N", help="Else one for each core that may be used.", rich_help_panel=_PANEL
         ),
     ] = None
     cluster: Annotated[
@@ -107,7 +107,7 @@ class MergeMatchOptions:
     mix: Annotated[
         float | None,
         typer.Option(
-            parser=n.LAMBDA, metavar="X", help="Share of activations beside weights (activations).",
+            parser=v.LAMBDA, metavar="X", help="Share of activations beside weights (activations).",
             show_default="1.0", rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
@@ -120,7 +120,7 @@ class MergeMatchOptions:
     fit_batch: Annotated[
         int | None,
         typer.Option(
-            "--fit-batch-size", parser=n.COUNT, metavar="N", help="Examples of a step on --data.", show_default="1000",
+            "--fit-batch-size", parser=v.COUNT, metavar="N", help="Examples of a step on --data.", show_default="1000",
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
@@ -183,20 +183,20 @@ class MatchOptions(MergeMatchOptions):
     epochs: Annotated[
         int | None,
         typer.Option(
-            parser=n.COUNT, metavar="N", help="At most N (ste, sinkhorn).", show_default="20",
+            parser=v.COUNT, metavar="N", help="At most N (ste, sinkhorn).", show_default="20",
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            parser=n.LEARNING_RATE, metavar="X", help="Else 0.01 (ste) or 0.2 (sinkhorn).", rich_help_panel=_PANEL
+            parser=v.LEARNING_RATE, metavar="X", help="Else 0.01 (ste) or 0.2 (sinkhorn).", rich_help_panel=_PANEL
         ),
     ] = None
     momentum: Annotated[
         float | None,
         typer.Option(
-            parser=n.MOMENTUM, metavar="X", help="Of its steps (--method ste).", show_default="0.9",
+            parser=v.MOMENTUM, metavar="X", help="Of its steps (--method ste).", show_default="0.9",
             rich_help_panel=_PANEL,
         ),
     ] = None  # fmt: skip
