@@ -13,9 +13,9 @@ from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.match import tell_identity
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata, peak_memory
+from rebasin_cli.pipeline.targets import write_document
 from rebasin_cli.pipeline.ties import check_ties
 from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
-from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 Inputs = Mapping[str, InputRecord]
@@ -53,8 +53,7 @@ def write(run: Run, inputs: Inputs, outputs: Outputs, progress: Progress) -> Run
     )  # fmt: skip
     document = describe(run, inputs, progress)
     document = structs.replace(document, hashes=run.targets.hashes(outputs.hashes))
-    if path := run.targets.path("report"):
-        outputs.write(path, document_file(document, path))
+    write_document(document, run.targets, outputs, progress)
     return document
 
 

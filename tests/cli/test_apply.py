@@ -28,6 +28,13 @@ def test_apply_does_what_align_did(rebasin: Rebasin, aligned: Path) -> None:
     assert read_document(Path("x.rebasin.json")) == from_json(done.out, "stdout")
 
 
+def test_the_summary_names_the_document_as_that_of_other_commands_does(rebasin: Rebasin, aligned: Path) -> None:
+    call = ("apply", "b.permutation.safetensors", "b.safetensors", "-o", "x.safetensors", "--format", "text")
+    done = rebasin(*call)
+    assert done.code == 0, done.err
+    assert "x.rebasin.json" in done.out
+
+
 def test_a_permutation_of_no_dims_can_be_applied(rebasin: Rebasin, pair: Path) -> None:
     frozen = [option for dim in ("h.0", "h.1") for option in ("--freeze", dim)]
     assert rebasin("align", "a.safetensors", "b.safetensors", *frozen).code == 0
