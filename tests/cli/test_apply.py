@@ -28,7 +28,7 @@ def test_apply_does_what_align_did(rebasin: Rebasin, aligned: Path) -> None:
     assert read_document(Path("x.rebasin.json")) == from_json(done.out, "stdout")
 
 
-def test_the_summary_names_the_document_as_that_of_other_commands_does(rebasin: Rebasin, aligned: Path) -> None:
+def test_the_summary_names_the_run_document(rebasin: Rebasin, aligned: Path) -> None:
     call = ("apply", "b.permutation.safetensors", "b.safetensors", "-o", "x.safetensors", "--format", "text")
     done = rebasin(*call)
     assert done.code == 0, done.err

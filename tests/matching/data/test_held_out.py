@@ -51,7 +51,7 @@ def ways(count: int) -> list[Permutation]:
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
-def test_it_ends_after_so_many_candidates_in_a_row_that_were_not_better(patience: int) -> None:
+def test_it_ends_after_candidates_in_a_row_that_are_not_better(patience: int) -> None:
     found = searched(Walk(ways(9)), [2.0, 1.0, *[1.0] * 8], patience=patience)
     assert found.stop == "converged"
     assert found.losses == (2.0, *[1.0] * (1 + patience))
@@ -65,7 +65,7 @@ def test_epochs_that_change_nothing_do_not_count() -> None:
     assert found.permutation.equals(two)
 
 
-def test_each_epoch_takes_every_batch_once_in_an_order_of_its_own() -> None:
+def test_each_epoch_takes_all_batches_in_its_own_order() -> None:
     walk = Walk(ways(6))
     searched(walk, [1.0] * 7, patience=9, epochs=6)
     epochs = [walk.batches[at : at + 3] for at in range(0, 18, 3)]

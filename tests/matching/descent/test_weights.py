@@ -273,7 +273,7 @@ def test_float8_weights_with_heads_are_matched(tmp_path: Path) -> None:
     ("side", "dtype", "similarities"),
     [(600, torch.float32, torch.float32), (600, torch.float64, torch.float64), (512, torch.float32, torch.float64)],
 )
-def test_similarities_of_large_float32_networks_are_of_their_type(
+def test_similarities_of_large_networks_are_of_their_type(
     side: int, dtype: torch.dtype, similarities: torch.dtype
 ) -> None:
     """Up to 2^18 elements they are in float64 anyway; a layout may have a single tensor."""

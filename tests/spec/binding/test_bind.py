@@ -153,7 +153,7 @@ def test_an_attempt_gives_the_reasons_as_values() -> None:
     ]
 
 
-def test_only_a_prefix_under_which_all_tensors_have_a_line_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_prefix_that_covers_all_tensors_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     run = Binder.run
     monkeypatch.setattr(Binder, "run", lambda self: (tried.append(str(self.prefix)), run(self))[1])
