@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.cache import MATRICES, TENSORS, Budget, CachedTensors, budgets, keep_read
+from rebasin_cli.matching.cache import MATRICES, TENSORS, Budget, CachedTensors, budgets, free_memory, keep_read
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.problem import Problem, Resources
 from tests.networks import TINY, tiny_layout, tiny_state
@@ -80,3 +80,14 @@ def test_memory_changes_no_permutation(name: str, memory: int | None, tmp_path: 
         assert max(two.reads.values()) == 1
     if memory == 0:
         assert max(two.reads.values()) > 1
+
+
+def test_where_the_system_does_not_say_memory_is_taken_for_1_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.sysconf", lambda name: 1 << 12 if name == "SC_PAGE_SIZE" else 1 << 10)
+    assert free_memory() == 1 << 22
+    monkeypatch.setattr("os.sysconf", refuse)
+    assert free_memory() == 1 << 30
