@@ -124,8 +124,8 @@ def align(a: Model, b: Model, **options: Unpack[AlignKeywords]) -> Alignment:
         options: those of the command, by name; `rebasin align --help` says more of each.
             spec: a shipped spec by name (`--arch`), a file, or what `derive` returned; else the one that fits.
             set, freeze, ignore: sizes that shapes do not tell, dims that stay, patterns of tensors to leave out.
-            symmetry: "signs" also turns signs of units, "scales" multiplies units by positive numbers, "all" does both,
-                where the spec says that this keeps the function.
+            symmetry: "signs" also turns signs of units, "scales" multiplies units by positive numbers, "rotations" maps
+                them together, "all" does all three, where the spec says that this keeps the function.
             method: "weights", "frank-wolfe", "sinkhorn", "activations" or "ste"; of one or the other of these are
                 objective, start, order, similarity, tap, epochs, learning_rate and momentum.
             seed, restarts, quality, max_sweeps, device, threads, on_interrupt: how the search goes.

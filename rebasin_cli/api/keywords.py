@@ -86,7 +86,7 @@ class SpecKeywords(TypedDict, total=False):
 class MatchedSpecKeywords(SpecKeywords, total=False):
     """What may be done to units besides, where they are matched (`--symmetry`)."""
 
-    symmetry: Literal["permutations", "signs", "scales", "all"]
+    symmetry: Literal["permutations", "signs", "scales", "rotations", "all"]
 
 
 class MatchKeywords(TypedDict, total=False):

@@ -93,6 +93,7 @@ def unit_permutation(
         spec.text,
         signs_sha256=spec.signs_sha256 if permutation.has_signs else "",
         scales_sha256=spec.scales_sha256 if permutation.scales else "",
+        rotations_sha256=spec.rotations_sha256 if permutation.has_maps else "",
         is_held=True,
     )
     return UnitPermutation(saved, file)

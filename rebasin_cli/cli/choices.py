@@ -39,6 +39,7 @@ class Symmetry(StrEnum):
     PERMUTATIONS = "permutations"
     SIGNS = "signs"
     SCALES = "scales"
+    ROTATIONS = "rotations"
     ALL = "all"
 
 
@@ -155,7 +156,7 @@ MEANINGS: Mapping[type[StrEnum], Mapping[str, str]] = {
     MergeMethod: _METHODS,
     Symmetry: {
         "permutations": "they change places", "signs": "their signs are turned, too, where the spec allows it",
-        "scales": "they are scaled, too", "all": "both",
+        "scales": "they are scaled, too", "rotations": "they are mapped together, too", "all": "all of these",
     },
     ObjectiveName: {
         "distance": "of the weights", "midpoint": "the loss halfway", "random": "the loss at a random λ",

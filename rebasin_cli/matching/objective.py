@@ -97,10 +97,11 @@ def measure_distance(
 ) -> Distance:
     """Measure A against B and π(B), one tensor in memory at a time.
 
-    Gains are those of the places and signs of units; what scales add is no dim's alone.
+    Gains are those of the places and signs of units; what scales and rotations add is no dim's alone.
     """
     squares: dict[str, tuple[float, float]] = {}
     norm_a = norm_b = norm_moved = 0.0
+    multiplies = bool(permutation.scales) or permutation.has_maps
     products = [0.0, 0.0]
     gains = {dim: 0.0 for dim in layout.moving() if layout.dims[dim].owner is None}
     for key, bound in layout.tensors.items():
@@ -111,7 +112,7 @@ def measure_distance(
         before = after = 0.0
         for x, y, z in _slices(a[key], two, moved):
             norm_a, norm_b = norm_a + float(torch.dot(x, x)), norm_b + float(torch.dot(y, y))
-            norm_moved += float(torch.dot(z, z)) if permutation.scales else 0.0
+            norm_moved += float(torch.dot(z, z)) if multiplies else 0.0
             products = [products[0] + float(torch.dot(x, y)), products[1] + float(torch.dot(x, z))]
             y, z = y - x, z - x
             before, after = before + float(torch.dot(y, y)), after + float(torch.dot(z, z))
@@ -121,7 +122,7 @@ def measure_distance(
         if on_step:
             on_step(key)
     scale = sqrt(norm_a * norm_b) or 1.0
-    scale_after = (sqrt(norm_a * norm_moved) or 1.0) if permutation.scales else scale
+    scale_after = (sqrt(norm_a * norm_moved) or 1.0) if multiplies else scale
     return Distance(
         before=sqrt(sum(s[0] for s in squares.values())),
         after=sqrt(sum(s[1] for s in squares.values())),

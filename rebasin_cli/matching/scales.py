@@ -95,7 +95,12 @@ def with_scales(
 
 
 def in_balance(layout: Layout, permutation: Permutation, a: State, b: State) -> tuple[State, State, Permutation]:
-    """A and B balanced, and what a scaled permutation does between these; the same without scales."""
+    """A and B in the form in which they are compared, and what a permutation does between these: balanced where it
+    scales units, canonical where it rotates them, and as they are otherwise."""
+    if permutation.has_maps:
+        from rebasin_cli.matching.rotations import in_canonical_form
+
+        return in_canonical_form(layout, permutation, a, b)
     if not permutation.scales:
         return a, b, permutation
     one, two = balance(layout, a), balance(layout, b)

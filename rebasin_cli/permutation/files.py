@@ -2,7 +2,8 @@
 
 Where signs of units are turned the format is another, so that a program that does not know of them refuses the file:
 an entry below zero, `~j`, is then unit j with its sign turned. Where units are scaled it is a third one, with a float64
-tensor `scales:DIM` for each such dim.
+tensor `scales:DIM` for each such dim. Where they are mapped it is a fourth, with float64 matrices `map:DIM`, and for
+each norm that a map passes `gains:NAME`, its gains before and after.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ if TYPE_CHECKING:  # a file that is none is refused without torch
 FORMAT = "rebasin.permutation/1"
 SIGNED_FORMAT = "rebasin.permutation/2"
 SCALED_FORMAT = "rebasin.permutation/3"
-_FORMATS = (FORMAT, SIGNED_FORMAT, SCALED_FORMAT)
-_SCALES = "scales:"
+MAPPED_FORMAT = "rebasin.permutation/4"
+_FORMATS = (FORMAT, SIGNED_FORMAT, SCALED_FORMAT, MAPPED_FORMAT)
+_SCALES, _MAPS, _GAINS = "scales:", "map:", "gains:"
+LARGEST_CONDITION = 1e12
+"""Condition number up to which a matrix is taken for invertible; those of trained heads are below 10³."""
 LARGEST = 1 << 30  # bytes: 8 for each unit, of which the largest networks have some millions
 
 
@@ -40,7 +44,8 @@ class SavedPermutation:
     Attributes:
         inputs: sha256 by role (`a`, `b`).
         spec_text: the YAML of a spec that does not ship; sha256: of the file.
-        signs_sha256: of where the spec lets signs act; empty where none is turned; scales_sha256: the same of scales.
+        signs_sha256: of where the spec lets signs act; empty where none is turned; scales_sha256, rotations_sha256: the
+            same of scales and of maps.
         is_held: whether it is in memory alone.
     """
 
@@ -53,6 +58,7 @@ class SavedPermutation:
     spec_text: str = ""
     signs_sha256: str = ""
     scales_sha256: str = ""
+    rotations_sha256: str = ""
     is_held: bool = False
 
     @property
@@ -64,6 +70,8 @@ class SavedPermutation:
     def symmetry(self) -> str:
         """The `--symmetry` that it takes."""
         signs, scales = self.permutation.has_signs, bool(self.permutation.scales)
+        if self.permutation.has_maps:
+            return "all" if signs or scales else "rotations"
         return ("all" if signs else "scales") if scales else "signs" if signs else "permutations"
 
     @property
@@ -88,6 +96,7 @@ class SavedPermutation:
         for what, made, here_ in (
             ("turns signs", self.signs_sha256, spec.signs_sha256),
             ("scales units", self.scales_sha256, spec.scales_sha256),
+            ("rotates units", self.rotations_sha256, spec.rotations_sha256),
         ):  # fmt: skip
             if made and made != here_:
                 raise ContentError(
@@ -121,6 +130,12 @@ class SavedPermutation:
                     where=str(self.path),
                     remedy="the file was edited, or made with other options; align again with those of this command",
                 )
+            if dim in self.permutation.maps and not layout.dims[dim].rotated:
+                raise ContentError(
+                    f"the permutation rotates units of dim {dim}, which has no rotations here",
+                    where="; ".join((str(self.path), *layout.notes)),
+                    remedy="the file was edited, or made with other options; align again with those of this command",
+                )
             fixed = layout.dims[dim].fixed
             if fixed is not None and self.permutation.fraction_moved(dim):
                 raise ContentError(
@@ -128,6 +143,28 @@ class SavedPermutation:
                     where=str(self.path),
                     remedy="the file was edited, or made with other options; align again with those of this command",
                 )
+        self._check_maps(layout)
+
+    def _check_maps(self, layout: Layout) -> None:
+        """Refuse maps of another kind than the checkpoint's, and gains of norms that it does not have."""
+        permutation = self.permutation
+        if not permutation.has_maps:
+            return
+        from rebasin_cli.permutation.maps import wrong_map
+
+        dim = wrong_map(layout, permutation.maps)
+        here = {
+            name: sum(piece.elements for piece in layout.tensors[key].pieces) for name, key in layout.gains().items()
+        }
+        found = {key: gains.shape[-1] for key, gains in permutation.gains.items()}
+        passed = any(layout.dims[d].rotated not in ("", "invertible") for d in permutation.maps)
+        if dim or (found != here and (found or passed)):
+            what = f"map of dim {dim} is not {layout.dims[dim].rotated}" if dim else "gains are not those of the norms"
+            raise ContentError(
+                f"the permutation's {what}, as this checkpoint needs it",
+                where=str(self.path),
+                remedy="the file was edited, or made for another checkpoint; align again",
+            )
 
 
 def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mapping[str, str]) -> bytes:
@@ -151,11 +188,20 @@ def permutation_bytes(permutation: Permutation, layout: Layout, *, inputs: Mappi
             "; scales:DIM, by A's places: what writes to a unit is multiplied, what reads it divided"
         )
         metadata["spec.scales"] = layout.spec.scales_sha256
+    if permutation.has_maps:
+        metadata["format"] = MAPPED_FORMAT
+        metadata["convention"] += (
+            "; map:DIM, by A's places: what writes to the units is multiplied by it, what reads them by its inverse "
+            "transposed; gains:NAME: of a norm before and after, taken up by what reads it"
+        )
+        metadata["spec.rotations"] = layout.spec.rotations_sha256
     if layout.spec.text:
         metadata["spec.text"] = layout.spec.text
     tensors = {dim: perm.contiguous() for dim, perm in permutation.items()}
     scales = {_SCALES + dim: scale.contiguous() for dim, scale in permutation.scales.items()}
-    return tensors_bytes({**tensors, **scales}, metadata=metadata)
+    maps = {_MAPS + dim: map_.contiguous() for dim, map_ in permutation.maps.items()}
+    gains = {_GAINS + key: found.contiguous() for key, found in permutation.gains.items()}
+    return tensors_bytes({**tensors, **scales, **maps, **gains}, metadata=metadata)
 
 
 def save_permutation(
@@ -195,8 +241,12 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
 
     from rebasin_cli.permutation.values import Permutation, units_of
 
-    indices = {dim: checkpoint[dim] for dim in checkpoint if not _is_scale(dim, version)}
-    scales = {name.removeprefix(_SCALES): checkpoint[name] for name in checkpoint if _is_scale(name, version)}
+    prefixes = {SCALED_FORMAT: (_SCALES,), MAPPED_FORMAT: (_SCALES, _MAPS, _GAINS)}.get(version, ())
+    indices = {dim: checkpoint[dim] for dim in checkpoint if not dim.startswith(prefixes)}
+    scales, maps, gains = (
+        {name.removeprefix(p): checkpoint[name] for name in checkpoint if p in prefixes and name.startswith(p)}
+        for p in (_SCALES, _MAPS, _GAINS)
+    )
     for dim, perm in indices.items():
         wanted = torch.arange(perm.shape[-1] if perm.dim() else 0)
         is_array = perm.dtype == torch.int64 and perm.dim()
@@ -213,8 +263,22 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
                 f"{path}: the scales of dim {dim} {list(scale.shape)} are not positive numbers for its units",
                 remedy="the file is damaged or was edited; align again",
             )
+    for dim, map_ in maps.items():
+        fits = dim in indices and map_.shape == (*indices[dim].shape, *indices[dim].shape[-1:])
+        if not fits or map_.dtype != torch.float64 or not bool(torch.linalg.cond(map_).lt(LARGEST_CONDITION).all()):
+            raise ContentError(
+                f"{path}: the map of dim {dim} {list(map_.shape)} is no invertible matrix for its units",
+                remedy="the file is damaged or was edited; align again",
+            )
+    for key, given in gains.items():
+        is_pair = given.dim() == 2 and len(given) == 2 and given.dtype == torch.float64
+        if not is_pair or not bool((given.isfinite() & (given != 0)).all()):
+            raise ContentError(
+                f"{path}: the gains of {key} {list(given.shape)} are not two rows of numbers other than zero",
+                remedy="the file is damaged or was edited; align again",
+            )
     return SavedPermutation(
-        Permutation(indices, scales),
+        Permutation(indices, scales, maps, gains),
         checkpoint.metadata.get("spec.name", ""),
         checkpoint.metadata.get("spec.sha256", ""),
         _inputs(checkpoint.metadata.get("inputs", "{}")),
@@ -223,11 +287,8 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
         checkpoint.metadata.get("spec.text", ""),
         checkpoint.metadata.get("spec.signs", ""),
         checkpoint.metadata.get("spec.scales", ""),
+        checkpoint.metadata.get("spec.rotations", ""),
     )
-
-
-def _is_scale(name: str, version: str) -> bool:
-    return version == SCALED_FORMAT and name.startswith(_SCALES)
 
 
 def _inputs(text: str) -> Mapping[str, str]:

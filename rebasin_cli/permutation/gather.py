@@ -134,9 +134,13 @@ def permute_tensor(
     """
     bound = layout.tensors[key]
     source = read(source_key(permutation, bound)).contiguous()
-    if isinstance(permutation, Permutation) and any(is_scaled(piece, permutation.scales) for piece in bound.pieces):
+    if isinstance(permutation, Permutation) and is_computed(bound, layout, permutation):
         moved = permute_tensor(permutation.without_scales(), layout, key, lambda _: source, sign_bits)
-        return scale_tensor(moved, bound, permutation.scales)
+        if not permutation.has_maps:
+            return scale_tensor(moved, bound, permutation.scales)
+        from rebasin_cli.permutation.maps import map_tensor
+
+        return map_tensor(moved, bound, layout, permutation, read)
     if not any(dim in permutation for dim in bound.dims() if dim != bound.index_dim):
         return source
     # As integers of the same width: torch cannot gather every element type, and copies of bits are exact.
@@ -185,6 +189,17 @@ def owner_sides(piece: Piece, at: int) -> list[int]:
     return [INDEX_SIDE] if owner == INDEX_SIDE else [*owner_sides(piece, owner), owner]
 
 
+def is_computed(bound: BoundTensor, layout: Layout, permutation: Permutation) -> bool:
+    """Whether elements of a tensor are multiplied, and not moved and turned alone."""
+    if permutation.has_maps:
+        gain = layout.norms.get(bound.key)
+        if gain is not None and layout.tensors[gain].name in permutation.gains:
+            return True
+        if any(side.dim in permutation.maps for piece in bound.pieces for side in piece.sides):
+            return True
+    return any(is_scaled(piece, permutation.scales) for piece in bound.pieces)
+
+
 def is_scaled(piece: Piece, scales: Mapping[str, Tensor]) -> bool:
     """Whether scales act on a piece."""
     return any(side.power and side.dim in scales for side in piece.sides)
@@ -213,9 +228,18 @@ def over_sides(values: Tensor, piece: Piece, at: int, place: int) -> Tensor:
 
 def scale_tensor(tensor: Tensor, bound: BoundTensor, scales: Mapping[str, Tensor]) -> Tensor:
     """A tensor whose units are already in A's places, scaled; of its own type, and new."""
-    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float64), copy=True).contiguous()
+    return scale_wide(widened(tensor), bound, scales).to(tensor.dtype)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A copy in float64, or complex128."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float64), copy=True).contiguous()
+
+
+def scale_wide(wide: Tensor, bound: BoundTensor, scales: Mapping[str, Tensor]) -> Tensor:
+    """A float64 tensor whose units are scaled, in place."""
     for piece in bound.pieces:
         view = piece_view(wide, piece)
         for factor in factors(piece, scales, bound.place):
             view *= factor.to(view.device)
-    return wide.to(tensor.dtype)
+    return wide

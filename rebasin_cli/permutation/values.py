@@ -6,7 +6,9 @@ unit of the owner, indexed by the owner's place in A: `aligned[g, i] = b[P[g], p
 stays at identity. An entry below zero, `~j`, (that is −1 − j) is unit j with its sign turned: one
 array of a dim is an element of the group of signed permutations, a plain one if no entry is below zero.
 Units may have scales, too: of the same shape and by A's places, so that what writes to place i is
-`scales[i] · b[perm[i]]`.
+`scales[i] · b[perm[i]]`. And linear maps may act on all units of a dim, (*owner sizes, n, n), by A's places, too: what
+writes to the units becomes M · (b[perm]), and what reads them is mapped by the inverse of Mᵀ. Norms on a stream that is
+mapped exchange their gains for others: what reads them takes up the old ones and is divided by the new ones.
 """
 
 from __future__ import annotations
@@ -57,10 +59,14 @@ class Permutation(Mapping[str, Tensor]):
 
     Attributes:
         scales: dim → positive float64 of the same shape, by A's places; 1 where they are absent.
+        maps: dim → invertible float64 matrices (*owner sizes, n, n); the identity where they are absent.
+        gains: the spec's name of a norm's gains → float64 (2, n), those that it has before and those that it is given.
     """
 
     indices: Mapping[str, Tensor]
     scales: Mapping[str, Tensor] = field(default_factory=dict)
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    gains: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, dim: str) -> Tensor:
         return self.indices[dim]
@@ -73,7 +79,7 @@ class Permutation(Mapping[str, Tensor]):
 
     def equals(self, other: Permutation) -> bool:
         """Whether both move every unit alike."""
-        one, two = ({dim: t for dim, t in p.scales.items() if bool((t != 1).any())} for p in (self, other))
+        one, two = (p._computed() for p in (self, other))
         return (
             all(torch.equal(_of(self, d, other[d]), other[d]) for d in other)
             and all(torch.equal(self[d], _of(other, d, self[d])) for d in self)
@@ -81,10 +87,16 @@ class Permutation(Mapping[str, Tensor]):
             and all(torch.equal(one[d], two[d]) for d in one)
         )
 
+    def _computed(self) -> dict[str, Tensor]:
+        """All that multiplies, by the names it has in files."""
+        scales = {f"scales:{dim}": t for dim, t in sorted(self.scales.items()) if bool((t != 1).any())}
+        maps = {f"map:{dim}": t for dim, t in sorted(self.maps.items())}
+        return scales | maps | {f"gains:{key}": t for key, t in sorted(self.gains.items())}
+
     def sha256(self) -> str:
         """Of every dim's arrays."""
         scales = {f"scales:{dim}": self.scales[dim] for dim in sorted(self.scales)}
-        return hash_tensors({**{dim: self[dim] for dim in sorted(self)}, **scales})
+        return hash_tensors({**{dim: self[dim] for dim in sorted(self)}, **scales, **self._computed()})
 
     def replace(self, changed: Mapping[str, Tensor]) -> Permutation:
         """A copy with the arrays of some dims exchanged."""
@@ -113,7 +125,16 @@ class Permutation(Mapping[str, Tensor]):
             dim: 2 ** (2 * torch.rand(indices[dim].shape, generator=generator, dtype=torch.float64) - 1)
             for dim in layout.scaled()
         }
-        return Permutation(indices, scales)
+        if not layout.rotated():
+            return Permutation(indices, scales)
+        from rebasin_cli.permutation.maps import random_gains, random_maps  # which few layouts have
+
+        return Permutation(indices, scales, random_maps(layout, generator), random_gains(layout, generator))
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether any unit is mixed with others."""
+        return bool(self.maps or self.gains)
 
     @property
     def has_scales(self) -> bool:
@@ -125,11 +146,13 @@ class Permutation(Mapping[str, Tensor]):
         return Permutation(
             {dim: perm for dim, perm in self.indices.items() if dim in dims},
             {dim: scale for dim, scale in self.scales.items() if dim in dims},
+            {dim: map_ for dim, map_ in self.maps.items() if dim in dims},
+            self.gains if any(dim in dims for dim in self.maps) else {},
         )
 
     def without_scales(self) -> Permutation:
-        """The same with no unit scaled."""
-        return replace(self, scales={})
+        """The same with no unit scaled or mapped: its units change places and signs alone."""
+        return replace(self, scales={}, maps={}, gains={})
 
     @property
     def has_signs(self) -> bool:
@@ -159,7 +182,12 @@ class Permutation(Mapping[str, Tensor]):
                 inner = moved
             indices[dim] = inner.reshape(perm.shape)
         alone = Permutation(indices)
-        return replace(alone, scales={dim: alone._gathered(layout, dim, 1 / t) for dim, t in self.scales.items()})
+        return replace(
+            alone,
+            scales={dim: alone._gathered(layout, dim, 1 / t) for dim, t in self.scales.items()},
+            maps={dim: alone._gathered_map(layout, dim, torch.linalg.inv(t)) for dim, t in self.maps.items()},
+            gains={key: gains.flip(0) for key, gains in self.gains.items()},
+        )
 
     def compose(self, after: Permutation, layout: Layout) -> Permutation:
         """This one first, then `after`: applying the result equals applying both in turn."""
@@ -177,7 +205,26 @@ class Permutation(Mapping[str, Tensor]):
         scales = {dim: after._gathered(layout, dim, scale) for dim, scale in self.scales.items()}
         for dim, scale in after.scales.items():
             scales[dim] = scales[dim] * scale if dim in scales else scale
-        return Permutation(indices, scales)
+        maps = {dim: after._gathered_map(layout, dim, map_) for dim, map_ in self.maps.items()}
+        for dim, map_ in after.maps.items():
+            maps[dim] = map_ @ maps[dim] if dim in maps else map_
+        gains = {**self.gains, **after.gains}
+        for key in self.gains.keys() & after.gains.keys():
+            gains[key] = torch.stack([self.gains[key][0], after.gains[key][1]])
+        return Permutation(indices, scales, maps, gains)
+
+    def _gathered_map(self, layout: Layout, dim: str, map_: Tensor) -> Tensor:
+        """Matrices of units, in the places to which this permutation takes the units, with its signs."""
+        n = map_.shape[-1]
+        flat = map_.reshape(-1, n, n)
+        owner = layout.dims[dim].owner
+        if owner is not None:
+            flat = flat[self._places(layout, owner)]
+        perm = _of(self, dim, map_[..., 0]).reshape(-1, n)
+        units, signs = units_of(perm), signs_of(perm, map_)
+        rows = flat.gather(1, units[:, :, None].expand_as(flat))
+        both = rows.gather(2, units[:, None, :].expand_as(flat))
+        return (both * signs[:, :, None] * signs[:, None, :]).reshape(map_.shape)
 
     def _gathered(self, layout: Layout, dim: str, scale: Tensor) -> Tensor:
         """Scales of units, in the places to which this permutation takes the units."""
@@ -189,18 +236,23 @@ class Permutation(Mapping[str, Tensor]):
         return flat.gather(1, units_of(perm)).reshape(scale.shape)
 
     def fraction_moved(self, dim: str) -> float:
-        """Share of the units of `dim` that are not in their own place, or are turned (0 to 1)."""
+        """Share of the units of `dim` that are not in their own place, or are turned or mixed with others (0 to 1)."""
         perm = self.indices.get(dim)
-        if perm is None:
-            return 0.0
-        return float((perm != torch.arange(perm.shape[-1])).double().mean())
+        return 0.0 if perm is None else float(self._changed(dim, perm).double().mean())
+
+    def _changed(self, dim: str, perm: Tensor) -> Tensor:
+        n = perm.shape[-1]
+        changed = perm != torch.arange(n)
+        if dim in self.maps:
+            changed = changed | (self.maps[dim] != torch.eye(n, dtype=torch.float64)).any(-1)
+        return changed
 
     def count_moved(self) -> int:
-        """How many units are not in their own place, or are turned or scaled, those within other units counted for
-        each of these."""
+        """How many units are not in their own place, or are turned, scaled or mapped, those within other units counted
+        for each of these."""
 
         def count(dim: str, perm: Tensor) -> int:
-            changed = perm != torch.arange(perm.shape[-1])
+            changed = self._changed(dim, perm)
             return int((changed | (self.scales[dim] != 1) if dim in self.scales else changed).sum())
 
         return sum(count(dim, perm) for dim, perm in self.items())

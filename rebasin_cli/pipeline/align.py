@@ -93,13 +93,15 @@ def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
     require_device(request.choice.device)  # refused before anything is read
     a = files.enter_context(open_source(request.a, progress))
     b = files.enter_context(open_source(request.b, progress))
-    request = replace(request, spec=settled_spec(request.spec, request.data, (a, b), progress))
+    request = replace(
+        request, spec=settled_spec(request.spec.for_method(request.choice.method), request.data, (a, b), progress)
+    )
     pair = bind_pair(a, b, request.spec)
     check_symmetry([pair], request.spec)
     device = matching_device(request.choice, pair.layout)
     targets = checked_targets(request, pair, b)
     choice = with_data(request.choice, request.data, pair, device, progress)
-    tell_layout(pair.layout, progress)
+    tell_layout(pair.layout, progress, request.spec)
     if request.data and not choice.looks_at_data:
         progress.remark(f"--method {choice.method} looks at weights alone; the network is run to compare B by it")
     check = prepare_check(pair, device, progress, fitting=choice.fitting, data=request.data)

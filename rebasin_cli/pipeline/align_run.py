@@ -27,7 +27,7 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
 from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 
@@ -75,6 +75,7 @@ def _found(run: Run, progress: Progress, known: InputRecord | None) -> Found:
     unread = {} if known else {"a": (request.a, pair.a)}
     found = scan_sources({**unread, "b": (request.b, run.b)}, progress, heads=heads)
     inputs = {"a": known, **found} if known else found
+    check_rotations(pair, run.b)
     check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
     run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
     result = match_pair(pair, run.choice, run.device, progress, inputs)

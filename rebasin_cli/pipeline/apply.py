@@ -14,7 +14,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.function_check import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.inputs import Source, open_source
-from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, check_types, tell_layout
+from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, peak_memory, versions
 from rebasin_cli.pipeline.same_run import check_same_run
@@ -89,12 +89,15 @@ def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
     saved = load_permutation(request.permutation)
     check_same_run(saved)
     checkpoint = files.enter_context(open_source(request.checkpoint, progress))
-    request = replace(request, spec=replace(request.spec, symmetry=saved.symmetry))
+    request = replace(request, spec=replace(request.spec, symmetry=saved.symmetry, rotates=True))
     if not saved.spec_text:
         request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
     layout = _layout(saved, checkpoint, request.spec)
     saved.check_fits(layout)
-    check_types(layout, checkpoint, saved.symmetry)
+    if saved.symmetry != "permutations":
+        from rebasin_cli.pipeline.symmetry import check_types
+
+        check_types(layout, checkpoint, saved.symmetry)
     targets = checked_targets(request, saved, checkpoint, layout)
     tell_layout(layout, progress)
     permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation

@@ -34,6 +34,10 @@ def check(run: Run, progress: Progress) -> Inputs:
     tell_identity(run.permutation, progress)
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources({"checkpoint": (run.request.checkpoint, run.checkpoint)}, progress, heads=heads)
+    if run.permutation.gains:
+        from rebasin_cli.permutation.maps import check_gains
+
+        check_gains(run.layout, run.checkpoint.__getitem__, run.checkpoint.address)
     check_ties(run.layout, run.checkpoint, heads["checkpoint"], [run.permutation], again=True)
     return inputs
 

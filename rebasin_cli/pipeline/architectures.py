@@ -80,7 +80,7 @@ def show_architecture(
     from rebasin_cli.pipeline.record import architecture_record, input_record
 
     with open_source(checkpoint, progress) as opened:
-        layout = bind_one(opened, replace(choice, arch=name, symmetry="all"))
+        layout = bind_one(opened, replace(choice, arch=name, symmetry="all", rotates=True))
         tell_layout(layout, progress)
         architecture = architecture_record(layout, choice)
         dims = {
@@ -224,7 +224,11 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
             if line.template.text not in found:
                 found.append(line.template.text)
     rules = {str(rule.name): rule for rule in spec.rules}
-    acting = {"signs": {str(r.name) for r in spec.signs}, "scales": {str(r.name) for r in spec.scales}}
+    acting = {
+        "signs": {str(rule.name) for rule in spec.signs},
+        "scales": {str(rule.name) for rule in spec.scales},
+        "rotations": {str(rule.name) for rule in spec.rotations},
+    }
     dims = {}
     for name, templates in places.items():
         rule = rules.get(name)

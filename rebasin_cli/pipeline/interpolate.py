@@ -141,7 +141,7 @@ def _resumed(request: InterpolateRequest) -> tuple[InterpolateRequest, EarlierSw
 
 def _spec(request: InterpolateRequest, ends: tuple[Checkpoint, Checkpoint], progress: Progress) -> SpecChoice:
     """The spec that the user named, or the one of the permutation, or of the network."""
-    choice = request.spec
+    choice = request.spec.for_method(request.choice.method if request.matches else "weights")
     if request.permutation is not None and request.align:
         saved = load_permutation(request.permutation)
         if saved.symmetry != "permutations":
@@ -194,7 +194,7 @@ def _scorer_and_check(
     """What the points are judged by, and what sees that B stays the same network."""
     scorer = request.data.scorer(pair, device, progress) if request.data else None
     if request.document is None:
-        tell_layout(pair.layout, progress)
+        tell_layout(pair.layout, progress, request.spec)
     tell_lacking(pair, progress)
     if not request.align:
         return scorer, None

@@ -37,7 +37,7 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
 from rebasin_cli.pipeline.worth import Point, point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
 from rebasin_cli.report.document import InputRecord, RunDocument
@@ -156,6 +156,7 @@ def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, known, heads)
     if run.check:
+        check_rotations(pair, b)
         drawn = [run.saved.permutation] if run.saved else any_permutation(pair.layout)
         check_ties(pair.layout_b, b, heads["b"], drawn)
         run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import SCALED_TYPES, SIGN_BITS
 from rebasin_cli.checkpoints.members import copies
 from rebasin_cli.checkpoints.members import listed as members_listed
 from rebasin_cli.errors import ContentError, UsageError
@@ -29,6 +28,7 @@ class SpecChoice:
     Attributes:
         text: the YAML of a spec whose file may be gone: a document or a permutation file holds it.
         symmetry: what may be done to units beside permuting them: `--symmetry`.
+        rotates: whether what is done with the spec can rotate units; not all that match can.
     """
 
     arch: str | None = None
@@ -37,6 +37,7 @@ class SpecChoice:
     ignore: tuple[str, ...] = ()
     text: str = ""
     symmetry: str = "permutations"
+    rotates: bool = False
 
     @property
     def signs(self) -> bool:
@@ -47,6 +48,24 @@ class SpecChoice:
     def scales(self) -> bool:
         """Whether units may be scaled."""
         return self.symmetry in ("scales", "all")
+
+    @property
+    def rotations(self) -> bool:
+        """Whether linear maps may act on units."""
+        return self.rotates and self.symmetry in ("rotations", "all")
+
+    def for_method(self, method: str) -> SpecChoice:
+        """The choice of a command that can rotate units, if its method can.
+
+        Raises:
+            UsageError: it cannot, and nothing else was asked for.
+        """
+        if method != "weights" and self.symmetry == "rotations":
+            raise UsageError(
+                f"--method {method} rotates nothing, and --symmetry asks for it",
+                remedy="use --method weights, or leave out --symmetry",
+            )
+        return replace(self, rotates=method == "weights")
 
     @staticmethod
     def of_record(record: ArchitectureRecord) -> SpecChoice:
@@ -100,12 +119,13 @@ def bind_one(
     try:
         if choice.arch is None:
             found = detect(shapes, config=config, overrides=choice.sizes, freeze=choice.freeze, ignore=choice.ignore)
-            if not (choice.signs or choice.scales):
+            if not (choice.signs or choice.scales or choice.rotations):
                 return found
         spec = named_spec(checkpoint, choice, config) if choice.arch is not None else found.spec
         request = Request(
-            config, choice.sizes, choice.freeze, choice.ignore, apart, still or {}, choice.signs, choice.scales
-        )
+            config, choice.sizes, choice.freeze, choice.ignore, apart, still or {}, choice.signs, choice.scales,
+            choice.rotations,
+        )  # fmt: skip
         return bind(spec, shapes, request)
     except ContentError as error:
         raise _of_copies(error, checkpoint) from error
@@ -129,31 +149,6 @@ def _of_copies(error: ContentError, checkpoint: Checkpoint) -> ContentError:
         where=checkpoint.address,
         remedy=f"name one of them, {one}; or make one of all: rebasin merge {every} -o merged.safetensors",
     )
-
-
-def check_types(layout: Layout, checkpoint: Checkpoint, symmetry: str) -> None:
-    """Refuse a checkpoint with tensors whose units cannot be turned or scaled as the layout wants.
-
-    Raises:
-        ContentError: naming one, and its type.
-    """
-    signed, scaled = set(layout.signed()), set(layout.scaled())
-    for key, bound in layout.tensors.items() if signed or scaled else ():
-        sides = [side for piece in bound.pieces for side in piece.sides]
-        acts = any(side.dim in signed and not side.still for side in sides)
-        dtype = checkpoint.infos[key].dtype
-        if dtype not in SCALED_TYPES and any(side.dim in scaled and side.power for side in sides):
-            raise ContentError(
-                f"{key} is of type {dtype}, which holds no scaled values",
-                where=f"{checkpoint.path}; scales act on it by {layout.spec.at(bound.line)}",
-                remedy="convert it to one of " + ", ".join(SCALED_TYPES) + f", or leave out --symmetry {symmetry}",
-            )
-        if acts and dtype not in SIGN_BITS:
-            raise ContentError(
-                f"{key} is of type {dtype}, whose elements have no sign bit that could be turned",
-                where=f"{checkpoint.path}; signs act on it by {layout.spec.at(bound.line)}",
-                remedy="convert it to one of " + ", ".join(SIGN_BITS) + f", or leave out --symmetry {symmetry}",
-            )
 
 
 def named_spec(
@@ -194,18 +189,12 @@ def check_symmetry(pairs: Sequence[Pair], choice: SpecChoice) -> None:
     """See that the symmetry that was asked for is there.
 
     Raises:
-        UsageError: the spec gives that to no dim. ContentError: as `check_types`.
+        UsageError: the spec gives that to no dim. ContentError: of what is to be done a type of tensor holds no result.
     """
-    layout = pairs[0].layout
-    what = {"signs": "signs", "scales": "scales", "all": "signs or scales"}.get(choice.symmetry, "")
-    if what and not ((choice.signs and layout.signed()) or (choice.scales and layout.scaled())):
-        raise UsageError(
-            f"--symmetry {choice.symmetry}: the spec `{layout.spec.name}` gives {what} to no dim that may move here",
-            remedy=f"leave it out; architectures/README.md says how a spec gives a dim {what}",
-        )
-    check_types(layout, pairs[0].a, choice.symmetry)
-    for pair in pairs:
-        check_types(pair.layout_b, pair.b, choice.symmetry)
+    if choice.symmetry != "permutations":
+        from rebasin_cli.pipeline.symmetry import check_asked
+
+        check_asked(pairs, choice)
 
 
 def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:
@@ -309,8 +298,12 @@ def proof_text(spec: PermutationSpec) -> str:
     return str(proof_of(spec) or "")
 
 
-def tell_layout(layout: Layout, progress: Progress) -> None:
-    """Say what a reader of the result must know about the spec and what it leaves in place."""
+def tell_layout(layout: Layout, progress: Progress, choice: SpecChoice | None = None) -> None:
+    """Say what a reader of the result must know about the spec and what it leaves in place.
+
+    Args:
+        choice: of a command that matches.
+    """
     spec = layout.spec
     if proof := proof_text(spec):
         progress.remark(f"{spec.path.name} is not a shipped spec; it was proved {proof}")
@@ -323,7 +316,16 @@ def tell_layout(layout: Layout, progress: Progress) -> None:
         )
     for note in layout.notes:
         progress.warn(note)
-    if layout.scaled():
+    if choice is not None and choice.symmetry == "all" and not choice.rotates and spec.rotations:
+        progress.warn("rotations are left out of --symmetry all: only two models are rotated, by --method weights")
+    if layout.rotated():
+        progress.remark(
+            "units are rotated in float64, and each element is rounded once to the type of its tensor; gains of norms "
+            "on rotated streams are taken up by the layers that read them"
+            if layout.norms
+            else "units are rotated in float64, and each element is rounded once to the type of its tensor"
+        )
+    elif layout.scaled():
         progress.remark("units are scaled in float64, and each element is rounded once to the type of its tensor")
     if families := layout.needing_relu():
         progress.warn(

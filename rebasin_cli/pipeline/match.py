@@ -234,9 +234,10 @@ def stopping(budget: float | None, *, save: bool) -> Iterator[Callable[[], None]
 
 
 def distance_of(pair: Pair, permutation: Permutation, on_step: Callable[[str], None] | None = None) -> Distance:
-    """How far B is from A, as it is and permuted; where units are scaled, of their balanced forms."""
+    """How far B is from A, as it is and permuted; of their balanced forms where units are scaled, of their canonical
+    ones where they are rotated."""
     layout, (a, b) = in_reals(pair.layout, pair.a, pair.b)
-    if permutation.scales:
+    if permutation.scales or permutation.has_maps:
         from rebasin_cli.matching.scales import in_balance
 
         a, b, permutation = in_balance(layout, permutation, a, b)

@@ -163,7 +163,7 @@ def prepare(request: MembersRequest, files: ExitStack, progress: Progress) -> Ru
     _check_targets(request, a, members, report)
     pair, judged = _judge(request, a, members, progress)
     if pair is not None:
-        tell_layout(pair.layout, progress)
+        tell_layout(pair.layout, progress, request.spec)
     return Run(request, a, tuple(judged), pair, report, earlier)
 
 

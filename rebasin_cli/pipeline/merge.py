@@ -125,7 +125,7 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
     scorer = request.data.scorer(pairs[0], device, progress) if request.data else None
     polisher = request.data.polisher(pairs[0], device, progress, scorer) if request.data else None
-    _tell_models(pairs, progress)
+    _tell_models(pairs, request.spec, progress)
     document = _planned(request, pairs[0].layout, device, progress)
     check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
     return Run(request, opened, pairs, weights, targets, choice, scorer, check, document, polisher)
@@ -142,9 +142,9 @@ def checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
     return targets
 
 
-def _tell_models(pairs: Sequence[Pair], progress: Progress) -> None:
+def _tell_models(pairs: Sequence[Pair], choice: SpecChoice, progress: Progress) -> None:
     """Say what a reader must know of the layout, and of models that lack something."""
-    tell_layout(pairs[0].layout, progress)
+    tell_layout(pairs[0].layout, progress, choice)
     for number, pair in enumerate(pairs, 2):
         tell_lacking(pair, progress, "model 1", f"model {number}")
 

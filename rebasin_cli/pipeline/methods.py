@@ -152,10 +152,20 @@ def _together(problem: Problem, choice: MatchChoice, options: SearchOptions) -> 
 
 
 def match_states(layout: Layout, a: State, b: State, choice: MatchChoice, running: Running) -> MatchResult:
-    """Match B to A by their weights, and scale units where they may be.
+    """Match B to A by their weights, and scale and rotate units where they may be.
 
     The networks as they are, or their balanced forms where these come nearer by far.
     """
+    if layout.rotated():
+        from rebasin_cli.matching.rotations import match_with_rotations
+
+        resources = replace(_resources(choice, running), executor=running.executor)
+        found = match_with_rotations(Problem(layout, a, b), resources, max_rounds=choice.max_sweeps)
+        options = _options(choice, SearchOptions)
+        if options.leaves_it_to_quality and options.quality == "default":
+            return found
+        unread = "rotations are matched from two starts of their own; other starts and qualities were not tried"
+        return replace(found, notes=(unread,))
     plain = Problem(layout.without_scales(), a, b)
     found = match_by_search(plain, choice, running)
     if not layout.scaled():

@@ -96,7 +96,7 @@ class NetworkCheck(FunctionCheck):
             self._progress.phase("comparing before and after", len(drawn), "permutations") as advance,
             torch.random.fork_rng(devices=[]),
         ):
-            begun = self._begin(probe, states, wide=bool(layout.scaled()))
+            begun = self._begin(probe, states, wide=bool(layout.scaled() or layout.rotated()))
             if begun is None:
                 return
             state, run, reference = begun.state, begun.run, begun.reference
@@ -210,7 +210,8 @@ def _another_function(
         part = permutation.only(dims)
         return change(begun.reference, run(permuted(part, layout, state), None)) <= tolerance
 
-    moving = [dim for dim in permutation if permutation.fraction_moved(dim) or dim in permutation.scales]
+    computed = {*permutation.scales, *permutation.maps}
+    moving = [dim for dim in permutation if permutation.fraction_moved(dim) or dim in computed]
     breaking = [dim for dim in moving if not keeps([dim])] if len(moving) <= _DIMS else []
     rest = [dim for dim in moving if dim not in breaking]
     first = first_difference(run, state, permuted(permutation, layout, state))

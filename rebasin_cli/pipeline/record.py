@@ -124,7 +124,8 @@ def architecture_record(
 
 def symmetry_of(dim: Dim) -> str:
     """What may be done to a dim's units beside permuting them."""
-    return " ".join(name for name, has in (("signs", dim.signs), ("scales", dim.scales)) if has)
+    kinds = (("signs", dim.signs), ("scales", dim.scales), ("rotations", dim.rotated))
+    return " ".join(name for name, has in kinds if has)
 
 
 def match_record(result: MatchResult) -> MatchRecord:

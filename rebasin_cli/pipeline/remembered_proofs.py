@@ -65,8 +65,9 @@ def remember(spec: PermutationSpec, proof: RememberedProof) -> None:
 
 
 def _name(spec: PermutationSpec) -> str:
-    """What is proved: its hash, and those of signs and scales where it has any."""
+    """What is proved: its hash, and those of signs, scales and rotations where it has any."""
     scales = f"+scales {spec.scales_sha256}" if spec.scales else ""
+    scales += f"+rotations {spec.rotations_sha256}" if spec.rotations else ""
     return f"{spec.sha256}+{spec.signs_sha256}{scales}" if spec.signs else f"{spec.sha256}{scales}"
 
 

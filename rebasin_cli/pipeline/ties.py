@@ -18,6 +18,7 @@ from rebasin_cli.checkpoints.tensors import as_elements
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.spec import BoundTensor, Layout
 
 _LEAST = 8
@@ -31,6 +32,19 @@ Read = Callable[[str], Tensor]
 def any_permutation(layout: Layout) -> list[Permutation]:
     """Random ones, which two tensors must survive to be moved alike."""
     return [Permutation.random(layout, seed) for seed in range(_DRAWN)]
+
+
+def check_rotations(pair: Pair, b: Checkpoint) -> None:
+    """See that gains that a rotation passes can be taken up.
+
+    Raises:
+        ContentError: naming one of zero.
+    """
+    if pair.layout.norms:
+        from rebasin_cli.permutation.maps import check_gains
+
+        check_gains(pair.layout, pair.a.__getitem__, pair.a.address)
+        check_gains(pair.layout_b, b.__getitem__, b.address)
 
 
 def check_ties(
@@ -85,7 +99,11 @@ def _way(bound: BoundTensor, layout: Layout) -> object:
     moving = layout.moving()
     if not any(dim in moving for dim in bound.dims()):
         return ()
-    return bound.pieces, (bound.index_dim, bound.place) if bound.index_dim in moving else None
+    return (
+        bound.pieces,
+        layout.norms.get(bound.key),
+        (bound.index_dim, bound.place) if bound.index_dim in moving else None,
+    )
 
 
 def _alike(layout: Layout, one: str, two: str, read: Read, drawn: Sequence[Permutation]) -> bool:

@@ -14,7 +14,7 @@ from rebasin_cli.checkpoints.scan import count_non_finite
 from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, tensor_bytes
 from rebasin_cli.checkpoints.writer import stream_checkpoint, write_checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation.gather import is_scaled, permute_tensor
+from rebasin_cli.permutation.gather import is_computed, permute_tensor
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
@@ -25,7 +25,7 @@ _LISTED = 5  # tensors that an error names
 
 
 def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -> Callable[[str], Tensor]:
-    """Key → the bytes of the permuted tensor; bit-exact where no unit is scaled, as no value is decoded."""
+    """Key → the bytes of the permuted tensor; bit-exact where no unit is scaled or mapped, as no value is decoded."""
 
     def elements(key: str) -> Tensor:
         return as_elements(source.read_raw(key), source.infos[key])
@@ -34,7 +34,7 @@ def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -
         if not layout.tensors[key].pieces:
             return source.read_raw(key)
         info = source.infos[key]
-        if any(is_scaled(piece, permutation.scales) for piece in layout.tensors[key].pieces):
+        if is_computed(layout.tensors[key], layout, permutation):
             return tensor_bytes(permute_tensor(permutation, layout, key, source.__getitem__))
         return as_bytes(permute_tensor(permutation, layout, key, elements, SIGN_BITS.get(info.dtype)), info)
 

@@ -1,5 +1,5 @@
-"""Proof that the signs and the scales of a spec are symmetries: random ones on the real network, whose outputs must not
-change."""
+"""Proof that the signs, scales and rotations of a spec are symmetries: random ones on the real network, whose outputs
+must not change."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rebasin_cli.permutation.gather import factors, gather_piece, permute_tensor, permuted, piece_view
+from rebasin_cli.permutation.gather import permute_tensor, permuted, piece_view
 from rebasin_cli.permutation.values import Permutation, with_turns
 from rebasin_cli.spec import Layout
 
 State = Mapping[str, Tensor]
+Kind = Literal["signs", "scales", "rotations"]
 
 
 @dataclass(frozen=True, slots=True)
 class ActingProof:
-    """What a proof of signs or scales found.
+    """What a proof of signs, scales or rotations found.
 
     Attributes:
         families: dims (families, such as `mlp`) that have them here.
@@ -29,11 +30,11 @@ class ActingProof:
         breaking: families whose signs or scales alone change the outputs; untold: those of which the outputs tell
             nothing.
         parted: keys of one tensor of the network on which they act differently.
-        lacking: families whose scales need what this network does not have behind them (`before ReLU`); nothing is
-            said of these.
+        lacking: families whose scales need what this network does not have behind them (`before ReLU`), or whose
+            rotations would part one tensor of the network, as of a tied head; nothing is said of these.
     """
 
-    kind: Literal["signs", "scales"]
+    kind: Kind
     families: tuple[str, ...]
     error: float
     elements: int
@@ -50,18 +51,20 @@ class ActingProof:
 
     def describe(self) -> str:
         """What was proved."""
-        how = "turned" if self.kind == "signs" else "changed"
+        how = "turned" if self.kind == "signs" else "changed" if self.kind == "scales" else "drawn"
+        why = "no ReLU follows" if self.kind == "scales" else "they would part tied tensors"
         proved = (
             f", and to {self.error:.1e} with {self.kind} of {', '.join(self.families)} {how}" if self.families else ""
         )
-        needs = (
-            f"; the scales of {', '.join(self.lacking)} do not hold here, as no ReLU follows" if self.lacking else ""
-        )
+        needs = f"; the {self.kind} of {', '.join(self.lacking)} do not hold here, as {why}" if self.lacking else ""
         return proved + needs
 
     def problems(self) -> Iterator[str]:
         """What is wrong with them."""
-        how, one = ("turned", "turning signs") if self.kind == "signs" else ("changed", "changing scales")
+        how, one = {
+            "signs": ("turned", "turning signs"), "scales": ("changed", "changing scales"),
+            "rotations": ("drawn", "rotations"),
+        }[self.kind]  # fmt: skip
         if not self.error <= self.tolerance:
             yield f"with {self.kind} {how} outputs change by {self.error:.1e} (tolerance {self.tolerance:.0e})"
         if self.breaking:
@@ -90,19 +93,24 @@ class Judge:
     seconds: float
 
 
-def prove_acting(kind: Literal["signs", "scales"], layout: Layout, judge: Judge, seed: int) -> ActingProof | None:
-    """Prove the signs of a layout, or the scales; None where it has none.
+def prove_acting(kind: Kind, layout: Layout, judge: Judge, seed: int) -> ActingProof | None:
+    """Prove the signs of a layout, its scales, or its rotations; None where it has none.
 
     Args:
-        layout: with signs or scales, not with both.
+        layout: with one of the three.
     """
     families: dict[str, list[str]] = {}
-    for dim in layout.signed() if kind == "signs" else layout.scaled():
+    for dim in {"signs": layout.signed, "scales": layout.scaled, "rotations": layout.rotated}[kind]():
         families.setdefault(dim.split(".")[0], []).append(dim)
     if not families:
         return None
     state, change, tolerance = judge.state, judge.change, judge.tolerance
     acting = _acting(kind, layout, seed)
+    if kind == "rotations" and _parted(layout, judge, acting):
+        streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated != "invertible"]
+        parting = tuple(dict.fromkeys(dim.split(".")[0] for dim in streams))
+        found = prove_acting(kind, layout.without_rotations(streams), judge, seed)
+        return replace(found, lacking=parting) if found else None
 
     def breaks(family: str) -> bool:
         return not change(dict(permuted(acting.only(families[family]), layout, state))) <= tolerance
@@ -134,8 +142,8 @@ def prove_acting(kind: Literal["signs", "scales"], layout: Layout, judge: Judge,
 def _acting(kind: str, layout: Layout, seed: int) -> Permutation:
     """Every unit in its own place, some of every dim turned and some not, or all scaled."""
     identity = Permutation.identity(layout)
-    if kind == "scales":
-        return replace(identity, scales=Permutation.random(layout, seed).scales)
+    if kind != "signs":
+        return replace(Permutation.random(layout, seed), indices=identity.indices)
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for dim in layout.signed():
@@ -149,13 +157,11 @@ def _broken_states(layout: Layout, judge: Judge, element: Permutation, dim: str)
     """States in which an element of one dim acts on one piece of one tensor alone: a fused tensor may hold all on which
     it does."""
     for key in layout.users[dim]:
-        bound, tensor = layout.tensors[key], judge.state[key].contiguous()
-        for piece in bound.pieces:
-            view = piece_view(tensor, piece)
-            there = gather_piece(view, piece, element, bound.place)
-            for factor in factors(piece, element.scales, bound.place):
-                there = there * factor
-            if not torch.equal(there, view):
+        tensor = judge.state[key].contiguous()
+        changed = permute_tensor(element, layout, key, judge.state.__getitem__)
+        for piece in layout.tensors[key].pieces:
+            there = piece_view(changed, piece)
+            if not torch.equal(there, piece_view(tensor, piece)):
                 moved = tensor.clone()
                 piece_view(moved, piece).copy_(there)
                 tie = next((tie for tie in judge.ties if key in tie), (key,))

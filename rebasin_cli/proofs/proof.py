@@ -19,7 +19,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.proofs.acting import ActingProof, Judge, prove_acting
+from rebasin_cli.proofs.acting import ActingProof, Judge, Kind, prove_acting
 from rebasin_cli.spec import Layout, PermutationSpec, Request, bind
 from rebasin_cli.spec.binding.layout import UNSIZED
 
@@ -27,7 +27,8 @@ ELEMENTS = 20
 """Random permutations that a spec is judged by: a wrong group survives each with a probability of a half at most."""
 
 SIGNED_ELEMENTS = 5
-"""The same with random signs or scales: one unit turned where it must not be shows, and most elements turn many."""
+"""The same with random signs, scales or rotations: one unit turned where it must not be shows, and most elements turn
+many."""
 
 SECONDS = 20.0
 """After which no further one is drawn; the first always is."""
@@ -78,7 +79,7 @@ class Proof:
         unsized: dims that were not permuted, because nothing tells their size; missing: names that `--set` takes.
         single: dims of which every one has a single unit here, so that nothing was permuted.
         parted: keys of one tensor of the network that the spec moves differently.
-        signs, scales: the proof of these, where it has any.
+        signs, scales, rotations: the proof of these, where it has any.
     """
 
     spec: PermutationSpec
@@ -97,6 +98,7 @@ class Proof:
     parted: tuple[tuple[str, ...], ...] = ()
     signs: ActingProof | None = None
     scales: ActingProof | None = None
+    rotations: ActingProof | None = None
 
     @property
     def holds(self) -> bool:
@@ -107,7 +109,7 @@ class Proof:
 
     def acting(self) -> tuple[ActingProof, ...]:
         """The proofs of what is done to units beside permuting them."""
-        return tuple(proof for proof in (self.signs, self.scales) if proof)
+        return tuple(proof for proof in (self.signs, self.scales, self.rotations) if proof)
 
     def describe(self) -> str:
         """One line: what was proved, or what is wrong and where."""
@@ -182,10 +184,21 @@ def prove(
         subject.state, lambda state: change(reference, subject.run(state, None)), subject.tolerance, subject.ties,
         min(elements, SIGNED_ELEMENTS), seconds,
     )  # fmt: skip
-    signed, scaled = (
-        bind(spec, shapes, Request(subject.config, subject.overrides, signs=signs, scales=not signs))
-        for signs in (True, False)
-    )
+    kinds: tuple[Kind, ...] = ("signs", "scales", "rotations")
+    plain = Request(subject.config, subject.overrides)
+    acting = {
+        kind: prove_acting(
+            kind,
+            bind(
+                spec,
+                shapes,
+                replace(plain, signs=kind == "signs", scales=kind == "scales", rotations=kind == "rotations"),
+            ),
+            judge,
+            seed,
+        )
+        for kind in kinds
+    }
     return replace(
         proof,
         error=error,
@@ -193,8 +206,9 @@ def prove(
         still=_unmoved(layout, subject, permutation),
         untold=_untold(layout, subject, permutation, reference),
         parted=_parted(layout, subject, seed),
-        signs=prove_acting("signs", signed, judge, seed),
-        scales=prove_acting("scales", scaled, judge, seed),
+        signs=acting["signs"],
+        scales=acting["scales"],
+        rotations=acting["rotations"],
     )
 
 

@@ -77,14 +77,15 @@ def _row(name: str, members: Sequence[DimRecord], matched: bool) -> tuple[str, .
 
 
 def signs_note(members: Sequence[DimRecord]) -> Iterator[str]:
-    """Whether dims have signs or scales, and after a match how many signs are turned."""
+    """Whether dims have signs, scales or rotations, and after a match how many signs are turned."""
     turned = [(dim.turned * dim.size, dim.size) for dim in members if dim.turned is not None]
     if turned:
         yield f"signs, {percent_text(sum(t for t, _ in turned) / max(1, sum(size for _, size in turned)))} turned"
     elif any("signs" in dim.symmetry for dim in members):
         yield "signs"
-    if any("scales" in dim.symmetry for dim in members):
-        yield "scales"
+    for kind in ("scales", "rotations"):
+        if any(kind in dim.symmetry for dim in members):
+            yield kind
 
 
 def _range(sizes: Sequence[int]) -> str:

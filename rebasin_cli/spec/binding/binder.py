@@ -14,7 +14,7 @@ from typing import Any
 from rebasin_cli.spec.binding.axes import Leaf, Plus
 from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape, claim_tensors, compared_too_often
 from rebasin_cli.spec.binding.equations import Equation, Sizes
-from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, Piece, cut
+from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, MapKind, Piece, cut
 from rebasin_cli.spec.binding.left_over import MOST_FAULTS, Mismatch, missing_tensors
 from rebasin_cli.spec.binding.owners import (
     build_dims,
@@ -40,7 +40,8 @@ class Request:
     Attributes:
         apart: keys without a counterpart in the other network; they are not matched, as ignored ones are not.
         still: further dims that stay at identity, and why.
-        signs: whether units of dims that the spec gives signs may have them turned; scales: the same of scales.
+        signs: whether units of dims that the spec gives signs may have them turned; scales: the same of scales;
+            rotations: the same of linear maps.
     """
 
     config: Mapping[str, Any] | None = None
@@ -51,6 +52,7 @@ class Request:
     still: Mapping[str, str] = field(default_factory=dict)
     signs: bool = False
     scales: bool = False
+    rotations: bool = False
 
 
 PLAIN = Request()
@@ -92,6 +94,7 @@ class Binder:
         self.on_disk = {name: key for name, key in pairs if chosen[name] == key} if left else kept
         self.shapes = {name: tuple(all_shapes[key]) for name, key in self.on_disk.items()}
         self.notes: list[str] = []
+        self.norms: Mapping[str, str] = {}
         self.ignorable: set[str] = set()  # scalars, and what the spec ignores: a pattern may match them too
 
     def run(self) -> Layout | Mismatch:
@@ -224,9 +227,17 @@ class Binder:
         still = {name: why for name, why in self.request.still.items() if name in instances}
         signed = {name for name, i in instances.items() if resolver.has_signs(i)} if self.request.signs else set()
         scaled = {name for name, i in instances.items() if resolver.has_scales(i)} if self.request.scales else set()
-        powers = Powers.of(self.spec, claims, axes, scaled)
+        turning = resolver.rotations_of(instances) if self.request.rotations else {}
+        powers = Powers.of(self.spec, claims, axes, scaled | set(turning))
         stays = frozen | fixed_dims(rules) | reasons | unknown | still
-        dims = build_dims(instances, owners, sizes, stays, signed, powers.scaled)
+        turning = {name: rule for name, rule in turning.items() if name not in stays}
+        kinds: Mapping[str, MapKind] = {}
+        if turning:
+            from rebasin_cli.spec.binding.rotations import find_rotations  # which few are asked for
+
+            rotations = find_rotations(self.spec, turning, claims, axes, self.on_disk, powers.scaled)
+            kinds, self.norms, notes = rotations.kinds, rotations.norms, (*notes, *rotations.notes)
+        dims = build_dims(instances, owners, sizes, stays, signed, powers.scaled & scaled, kinds)
         tensors, faults = self._tensors(claims, axes, sizes, dims, indexed, powers)
         if faults:
             return self._mismatch(faults)
@@ -300,6 +311,7 @@ class Binder:
             sizes={s.removeprefix("size:"): k.value for s, k in sizes.known.items() if s.startswith("size:")},
             notes=(*self.notes, *notes),
             users={name: tuple(keys) for name, keys in users.items()},
+            norms=self.norms,
         )
 
 

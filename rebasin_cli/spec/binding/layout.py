@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from math import lgamma, log, log10, prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rebasin_cli.spec.binding.axes import Leaf, Plus, Times
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
@@ -19,6 +19,10 @@ from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
 if TYPE_CHECKING:
     from rebasin_cli.spec.binding.axes import Plus
 
+
+MapKind = Literal["", "invertible", "orthogonal", "keeps ones"]
+"""What a dim may be mapped by: nothing; any invertible map (what reads is mapped by its inverse transposed); any
+orthogonal one, as for a stream under RMSNorm; one that keeps the vector of ones, too, as for one under LayerNorm."""
 
 UNSIZED = "not known: "
 """How the reason of a dim begins that stays because nothing tells its size; the names of sizes that would follow."""
@@ -33,6 +37,8 @@ class Dim:
         owner: the dim whose every unit has a permutation of this dim of its own.
         fixed: None if it may move, otherwise why it stays at identity.
         signs: whether each of its units may also have its sign turned; scales: whether it may be scaled.
+        rotated: what linear maps of all its units there may be; signs and scales are among these, and are not found
+            besides.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Dim:
     fixed: str | None = None
     signs: bool = False
     scales: bool = False
+    rotated: MapKind = ""
 
     @property
     def unsized(self) -> bool:
@@ -135,6 +142,7 @@ class Layout:
         tensors: every key of the checkpoint.
         sizes: the named sizes that were found, and where from.
         notes: messages for the user, such as heads of unknown size and unmatched tensors.
+        norms: gains, biases and readers of the norms on rotated streams → key of the gains.
     """
 
     spec: PermutationSpec
@@ -144,18 +152,27 @@ class Layout:
     sizes: Mapping[str, int]
     notes: tuple[str, ...] = ()
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    norms: Mapping[str, str] = field(default_factory=dict)
 
     def moving(self) -> tuple[str, ...]:
         """Dims with something to permute: not fixed and of more than one unit."""
         return tuple(name for name, dim in self.dims.items() if dim.fixed is None and dim.size > 1)
 
     def signed(self) -> tuple[str, ...]:
-        """Dims that may move and whose units may have their signs turned."""
-        return tuple(name for name in self.moving() if self.dims[name].signs)
+        """Dims that may move and whose units may have their signs turned by themselves."""
+        return tuple(name for name in self.moving() if self.dims[name].signs and not self.dims[name].rotated)
 
     def scaled(self) -> tuple[str, ...]:
-        """Dims that may move and whose units may be scaled."""
-        return tuple(name for name in self.moving() if self.dims[name].scales)
+        """Dims that may move and whose units may be scaled by themselves."""
+        return tuple(name for name in self.moving() if self.dims[name].scales and not self.dims[name].rotated)
+
+    def rotated(self) -> tuple[str, ...]:
+        """Dims that may move and on whose units linear maps may act."""
+        return tuple(name for name in self.moving() if self.dims[name].rotated)
+
+    def gains(self) -> dict[str, str]:
+        """The norms on rotated streams: the spec's name of the gains → their key here."""
+        return {self.tensors[key].name: key for key in self.norms.values()}
 
     def needing_relu(self) -> list[str]:
         """Families of scaled dims whose scales keep the function only before ReLU."""
@@ -173,6 +190,13 @@ class Layout:
         if not self.scaled():
             return self
         return replace(self, dims={name: replace(dim, scales=False) for name, dim in self.dims.items()})
+
+    def without_rotations(self, dims: Collection[str] | None = None) -> Layout:
+        """The same layout in which no map may act on some dims, or on any."""
+        still = set(self.rotated() if dims is None else dims)
+        changed = {name: replace(dim, rotated="") if name in still else dim for name, dim in self.dims.items()}
+        kept = {key: gain for key, gain in self.norms.items() if not still & set(self.tensors[gain].dims())}
+        return replace(self, dims=changed, norms=kept)
 
     def children(self, name: str) -> tuple[str, ...]:
         """The dims within `name`."""
@@ -198,7 +222,8 @@ class Layout:
 
     def log10_signs(self) -> float:
         """The decimal logarithm of the number of ways to turn signs: 2 for each unit that has one."""
-        return sum(prod(self.owner_sizes(name)) * self.dims[name].size * log10(2) for name in self.signed())
+        signed = (name for name in self.moving() if self.dims[name].signs)
+        return sum(prod(self.owner_sizes(name)) * self.dims[name].size * log10(2) for name in signed)
 
 
 _Strip = tuple[int, tuple[Side, ...]]

@@ -10,7 +10,7 @@ from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.spec.binding.axes import Plus
 from rebasin_cli.spec.binding.claims import Shape
 from rebasin_cli.spec.binding.equations import Sizes
-from rebasin_cli.spec.binding.layout import INDEX_SIDE, UNSIZED, Dim, Piece, Side
+from rebasin_cli.spec.binding.layout import INDEX_SIDE, UNSIZED, Dim, MapKind, Piece, Side
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver
 from rebasin_cli.spec.language.pattern import dim_text
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule
@@ -48,6 +48,7 @@ def build_dims(
     reasons: Mapping[str, str],
     signed: Collection[str] = (),
     scaled: Collection[str] = (),
+    rotated: Mapping[str, MapKind] | None = None,
 ) -> dict[str, Dim]:
     """The dims, owners before what is within them.
 
@@ -69,7 +70,9 @@ def build_dims(
         while owner is not None and size(owner) == 1:
             owner = owners.get(owner)
         free = name not in reasons
-        dims[name] = Dim(name, size(name), owner, reasons.get(name), free and name in signed, free and name in scaled)
+        kind = (rotated or {}).get(name, "") if free else ""
+        signs, scales = (free and name in found for found in (signed, scaled))
+        dims[name] = Dim(name, size(name), owner, reasons.get(name), signs, scales, kind)
 
     for name in names:
         add(name)

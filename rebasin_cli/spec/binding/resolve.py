@@ -18,7 +18,14 @@ from rebasin_cli.spec.language.pattern import (
     instance_of,
     rank,
 )
-from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, ScaleRule, SignRule
+from rebasin_cli.spec.language.permutation_spec import (
+    Fault,
+    PermutationSpec,
+    RotationRule,
+    Rule,
+    ScaleRule,
+    SignRule,
+)
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 from rebasin_cli.spec.limits import MOST_COMPARED, MOST_LEAVES
 
@@ -46,6 +53,7 @@ class Resolver:
         self.rules = [rule for rule in spec.rules if not _is_lifted(rule, claims)]
         self.signs = [sign for sign in spec.signs if not _is_lifted(sign, claims)]
         self.scales = [scale for scale in spec.scales if not _is_lifted(scale, claims)]
+        self.rotations = [rotation for rotation in spec.rotations if not _is_lifted(rotation, claims)]
         self._claims_of = Counter(id(claim.line) for claim in claims)
         definitions = Definitions()
         for claim in claims:
@@ -110,6 +118,15 @@ class Resolver:
     def has_scales(self, instance: Instance) -> bool:
         """Whether the `scales` section names one dim."""
         return any(self.match_name(scale.name, instance) is not None for scale in self.scales)
+
+    def rotations_of(self, instances: Mapping[str, Instance]) -> dict[str, RotationRule]:
+        """What the `rotations` section says of the dims that it names."""
+        return {
+            name: rule
+            for name, instance in instances.items()
+            for rule in self.rotations
+            if self.match_name(rule.name, instance) is not None
+        }
 
     def match_name(self, name: DimName, instance: Instance) -> Bindings | None:
         """The bindings under which `name` is `instance`, or None."""
@@ -288,7 +305,7 @@ class Resolver:
         return Leaf(f"_:{self._anonymous}")
 
 
-def _is_lifted(rule: Rule | SignRule | ScaleRule, claims: Iterable[Claim]) -> bool:
+def _is_lifted(rule: Rule | SignRule | ScaleRule | RotationRule, claims: Iterable[Claim]) -> bool:
     """Whether a key exists that the rule excludes by `without`."""
     return any(template.match(claim.key) is not None for template in rule.without for claim in claims)
 

@@ -14,7 +14,9 @@ from rebasin_cli.spec.language.permutation_spec import (
     RELU,
     Fault,
     Line,
+    NormRule,
     Requirement,
+    RotationRule,
     Rule,
     ScaleRule,
     Shorthand,
@@ -31,6 +33,9 @@ class _Mention:
     line: int
     names: tuple[DimName, ...]
     sizes: tuple[str, ...]
+
+
+ActingRule = SignRule | ScaleRule | RotationRule
 
 
 def find_faults(
@@ -78,11 +83,10 @@ def repeated_templates(lines: Sequence[Line]) -> Iterator[Fault]:
 def acting_faults(
     lines: Sequence[Line],
     rules: Sequence[Rule],
-    signs: Sequence[SignRule],
-    scales: Sequence[ScaleRule],
+    acting: Mapping[str, Sequence[ActingRule]],
     shorthands: Sequence[Shorthand] = (),
 ) -> Iterator[Fault]:
-    """Faults of the sections `signs` and `scales`, and of their marks in patterns."""
+    """Faults of the sections `signs`, `scales` and `rotations`, and of their marks in patterns."""
     patterns = [(ln.pattern, ln.line, ln.section) for ln in lines if ln.pattern is not None]
     patterns += [(shorthand.pattern, shorthand.line, "tensors") for shorthand in shorthands]
     names = [(name, line, section) for pattern, line, section in patterns for name in pattern.dim_names()]
@@ -92,7 +96,7 @@ def acting_faults(
     owners = {_family(rule.owner) for rule in rules if rule.owner}
     indices = {_family(rule.name) for rule in rules if rule.index}
     fixed = {str(rule.name) for rule in rules if rule.fixed and not rule.without}
-    for section, found in (("signs", signs), ("scales", scales)):
+    for section, found in acting.items():
         seen: set[str] = set()
         for rule in found:
             name, family = rule.name, _family(rule.name)
@@ -105,8 +109,8 @@ def acting_faults(
             elif not _is_plain(name):
                 yield Fault(f"dim `{name}`: a name in `{section}` has {{i}}, {{first i}} or {{last i}} only", rule.line)
             elif family in owners or family in indices:
-                acting = "dims are within it" if family in owners else "it acts on keys"
-                yield Fault(f"{what}, and {acting}", rule.line, f"give {section} to what is inside its units")
+                why = "dims are within it" if family in owners else "it acts on keys"
+                yield Fault(f"{what}, and {why}", rule.line, f"give {section} to what is inside its units")
             elif str(name) in fixed:
                 yield Fault(f"{what}, and is fixed", rule.line, f"what stays as it is keeps its {section}")
             elif family not in acts:
@@ -115,8 +119,8 @@ def acting_faults(
                 yield Fault(f"dim `{name}` before `{rule.needs}`: scales are kept by {RELU} alone", rule.line)
             yield from _faults_of_condition(rule, lines)
             seen.add(str(name))
-    scaled = {_family(rule.name) for rule in scales}
-    marked = scaled | {_family(rule.name) for rule in signs}
+    scaled = {_family(rule.name) for rule in acting["scales"]}
+    marked = scaled | {_family(rule.name) for rule in acting["signs"]}
     for name, line, _ in names:
         if (name.still or name.inverse) and name.parts[0] in short:
             marked_name, how = (f"|{name}|", "in bars") if name.still else (f"/{name}", "behind `/`")
@@ -133,6 +137,18 @@ def acting_faults(
                 line,
                 "list it in `scales`, or leave out the `/`",
             )
+
+
+def norm_faults(lines: Sequence[Line], norms: Sequence[NormRule]) -> Iterator[Fault]:
+    """Faults of the section `norms`: keys that no line has."""
+    known = [line.template.text.rstrip("?") for line in lines]
+    for norm in norms:
+        for template in (norm.gain, *norm.users):
+            if not any(template.text == text or template.regex.fullmatch(text) for text in known):
+                near = did_you_mean(template.text, known) or "write it as a line of the spec does"
+                yield Fault(f"`norms` names `{template.text}`, and no line has that key", norm.line, near)
+            for variable in sorted(norm.gain.variables - template.variables):
+                yield Fault(f"`{template.text}` does not tell `{{{variable}}}` of `{norm.gain.text}`", norm.line)
 
 
 def _faults_of_line(line: Line) -> Iterator[Fault]:
@@ -222,7 +238,7 @@ def _faults_of_rule(rule: Rule, mentions: Sequence[_Mention]) -> Iterator[Fault]
             )
 
 
-def _faults_of_condition(rule: Rule | SignRule | ScaleRule, lines: Sequence[Line]) -> Iterator[Fault]:
+def _faults_of_condition(rule: Rule | SignRule | ScaleRule | RotationRule, lines: Sequence[Line]) -> Iterator[Fault]:
     """Keys of `without KEYS` that no line has: the rule would always hold."""
     known = [line.template.text.rstrip("?") for line in lines]
     for template in rule.without:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import TypeVar
 
 import rebasin_cli
 from rebasin_cli.errors import ContentError, did_you_mean
-from rebasin_cli.spec.language.checks import acting_faults, find_faults, repeated_templates
+from rebasin_cli.spec.language.checks import ActingRule, acting_faults, find_faults, norm_faults, repeated_templates
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.language.permutation_spec import (
     Line,
+    NormRule,
     Part,
     PermutationSpec,
     Requirement,
+    RotationRule,
     Rule,
     ScaleRule,
     Section,
@@ -32,8 +34,8 @@ from rebasin_cli.spec.limits import LONGEST_TEXT, MOST_LINES
 T = TypeVar("T")
 
 _KEYS = (
-    "name", "title", "model_types", "prefixes", "parts", "sizes", "require", "axes", "dims", "signs", "scales", "stays",
-    "tensors", "buffers", "ignored",
+    "name", "title", "model_types", "prefixes", "parts", "sizes", "require", "axes", "dims", "signs", "scales",
+    "rotations", "norms", "stays", "tensors", "buffers", "ignored",
 )  # fmt: skip
 
 
@@ -87,9 +89,13 @@ class _Parser:
         signs = tuple(self._sign(item) for item in self._items(sections.get("signs")))
         scales = tuple(self._scale(item) for item in self._items(sections.get("scales")))
         requires = tuple(self._requirement(item) for item in self._items(sections.get("require")))
+        rotations = tuple(self._rotation(item) for item in self._items(sections.get("rotations")))
+        norms = tuple(self._norm(key, value) for key, value in self._table(sections.get("norms")))
+        acting: dict[str, Sequence[ActingRule]] = {"signs": signs, "scales": scales, "rotations": rotations}
         for fault in (
             *find_faults(lines, rules, sizes, shorthands, requires),
-            *acting_faults(lines, rules, signs, scales, shorthands),
+            *acting_faults(lines, rules, acting, shorthands),
+            *norm_faults(lines, norms),
         ):
             raise self.error(fault.what, fault.line, fault.remedy)
         parts = []
@@ -121,6 +127,8 @@ class _Parser:
             signs=signs,
             scales=scales,
             requires=requires,
+            rotations=rotations,
+            norms=norms,
         )
 
     def error(self, what: str, line: int, remedy: str = "") -> ContentError:
@@ -210,6 +218,20 @@ class _Parser:
             )  # fmt: skip
         equal = None if number is not None else self._parsed(parse_dim_name, other, item.line)
         return Requirement(self._parsed(parse_dim_name, one, item.line), item.line, equal, number or 0)
+
+    def _rotation(self, item: Scalar) -> RotationRule:
+        said, without = self._condition(" ".join(item.text.split()), item.line)
+        name, keeping, what = said.partition(" keeping ")
+        if keeping and what != "ones":
+            raise self.error(f"dim `{name}` keeping `{what}`: rotations keep ones, or nothing", item.line)
+        return RotationRule(self._parsed(parse_dim_name, name, item.line), item.line, without, bool(keeping))
+
+    def _norm(self, key: Scalar, value: Node) -> NormRule:
+        gains = self._parsed(parse_templates, key.text, key.line)
+        if len(gains) != 1:
+            raise self.error(f"`{key.text}` names several norms", key.line, "give each of them a line")
+        users = (self._parsed(parse_templates, text, value.line) for text in self._text(value).split())
+        return NormRule(gains[0], tuple(template for found in users for template in found), key.line)
 
     def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:
         variable, _, keys = text.partition(" in ")

@@ -108,6 +108,34 @@ class ScaleRule:
 
 
 @dataclass(frozen=True, slots=True)
+class RotationRule:
+    """A dim of the `rotations` section: a linear map may act on all of its units together.
+
+    Attributes:
+        without: as of `Rule`.
+        keeps_ones: whether the map must keep the vector of ones, as LayerNorm takes the mean away.
+    """
+
+    name: DimName
+    line: int
+    without: tuple[Template, ...] = ()
+    keeps_ones: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NormRule:
+    """An entry of the `norms` section: the gains of a norm, and every tensor that takes up what the norm gives.
+
+    Attributes:
+        users: the norm's bias, which has one axis, and the weights that read the norm.
+    """
+
+    gain: Template
+    users: tuple[Template, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class SizeRule:
     """A rule of the `sizes` section about a named size or a dim: the first expression that has a value counts.
 
@@ -171,13 +199,15 @@ class PermutationSpec:
     signs: tuple[SignRule, ...] = ()
     scales: tuple[ScaleRule, ...] = ()
     requires: tuple[Requirement, ...] = ()
+    rotations: tuple[RotationRule, ...] = ()
+    norms: tuple[NormRule, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Over the canonical parsed form of what is permuted: comments, order of sections and spacing do not change it.
 
-        `signs` and `scales` are no part of it: each has a hash of its own. `require` is none, either: it says where the
-        spec fits, not what moves.
+        `signs`, `scales` and `rotations` are no part of it: each has a hash of its own. `require` is none, either: it
+        says where the spec fits, not what moves.
         """
         return _hash_of(self)
 
@@ -191,6 +221,13 @@ class PermutationSpec:
             if line.pattern is not None and any(name.still or name.inverse for name in line.pattern.dim_names())
         )
         return hashlib.sha256(json.dumps([rules, marked]).encode()).hexdigest()
+
+    @property
+    def rotations_sha256(self) -> str:
+        """Over which dims may be rotated, what takes up the gains of norms, and where maps act the other way round."""
+        rules = sorted([str(r.name), r.keeps_ones, *sorted(t.text for t in r.without)] for r in self.rotations)
+        norms = sorted([norm.gain.text, *sorted(t.text for t in norm.users)] for norm in self.norms)
+        return hashlib.sha256(json.dumps([rules, norms, self.scales_sha256]).encode()).hexdigest()
 
     @property
     def signs_sha256(self) -> str:

@@ -181,6 +181,31 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
         ["dim `g` has scales, and dims are within it"],
         4,
     ),
+    "rotations that keep something else": (
+        "rotations:\n  - h keeping twos\ntensors:\n  a: h _\n",
+        ["dim `h` keeping `twos`: rotations keep ones, or nothing"],
+        2,
+    ),
+    "rotations of a dim with others within it": (
+        "dims:\n  v: within g\nrotations:\n  - g\ntensors:\n  a: (g v)\n",
+        ["dim `g` has rotations, and dims are within it"],
+        4,
+    ),
+    "a norm that no line has": (
+        "norms:\n  nrom.weight: a\ntensors:\n  norm.weight: h\n  a: _ h\n",
+        ["`norms` names `nrom.weight`, and no line has that key", "norm.weight"],
+        2,
+    ),
+    "a reader that does not tell its norm": (
+        "norms:\n  norm.{i}.weight: a\ntensors:\n  norm.{i}.weight: h.{i}\n  a: _ h.{*}\n",
+        ["`a` does not tell `{i}` of `norm.{i}.weight`"],
+        2,
+    ),
+    "several norms on a line": (
+        "norms:\n  norm.{a,b}: x\ntensors:\n  norm.{a,b}: h\n  x: _ h\n",
+        ["`norm.{a,b}` names several norms", "give each of them a line"],
+        2,
+    ),
     "bars around nothing": ("tensors:\n  a: '|| h'\n", ["cannot read `|| h`"], 2),
     "bars without quotes": ("signs:\n  - h\ntensors:\n  a: |h|\n", ["not valid YAML", "start with '|'"], 4),
     "index without keys": (

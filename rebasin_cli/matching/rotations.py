@@ -1,0 +1,261 @@
+"""Rotations that are matched: both networks in a canonical form, then one group after the other until none gains.
+
+In the canonical form the gains of norms are taken up by what reads them, and inside each head what writes a unit and
+what reads it are balanced: of all invertible maps only orthogonal ones are left, which change no length. There
+
+- a stream is rotated by the solution of the orthogonal Procrustes problem, U·V of the singular value decomposition of
+  Σ A-piece · B-pieceᵀ (Schönemann 1966), at first anchored at what never moves: embeddings, positions, the output head;
+- heads are assigned by what each pair is worth at its best: the nuclear norms of the same sums inside of it;
+- all other dims are permuted as ever.
+
+Each step is the best with the others held, so that ⟨A, g(B)⟩ never falls, and ‖A − g(B)‖ never rises. Both forms act
+linearly on tensors: bringing A back to the form it had takes the whole line along, B alone changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.objective import dot
+from rebasin_cli.matching.options import WeightsOptions
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching
+from rebasin_cli.matching.rotated_heads import match_heads
+from rebasin_cli.permutation.gather import permuted, piece_view
+from rebasin_cli.permutation.maps import orthogonal_near, products
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.spec import BoundTensor, Layout, Piece
+
+State = Mapping[str, Tensor]
+
+MAX_ROUNDS = 200
+"""Rounds over all groups at most; a pair of trained networks of four layers is at rest after some forty."""
+
+RELATIVE_GAIN = 1e-6
+"""Rise of ⟨A, g(B)⟩ in a round, as a share of it, from which on the match is at rest."""
+
+SINGULAR = 1e-12
+"""Smallest eigenvalue of what writes to a head, as a share of the largest, from which on it is balanced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A network in its canonical form: the element that brings it there, and its tensors then, in float64."""
+
+    element: Permutation
+    state: State
+
+
+def canonical(layout: Layout, state: State) -> Form:
+    """Gains (none of which is zero) taken up, heads balanced, and units that are scaled balanced, too."""
+    gains = {}
+    for name, key in layout.gains().items():
+        own = state[key].double().reshape(-1)
+        gains[name] = torch.stack([own, torch.ones_like(own)])
+    eyes = {dim: _eye(layout, dim) for dim in layout.rotated()}
+    element = Permutation({}, {}, {dim: eyes[dim] for dim in eyes if layout.dims[dim].rotated != "invertible"}, gains)
+    folded = _applied(layout, element, {key: _wide(tensor) for key, tensor in state.items()})
+    inside = {dim: eye for dim, eye in eyes.items() if layout.dims[dim].rotated == "invertible"}
+    balancing = Permutation({}, {}, {dim: _balancing(layout, folded, dim, eye) for dim, eye in inside.items()})
+    if layout.scaled():
+        from rebasin_cli.matching.scales import balance
+
+        balancing = replace(balancing, scales=balance(layout, folded))
+    return Form(element.compose(balancing, layout), _applied(layout, balancing, folded))
+
+
+def in_canonical_form(layout: Layout, permutation: Permutation, a: State, b: State) -> tuple[State, State, Permutation]:
+    """A and B in their canonical forms, and what a permutation with maps does between these."""
+    one, two = canonical(layout, a), canonical(layout, b)
+    return one.state, two.state, two.element.inverse(layout).compose(permutation, layout).compose(one.element, layout)
+
+
+def match_with_rotations(problem: Problem, resources: Resources, *, max_rounds: int = MAX_ROUNDS) -> MatchResult:
+    """Match B to A over all the layout has: the better of two starts, rotations from anchors and permutations alone.
+
+    Its objective is that of the canonical forms.
+    """
+    began = perf_counter()
+    layout = problem.layout
+    one, two = canonical(layout, problem.a), canonical(layout, problem.b)
+    search = _Search(layout, one.state, resources, max_rounds)
+    found = max(search.run(two.state), search.run(two.state, anchored=False), key=lambda each: each.objective)
+    element = found.element
+    if layout.scaled():
+        from rebasin_cli.matching.scales import nearest
+
+        scales = nearest(layout, one.state, found.state, Permutation({}))
+        element = element.compose(Permutation({}, scales), layout)
+    whole = two.element.compose(element, layout).compose(one.element.inverse(layout), layout)
+    seconds = {"matching": perf_counter() - began}
+    return MatchResult("weights", whole, tuple(found.course), found.stop, resources.seed, seconds, found.solves)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Where a search stands: what was done to B's canonical form, what it has become, ⟨A, g(B)⟩ after every round."""
+
+    element: Permutation
+    state: State
+    objective: float
+    course: list[float] = field(default_factory=list)
+    stop: Stop = "converged"
+    solves: int = 0
+
+
+class _Search:
+    """The rounds of a match between canonical forms."""
+
+    def __init__(self, layout: Layout, a: State, resources: Resources, max_rounds: int) -> None:
+        self.layout, self.a, self.max_rounds = layout, a, max_rounds
+        self.on_step = resources.on_step or (lambda *_: None)
+        self.resources = replace(resources, on_step=None)
+        self.keys = [key for key, bound in layout.tensors.items() if bound.section == "tensors"]
+        self.streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated != "invertible"]
+        inside = {layout.root(dim) for dim in layout.rotated() if dim not in self.streams}
+        inside -= {bound.index_dim for bound in layout.tensors.values()}  # of experts nothing inside is rotated
+        self.heads = sorted(inside, key=list(layout.dims).index)
+        rest = [dim for dim in layout.moving() if layout.root(dim) not in inside and dim not in self.streams]
+        self.rest = only_dims(layout, rest)
+
+    def run(self, b: State, *, anchored: bool = True) -> _Found:
+        """One search, from the anchors of the streams or from what permutations alone reach."""
+        found = _Found(Permutation.identity(self.layout), b, self._objective(b))
+        if anchored:
+            for dim in self.streams:
+                self._step(found, self._procrustes(found.state, dim, anchors=True), always=True)
+        else:
+            plain = self.layout.without_rotations().without_scales()
+            self._step(found, self._permuted(found, plain, start="anchored"))
+        try:
+            for round_ in range(self.max_rounds):
+                found.course.append(found.objective)
+                for step, element in enumerate(self._elements(found)):
+                    self._step(found, element())
+                    self.on_step(round_, step + 1, self._steps, found.objective)
+                if found.objective - found.course[-1] <= RELATIVE_GAIN * abs(found.objective):
+                    break
+            else:
+                found.stop = "max-sweeps"
+        except StopMatching as stop:
+            found.stop = stop.stop
+        found.course.append(found.objective)
+        return found
+
+    @property
+    def _steps(self) -> int:
+        return len(self.heads) + len(self.streams) + bool(self.rest.moving())
+
+    def _elements(self, found: _Found) -> Iterable[Callable[[], Permutation]]:
+        """The steps of a round, each made when its turn comes."""
+        for root in self.heads:
+            yield partial(self._matched_heads, found, root)
+        if self.rest.moving():
+            yield partial(self._permuted, found, self.rest, start="identity")
+        for dim in self.streams:
+            yield partial(self._turned_stream, found, dim)
+
+    def _matched_heads(self, found: _Found, root: str) -> Permutation:
+        return match_heads(self.layout, self.a, found.state, root)
+
+    def _turned_stream(self, found: _Found, dim: str) -> Permutation:
+        return self._procrustes(found.state, dim)
+
+    def _permuted(self, found: _Found, layout: Layout, start: str) -> Permutation:
+        options = WeightsOptions("anchored" if start == "anchored" else "identity", max_sweeps=1000)
+        result = match_by_weights(Problem(layout, self.a, found.state), self.resources, options)
+        found.solves += result.solves
+        return result.permutation
+
+    def _procrustes(self, b: State, dim: str, *, anchors: bool = False) -> Permutation:
+        """The rotation of a stream that is best with all else held; `anchors`: for tensors alone in which no other dim
+        moves."""
+        total = torch.zeros_like(_eye(self.layout, dim))
+        for key in self.layout.users[dim]:
+            bound = self.layout.tensors[key]
+            if key not in self.keys or self.layout.norms.get(key) == key:
+                continue
+            for piece, at in _sides(bound, dim):
+                if not anchors or all(side.dim in (None, dim) for side in piece.sides):
+                    one, two = (piece_view(state[key].contiguous(), piece) for state in (self.a, b))
+                    products(one, two, piece, at, bound.place, total)
+        return Permutation({}, {}, {dim: orthogonal_near(total, self.layout.dims[dim].rotated == "keeps ones")})
+
+    def _step(self, found: _Found, element: Permutation, *, always: bool = False) -> None:
+        """Take a step unless it lowers the objective, which rounding alone makes it do; `always`: a start."""
+        state = _applied(self.layout, element, found.state)
+        reached = self._objective(state)
+        if reached > found.objective or always:
+            found.element, found.state = found.element.compose(element, self.layout), state
+            found.objective = reached
+
+    def _objective(self, b: State) -> float:
+        return sum(dot(self.a[key], b[key]) for key in self.keys)
+
+
+def only_dims(layout: Layout, dims: Iterable[str]) -> Layout:
+    """The layout in which some dims alone may move, with their signs."""
+    kept = set(dims)
+
+    def piece_of(piece: Piece) -> Piece:
+        sides = (side if side.dim in kept else replace(side, dim=None, owner=None) for side in piece.sides)
+        return replace(piece, sides=tuple(sides))
+
+    tensors = {
+        key: replace(bound, pieces=tuple(map(piece_of, bound.pieces)),
+                     index_dim=bound.index_dim if bound.index_dim in kept else None)
+        for key, bound in layout.tensors.items()
+    }  # fmt: skip
+    moving = {name: replace(dim, scales=False) for name, dim in layout.dims.items() if name in kept}
+    return replace(layout, dims=moving, tensors=tensors, users={dim: layout.users[dim] for dim in moving}, norms={})
+
+
+def _balancing(layout: Layout, state: State, dim: str, eye: Tensor) -> Tensor:
+    """The map after which what writes to the units of a head and what reads them have one Gram matrix.
+
+    M = S^½ with S·W·S = R for the Gram matrices W of what writes and R of what reads; S is their geometric mean.
+    Where what writes is singular the head stays as it is.
+    """
+    grams = {1: torch.zeros_like(eye), -1: torch.zeros_like(eye)}
+    for key in layout.users[dim]:
+        bound = layout.tensors[key]
+        for piece, at in _sides(bound, dim) if bound.section == "tensors" else ():
+            view = piece_view(state[key].contiguous(), piece)
+            products(view, view, piece, at, bound.place, grams[piece.sides[at].power])
+    values = torch.linalg.eigvalsh(grams[1]), torch.linalg.eigvalsh(grams[-1])
+    regular = torch.stack([v[..., 0] > SINGULAR * v[..., -1] for v in values]).all(0)[..., None, None]
+    write, read = (torch.where(regular, gram, eye) for gram in (grams[1], grams[-1]))
+    root = _power(write, 0.5)
+    back = torch.linalg.inv(root)
+    mean = back @ _power(root @ read @ root, 0.5) @ back
+    return torch.where(regular, _power(mean, 0.5), eye)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of symmetric positive definite matrices."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    found: Tensor = vectors * values.clamp(min=0)[..., None, :] ** exponent @ vectors.mT
+    return found
+
+
+def _sides(bound: BoundTensor, dim: str) -> Iterable[tuple[Piece, int]]:
+    return ((piece, at) for piece in bound.pieces for at, side in enumerate(piece.sides) if side.dim == dim)
+
+
+def _eye(layout: Layout, dim: str) -> Tensor:
+    n = layout.dims[dim].size
+    return torch.eye(n, dtype=torch.float64).expand(*layout.owner_sizes(dim), n, n).contiguous()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _applied(layout: Layout, element: Permutation, state: State) -> dict[str, Tensor]:
+    return dict(permuted(element, layout, state))

@@ -1,0 +1,165 @@
+"""`--symmetry rotations` on the commands that match or apply: a small GPT-2, planted and undone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.proofs.subjects.modules import randomise
+from rebasin_cli.spec import Request, bind, find_spec
+from tests.cli.conftest import Rebasin
+from tests.small import save
+
+SIZES = {
+    "n_embd": 32, "n_head": 4, "n_layer": 2, "n_inner": 24, "n_positions": 16, "vocab_size": 40, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+PAIR = ("align", "a", "b", "--symmetry", "rotations", "-o", "out")
+SAVED = "out.permutation.safetensors"
+
+
+def network(**more: Any) -> Any:
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**SIZES, "tie_word_embeddings": False, **more}))
+
+
+def logits(state: dict[str, Tensor]) -> Tensor:
+    model = network()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        found: Tensor = model.eval()(torch.arange(12)[None]).logits
+    return found
+
+
+def state_of(folder: str) -> dict[str, Tensor]:
+    return load_file(f"{folder}/model.safetensors")
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders a and b, B being A with noise, permuted and rotated."""
+    monkeypatch.chdir(tmp_path)
+    model = randomise(network())
+    a = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in a.items()}
+    layout = bind(find_spec("gpt2"), shapes, Request(SIZES, rotations=True))
+    noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in a.items()}
+    b = dict(permuted(Permutation.random(layout, 1), layout, noisy))
+    for name, state in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "model.safetensors", {key: t.float().contiguous() for key, t in state.items()})
+        config = {**SIZES, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": False}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_align_rotates_and_apply_does_and_undoes_it(rebasin: Rebasin, planted: Path) -> None:
+    done = rebasin(*PAIR)
+    assert done.code == 0, done.err
+    assert "rounded once" in done.err
+    document = done.document
+    assert document["distance"]["after"] < 0.5 < document["distance"]["before"]
+    assert document["architecture"]["checked"]["error"] < 1e-5
+    assert document["architecture"]["dims"]["embed"]["symmetry"] == "rotations"
+    assert document["architecture"]["dims"]["embed"]["moved"] == 1.0
+    a, b, out = state_of("a"), state_of("b"), state_of("out")
+    torch.testing.assert_close(logits(out), logits(b), rtol=1e-5, atol=1e-5)
+    assert max(float((out[key] - a[key]).abs().max()) for key in a) < 0.1
+    assert max(float((b[key] - a[key]).abs().max()) for key in a) > 1
+    with safe_open(SAVED, "pt") as file:
+        assert file.metadata()["format"] == "rebasin.permutation/4"
+    assert rebasin("apply", SAVED, "b", "-o", "there").code == 0
+    there = state_of("there")
+    assert all(torch.equal(there[key], out[key]) for key in out)
+    back = rebasin("apply", SAVED, "there", "--inverse", "-o", "back")
+    assert back.code == 0, back.err
+    torch.testing.assert_close(state_of("back"), b, rtol=1e-5, atol=1e-5)
+
+
+def test_interpolate_writes_the_mean_of_a_and_b_rotated(rebasin: Rebasin, planted: Path) -> None:
+    assert rebasin(*PAIR).code == 0
+    for name, given in (("half", ("--symmetry", "all")), ("saved", ("--permutation", SAVED))):
+        done = rebasin("interpolate", "a", "b", *given, "--at", 0.5, "-o", name)
+        assert done.code == 0, done.err
+        a, out, half = state_of("a"), state_of("out"), state_of(name)
+        torch.testing.assert_close(half, {key: (a[key] + out[key]) / 2 for key in a}, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_is_rounded_once(rebasin: Rebasin, planted: Path) -> None:
+    b = {key: tensor.bfloat16() for key, tensor in state_of("b").items()}
+    save(planted / "b" / "model.safetensors", b)
+    done = rebasin(*PAIR)
+    assert done.code == 0, done.err
+    arrays, out = load_file(SAVED), state_of("out")
+    wide = b["transformer.wte.weight"].double()[:, arrays["embed"]] @ arrays["map:embed"].T
+    assert torch.equal(out["transformer.wte.weight"], wide.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("merge", "a", "b", "--symmetry", "rotations", "-o", "x"), "is for two checkpoints"),
+        ((*PAIR, "--method", "frank-wolfe"), "rotates nothing"),
+        ((*PAIR, "--freeze", "embed", "--freeze", "qk", "--freeze", "v"), "rotates no dim that may move"),
+    ],
+)
+def test_what_cannot_be_rotated_is_refused(
+    rebasin: Rebasin, planted: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    refused = rebasin(*arguments)
+    assert refused.code == 2
+    assert says in refused.err
+    assert not Path("x").exists()
+
+
+def test_merge_leaves_rotations_out_of_all(rebasin: Rebasin, planted: Path) -> None:
+    done = rebasin("merge", "a", "b", "--symmetry", "all", "-o", "merged")
+    assert done.code == 0, done.err
+    assert "rotations are left out" in done.err
+
+
+def test_a_spec_without_rotations_says_which_have_some(rebasin: Rebasin, pair: Path) -> None:
+    refused = rebasin("align", "a.safetensors", "b.safetensors", "--symmetry", "rotations")
+    assert refused.code == 2
+    assert "the spec `mlp` rotates no dim" in refused.err
+    assert "specs with rotations: gpt2, llama" in " ".join(refused.err.split())
+
+
+def test_a_tied_head_and_gains_of_zero_keep_the_stream(rebasin: Rebasin, planted: Path) -> None:
+    b = state_of("b")
+    original = {key: tensor.clone() for key, tensor in b.items()}
+    b["lm_head.weight"] = b["transformer.wte.weight"].clone()
+    save(planted / "b" / "model.safetensors", b)
+    refused = rebasin(*PAIR)
+    assert refused.code == 3
+    assert "are equal, as one tensor under two names is" in refused.err
+    assert "--freeze embed" in refused.err
+    assert rebasin(*PAIR, "--freeze", "embed").code == 0
+    original["transformer.ln_f.weight"][3] = 0
+    save(planted / "b" / "model.safetensors", original)
+    refused = rebasin(*PAIR, "--force")
+    assert refused.code == 3
+    assert "ln_f.weight has gains of 0" in refused.err
+    assert rebasin(*PAIR, "--force", "--freeze", "embed").code == 0
+
+
+def test_ends_that_are_not_rotated_alike_are_refused(rebasin: Rebasin, planted: Path) -> None:
+    b = state_of("b")
+    save(planted / "b" / "model.safetensors", {key: tensor for key, tensor in b.items() if key != "lm_head.weight"})
+    refused = rebasin(*PAIR)
+    assert refused.code != 0
+    assert "embed" in refused.err
+    assert not Path("out").exists()
+    kept = rebasin(*PAIR, "--freeze", "embed", "--ignore", "lm_head.weight")
+    assert kept.code == 0, kept.err

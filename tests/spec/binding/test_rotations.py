@@ -1,0 +1,55 @@
+"""Which dims of a layout may be rotated, and what takes up the gains of which norm."""
+
+from __future__ import annotations
+
+from rebasin_cli.spec import Layout
+from tests.rotated_networks import TEXTS, rotated_state
+from tests.spec.building import bound
+
+SHAPES = {key: tuple(tensor.shape) for key, tensor in rotated_state("layer", 0).items()}
+
+
+def kinds(layout: Layout) -> dict[str, str]:
+    return {dim: layout.dims[dim].rotated for dim in layout.rotated()}
+
+
+def test_streams_and_heads_have_maps_of_their_kind() -> None:
+    inside = {"qk": "invertible", "v": "invertible"}
+    layer = bound(TEXTS["layer"], SHAPES, rotations=True)
+    assert kinds(layer) == {**inside, "s": "keeps ones"}
+    assert kinds(bound(TEXTS["rms"], SHAPES, rotations=True)) == {**inside, "s": "orthogonal"}
+    assert kinds(bound(TEXTS["layer"], SHAPES)) == {}
+    last = {"last.weight", "last.bias", "head"}
+    assert {key for key, gain in layer.norms.items() if gain == "last.weight"} == last
+    assert layer.norms.keys() - last == {"norm.weight", "norm.bias", "q", "k", "value", "up"}
+
+
+def test_signs_and_scales_are_not_found_besides() -> None:
+    layout = bound(TEXTS["layer"], SHAPES, rotations=True, scales=True)
+    assert layout.scaled() == ()
+    assert bound(TEXTS["layer"], SHAPES, scales=True).scaled() == ("qk", "v")
+    assert layout.without_rotations().scaled() == ("qk", "v")
+
+
+def test_a_stream_whose_norm_nothing_reads_is_not_rotated() -> None:
+    without = {key: shape for key, shape in SHAPES.items() if key != "head"}
+    layout = bound(TEXTS["layer"].replace("head: _ s", "head?: _ s"), without, rotations=True)
+    assert kinds(layout).keys() == {"qk", "v"}
+    assert layout.norms == {}
+    assert any("no tensor of its own takes up last.weight" in note for note in layout.notes)
+
+
+def test_frozen_dims_and_those_on_two_axes_or_in_bars_are_not_rotated() -> None:
+    frozen = bound(TEXTS["layer"], SHAPES, rotations=True, freeze=("s", "qk"))
+    assert kinds(frozen) == {"v": "invertible"}
+    text = TEXTS["layer"].replace("up: m s", "up: m s\n  square: s s")
+    square = bound(text, {**SHAPES, "square": (8, 8)}, rotations=True)
+    assert kinds(square).keys() == {"qk", "v"}
+    assert any("two axes" in note for note in square.notes)
+    barred = bound(TEXTS["layer"].replace("k: h /qk s", "k: h |qk| s"), SHAPES, rotations=True)
+    assert "qk" not in kinds(barred)
+
+
+def test_a_key_that_rotations_exclude_lifts_them() -> None:
+    text = TEXTS["layer"].replace("s keeping ones", "s keeping ones without up")
+    assert "s" not in kinds(bound(text, SHAPES, rotations=True))
