@@ -119,7 +119,7 @@ def acting_faults(
                 yield Fault(f"dim `{name}` before `{rule.needs}`: scales are kept by {RELU} alone", rule.line)
             yield from _faults_of_condition(rule, lines)
             seen.add(str(name))
-    scaled = {_family(rule.name) for rule in acting["scales"]}
+    scaled = {_family(rule.name) for rule in (*acting["scales"], *acting["rotations"])}
     marked = scaled | {_family(rule.name) for rule in acting["signs"]}
     for name, line, _ in names:
         if (name.still or name.inverse) and name.parts[0] in short:
@@ -135,7 +135,7 @@ def acting_faults(
             yield Fault(
                 f"`/{name}` says where the scale of dim `{name}` divides, and it has none",
                 line,
-                "list it in `scales`, or leave out the `/`",
+                "list it in `scales` or `rotations`, or leave out the `/`",
             )
 
 
