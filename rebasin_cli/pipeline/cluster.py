@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import secrets
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor
@@ -164,8 +165,14 @@ def _local_cluster(distributed: Any, count: int) -> Any:
     folder = tempfile.gettempdir()  # not the current one, where only outputs are written
     return distributed.LocalCluster(
         n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL, local_directory=folder,
+        silence_logs=logging.CRITICAL, local_directory=folder, preload=[__name__],
     )  # fmt: skip
+
+
+def dask_setup(_: Any) -> None:
+    """What Dask calls in each of these processes: a terminal sends Ctrl-C to them, too, and who started them ends them
+    anyway. They would show tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _wait_for_workers(client: Any, named: str) -> int:

@@ -166,6 +166,20 @@ def test_ctrl_c_leaves_the_scheduler_without_tasks(seeds: Path, two: Cluster) ->
     assert len(list((seeds / "out").glob("*.permutation.safetensors"))) < len(members)
 
 
+def test_ctrl_c_of_a_terminal_ends_local_workers_silently(seeds: Path) -> None:
+    members = [save(seeds / f"n{i:03}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(60)]
+    save(seeds / "m0.safetensors", mlp_state(0, (256, 128, 128, 10)))
+    running = subprocess.Popen(
+        command("align", "m0.safetensors", *members, "-o", "out", "--cluster", "local:2"),
+        cwd=seeds, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    _wait_for(seeds / "out", 1, running)
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 130, err.decode()
+    assert b"Traceback" not in err, err.decode()
+
+
 def _tasks(dask_scheduler: object) -> int:
     return len(dask_scheduler.tasks)  # type: ignore[attr-defined]
 
