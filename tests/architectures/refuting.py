@@ -23,9 +23,9 @@ class Claim:
 
 
 def permutations_of(name: str) -> str:
-    """The text of a shipped spec without signs and scales: what claims are made about."""
+    """The text of a shipped spec without signs, scales and rotations: what claims are made about."""
     text = shipped_specs()[name].read_text(encoding="utf-8")
-    text = re.sub(r"^(signs|scales):.*\n(  - .*\n)+", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(signs|scales|rotations|norms):.*\n(  .*\n)+", "", text, flags=re.MULTILINE)
     text = re.sub(r': "(\|[^"\n]*)"', r": \1", text)  # a pattern that begins with a bar is quoted
     text = re.sub(r"(?<=[ (])/(?=[a-z])", "", text)
     return re.sub(r"(?<!\w)\|(\w+(?:\.\{\w+\})*)\|", r"\1", text)
