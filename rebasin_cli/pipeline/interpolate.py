@@ -145,7 +145,7 @@ def _spec(request: InterpolateRequest, ends: tuple[Checkpoint, Checkpoint], prog
     if request.permutation is not None and request.align:
         saved = load_permutation(request.permutation)
         if saved.symmetry != "permutations":
-            choice = replace(choice, symmetry=saved.symmetry)
+            choice = replace(choice, symmetry=saved.symmetry, rotates=saved.permutation.has_maps)
         if choice.arch is None:
             return spec_of_permutation(saved, choice)
     return settled_spec(choice, request.data, ends, progress, permutes=request.align)
@@ -194,7 +194,7 @@ def _scorer_and_check(
     """What the points are judged by, and what sees that B stays the same network."""
     scorer = request.data.scorer(pair, device, progress) if request.data else None
     if request.document is None:
-        tell_layout(pair.layout, progress, request.spec)
+        tell_layout(pair.layout, progress, request.spec if request.matches else None)
     tell_lacking(pair, progress)
     if not request.align:
         return scorer, None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.permutation.files import save_permutation
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.subjects.modules import randomise
@@ -121,6 +122,24 @@ def test_what_cannot_be_rotated_is_refused(
     assert refused.code == 2
     assert says in refused.err
     assert not Path("x").exists()
+
+
+def test_a_file_of_signs_and_scales_alone_is_applied_without_rotations(rebasin: Rebasin, planted: Path) -> None:
+    a = state_of("a")
+    a["transformer.ln_f.weight"][3] = 0  # no rotation could be
+    layout = bind(
+        find_spec("gpt2"), {key: tuple(t.shape) for key, t in a.items()}, Request(SIZES, signs=True, scales=True)
+    )
+    save(planted / "b" / "model.safetensors", a)
+    save_permutation(planted / "p.safetensors", Permutation.random(layout, 1), layout, inputs={})
+    for given in (
+        ("apply", "p.safetensors", "b"),
+        ("interpolate", "a", "b", "--permutation", "p.safetensors", "--at", 1),
+    ):
+        done = rebasin(*given, "-o", f"by-{given[0]}")
+        assert done.code == 0, done.err
+        assert "rotat" not in done.err
+        torch.testing.assert_close(logits(state_of(f"by-{given[0]}")), logits(a), rtol=1e-5, atol=1e-5)
 
 
 def test_merge_leaves_rotations_out_of_all(rebasin: Rebasin, planted: Path) -> None:
