@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import factorial, log10
+
+import pytest
+
 from tests.spec.building import bound, shown, spec_of
 
 TEXT = """
@@ -43,6 +47,13 @@ def test_what_stays_has_no_signs() -> None:
     assert set(frozen.signed()) == {"s", "v.0"}
     lifted = bound(TEXT, {**SHAPES, "odd": (6,)}, overrides={"v.0": 4}, signs=True)
     assert set(lifted.signed()) == {"v.0", "m.0"}
+
+
+def test_symmetries_are_counted_once_for_each_unit_of_an_owner() -> None:
+    layout = bound(TEXT, {**SHAPES, "b.0.v": (12, 6)}, overrides={"v.0": 4}, signs=True)
+    assert layout.log10_signs() == pytest.approx((6 + 3 * 4 + 5) * log10(2))
+    orders = factorial(6) * factorial(3) * factorial(4) ** 3 * factorial(5)
+    assert layout.log10_symmetries() == pytest.approx(log10(orders))
 
 
 def test_signs_have_a_hash_of_their_own() -> None:
