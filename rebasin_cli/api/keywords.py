@@ -7,9 +7,7 @@ options and requests of `pipeline`. `parameters_of` reads the defaults there, fo
 from __future__ import annotations
 
 import inspect
-import math
 import os
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -20,12 +18,12 @@ from typing import (
     Literal,
     TypeAlias,
     TypedDict,
-    Union,
     get_args,
     get_origin,
     get_type_hints,
 )
 
+from rebasin_cli.api.misfits import misfit, nearest, plain, shown
 from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.evaluation.options import Kind, Polish, Split
 from rebasin_cli.matching.options import Order, Similarity, Start
@@ -241,8 +239,8 @@ def check_keywords(function: str, keywords: type, given: Mapping[str, Any], own:
         if name not in hints:
             hint = did_you_mean(name, [*hints, *own])
             raise TypeError(f"{function}() has no keyword `{name}`" + (f"; {hint}" if hint else ""))
-        if value is not None and (wanted := _misfit(value, hints[name])):
-            raise UsageError(f"{name}={_shown(value)}: expected {wanted}", remedy=_nearest(value, hints[name]))
+        if value is not None and (wanted := misfit(value, hints[name])):
+            raise UsageError(f"{name}={shown(value)}: expected {wanted}", remedy=nearest(value, hints[name]))
 
 
 @cache
@@ -270,7 +268,7 @@ def parameters_of(keywords: type) -> list[inspect.Parameter]:
     kind = inspect.Parameter.KEYWORD_ONLY
     hints = get_type_hints(keywords, include_extras=True)
     return [
-        inspect.Parameter(name, kind, default=known.get(name), annotation=_plain(hint)) for name, hint in hints.items()
+        inspect.Parameter(name, kind, default=known.get(name), annotation=plain(hint)) for name, hint in hints.items()
     ]
 
 
@@ -290,68 +288,3 @@ def _defaults(keywords: type) -> dict[str, object]:
             if field.default is not MISSING and isinstance(field.default, str | int | float | None):
                 found.setdefault(field.name, set()).add(field.default)
     return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
-
-
-def _misfit(value: Any, hint: Any) -> str:
-    """What is expected instead of a value; empty if it fits."""
-    origin = get_origin(hint)
-    if hint is Any or hint is types.NoneType:
-        return ""
-    if origin is Annotated:
-        inner, *ranges = get_args(hint)
-        wrong = _misfit(value, inner)
-        outside = not wrong and any(not (r.least <= value <= r.most) for r in ranges)
-        return f"{_name(inner)} {ranges[0]}" if wrong or outside else ""
-    if origin is Literal:
-        return "" if isinstance(value, str) and value in get_args(hint) else _name(hint)
-    if origin in (Union, types.UnionType):
-        return (
-            ""
-            if any(not _misfit(value, part) and part is not types.NoneType for part in get_args(hint))
-            else _name(hint)
-        )
-    if hint is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if is_number and math.isfinite(value) else _name(hint)
-    if hint is int:
-        return "" if isinstance(value, int) and not isinstance(value, bool) else _name(hint)
-    if origin is Sequence:
-        (inner,) = get_args(hint)
-        fits = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        return "" if fits and not any(_misfit(part, inner) for part in value) else _name(hint)
-    if origin is Mapping:
-        _, inner = get_args(hint)
-        fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-        return "" if fits and not any(_misfit(part, inner) for part in value.values()) else _name(hint)
-    return "" if isinstance(value, origin or hint) else _name(hint)
-
-
-def _name(hint: Any) -> str:
-    """What a type is called in a message."""
-    origin, parts = get_origin(hint), [part for part in get_args(hint) if part is not types.NoneType]
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, parts))
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_name, parts)))
-    if origin is Annotated:
-        return f"{_name(parts[0])} {parts[1]}"
-    if origin is Sequence:
-        return f"a list, each {_name(parts[0])}"
-    if origin is Mapping:
-        return f"a dict of names, each with {_name(parts[1])}"
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-    return words.get(hint) or ("a path" if origin is os.PathLike else str(getattr(hint, "__name__", hint)))
-
-
-def _nearest(value: Any, hint: Any) -> str:
-    known = [word for word in get_args(hint) if isinstance(word, str)] if get_origin(hint) is Literal else []
-    return did_you_mean(value, known) if isinstance(value, str) else ""
-
-
-def _plain(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{type(value).__name__}(…)"

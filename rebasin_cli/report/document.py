@@ -45,8 +45,7 @@ class DimRecord(Record, frozen=True):
         size: number of units (for each unit of `owner`, if it has one).
         moved: fraction of the units whose place changed or whose sign is turned, 0 to 1; None before a match.
         turned: fraction of the units whose sign is turned; None before a match, and where signs may not be turned.
-        symmetry: what may be done to its units beside permuting them: of `signs`, `scales` and `rotations` any; empty:
-            nothing.
+        symmetry: what may be done to its units beside permuting them, of `signs`, `scales` and `rotations`; or empty.
         gain: what this dim adds to ⟨A, π(B)⟩, that of dims within it included; the gains of all dims sum up to what
             π adds, so that what two dims gain only together goes to each in halves.
         relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which it stands; above 1 it is worse than before.
@@ -70,8 +69,7 @@ class SpecOptions(Record, frozen=True):
     """What the user said about the spec, so that a later command binds the same layout.
 
     Attributes:
-        symmetry: what may be done to units beside permuting them: `signs`, `scales`, `rotations` or `all`; empty:
-            nothing.
+        symmetry: what may be done to units beside permuting them: `signs`, `scales`, `rotations`, `all`; or empty.
     """
 
     set: Mapping[str, int] = {}

@@ -291,38 +291,26 @@ class Part:
     def lines(self) -> Iterator[Line]:
         """Its lines, under the prefix; those of an optional part are needed only if it is there."""
         for line in self.spec.lines:
-            yield Line(
-                template=line.template.under(self.prefix),
-                pattern=self._pattern(line.pattern) if line.pattern else None,
-                section=line.section,
-                line=self.line,
-                needed_with=self.prefix if self.optional else "",
-            )
+            template, pattern = line.template.under(self.prefix), line.pattern and self._pattern(line.pattern)
+            yield Line(template, pattern, line.section, self.line, self.prefix if self.optional else "")
 
     def rules(self) -> Iterator[Rule]:
         """Its rules of dims."""
         for rule in self.spec.rules:
-            yield replace(
-                rule,
-                name=self._name(rule.name),
-                line=self.line,
-                owner=self._name(rule.owner) if rule.owner else None,
-                same_as=self._name(rule.same_as) if rule.same_as else None,
-                index=(rule.index[0], rule.index[1].under(self.prefix)) if rule.index else None,
-                without=tuple(template.under(self.prefix) for template in rule.without),
-            )
+            owner, same_as = (name and self._name(name) for name in (rule.owner, rule.same_as))
+            index = (rule.index[0], rule.index[1].under(self.prefix)) if rule.index else None
+            moved = replace(rule, name=self._name(rule.name), line=self.line, owner=owner, same_as=same_as, index=index)
+            yield replace(moved, without=self._under(rule.without))
 
     def signs(self) -> Iterator[SignRule]:
         """Its dims with signs."""
         for rule in self.spec.signs:
-            without = tuple(template.under(self.prefix) for template in rule.without)
-            yield SignRule(self._name(rule.name), self.line, without)
+            yield SignRule(self._name(rule.name), self.line, self._under(rule.without))
 
     def scales(self) -> Iterator[ScaleRule]:
         """Its dims with scales."""
         for rule in self.spec.scales:
-            without = tuple(template.under(self.prefix) for template in rule.without)
-            yield replace(rule, name=self._name(rule.name), line=self.line, without=without)
+            yield replace(rule, name=self._name(rule.name), line=self.line, without=self._under(rule.without))
 
     def sizes(self) -> Iterator[SizeRule]:
         """Its rules of sizes."""
@@ -345,6 +333,9 @@ class Part:
         """What never moves in it, and why."""
         for what, why in self.spec.stays:
             yield f"{self.name}: {what}", why
+
+    def _under(self, templates: Sequence[Template]) -> tuple[Template, ...]:
+        return tuple(template.under(self.prefix) for template in templates)
 
     def _name(self, name: DimName) -> DimName:
         return replace(name, parts=(f"{self.name}/{name.parts[0]}", *name.parts[1:]))
