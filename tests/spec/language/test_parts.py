@@ -109,6 +109,7 @@ def test_the_hash_sees_the_parts(tmp_path: Path) -> None:
         ("one/two: inner under a.", "should read `name: SPEC under PREFIX.`"),
         ("one: iner under a.", "there is no architecture `iner` for the part `one`"),
         ("one: outer under a.", "the part `one` is itself made of parts"),
+        ("one: lamas under a.", "did you mean `llama`?"),
         ("one: inner under a.\n  two: inner under a.", "stands on lines 3 and 4"),
     ],
 )
