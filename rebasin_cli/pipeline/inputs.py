@@ -15,6 +15,7 @@ from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.report.document import InputRecord
+from rebasin_cli.safe_text import shell_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,32 @@ def named_source(path: Path, progress: Progress) -> Source:
         return Source.file(fetch(name, progress.warn, advance))
 
 
-def open_source(source: Source, progress: Progress) -> Checkpoint:
-    """Open a checkpoint and pass on what the reader has to say about it."""
+def open_source(source: Source, progress: Progress, *, permutations: bool = False) -> Checkpoint:
+    """Open a checkpoint and pass on what the reader has to say about it.
+
+    Args:
+        permutations: take a permutation file, too.
+
+    Raises:
+        RebasinError: it cannot be opened, or is a permutation file.
+    """
     give_freed_memory_back()
     if source.held is not None:
         return copy(source.held)
     checkpoint = open_checkpoint(source.path, named="FILE" if str(source.shown) == "-" else None)
+    if not permutations and is_permutation(checkpoint):
+        raise ContentError(
+            f"{source.shown} is a permutation of units, and no checkpoint",
+            remedy=f"leave it out; `rebasin apply {shell_word(str(source.shown))} CHECKPOINT` applies it",
+        )
     for note in checkpoint.notes:
         progress.remark(note)
     return checkpoint
+
+
+def is_permutation(checkpoint: Checkpoint) -> bool:
+    """Whether it is a file of `rebasin align` that says how units move."""
+    return checkpoint.metadata.get("format", "").startswith("rebasin.permutation/")
 
 
 def scan_sources(

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.function_check import settled_spec
-from rebasin_cli.pipeline.inputs import Source, open_source
+from rebasin_cli.pipeline.inputs import Source, is_permutation, open_source
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.report.document import RunDocument, TensorRecord
+from rebasin_cli.safe_text import shell_word
 from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # what loads data imports networks
@@ -29,15 +30,20 @@ def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequ
     Raises:
         RebasinError: it cannot be opened, or does not fit the spec that was named.
     """
-    with open_source(source, progress) as checkpoint:
+    with open_source(source, progress, permutations=True) as checkpoint:
         layout = None
-        spec = settled_spec(spec, data, (checkpoint,), progress)
-        try:
-            layout = bind_one(checkpoint, spec)
-        except ContentError as error:
-            if spec.arch is not None:
-                raise
-            progress.warn(str(error))
+        if is_permutation(checkpoint):
+            of = checkpoint.metadata.get("spec.name", "")
+            shown = shell_word(str(source.shown))
+            progress.remark(f"a permutation of the dims of `{of}`: `rebasin apply {shown} CHECKPOINT` applies it")
+        else:
+            spec = settled_spec(spec, data, (checkpoint,), progress)
+            try:
+                layout = bind_one(checkpoint, spec)
+            except ContentError as error:
+                if spec.arch is not None:
+                    raise
+                progress.warn(str(error))
         if layout is not None:
             tell_layout(layout, progress)
         return RunDocument(

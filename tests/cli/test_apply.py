@@ -35,6 +35,27 @@ def test_the_summary_names_the_run_document(rebasin: Rebasin, aligned: Path) -> 
     assert "x.rebasin.json" in done.out
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("merge", "a.safetensors", "b.safetensors", "b.permutation.safetensors", "-o", "m.safetensors"),
+        ("align", "a.safetensors", "b.permutation.safetensors"),
+        ("interpolate", "b.permutation.safetensors", "a.safetensors", "--at", 0.5, "-o", "m.safetensors"),
+    ],
+)
+def test_a_permutation_is_no_checkpoint(command: tuple[object, ...], rebasin: Rebasin, aligned: Path) -> None:
+    """As where the shell makes a list of `*.safetensors`; the advice works."""
+    refused = rebasin(*command)
+    assert refused.code == 3
+    assert "b.permutation.safetensors is a permutation of units, and no checkpoint" in refused.err
+    words = refused.err.partition("`rebasin ")[2].partition("`")[0].replace("CHECKPOINT", "b.safetensors").split()
+    assert rebasin(*words, "-o", "x.safetensors").code == 0
+    looked = rebasin("inspect", "b.permutation.safetensors")
+    assert looked.code == 0
+    assert "a permutation of the dims of `mlp`" in looked.err
+    assert "no architecture" not in looked.err
+
+
 def test_a_permutation_of_no_dims_can_be_applied(rebasin: Rebasin, pair: Path) -> None:
     frozen = [option for dim in ("h.0", "h.1") for option in ("--freeze", dim)]
     assert rebasin("align", "a.safetensors", "b.safetensors", *frozen).code == 0
