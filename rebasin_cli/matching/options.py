@@ -94,6 +94,7 @@ class SteOptions:
     """Hyper-parameters; the paper's for its MNIST network, but for the number of epochs (100).
 
     Attributes:
+        learning_rate, momentum: of SGD; where rotations are learned, of Adam (β₁), and the rate falls to 0.
         epochs, patience: as of `search_by_loss`.
         max_sweeps: of the descent before and of each projection.
     """

@@ -20,6 +20,9 @@ from rebasin_cli.spec import Layout, PermutationSpec, Request, bind, detect, fin
 from rebasin_cli.spec.binding.prefixes import require_matches
 from rebasin_cli.spec.registry import UnknownArchitectureError
 
+ROTATING = ("weights", "ste")
+"""Methods that find maps of units."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpecChoice:
@@ -60,12 +63,12 @@ class SpecChoice:
         Raises:
             UsageError: it cannot, and nothing else was asked for.
         """
-        if method != "weights" and self.symmetry == "rotations":
+        if method not in ROTATING and self.symmetry == "rotations":
             raise UsageError(
                 f"--method {method} rotates nothing, and --symmetry asks for it",
-                remedy="use --method weights, or leave out --symmetry",
+                remedy=f"use --method {' or '.join(ROTATING)}, or leave out --symmetry",
             )
-        return replace(self, rotates=method == "weights")
+        return replace(self, rotates=method in ROTATING)
 
     @staticmethod
     def of_record(record: ArchitectureRecord) -> SpecChoice:
@@ -317,7 +320,9 @@ def tell_layout(layout: Layout, progress: Progress, choice: SpecChoice | None = 
     for note in layout.notes:
         progress.warn(note)
     if choice is not None and choice.symmetry == "all" and not choice.rotates and spec.rotations:
-        progress.warn("rotations are left out of --symmetry all: only two models are rotated, by --method weights")
+        progress.warn(
+            "rotations are left out of --symmetry all: only two models are rotated, by --method weights or ste"
+        )
     if layout.rotated():
         progress.remark(
             "units are rotated in float64, and each element is rounded once to the type of its tensor; gains of norms "

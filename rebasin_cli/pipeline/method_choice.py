@@ -254,7 +254,8 @@ def with_data(
     """
     if not choice.looks_at_data:
         return choice
-    if pair.layout.signed():
+    learns = isinstance(choice.options, SteOptions) and pair.layout.rotated()
+    if pair.layout.signed() and not learns:
         raise UsageError(
             f"--method {choice.method} turns no signs, and --symmetry asks for them",
             remedy="use --method weights, frank-wolfe or sinkhorn, or leave out --symmetry",

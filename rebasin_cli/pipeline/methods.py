@@ -206,6 +206,11 @@ def _ste(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     from rebasin_cli.matching.data.straight_through import match_by_straight_through
 
     options = replace(_options(choice, SteOptions), max_sweeps=choice.max_sweeps)
+    if pair.layout.rotated():
+        from rebasin_cli.matching.data.learned import match_by_learning
+
+        problem = replace(_loss_problem(pair, choice), layout=pair.layout)
+        return match_by_learning(problem, _resources(choice, running), options)
     return match_by_straight_through(_loss_problem(pair, choice), _resources(choice, running), options)
 
 
@@ -238,7 +243,7 @@ RUNS: Mapping[type, Callable[[Pair, MatchChoice, Running], MatchResult]] = {
 def run_method(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
     """Match B to A as was chosen, and scale units where they may be."""
     result = RUNS[type(choice.options)](pair, choice, running)
-    if not pair.layout.scaled() or isinstance(choice.options, SearchOptions):
+    if not pair.layout.scaled() or pair.layout.rotated() or isinstance(choice.options, SearchOptions):
         return result
     from rebasin_cli.matching.scales import with_scales
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -20,6 +21,7 @@ from rebasin_cli.proofs.subjects.modules import randomise
 from rebasin_cli.spec import Request, bind, find_spec
 from tests.cli.conftest import Rebasin
 from tests.small import save
+from tests.small_gpts import sequences, trained
 
 SIZES = {
     "n_embd": 32, "n_head": 4, "n_layer": 2, "n_inner": 24, "n_positions": 16, "vocab_size": 40, "bos_token_id": 1,
@@ -107,11 +109,50 @@ def test_half_precision_is_rounded_once(rebasin: Rebasin, planted: Path) -> None
     assert torch.equal(out["transformer.wte.weight"], wide.bfloat16())
 
 
+@pytest.mark.parametrize("symmetry", ["rotations", "all"])
+def test_maps_are_learned_by_a_loss_and_applied_as_others(
+    rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symmetry: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate("ab"):
+        save(tmp_path / f"{name}.safetensors", trained(seed))
+    drawn = sequences(1000, 4).numpy()
+    np.savez(tmp_path / "data.npz", inputs=drawn[:, :-1], targets=drawn[:, 1:])
+    whose = ("--arch", "gpt2", "--set", "head=2", "--network", "tests.small_gpts:make", "--data", "data.npz")
+    done = rebasin(
+        "align", "a.safetensors", "b.safetensors", *whose, "--symmetry", symmetry, "--method", "ste", "--epochs", 3,
+        "--fit-batch-size", 64, "-o", "out.safetensors",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    match = done.document["match"]
+    assert match["method"] == "ste"
+    assert min(match["losses"]) < match["losses"][0]
+    assert done.document["architecture"]["checked"]["error"] < 1e-5
+    assert done.document["architecture"]["dims"]["embed"]["symmetry"] == "rotations"
+    with safe_open(SAVED, "pt") as file:
+        assert file.metadata()["format"] == "rebasin.permutation/4"
+    assert rebasin("apply", SAVED, "b.safetensors", "--set", "head=2", "-o", "there.safetensors").code == 0
+    there, out = load_file("there.safetensors"), load_file("out.safetensors")
+    assert all(torch.equal(there[key], out[key]) for key in out)
+    barriers = {}
+    for method in ("weights", "ste"):
+        how = ("--method", method) if method == "weights" else ("--permutation", SAVED)
+        judged = rebasin(
+            "interpolate", "a.safetensors", "b.safetensors", *whose, *how, "--steps", 3,
+            *(("--symmetry", symmetry) if method == "weights" else ()),
+        )  # fmt: skip
+        assert judged.code == 0, judged.err
+        barriers[method] = judged.document["barrier"]["aligned"]["barrier"]
+    assert barriers["ste"] < 0.8 * barriers["weights"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("merge", "a", "b", "--symmetry", "rotations", "-o", "x"), "is for two checkpoints"),
-        ((*PAIR, "--method", "frank-wolfe"), "rotates nothing"),
+        ((*PAIR, "--method", "frank-wolfe"), "use --method weights or ste"),
+        ((*PAIR, "--method", "activations", "--data", "x.npz"), "rotates nothing"),
+        ((*PAIR, "--method", "ste"), "add --data"),
         ((*PAIR, "--freeze", "embed", "--freeze", "qk", "--freeze", "v"), "rotates no dim that may move"),
     ],
 )
