@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -147,7 +148,7 @@ class Lab:
         return self.folder / "scratch" / name
 
     def rebasin(self, *arguments: object, recipe: Recipe | None = None) -> Document:
-        """Run a command of the product, and return its run document; a run that was made before is not made again.
+        """Run a command of the product, and return its run document; one that this product made before is not repeated.
 
         Args:
             recipe: whose network the command runs, if it is one that has to be named.
@@ -158,7 +159,7 @@ class Lab:
         words = [str(argument) for argument in arguments]
         if recipe is not None and recipe.maker in OWN:
             words += ["--network", f"tests.paper.networks:{OWN[recipe.maker]}"]
-        kept = self.folder / "runs" / f"{self._hash(words)}.json"
+        kept = self.folder / "runs" / f"{self._hash([_product(), *words])}.json"
         now = 0.0
         if not kept.exists():
             began = time.process_time()
@@ -201,6 +202,17 @@ class Lab:
         told = asdict(value) if isinstance(value, Recipe) else value
         where = str(self.root or "")
         return hashlib.sha256(json.dumps([told, where], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _product() -> str:
+    """A hash of the product's own files and of the claims' networks and specs: another one may find other figures."""
+    root = Path(__file__).parents[2]
+    files = [*root.glob("rebasin_cli/**/*.py"), *root.glob("architectures/*.yaml"), *root.glob("tests/paper/specs/*")]
+    told = hashlib.sha256()
+    for file in sorted([*files, root / "tests/paper/networks.py"]):
+        told.update(file.read_bytes())
+    return told.hexdigest()
 
 
 def data_of(recipe: Recipe, root: Path | None) -> Images:
