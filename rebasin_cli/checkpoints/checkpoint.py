@@ -116,6 +116,11 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         return self.folder.companions if self.folder else ()
 
     @property
+    def is_permutation(self) -> bool:
+        """Whether it is a file of `rebasin align` that says how units move, of whatever version."""
+        return self.metadata.get("format", "").startswith("rebasin.permutation/")
+
+    @property
     def address(self) -> str:
         """What the user named: `a.pth`, `a.pth:teacher`."""
         return str(self.path) if self.key is None else f"{self.path}:{self.key}"

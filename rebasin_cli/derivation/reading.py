@@ -98,10 +98,9 @@ class _Axis:
         Raises:
             UnreadableError: there is none.
         """
-        for length, run, move in sorted(self._periods(indices), reverse=True):
+        for length, run, move, inner in self._tries(indices):
             units = indices[0][move][1]
             learned = len(self._joined)
-            inner = [{other: mark for other, mark in marks.items() if other != move} for marks in indices[:length]]
             try:
                 blocks = [self._segments(inner[at : at + run]) for at in range(0, length, run)]
             except UnreadableError:
@@ -118,10 +117,9 @@ class _Axis:
         Raises:
             UnreadableError: there is none.
         """
-        for length, run, move in sorted(self._periods(indices), reverse=True):
+        for length, run, move, inner in self._tries(indices):
             units = indices[0][move][1]
             learned = len(self._joined)
-            inner = [{other: mark for other, mark in marks.items() if other != move} for marks in indices[:length]]
             if run > 1 or length == units:
                 continue
             with suppress(UnreadableError):
@@ -130,6 +128,12 @@ class _Axis:
                     return Nest((*(first.factors if isinstance(first, Nest) else (first,)), Moving(move, units)))
             del self._joined[learned:]
         raise UnreadableError
+
+    def _tries(self, indices: Sequence[Marks]) -> Iterator[tuple[int, int, int, list[Marks]]]:
+        """`_periods`, the longest first, each with its indices without the marks of the move."""
+        for length, run, move in sorted(self._periods(indices), reverse=True):
+            inner = [{other: mark for other, mark in marks.items() if other != move} for marks in indices[:length]]
+            yield length, run, move, inner
 
     def _periods(self, indices: Sequence[Marks]) -> Iterator[tuple[int, int, int]]:
         """Lengths in which a move's units come in equal runs, one or several times over; the run; the move."""

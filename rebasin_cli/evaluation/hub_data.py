@@ -53,10 +53,14 @@ class DataName:
     revision: str | None = None
     split: str | None = None
 
-    def of(self, split: str) -> str:
-        """The name of one of its splits."""
+    def of(self, split: str | None) -> str:
+        """The name of one of its splits, or of all of it."""
         config = f"/{self.config}" if self.config else ""
-        return f"{PREFIX}{self.repo}{config}" + (f"@{self.revision}" if self.revision else "") + f":{split}"
+        return (
+            f"{PREFIX}{self.repo}{config}"
+            + (f"@{self.revision}" if self.revision else "")
+            + (f":{split}" if split else "")
+        )
 
 
 def data_name(text: str) -> DataName:
@@ -118,8 +122,7 @@ def _fetched(text: str, name: DataName | None, rows: Any) -> str:
     found = next(filter(None, (_COMMIT.search(file["filename"]) for file in rows.cache_files)), None)
     if name is None or found is None:
         return text
-    named = replace(name, revision=found[1])
-    return named.of(name.split) if name.split else named.of("").removesuffix(":")
+    return replace(name, revision=found[1]).of(name.split)
 
 
 def _from_disk(library: Any, path: Path) -> Any:

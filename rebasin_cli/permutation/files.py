@@ -225,7 +225,7 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
     sha256 = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
     version = checkpoint.metadata.get("format", "")
     if version not in _FORMATS:
-        if version.startswith("rebasin.permutation/"):
+        if checkpoint.is_permutation:
             raise ContentError(
                 f"{path} is a permutation file of another version, {version!r}",
                 where=f"this program reads {', '.join(map(repr, _FORMATS))}",

@@ -69,7 +69,7 @@ def open_source(source: Source, progress: Progress, *, permutations: bool = Fals
     if source.held is not None:
         return copy(source.held)
     checkpoint = open_checkpoint(source.path, named="FILE" if str(source.shown) == "-" else None)
-    if not permutations and is_permutation(checkpoint):
+    if not permutations and checkpoint.is_permutation:
         raise ContentError(
             f"{source.shown} is a permutation of units, and no checkpoint",
             remedy=f"leave it out; `rebasin apply {shell_word(str(source.shown))} CHECKPOINT` applies it",
@@ -77,11 +77,6 @@ def open_source(source: Source, progress: Progress, *, permutations: bool = Fals
     for note in checkpoint.notes:
         progress.remark(note)
     return checkpoint
-
-
-def is_permutation(checkpoint: Checkpoint) -> bool:
-    """Whether it is a file of `rebasin align` that says how units move."""
-    return checkpoint.metadata.get("format", "").startswith("rebasin.permutation/")
 
 
 def scan_sources(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.function_check import settled_spec
-from rebasin_cli.pipeline.inputs import Source, is_permutation, open_source
+from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
@@ -32,7 +32,7 @@ def inspect(source: Source, spec: SpecChoice, progress: Progress, data: DataRequ
     """
     with open_source(source, progress, permutations=True) as checkpoint:
         layout = None
-        if is_permutation(checkpoint):
+        if checkpoint.is_permutation:
             of = checkpoint.metadata.get("spec.name", "")
             shown = shell_word(str(source.shown))
             progress.remark(f"a permutation of the dims of `{of}`: `rebasin apply {shown} CHECKPOINT` applies it")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.garbage import collection_paused
-from rebasin_cli.spec.binding.bind import attempt, matcher_for
+from rebasin_cli.spec.binding.bind import MANY, attempt, matcher_for
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
 from rebasin_cli.spec.binding.layout import Layout
@@ -28,9 +28,10 @@ MOST_KINDS = 5000
 """Kinds of names in a checkpoint whose spec is detected. The shipped specs have 300 at most."""
 
 _SAMPLE = 500  # kinds of tensors by which specs are compared if none fits
-_LARGE, _TRIED_IF_LARGE = 10_000, 2  # tensors beyond which only the nearest specs are tried
 _TRIED = 8
 """Specs that are bound if none covers every kind of tensor: those that cover most."""
+
+_TRIED_IF_MANY = 2
 
 
 @collection_paused()
@@ -74,7 +75,7 @@ def detect(
         specs = [shipped_spec(name) for name in shipped_specs()] if specs is None else specs
         some = {key: kinds[key] for key in list(kinds)[:: -(-len(kinds) // _SAMPLE)]} if kinds else kinds
         screens = {spec.name: _screen(spec, some) for spec in specs}
-        tried = _TRIED if len(shapes) <= _LARGE else _TRIED_IF_LARGE
+        tried = _TRIED if len(shapes) <= MANY else _TRIED_IF_MANY
         near = sorted(specs, key=lambda spec: (model_type not in spec.model_types, -screens[spec.name]))[:tried]
         near = [spec for spec in near if screens[spec.name] > 0 or (model_type and model_type in spec.model_types)]
         known = {r.spec.name: r for r in strictly if isinstance(r, Mismatch)}
@@ -100,7 +101,7 @@ def detect(
     if odd and not any(model_type and model_type in m.spec.model_types for m in mismatches if m not in odd):
         raise _fits_but_for(min(odd, key=lambda mismatch: len(mismatch.odd)), shapes)
     different = mismatches
-    if len(shapes) <= _LARGE:  # what does not fit as it stands tells more than what does not fit in any form
+    if len(shapes) <= MANY:  # what does not fit as it stands tells more than what does not fit in any form
         strict = [known.get(spec.name) or attempt(spec, shapes, request) for spec in near[:3]]
         different = [r for r in strict if isinstance(r, Mismatch)]
     # A spec with as many differences as there are tensors has nothing in common with them but a few names.

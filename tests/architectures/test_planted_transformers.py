@@ -1,7 +1,7 @@
 """A permutation planted in a transformer, with noise, is found again: streams, heads, their insides and experts.
 
-No family needs more than one seed: the vocabulary, or pixels and positions, name the units of the stream, and
-everything hangs on that.
+No family needs more than one seed: the vocabulary, or pixels and positions, name the units of the stream, and all
+other dims follow from it.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def test_what_cannot_be_rotated_is_refused(
     assert not Path("x").exists()
 
 
-def test_a_file_of_signs_and_scales_alone_is_applied_without_rotations(rebasin: Rebasin, planted: Path) -> None:
+def test_a_file_without_maps_is_applied_without_rotations(rebasin: Rebasin, planted: Path) -> None:
     a = state_of("a")
     a["transformer.ln_f.weight"][3] = 0  # no rotation could be
     layout = bind(

@@ -163,7 +163,7 @@ def test_heads_that_compare_directions_are_found() -> None:
 
 
 @pytest.mark.parametrize("strided", [False, True])
-def test_queries_that_show_their_heads_and_what_is_in_them_at_once_are_found(strided: bool) -> None:
+def test_queries_with_heads_and_insides_on_one_axis_are_found(strided: bool) -> None:
     torch.manual_seed(0)
     found = derive(ChannelAttention(strided), torch.randn(4, 6, 5))
     assert found.proof.holds, found.proof.describe()

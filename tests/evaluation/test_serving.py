@@ -73,7 +73,7 @@ def test_a_bad_answer_is_told_and_the_next_one_is_asked(answer: str, said: str) 
     one.close()
 
 
-def test_a_line_that_comes_late_is_no_answer_to_the_next_question() -> None:
+def test_a_late_line_is_no_answer_to_the_next_question() -> None:
     one = server('print(1, flush=True); time.sleep(0.2); print(2, flush=True); open("late", "w")')
     assert one.ask(Path("a")).loss == 1
     while not Path("late").exists():

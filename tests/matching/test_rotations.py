@@ -36,7 +36,7 @@ def test_the_canonical_form_is_one_but_for_rotations(name: str) -> None:
     torch.testing.assert_close(torch.einsum("hvs,hws->hvw", writes, writes), torch.einsum("shv,shw->hvw", reads, reads))
 
 
-def test_a_match_keeps_the_function_and_comes_nearer_than_permutations(name: str) -> None:
+def test_a_match_keeps_the_function_and_beats_permutations(name: str) -> None:
     layout, a, b = rotated_layout(name), rotated_state(name, 1), rotated_state(name, 2)
     result = match_with_rotations(Problem(layout, a, b), Resources())
     moved = dict(permuted(result.permutation, layout, b))

@@ -23,7 +23,9 @@ from rebasin_cli.spec.binding.prefixes import MOST, Prefix, keys_matching, prefi
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of
 
-_MANY = 10_000  # tensors beyond which a spec is not bound if its lines show that it cannot fit
+MANY = 10_000
+"""Tensors beyond which a spec is not bound if its lines show that it cannot fit, and only the nearest are tried."""
+
 _NUMBERED = re.compile(r"[\d#]")
 
 
@@ -85,7 +87,7 @@ def attempt(
         if strictly is not None and strictly.claimed and strictly.prefix == str(prefix):
             mismatches[prefix] = strictly  # every tensor has a line, so that there is nothing to be loose about
             continue
-        if len(kept) > _MANY and (lacking := screens[prefix].lacking(spec)):
+        if len(kept) > MANY and (lacking := screens[prefix].lacking(spec)):
             mismatches[prefix] = Mismatch(spec, str(prefix), tuple(lacking))
             continue
         result = Binder(matcher, shapes, left, prefix, request, loose, counters).run()

@@ -144,7 +144,7 @@ def test_a_call_repeats_itself_and_leaves_its_inputs_alone() -> None:
     assert all(torch.equal(b[key], before[key]) for key in b)
 
 
-def test_what_is_stopped_or_gains_nothing_is_the_match_without_data() -> None:
+def test_without_a_gain_the_match_without_data_is_kept() -> None:
     given = problem(trained(0), trained(1))
     start = match_with_rotations(given, Resources()).permutation
 

@@ -19,7 +19,7 @@ tensors:
 EMBED, LAYERS = 48, 2
 
 
-def test_a_product_that_is_an_axis_of_its_own_tells_both_of_its_factors() -> None:
+def test_a_product_on_one_axis_tells_both_of_its_factors() -> None:
     assert sizes(bound(FUSED, {"qkv": (12 + 8, 3), "out": (3, 12)})) == {"head": 3, "qk": 4, "v": 4}
 
 
