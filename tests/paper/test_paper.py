@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.paper.__main__ import all_claims
 from tests.paper.claims.c10_counterexample import CLAIM as COUNTEREXAMPLE
-from tests.paper.datasets import available, has_mnist1d, images, mnist1d, text
+from tests.paper.datasets import available, has_text, images, mnist1d, text
 from tests.paper.defaults import WAYS, Found
 from tests.paper.defaults import markdown as table_of
 from tests.paper.lab import Costs, Lab, mlp, train
@@ -132,7 +132,16 @@ def test_a_text_is_cut_into_pieces(tmp_path: Path) -> None:
     assert 0 < int(found.inputs.max()) < 64
 
 
-@pytest.mark.skipif(not has_mnist1d(), reason="the package mnist1d is not there")
+def test_a_text_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text("to be or not to be, that is the question. " * 100)
+    monkeypatch.setenv("PAPER_TEXT", str(path))
+    text.cache_clear()
+    assert has_text()
+    assert torch.equal(text().inputs, text(path).inputs)
+    text.cache_clear()
+
+
 def test_mnist1d_is_made_without_a_download() -> None:
     found = mnist1d()
     assert (tuple(found.inputs.shape), tuple(found.test_inputs.shape)) == ((4000, 40), (1000, 40))

@@ -34,7 +34,7 @@ def run(lab: Lab) -> Outcome:
         shares[name] = min(barriers.values()) / barriers["naive"]
         said.append(f"{name}: barrier " + ", ".join(f"{how} {barrier:.2f}" for how, barrier in barriers.items()))
     if "GPT" not in recipes:
-        said.append("GPT: not run, as there is no text (PAPER_TEXT names one)")
+        said.append("GPT: not run, as there is no text (make paper installs one)")
     falls = [share < 1 for share in shares.values()]
     return Outcome("; ".join(said), verdict(all(s < 0.5 for s in shares.values()) and len(shares) == 2, all(falls)))
 
