@@ -2,6 +2,7 @@
 
     python -m tests.paper --quick
     python -m tests.paper --claims 2,5,18 --seed 10
+    python -m tests.paper --quick --seeds 1,2,3
     python -m tests.paper --data-root folder/of/cifar-10-batches-py
 
 What was trained and measured is kept in the folder, so that a run that was cut short goes on where it was.
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="smaller networks and fewer epochs: ten minutes")
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
+    parser.add_argument("--seeds", default="", help="comma-separated: judge every claim with these, too")
     parser.add_argument("--claims", default="", help="numbers, comma-separated; else all")
     parser.add_argument(
         "--data-root",
@@ -51,7 +53,10 @@ def main() -> None:
     wanted = {int(number) for number in chosen.claims.split(",") if number}
     data = available(chosen.data_root)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    lab = Lab(chosen.folder, quick=chosen.quick, seed=chosen.seed, root=chosen.data_root)
+    lab, *others = [
+        Lab(chosen.folder, quick=chosen.quick, seed=seed, root=chosen.data_root)
+        for seed in (chosen.seed, *map(int, filter(None, chosen.seeds.split(","))))
+    ]
     rows = []
     for claim in all_claims():
         if wanted and claim.number not in wanted:
@@ -59,9 +64,11 @@ def main() -> None:
         print(f"{claim.number:2} {claim.where}: {claim.says}", flush=True)
         lab.costs = Costs()
         outcome = claim.run(lab)
-        rows.append(Row(claim, outcome, lab.costs.total()))
-        print(f"   {outcome.verdict} ({time_text(rows[-1].seconds)}): {outcome.figures}", flush=True)
+        row = Row(claim, outcome, lab.costs.total(), {other.seed: claim.run(other).verdict for other in others})
+        rows.append(row)
+        print(f"   {outcome.verdict} ({time_text(row.seconds)}; {row.seeds()}): {outcome.figures}", flush=True)
     command = f"python -m tests.paper{' --quick' if chosen.quick else ''} --seed {chosen.seed}"
+    command += f" --seeds {chosen.seeds}" if chosen.seeds else ""
     command += f" --claims {chosen.claims}" if chosen.claims else ""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     form = "Quick form: smaller networks, fewer examples and epochs than `make paper` takes. " if chosen.quick else ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from math import isnan
 
@@ -18,11 +18,19 @@ class Row:
 
     Attributes:
         seconds: of a processor, of all that it needs: training and commands, also what another row made before.
+        again: the verdicts with other seeds, by seed.
     """
 
     claim: Claim
     outcome: Outcome
     seconds: float
+    again: Mapping[int, str] = field(default_factory=dict)
+
+    def seeds(self) -> str:
+        """Which other seeds have the same verdict, and what the others have."""
+        same = [str(seed) for seed, told in self.again.items() if told == self.outcome.verdict]
+        others = [f"{seed}: {told}" for seed, told in self.again.items() if told != self.outcome.verdict]
+        return "; ".join([*([f"{', '.join(same)}: the same"] if same else []), *others]) or "–"
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -31,18 +39,28 @@ def summary(rows: Sequence[Row]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
+def steadiness(rows: Sequence[Row]) -> str:
+    """In how many rows all seeds agree; empty if there is one seed alone."""
+    seeds = sorted({seed for row in rows for seed in row.again})
+    if not seeds:
+        return ""
+    same = sum(set(row.again.values()) <= {row.outcome.verdict} for row in rows)
+    return f" With seeds {', '.join(map(str, seeds))}, too, {same} of {len(rows)} have the same verdict each time."
+
+
 def markdown(rows: Sequence[Row], how: str) -> str:
     """A table with a line for each claim, and the rules below it; `how`: data, machine and command in a sentence."""
+    columns = ("#", "where", "claim", "the paper", "here", "verdict", "other seeds", "processor time")
     lines = [
         "# Git Re-Basin, claim by claim", "",
-        f"{how} {summary(rows)}.", "",
-        "| # | where | claim | the paper | here | verdict | processor time |", "|---|---|---|---|---|---|---|",
+        f"{how} {summary(rows)}.{steadiness(rows)}", "",
+        f"| {' | '.join(columns)} |", "|---" * len(columns) + "|",
     ]  # fmt: skip
     for row in rows:
         claim = row.claim
         cells = (
             str(claim.number), claim.where, claim.says, claim.paper, row.outcome.figures, f"**{row.outcome.verdict}**",
-            time_text(row.seconds),
+            row.seeds(), time_text(row.seconds),
         )  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## The rules", ""]
@@ -73,7 +91,7 @@ def html(rows: Sequence[Row], how: str) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>Git Re-Basin, claim by claim</title><style>{_STYLE}</style>",
-        f"<h1>Git Re-Basin, claim by claim</h1><p>{escape(how)} {escape(summary(rows))}.</p>",
+        f"<h1>Git Re-Basin, claim by claim</h1><p>{escape(how)} {escape(summary(rows))}.{escape(steadiness(rows))}</p>",
     ]
     for row in rows:
         claim, outcome = row.claim, row.outcome
@@ -84,7 +102,7 @@ def html(rows: Sequence[Row], how: str) -> str:
         )
         told = {
             "where": claim.where, "the paper": claim.paper, "here": outcome.figures, "the rule": claim.rule,
-            "processor time": time_text(row.seconds),
+            "other seeds": row.seeds(), "processor time": time_text(row.seconds),
         }  # fmt: skip
         parts += [f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in told.items()]
         parts.append("</dl>")

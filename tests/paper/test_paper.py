@@ -156,6 +156,17 @@ def test_the_report_has_a_row_and_a_rule_for_each_claim() -> None:
     assert "a &lt;picture&gt;" in page
 
 
+def test_the_report_says_which_seeds_have_another_verdict() -> None:
+    claims = all_claims()
+    rows = [
+        Row(claims[0], Outcome("1", SHOWN), 3.0, {10: SHOWN, 20: SHOWN}),
+        Row(claims[1], Outcome("1", SHOWN), 3.0, {10: SHOWN, 20: LIMITED}),
+    ]
+    assert [row.seeds() for row in rows] == ["10, 20: the same", "10: the same; 20: shown with limits"]
+    for form in (markdown, html):
+        assert "With seeds 10, 20, too, 1 of 2 have the same verdict each time." in form(rows, "On a machine.")
+
+
 def test_what_was_made_before_counts_in_full(tmp_path: Path) -> None:
     lab = Lab(tmp_path, quick=True)
     recipe = mlp(64, 4, 10, data="digits", side=8, epochs=1)
