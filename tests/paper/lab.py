@@ -72,6 +72,14 @@ def vgg(base: int, maker: str = "vgg", **more: Any) -> Recipe:
     return Recipe(maker, (("base", base),), batch=128, constant=False, **more)
 
 
+class CommandFailedError(RuntimeError):
+    """A command of the product ended with this code."""
+
+    def __init__(self, told: str, code: int) -> None:
+        super().__init__(told)
+        self.code = code
+
+
 class Costs:
     """Processor seconds of everything that was used, trained or run now or before; each counts once."""
 
@@ -144,22 +152,26 @@ class Lab:
         return path
 
     def scratch(self, name: str) -> Path:
-        """A file of a claim's own."""
-        return self.folder / "scratch" / name
+        """A file of a claim's own, for this form and seed alone: another seed's must not be taken for it."""
+        return self.folder / "scratch" / f"{'quick' if self.quick else 'full'}-{self.seed}-{name}"
 
     def rebasin(self, *arguments: object, recipe: Recipe | None = None) -> Document:
         """Run a command of the product, and return its run document; one that this product made before is not repeated.
+
+        What was made before is found by the product's files, the words, and the contents of files of claims' own.
 
         Args:
             recipe: whose network the command runs, if it is one that has to be named.
 
         Raises:
-            RuntimeError: the command failed, with what it said.
+            CommandFailedError: the command failed, with what it said.
         """
         words = [str(argument) for argument in arguments]
         if recipe is not None and recipe.maker in OWN:
             words += ["--network", f"tests.paper.networks:{OWN[recipe.maker]}"]
-        kept = self.folder / "runs" / f"{self._hash([_product(), *words])}.json"
+        own = [path for path in map(Path, _inputs(words)) if path.parent.name == "scratch" and path.is_file()]
+        contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in own]
+        kept = self.folder / "runs" / f"{self._hash([_product(), *words, *contents])}.json"
         now = 0.0
         if not kept.exists():
             began = time.process_time()
@@ -167,7 +179,7 @@ class Lab:
             with redirect_stdout(out), redirect_stderr(err):
                 code = main([*words, "--json"])
             if code:
-                raise RuntimeError(f"rebasin {' '.join(words)} ended with {code}: {err.getvalue()}")
+                raise CommandFailedError(f"rebasin {' '.join(words)} ended with {code}: {err.getvalue()}", code)
             now = time.process_time() - began
             kept.with_suffix(".seconds").write_text(f"{now:.3f}")
             kept.write_text(out.getvalue())
@@ -202,6 +214,11 @@ class Lab:
         told = asdict(value) if isinstance(value, Recipe) else value
         where = str(self.root or "")
         return hashlib.sha256(json.dumps([told, where], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _inputs(words: Sequence[str]) -> list[str]:
+    """The words of a command without what it writes."""
+    return [word for before, word in zip(["", *words], words, strict=False) if before != "-o"]
 
 
 @cache

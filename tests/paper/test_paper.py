@@ -44,6 +44,29 @@ def test_a_run_that_was_made_is_not_made_again(tmp_path: Path) -> None:
     assert lab.rebasin("inspect", path) == found
 
 
+def test_a_run_on_another_file_of_a_claim_is_made(tmp_path: Path) -> None:
+    recipe = mlp(64, 4, 10, data="digits", side=8, epochs=0)
+    distances = set()
+    for seed in (0, 1):
+        lab = Lab(tmp_path, quick=True, seed=seed)
+        a, *others = lab.trained((recipe, 0), (recipe, 2), (recipe, 4))
+        own = lab.scratch("copy.safetensors")
+        for other in others:
+            own.write_bytes(other.read_bytes())
+            out = lab.scratch("aligned.safetensors")
+            distances.add(lab.rebasin("align", a, own, "-o", out, "--force")["distance"]["before"])
+    assert len(distances) == 4
+
+
+def test_defaults_leave_out_a_way_that_an_architecture_has_not() -> None:
+    recipe = mlp(4, 4)
+    like = {way: Found(10.0, 0.3, 1.0) for way in WAYS}
+    without = {way: found for way, found in like.items() if way != "frank-wolfe"}
+    text = table_of({("one", (0, 1), recipe): like, ("two", (0, 1), recipe): without}, "Made up.")
+    assert "| frank-wolfe | 1 | 100.00 % |" in text
+    assert "| two | 1 | 30.0 % | 30.0 % | 30.0 % | 30.0 % | 30.0 % | – | 30.0 % |" in text
+
+
 def test_the_seed_alone_tells_two_networks_apart() -> None:
     recipe = mlp(64, 4, 10, data="digits", side=8, epochs=1)
     one, same, other = (train(recipe, seed).state_dict()["fc.0.weight"] for seed in (0, 0, 1))
@@ -192,4 +215,4 @@ def test_defaults_say_where_objective_and_barrier_part() -> None:
     assert f"of {2 * others} comparisons" in text
     assert f", {others} have the higher barrier there" in text
     assert "`high` has the higher objective and a barrier that is 20.0 %" in text
-    assert "| default | 90.91 % | 30.0 % | 30.0 % | 1 |" in text
+    assert "| default | 2 | 90.91 % | 30.0 % | 30.0 % | 1 |" in text

@@ -17,7 +17,7 @@ def run(lab: Lab) -> Outcome:
     paths = lab.trained(*((recipe, seed) for recipe in recipes for seed in (0, 1)))
     pairs = [paths[k : k + 2] for k in range(0, len(paths), 2)]
     found = [lab.barrier(recipe, *pair, steps=5) for recipe, pair in zip(recipes, pairs, strict=True)]
-    last = lab.scratch(f"onset-{lab.seed}-{len(epochs)}.safetensors")
+    last = lab.scratch("onset.safetensors")
     final = lab.rebasin("align", *pairs[-1], "-o", last, "--force")["outputs"]["permutation"]
     later = [
         lab.barrier(recipe, *pair, "--permutation", final, steps=5) for recipe, pair in zip(recipes, pairs, strict=True)

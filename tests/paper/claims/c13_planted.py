@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 
 from safetensors.torch import load_file, save_file
 
+from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.spec import detect
 from tests.paper.lab import Lab, mlp, resnet
 from tests.paper.outcome import Claim, Outcome, verdict
 
@@ -33,18 +37,13 @@ def run(lab: Lab) -> Outcome:
     return Outcome(figures, verdict(found == trials and median(sweeps) <= 4, found > trials / 2))
 
 
-def _shuffled(lab: Lab, path: object, trial: int) -> object:
-    """The network with its units in a random order, and each weight moved a little bit by rounding: none."""
+def _shuffled(lab: Lab, path: Path, trial: int) -> Path:
+    """The network with its units in a random order."""
     target = lab.scratch(f"planted-{trial}.safetensors")
-    if not target.exists():
-        from rebasin_cli.permutation.gather import permuted
-        from rebasin_cli.permutation.values import Permutation
-        from rebasin_cli.spec import detect
-
-        state = load_file(str(path))
-        layout = detect({key: tuple(tensor.shape) for key, tensor in state.items()})
-        moved = permuted(Permutation.random(layout, trial), layout, state)
-        save_file({key: moved[key].contiguous() for key in state}, target)
+    state = load_file(path)
+    layout = detect({key: tuple(tensor.shape) for key, tensor in state.items()})
+    moved = permuted(Permutation.random(layout, trial), layout, state)
+    save_file({key: moved[key].contiguous() for key in state}, target)
     return target
 
 

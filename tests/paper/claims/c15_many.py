@@ -36,7 +36,7 @@ def run(lab: Lab) -> Outcome:
 
 def _merged(lab: Lab, recipe: object, paths: list[object], name: str) -> dict[str, object]:  # type: ignore[type-arg]
     document = lab.rebasin(
-        "merge", *paths, "-o", lab.scratch(f"{name}-{lab.seed}.safetensors"), "--force", "--data",
+        "merge", *paths, "-o", lab.scratch(f"{name}.safetensors"), "--force", "--data",
         lab.data(recipe, limit=2000 if lab.quick else 10_000), "--steps", 3, "--metric", "calibration-error",  # type: ignore[arg-type]
     )  # fmt: skip
     scores = document["merge"]["scores"]

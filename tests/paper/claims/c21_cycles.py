@@ -15,7 +15,7 @@ def run(lab: Lab) -> Outcome:
     losses, seconds = {}, {}
     for algorithm in ALGORITHMS:
         document = lab.rebasin(
-            "merge", *paths, "-o", lab.scratch(f"{algorithm}-{lab.seed}.safetensors"), "--force", "--algorithm",
+            "merge", *paths, "-o", lab.scratch(f"{algorithm}.safetensors"), "--force", "--algorithm",
             algorithm, "--data", lab.data(base, limit=2000 if lab.quick else 10_000), "--steps", 3,
         )["merge"]  # fmt: skip
         losses[algorithm] = document["scores"]["merged"]["loss"]
