@@ -36,7 +36,7 @@ demo: $(VENV)/.installed
 	@PATH="$(BIN):$$PATH" sh tests/data/demo.sh
 
 outlines: $(VENV)/.installed
-	$(BIN)/python -c 'from rebasin_cli.spec.outlines import write_outlines; write_outlines()'
+	$(BIN)/python -c 'from rebasin_cli.spec.registry import write_outlines; write_outlines()'
 
 schema: $(VENV)/.installed
 	$(BIN)/python -c 'from rebasin_cli.report.codec import write_schema; write_schema()'

@@ -15,9 +15,9 @@ from io import TextIOWrapper
 if os.name != "posix":  # nor could what follows be imported: outputs are locked and signals told apart as Unix does
     sys.exit("error: rebasin runs on Linux and macOS\n  try:   on Windows run it in WSL")
 
-from rebasin_cli import signals, waiting
+from rebasin_cli import process
 
-_CLOSED_PIPE, _SYSTEM = 141, 4
+_SYSTEM = 4
 _WIDTHS = ("COLUMNS", "LINES", "TERMINAL_WIDTH")  # rich and typer make numbers of them
 _WIDEST = 100_000
 
@@ -25,15 +25,15 @@ _WIDEST = 100_000
 def main() -> int:
     """Run the program as a process of its own and return its exit code."""
     _keep_descriptors()
-    signals.exit_at_once()
-    waiting.begin(sys.argv[1:])
+    process.exit_on_signals()
+    process.show_waiting(sys.argv[1:])
     _settle_surroundings()
     try:
         from rebasin_cli.cli import main as run
 
         code = run()
     except (ImportError, MemoryError, OSError) as failure:  # `run` tells all others
-        waiting.end()
+        process.end_waiting()
         print(f"error: rebasin cannot be loaded: {failure}", file=sys.stderr)
         print("  try:   look at the limits of the process (ulimit -a), or install it again", file=sys.stderr)
         code = _SYSTEM
@@ -65,15 +65,15 @@ def _settle_surroundings() -> None:
 
 def _finish(code: int) -> int:
     """Empty the streams, or point them at nothing: what is left in them would make the interpreter end with 120."""
-    signals.ignore()
-    waiting.end()
+    process.ignore_signals()
+    process.end_waiting()
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError) as failure:
             if descriptor == 1 and code == 0:
-                code = _CLOSED_PIPE if isinstance(failure, BrokenPipeError) else _SYSTEM
+                code = process.CLOSED_PIPE if isinstance(failure, BrokenPipeError) else _SYSTEM
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, descriptor)
             os.close(nothing)

@@ -34,6 +34,16 @@ def split_address(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
+def is_pattern(key: str | None) -> bool:
+    """Whether a key names several members: `models.*`, `*`."""
+    return key is not None and (key == "*" or key.endswith(".*"))
+
+
+def names_several(path: Path) -> bool:
+    """Whether a path has a key that names several members."""
+    return is_pattern(split_address(path)[1])
+
+
 def file_name_of(key: str) -> str:
     """A key as a part of a file's name: `model.encoder` stays, what a name should not have becomes `_`."""
     return _UNSAFE.sub("_", key).strip(".")[:80] or "_"

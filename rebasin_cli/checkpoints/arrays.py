@@ -12,8 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from rebasin_cli.checkpoints.dtypes import TORCH_NAMES, TensorInfo
-from rebasin_cli.checkpoints.header import METADATA
+from rebasin_cli.checkpoints.header import METADATA, TORCH_NAMES, TensorInfo
 from rebasin_cli.checkpoints.networks import WRAPPERS, listed, shown
 from rebasin_cli.checkpoints.reader import CHUNK, Block, FileConfig, StableFile
 from rebasin_cli.errors import ContentError

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.header import TensorInfo
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure
 from rebasin_cli.files import read_json

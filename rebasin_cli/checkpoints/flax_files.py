@@ -15,7 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.checkpoints.arrays import MOST_ARRAYS, Found, FoundArray, dtype_of, refused_type
-from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.header import TensorInfo
 from rebasin_cli.checkpoints.networks import shown
 from rebasin_cli.checkpoints.reader import StableFile, Stream
 from rebasin_cli.errors import ContentError

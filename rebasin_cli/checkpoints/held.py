@@ -13,8 +13,7 @@ from types import MappingProxyType
 import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
-from rebasin_cli.checkpoints.header import build_header
+from rebasin_cli.checkpoints.header import BITS, TensorInfo, build_header
 from rebasin_cli.checkpoints.reader import CHUNK, Block, FileConfig
 from rebasin_cli.checkpoints.tensors import dtype_name, tensor_bytes
 from rebasin_cli.errors import ContentError

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rebasin_cli.checkpoints.addresses import split_address
-from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.addresses import is_pattern, split_address
+from rebasin_cli.checkpoints.header import TensorInfo
 from rebasin_cli.checkpoints.kinds import kind_of
 from rebasin_cli.checkpoints.reader import Block, FileConfig, SafetensorsFile, TensorFile
 from rebasin_cli.errors import ContentError
@@ -74,16 +74,6 @@ def member_file(open_file: Callable[[str | None], TensorFile], key: str) -> Memb
             if any(name.startswith(begin) for name in file.infos):
                 return MemberFile(file, begin)
     return None
-
-
-def is_pattern(key: str | None) -> bool:
-    """Whether a key names several members: `models.*`, `*`."""
-    return key is not None and (key == "*" or key.endswith(".*"))
-
-
-def names_several(path: Path) -> bool:
-    """Whether a path has a key that names several members."""
-    return is_pattern(split_address(path)[1])
 
 
 def expanded(path: Path) -> list[Path]:

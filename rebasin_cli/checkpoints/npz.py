@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from rebasin_cli.checkpoints.arrays import Found, FoundArray, dtype_of, refused_type
-from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
+from rebasin_cli.checkpoints.header import BITS, TensorInfo
 from rebasin_cli.checkpoints.networks import shown
 from rebasin_cli.checkpoints.reader import CHUNK, StableFile
 from rebasin_cli.checkpoints.stored import StoredTensor

@@ -10,12 +10,10 @@ import re
 import stat
 from pathlib import Path
 
-from rebasin_cli.checkpoints.addresses import split_address
+from rebasin_cli.checkpoints.addresses import is_pattern, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, read_config
-from rebasin_cli.checkpoints.kinds import kind_of, stat_file
-from rebasin_cli.checkpoints.members import copies, expanded, is_pattern, listed, member_file
+from rebasin_cli.checkpoints.kinds import kind_of, refuse_adapter_file, refuse_placeholders, refuse_quantised, stat_file
 from rebasin_cli.checkpoints.reader import SafetensorsFile, StableFile, TensorFile
-from rebasin_cli.checkpoints.unfit import refuse_adapter_file, refuse_placeholders, refuse_quantised
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.safe_text import shell_word
 
@@ -68,6 +66,8 @@ def open_checkpoint(path: Path, *, named: str | None = None, empty: bool = False
 def _open_file(path: Path, key: str | None = None, named: str | None = None) -> TensorFile:
     kind = kind_of(path)
     if is_pattern(key):
+        from rebasin_cli.checkpoints.members import expanded
+
         raise UsageError(
             f"{path}:{key} names several networks, and one is meant here",
             remedy=f"name one: {shell_word(str(expanded(Path(f'{path}:{key}'))[0]))}; merge takes all, and align as B",
@@ -86,13 +86,19 @@ def _open_file(path: Path, key: str | None = None, named: str | None = None) -> 
     try:
         return open_network(key)
     except ContentError:
-        member = member_file(open_network, key) if key is not None else None
+        if key is None:
+            raise
+        from rebasin_cli.checkpoints.members import member_file
+
+        member = member_file(open_network, key)
         if member is None:
             raise
         return member
 
 
 def _member_of_safetensors(path: Path, key: str) -> TensorFile:
+    from rebasin_cli.checkpoints.members import copies, listed, member_file
+
     file = SafetensorsFile(path)
     member = member_file(lambda name: file, key)
     if member is not None:

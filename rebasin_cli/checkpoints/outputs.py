@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from rebasin_cli.checkpoints.deferring import signals_deferred
 from rebasin_cli.checkpoints.locking import (
     LOCK,
     PARTIAL,
@@ -32,6 +31,7 @@ from rebasin_cli.checkpoints.locking import (
 from rebasin_cli.checkpoints.replacing import resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError, system_failure
 from rebasin_cli.files import new_file, sync_folder, take_mode
+from rebasin_cli.process import signals_deferred
 
 
 @dataclass(slots=True)

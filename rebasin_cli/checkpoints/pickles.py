@@ -14,8 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.checkpoints.archives import DAMAGED, RESAVE, Archive, open_archive
-from rebasin_cli.checkpoints.dtypes import TensorInfo
-from rebasin_cli.checkpoints.header import METADATA
+from rebasin_cli.checkpoints.header import METADATA, TensorInfo
 from rebasin_cli.checkpoints.hyperparameters import find_config
 from rebasin_cli.checkpoints.inert import PickleFault, TooMuch
 from rebasin_cli.checkpoints.networks import choose_network, describe, entries, listed, named_networks, shown

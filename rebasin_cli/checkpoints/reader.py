@@ -16,8 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rebasin_cli.checkpoints.dtypes import TensorInfo
-from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, header_length, parse_header
+from rebasin_cli.checkpoints.header import LENGTH_BYTES, Header, TensorInfo, header_length, parse_header
 from rebasin_cli.checkpoints.kinds import stat_file
 from rebasin_cli.errors import SystemFailure, system_failure
 from rebasin_cli.files import open_regular

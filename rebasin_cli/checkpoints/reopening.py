@@ -56,6 +56,6 @@ def _sha256_once(path: str, key: str | None, state: object) -> str:
 
 
 def _sha256(checkpoint: Checkpoint) -> str:
-    from rebasin_cli.checkpoints.scan import combined_sha256
+    from rebasin_cli.checkpoints.tensors import combined_sha256
 
     return combined_sha256({name: sha256_of(file.path) for name, file in checkpoint.files.items()})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from rebasin_cli.checkpoints.dtypes import BITS, TORCH_NAMES, TensorInfo
+from rebasin_cli.checkpoints.header import BITS, TORCH_NAMES, TensorInfo
 from rebasin_cli.checkpoints.inert import PERSISTENT, Global, PickleFault, Thing
 
 _INT64 = 1 << 63

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from rebasin_cli.checkpoints.inert import PERSISTENT_ID, Global, PickleFault, Thing, TooMuch
-from rebasin_cli.garbage import collection_paused
+from rebasin_cli.process import collection_paused
 
 # A tensor takes 32 steps and 3 things: 100,000 of them stay below, or 25,000 with the states of an optimizer.
 MAX_STEPS = 3_500_000

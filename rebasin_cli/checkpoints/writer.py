@@ -16,13 +16,11 @@ from typing import BinaryIO, cast
 import torch
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
-from rebasin_cli.checkpoints.dtypes import TensorInfo
-from rebasin_cli.checkpoints.header import build_header
+from rebasin_cli.checkpoints.header import TensorInfo, build_header
 from rebasin_cli.checkpoints.outputs import HashedFile, Outputs
 from rebasin_cli.checkpoints.reader import CHUNK
 from rebasin_cli.checkpoints.replacing import check_target, file_names, resolve_target
-from rebasin_cli.checkpoints.scan import combined_sha256
-from rebasin_cli.checkpoints.tensors import dtype_name, tensor_bytes, torch_dtype
+from rebasin_cli.checkpoints.tensors import combined_sha256, dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.errors import system_failure
 from rebasin_cli.files import new_file
 

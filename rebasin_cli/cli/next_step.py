@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rebasin_cli.checkpoints.addresses import PREFIX
-from rebasin_cli.cli.messages import called
+from rebasin_cli.cli.streams import called
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.names import short_path
 from rebasin_cli.safe_text import shell_word

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from rebasin_cli import waiting
-from rebasin_cli.cli.messages import console, is_terminal, print_note, print_warning
-from rebasin_cli.cli.streams import need_stdout, print_payload
+from rebasin_cli import process
+from rebasin_cli.cli.streams import console, is_terminal, need_stdout, print_note, print_payload, print_warning
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InvocationRecord, Option, RunDocument
 
@@ -166,7 +165,7 @@ class Session(Progress):
             with self._bars.phase(title, total, unit) as advance:
                 yield advance
             return
-        waiting.end()
+        process.end_waiting()
         from rebasin_cli.report.bars import Bars
 
         with Bars(console(sys.stderr)) as self._bars:
@@ -175,7 +174,7 @@ class Session(Progress):
                     yield advance
             finally:
                 self._bars = None
-        waiting.resume()
+        process.show_waiting_again()
 
     def finish(self, document: RunDocument, *, payload: bool = True) -> None:
         """Print the result, unless stdout is taken or closed, or the result was to go elsewhere.
@@ -194,7 +193,7 @@ class Session(Progress):
         from rebasin_cli.cli.next_step import next_command
         from rebasin_cli.report.console import print_summary
 
-        waiting.end()
+        process.end_waiting()
         print_summary(
             console(sys.stdout), document, verbose=self.verbose,
             document_file=str(self.document_file or ""), then=next_command(document, self.document_file),

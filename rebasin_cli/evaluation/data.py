@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.reader import SafetensorsFile
-from rebasin_cli.checkpoints.scan import hash_tensors
-from rebasin_cli.checkpoints.tensors import as_tensor
+from rebasin_cli.checkpoints.tensors import as_tensor, hash_tensors
 from rebasin_cli.checkpoints.zips import check_expanded, open_zip
 from rebasin_cli.errors import ContentError, RebasinError, UsageError, system_failure
 from rebasin_cli.evaluation.idx import read_idx_pair

@@ -28,7 +28,7 @@ from rebasin_cli.evaluation.data import Dataset, as_dataset, check_limit
 from rebasin_cli.evaluation.libraries import from_folder
 from rebasin_cli.evaluation.options import Moments, Split
 from rebasin_cli.files import open_regular
-from rebasin_cli.matching.cache import free_memory
+from rebasin_cli.matching.resources import free_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,7 +12,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.parallel import in_order
+from rebasin_cli.matching.resources import in_order
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation, is_identity, turned_where, units_of
 from rebasin_cli.spec import Layout

@@ -15,12 +15,11 @@ from itertools import chain, islice
 from time import perf_counter
 from typing import TypeVar
 
-from rebasin_cli.matching.cache import budgets, free_memory
 from rebasin_cli.matching.descent.settling import is_tie
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import Order, Start, WeightsOptions
-from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching, Trial, rising
+from rebasin_cli.matching.resources import budgets, free_memory, in_order
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

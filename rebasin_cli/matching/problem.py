@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.cache import budgets, keep_read
 from rebasin_cli.matching.objective import inner_product
+from rebasin_cli.matching.resources import budgets, keep_read
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, Piece, Side
 

@@ -22,8 +22,8 @@ from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.options import STARTS, WeightsOptions
-from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop, StopMatching
+from rebasin_cli.matching.resources import in_order
 from rebasin_cli.merging.frank_wolfe_many import check_joint, frank_wolfe_many
 from rebasin_cli.merging.models import Mean, Models, total_similarity
 from rebasin_cli.merging.options import Algorithm, ManyOptions

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_bytes
+from rebasin_cli.process import load_torch
 from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # a file that is none is refused without torch

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints.scan import hash_tensors
+from rebasin_cli.checkpoints.tensors import hash_tensors
 from rebasin_cli.spec import Layout
 
 Turn = Callable[[Tensor], Tensor]

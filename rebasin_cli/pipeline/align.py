@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.devices import matching_device, require_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec
@@ -22,6 +21,7 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base
+from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:  # examples and networks, which not every command has

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.files import read_json
@@ -18,6 +17,7 @@ from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import versions
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
+from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import (
     ArchitectureRecord,
     CheckRecord,
@@ -28,7 +28,7 @@ from rebasin_cli.report.document import (
 )
 from rebasin_cli.spec import Layout, PermutationSpec, find_spec, shipped_spec, shipped_specs
 from rebasin_cli.spec.kinds import kind_of
-from rebasin_cli.spec.outlines import shipped_outlines
+from rebasin_cli.spec.registry import shipped_outlines
 
 if TYPE_CHECKING:  # what reads checkpoints, which a list of specs does not need
     from rebasin_cli.pipeline.inputs import Source

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.addresses import is_on_hub
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, NetworkName
 from rebasin_cli.evaluation.options import Kind, Moments, Polish, Split
 from rebasin_cli.evaluation.user_code import is_named, module_files
+from rebasin_cli.process import load_torch
 
 if TYPE_CHECKING:  # they need torch
     from rebasin_cli.pipeline.layouts import Pair

@@ -10,9 +10,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.method_choice import MatchChoice
+from rebasin_cli.process import load_torch
 from rebasin_cli.spec import Layout
 
 GPU_WORK = 1 << 33

@@ -11,9 +11,9 @@ from rebasin_cli.checkpoints.addresses import hub_name, is_on_hub
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import input_record
+from rebasin_cli.process import give_freed_memory_back
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.safe_text import shell_word
 
@@ -94,7 +94,7 @@ def scan_sources(
     Raises:
         ContentError: a value that is not finite, or a file that has changed since.
     """
-    from rebasin_cli.checkpoints.scan import require_finite, scan
+    from rebasin_cli.checkpoints.tensors import require_finite, scan
 
     records = {}
     for role, (source, checkpoint) in opened.items():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
 from rebasin_cli.pipeline.devices import resolve_device
@@ -29,6 +28,7 @@ from rebasin_cli.pipeline.record import (
 )
 from rebasin_cli.pipeline.resume import NO_SWEEP, EarlierSweep, check_same_spec, read_earlier_sweep
 from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
+from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:  # examples and networks, which not every path has

@@ -16,8 +16,8 @@ from rebasin_cli.evaluation.user_code import module_files
 from rebasin_cli.files import read_text
 from rebasin_cli.pipeline.remembered_proofs import user_folder
 from rebasin_cli.spec.binding.claims import Shape
+from rebasin_cli.spec.language import LONGEST_FILE
 from rebasin_cli.spec.language.loading import parse_spec
-from rebasin_cli.spec.limits import LONGEST_FILE
 
 
 def place_for(reference: NetworkName, options: Mapping[str, str], shapes: Mapping[str, Shape]) -> Path:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.members import copies
-from rebasin_cli.checkpoints.members import listed as members_listed
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.document import ArchitectureRecord
@@ -136,6 +134,8 @@ def bind_one(
 
 def _of_copies(error: ContentError, checkpoint: Checkpoint) -> ContentError:
     """Where nothing fits as several copies of a network that is known are in one file: how to name one of them."""
+    from rebasin_cli.checkpoints.members import copies, listed
+
     several = copies(checkpoint.infos)
     if several is None:
         return error
@@ -148,7 +148,7 @@ def _of_copies(error: ContentError, checkpoint: Checkpoint) -> ContentError:
         return error
     one, every = (shell_word(f"{checkpoint.address}{'.' if checkpoint.key else ':'}{stem}{w}") for w in (words[0], "*"))
     return ContentError(
-        f"the checkpoint holds {len(words)} copies of one network (`{found.spec.name}`): {members_listed(stem, words)}",
+        f"the checkpoint holds {len(words)} copies of one network (`{found.spec.name}`): {listed(stem, words)}",
         where=checkpoint.address,
         remedy=f"name one of them, {one}; or make one of all: rebasin merge {every} -o merged.safetensors",
     )

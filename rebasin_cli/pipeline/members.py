@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.checkpoints.replacing import check_file_target, check_space, needed_bytes
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.pipeline.devices import require_device
@@ -29,6 +28,7 @@ from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.pipeline.targets import base_of, beside, check_apart, named_or_beside
+from rebasin_cli.process import load_torch
 from rebasin_cli.report.codec import read_document
 from rebasin_cli.report.document import MemberRecord, MembersRecord, RunDocument
 from rebasin_cli.report.names import short_path

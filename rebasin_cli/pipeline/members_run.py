@@ -24,8 +24,8 @@ from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.reopening import sha256_of_checkpoint
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files import sha256_of
-from rebasin_cli.matching.parallel import in_order
 from rebasin_cli.matching.portfolio import starts_at_once
+from rebasin_cli.matching.resources import in_order
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.align import AlignRequest, prepare
 from rebasin_cli.pipeline.align_run import find, write_aligned

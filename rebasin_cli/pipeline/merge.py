@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, BinaryIO
 from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
 from rebasin_cli.pipeline.devices import resolve_device
@@ -24,6 +23,7 @@ from rebasin_cli.pipeline.points import check_dtypes, tell_lacking
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, role_of, versions
 from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
+from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import PlanRecord, RunDocument
 from rebasin_cli.spec import Layout
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.matching.options import (
     ActivationOptions,
@@ -21,6 +20,7 @@ from rebasin_cli.matching.options import (
 )
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.process import load_torch
 
 if TYPE_CHECKING:  # examples and networks, which not every command has
     from rebasin_cli.pipeline.cluster import Workers

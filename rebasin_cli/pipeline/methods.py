@@ -143,7 +143,7 @@ def _together(problem: Problem, choice: MatchChoice, options: SearchOptions) -> 
 
         attempts += sinkhorn_attempts(problem, SinkhornOptions(options.learning_rate, choice.max_sweeps))
     elif options.quality == "high" and cheap:
-        from rebasin_cli.matching.relaxation.rounding import joint_dims
+        from rebasin_cli.matching.descent.weights import joint_dims
         from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
 
         if set(joint_dims(layout)) == set(layout.moving()):

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import has_torch_type, is_floating
+from rebasin_cli.checkpoints.header import has_torch_type, is_floating
 from rebasin_cli.checkpoints.replacing import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.layouts import Pair

@@ -11,7 +11,6 @@ from typing import BinaryIO
 from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.deferring import load_torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.merging.options import check_lambda
@@ -22,6 +21,7 @@ from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, bind_pair, tell_l
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base, write_document
+from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.spec import Layout
 

@@ -27,7 +27,7 @@ from rebasin_cli.evaluation.metrics import Maker, check_metrics, find_metrics
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.serving import EvaluationServer, parse_server
-from rebasin_cli.matching.cache import free_memory
+from rebasin_cli.matching.resources import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import SCALED_TYPES, SIGN_BITS
+from rebasin_cli.checkpoints.header import SCALED_TYPES, SIGN_BITS
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.spec import Layout, find_spec, shipped_specs

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.scan import hash_tensors
-from rebasin_cli.checkpoints.tensors import as_elements
+from rebasin_cli.checkpoints.tensors import as_elements, hash_tensors
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation

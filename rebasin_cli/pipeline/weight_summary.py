@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import rebasin_cli
-from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.header import TensorInfo
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.tensors import torch_dtype

@@ -8,10 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.dtypes import SIGN_BITS, TensorInfo
+from rebasin_cli.checkpoints.header import SIGN_BITS, TensorInfo
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.checkpoints.scan import count_non_finite
-from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, tensor_bytes
+from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, count_non_finite, tensor_bytes
 from rebasin_cli.checkpoints.writer import stream_checkpoint, write_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import is_computed, permute_tensor

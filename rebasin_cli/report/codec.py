@@ -23,7 +23,7 @@ from msgspec import structs
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_text
-from rebasin_cli.garbage import collection_paused
+from rebasin_cli.process import collection_paused
 from rebasin_cli.report.document import SCHEMA_VERSION, InputRecord, InvocationRecord, MemberRecord, Option, RunDocument
 from rebasin_cli.report.measurements import Figure
 from rebasin_cli.safe_text import escaped_json

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.errors import ContentError
-from rebasin_cli.garbage import collection_paused
+from rebasin_cli.process import collection_paused
 from rebasin_cli.spec.binding.bind import MANY, attempt, matcher_for
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
@@ -21,8 +21,7 @@ from rebasin_cli.spec.binding.prefixes import (
     require_matches,
 )
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
-from rebasin_cli.spec.outlines import may_cover
-from rebasin_cli.spec.registry import shipped_spec, shipped_specs
+from rebasin_cli.spec.registry import may_cover, shipped_spec, shipped_specs
 
 MOST_KINDS = 5000
 """Kinds of names in a checkpoint whose spec is detected. The shipped specs have 300 at most."""

@@ -18,7 +18,7 @@ import rebasin_cli as rebasin
 from rebasin_cli.api.showing import html_table, text_of
 from rebasin_cli.checkpoints.held import held_checkpoint
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.scan import scan
+from rebasin_cli.checkpoints.tensors import scan
 from tests.api.conftest import State, perceptron
 from tests.hostile import HOSTILE
 from tests.small import mlp_state, shuffled

@@ -24,7 +24,6 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.writer import tensors_bytes
-from rebasin_cli.garbage import give_freed_memory_back
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
@@ -32,6 +31,7 @@ from rebasin_cli.matching.problem import Problem
 from rebasin_cli.matching.similarity.blocks import block_terms, blocks
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.process import give_freed_memory_back
 from rebasin_cli.spec import Layout
 from tests.benchmarks.cases import CASES, Case, Weights, make_weights
 from tests.benchmarks.paper import weight_matching

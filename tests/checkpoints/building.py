@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
+from rebasin_cli.checkpoints.header import BITS, TensorInfo
 
 
 def safetensors_bytes(header: Mapping[str, Any] | bytes, data: bytes = b"") -> bytes:

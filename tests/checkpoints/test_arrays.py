@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.scan import scan
+from rebasin_cli.checkpoints.tensors import scan
 from rebasin_cli.errors import ContentError, UsageError
 from tests.small import DATA
 

@@ -9,7 +9,7 @@ from tests.small import environment
 
 CODE = """
 import gc
-from rebasin_cli.checkpoints.deferring import load_torch
+from rebasin_cli.process import load_torch
 load_torch()
 print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 10_000)
 """

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
+from rebasin_cli.checkpoints.header import BITS, TensorInfo
 from rebasin_cli.checkpoints.tensors import (
     TORCH_DTYPES,
     as_bytes,

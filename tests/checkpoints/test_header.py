@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from rebasin_cli.checkpoints.dtypes import TensorInfo
-from rebasin_cli.checkpoints.header import MAX_HEADER, build_header, parse_header
+from rebasin_cli.checkpoints.header import MAX_HEADER, TensorInfo, build_header, parse_header
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from tests.checkpoints.building import entry, safetensors_bytes

@@ -131,7 +131,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         import json
         import pickle
         from rebasin_cli.checkpoints.opening import open_checkpoint
-        from rebasin_cli.checkpoints.scan import scan
+        from rebasin_cli.checkpoints.tensors import scan
         from rebasin_cli.errors import RebasinError
         folder = Path(sys.argv[1])
         os.chdir(folder)

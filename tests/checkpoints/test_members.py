@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.checkpoints.dtypes import TensorInfo
+from rebasin_cli.checkpoints.header import TensorInfo
 from rebasin_cli.checkpoints.members import copies
 
 

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.scan import scan
+from rebasin_cli.checkpoints.tensors import scan
 from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import ContentError, SystemFailure
 from tests.checkpoints.building import run_python
@@ -283,7 +283,7 @@ def test_a_file_takes_the_memory_of_a_tensor(zipped: bool, tmp_path: Path) -> No
         """
         import resource
         from rebasin_cli.checkpoints.opening import open_checkpoint
-        from rebasin_cli.checkpoints.scan import scan
+        from rebasin_cli.checkpoints.tensors import scan
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         before = peak()

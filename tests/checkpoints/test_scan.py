@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.scan import count_non_finite, require_finite, scan
-from rebasin_cli.checkpoints.tensors import TORCH_DTYPES
+from rebasin_cli.checkpoints.tensors import TORCH_DTYPES, count_non_finite, require_finite, scan
 from rebasin_cli.errors import ContentError
 from tests.checkpoints.building import every_dtype_file, two_shards, write_sharded
 

@@ -146,7 +146,7 @@ write_checkpoint(Path(sys.argv[2]), checkpoint, read, metadata={})
 MEMORY = """
     import torch
     from rebasin_cli.checkpoints.opening import open_checkpoint
-    from rebasin_cli.checkpoints.scan import scan
+    from rebasin_cli.checkpoints.tensors import scan
     from rebasin_cli.checkpoints.writer import write_checkpoint
 
     def peak():

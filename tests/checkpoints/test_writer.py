@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from safetensors import deserialize, safe_open
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.checkpoints.dtypes import BITS, TensorInfo
-from rebasin_cli.checkpoints.header import build_header
+from rebasin_cli.checkpoints.header import BITS, TensorInfo, build_header
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.replacing import check_space
 from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, tensors_bytes, write_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.scan import scan
+from rebasin_cli.checkpoints.tensors import scan
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.method_choice import effective_options
 from rebasin_cli.report.codec import from_json, read_document

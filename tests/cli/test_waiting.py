@@ -66,7 +66,7 @@ def test_the_line_goes_before_anything_else_is_said(tmp_path: Path) -> None:
 def test_where_there_is_no_line(
     arguments: list[str], surroundings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rebasin_cli import waiting
+    from rebasin_cli import process
 
     ours, theirs = pty.openpty()
     stderr = os.dup(2)
@@ -74,8 +74,8 @@ def test_where_there_is_no_line(
         monkeypatch.setenv(name, value)
     try:
         os.dup2(theirs, 2)
-        waiting.begin(arguments)
-        waiting.end()
+        process.show_waiting(arguments)
+        process.end_waiting()
         os.write(2, b"end")
     finally:
         os.dup2(stderr, 2)

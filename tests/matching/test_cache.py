@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.cache import MATRICES, TENSORS, Budget, CachedTensors, budgets, free_memory, keep_read
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.resources import MATRICES, TENSORS, Budget, CachedTensors, budgets, free_memory, keep_read
 from tests.networks import TINY, tiny_layout, tiny_state
 
 

@@ -15,10 +15,10 @@ import torch
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import Order, WeightsOptions
-from rebasin_cli.matching.parallel import STRIPE, add_product, in_order
 from rebasin_cli.matching.portfolio import Attempt, best_of, descents, starts_at_once
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
+from rebasin_cli.matching.resources import STRIPE, add_product, in_order
 from rebasin_cli.merging.many import ALGORITHMS, match_many
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions

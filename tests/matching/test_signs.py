@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from rebasin_cli.matching.assignment.solve import solve_assignment
-from rebasin_cli.matching.cache import Budget
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product, measure_distance
@@ -19,9 +18,10 @@ from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn
+from rebasin_cli.matching.resources import Budget
 from rebasin_cli.matching.similarity.blocks import Over, block_terms, blocks
+from rebasin_cli.matching.similarity.contributions import Dense, Worth, forms_of
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.matching.similarity.pair_forms import Dense, Worth, forms_of
 from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions
@@ -186,7 +186,7 @@ def test_kept_matrices_follow_turned_signs(budget: int) -> None:
 def test_forms_too_large_to_keep_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(signed_layout(name), signed_state(name, 1), signed_state(name, 2))
     expected = match_by_weights(problem)
-    monkeypatch.setattr("rebasin_cli.matching.similarity.pair_forms.DENSE_LIMIT", 0)
+    monkeypatch.setattr("rebasin_cli.matching.similarity.contributions.DENSE_LIMIT", 0)
     monkeypatch.setattr("rebasin_cli.matching.similarity.matrices.LARGEST", 0)
     monkeypatch.setattr("rebasin_cli.matching.descent.nested.TILE", 1)
     found = match_by_weights(problem)

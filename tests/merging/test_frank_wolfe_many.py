@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ContentError
+from rebasin_cli.matching.descent.weights import joint_dims
 from rebasin_cli.matching.options import STARTS, RelaxedStart
-from rebasin_cli.matching.relaxation.rounding import joint_dims
 from rebasin_cli.merging.frank_wolfe_many import _Joint, best_step, frank_wolfe_many
 from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Models, total_similarity

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoints.dtypes import SIGN_BITS, TensorInfo
+from rebasin_cli.checkpoints.header import SIGN_BITS, TensorInfo
 from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, torch_dtype
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import load_permutation, save_permutation

@@ -10,7 +10,7 @@ import pytest
 from rebasin_cli.spec import detect, shipped_spec, shipped_specs
 from rebasin_cli.spec.binding.bind import matcher_for
 from rebasin_cli.spec.language.loading import architectures_folder
-from rebasin_cli.spec.outlines import FILE, outlines_text, read_outlines, shipped_outlines
+from rebasin_cli.spec.registry import FILE, outlines_text, read_outlines, shipped_outlines
 
 MLP = {"fc.0.weight": (4, 4), "fc.0.bias": (4,), "fc.1.weight": (4, 4), "fc.1.bias": (4,)}
 

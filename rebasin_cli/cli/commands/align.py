@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebasin_cli.checkpoints.members import names_several
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
+from rebasin_cli.checkpoints.addresses import names_several
+from rebasin_cli.cli.groups import DryRun, Force, Report, SavePermutation, Talk, grouped
 from rebasin_cli.cli.groups.data import FittingExamples, NetworkOptions, check_loss, fitted
-from rebasin_cli.cli.groups.matching import MatchOptions, end_of
-from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
+from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
 from rebasin_cli.cli.streams import PIPE, listed_paths, many_sources, output_of, sources, working
 from rebasin_cli.cli.values import file_path
 from rebasin_cli.errors import UsageError

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
+from rebasin_cli.cli.groups import DryRun, Force, Report, Talk, grouped
 from rebasin_cli.cli.groups.data import NamedNetwork
-from rebasin_cli.cli.groups.talk import DryRun, Force, Report, Talk
+from rebasin_cli.cli.groups.matching import CheckpointPath, UnmatchedOptions
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 
 

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.cli import values as v
-from rebasin_cli.cli.examples import epilog
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import CheckpointPath, NamedSpecOptions, Set, SpecName, spec_choice
-from rebasin_cli.cli.groups.matching import Seed
-from rebasin_cli.cli.groups.talk import Force, Talk
-from rebasin_cli.cli.plain_help import PlainCommand, PlainGroup
+from rebasin_cli.cli.groups import Force, Talk, grouped
+from rebasin_cli.cli.groups.matching import CheckpointPath, NamedSpecOptions, Seed, Set, SpecName, spec_choice
+from rebasin_cli.cli.help import PlainCommand, PlainGroup, epilog
 from rebasin_cli.cli.streams import print_payload, sources, working
 from rebasin_cli.cli.values import file_path, pairs
 from rebasin_cli.errors import GateError

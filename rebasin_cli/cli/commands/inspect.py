@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import CheckpointPath, SpecOptions
+from rebasin_cli.cli.groups import Talk, grouped
 from rebasin_cli.cli.groups.data import NamedNetwork
-from rebasin_cli.cli.groups.talk import Talk
+from rebasin_cli.cli.groups.matching import CheckpointPath, SpecOptions
 from rebasin_cli.cli.streams import sources, working
 
 

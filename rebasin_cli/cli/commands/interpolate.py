@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import values as v
 from rebasin_cli.cli.ends import both_or_none, ends_of
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
+from rebasin_cli.cli.groups import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk, grouped
 from rebasin_cli.cli.groups.data import PANEL, Examples, NetworkOptions
 from rebasin_cli.cli.groups.judging import LineJudgeOptions, WorthGates, judged
-from rebasin_cli.cli.groups.matching import MatchOptions, end_of
-from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk
+from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
 from rebasin_cli.cli.streams import PIPE, output_of, working
 from rebasin_cli.cli.values import file_path, number, pairs, plot_path
 from rebasin_cli.errors import UsageError
@@ -43,8 +40,8 @@ class PathOptions:
             rich_help_panel=_PATH,
         ),
     ] = None  # fmt: skip
-    combine: Annotated[c.Combine, typer.Option(help="What lies between two tensors.", rich_help_panel=_PATH)] = (
-        c.Combine.LERP
+    combine: Annotated[v.Combine, typer.Option(help="What lies between two tensors.", rich_help_panel=_PATH)] = (
+        v.Combine.LERP
     )
     weight: Annotated[
         list[str] | None,
@@ -177,7 +174,7 @@ def _point(text: str | None) -> float | None:
     return number(v.LAMBDA, text, option="--at", example="--at 0.5 or --at best")
 
 
-def _blend(combine: c.Combine, weight: list[str] | None) -> Blend:
+def _blend(combine: v.Combine, weight: list[str] | None) -> Blend:
     from rebasin_cli.merging.options import Blend
 
     weights = [

@@ -8,14 +8,11 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import values as v
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
+from rebasin_cli.cli.groups import AllowNonFinite, DryRun, Force, Report, Talk, grouped
 from rebasin_cli.cli.groups.data import PANEL, Examples, NetworkOptions
 from rebasin_cli.cli.groups.judging import JudgeOptions, WorthGates, judged
-from rebasin_cli.cli.groups.matching import MergeMatchOptions, end_of
-from rebasin_cli.cli.groups.talk import AllowNonFinite, DryRun, Force, Report, Talk
+from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MergeMatchOptions, end_of
 from rebasin_cli.cli.streams import PIPE, many_sources, output_of, working
 from rebasin_cli.cli.values import number
 
@@ -25,12 +22,12 @@ class MeanOptions:
     """How the mean comes about."""
 
     algorithm: Annotated[
-        c.Algorithm,
+        v.Algorithm,
         typer.Option(
             help="How they are brought together; by activations without frank-wolfe and hierarchical.",
             rich_help_panel="Run",
         ),
-    ] = c.Algorithm.CYCLE_CONSISTENT
+    ] = v.Algorithm.CYCLE_CONSISTENT
     weights: Annotated[
         str | None, typer.Option(metavar="W1,W2,…", help="Of the models; else equal.", rich_help_panel="Run")
     ] = None

@@ -10,12 +10,10 @@ import typer
 
 from rebasin_cli.cli import values as v
 from rebasin_cli.cli.ends import both_or_none, ends_of
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import MatchedSpecOptions
+from rebasin_cli.cli.groups import DryRun, Force, Report, SavePermutation, Talk, grouped
 from rebasin_cli.cli.groups.data import Examples, NetworkOptions
 from rebasin_cli.cli.groups.judging import JudgeOptions, judged
-from rebasin_cli.cli.groups.matching import MatchOptions, end_of
-from rebasin_cli.cli.groups.talk import DryRun, Force, Report, SavePermutation, Talk
+from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
 from rebasin_cli.cli.streams import working
 from rebasin_cli.cli.values import file_path, plot_path
 from rebasin_cli.errors import UsageError

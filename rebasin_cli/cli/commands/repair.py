@@ -8,14 +8,11 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import values as v
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.architecture import CheckpointPath, UnmatchedOptions
+from rebasin_cli.cli.groups import AllowNonFinite, Force, Report, Talk, grouped
 from rebasin_cli.cli.groups.data import FittingExamples, Limit, NetworkOptions, half
 from rebasin_cli.cli.groups.judging import PolishOptions
-from rebasin_cli.cli.groups.matching import DeviceName
-from rebasin_cli.cli.groups.talk import AllowNonFinite, Force, Report, Talk
+from rebasin_cli.cli.groups.matching import CheckpointPath, DeviceName, UnmatchedOptions
 from rebasin_cli.cli.streams import PIPE, output_of, sources, working
 from rebasin_cli.errors import UsageError
 
@@ -52,7 +49,7 @@ def command(
     polish: PolishOptions,
     network: NetworkOptions,
     spec: UnmatchedOptions,
-    device: DeviceName = c.Device.AUTO,
+    device: DeviceName = v.Device.AUTO,
     talk: Talk,
 ) -> None:
     """Repair a merged checkpoint: its statistics (BatchNorm, REPAIR), or its weights.

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.talk import Force, Talk
+from rebasin_cli.cli.groups import Force, Talk, grouped
 from rebasin_cli.cli.streams import PIPE, print_payload, read_piped_document, working
 from rebasin_cli.cli.values import plot_path
 from rebasin_cli.errors import UsageError

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebasin_cli.cli.groups import grouped
-from rebasin_cli.cli.groups.talk import Talk
+from rebasin_cli.cli.groups import Talk, grouped
 from rebasin_cli.cli.streams import working
 from rebasin_cli.cli.values import file_path
 from rebasin_cli.errors import ContentError, GateError, UsageError

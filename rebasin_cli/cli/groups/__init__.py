@@ -2,30 +2,30 @@
 
 A command takes a group as one parameter:
 
-@dataclass(frozen=True, slots=True)
-class Talk:
-    json: Annotated[bool, typer.Option("--json", help="Print the run document.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False
+    @grouped
+    def command(checkpoint: Annotated[Path, typer.Argument()], talk: Talk) -> None: ...
 
-@grouped
-def command(checkpoint: Annotated[Path, typer.Argument()], talk: Talk) -> None: ...
-
- An option that was not given is None where that matters, so
-that it can be refused where nothing reads it; its default stands where it is used.
+An option that was not given is None where that matters, so that it can be refused where nothing reads it; its default
+stands where it is used. `Talk`, which every command has, is here: what is said of a run, and where its results go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from rebasin_cli.cli.plain_help import paragraphs, plainly
-from rebasin_cli.cli.session import begin
+from rebasin_cli.cli import values as v
+from rebasin_cli.cli.help import paragraphs, plainly
+from rebasin_cli.cli.session import Session, begin
+from rebasin_cli.cli.streams import PIPE
+from rebasin_cli.cli.values import file_path
+from rebasin_cli.errors import UsageError
 
 _CONTEXT = "context_of_the_call"
 
@@ -65,3 +65,74 @@ def _options(group: type[Any]) -> Iterator[Parameter]:
     for field in fields(group):
         default = Parameter.empty if field.default is MISSING else field.default
         yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+
+
+_OUTPUT, _TALK = "Output", "Messages"
+
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        readable=False, metavar="FILE", help="Where the run document is written; - prints it.", rich_help_panel=_OUTPUT
+    ),
+]
+AllowNonFinite = Annotated[
+    bool, typer.Option("--allow-non-finite", help="Write mixed values that overflow, too.", rich_help_panel=_OUTPUT)
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.", rich_help_panel=_OUTPUT)]
+SavePermutation = Annotated[
+    Path | None,
+    typer.Option(parser=file_path, metavar="FILE", help="Where the permutation is written.", rich_help_panel=_OUTPUT),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.", rich_help_panel="Run")]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How much is said, and in which form."""
+
+    form: Annotated[
+        v.Form,
+        typer.Option(
+            "--format", help="Of the result.",
+            rich_help_panel=_TALK,
+        ),
+    ] = v.Form.AUTO  # fmt: skip
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_TALK)] = False
+    color: Annotated[v.Colours, typer.Option(help="Of text.", rich_help_panel=_TALK)] = (
+        v.Colours.AUTO
+    )  # is carried out before anything is said, by `colours_as_asked`
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, warnings or notes on stderr.", rich_help_panel=_TALK)
+    ] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every dim, every sweep.", rich_help_panel=_TALK)] = (
+        False
+    )
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_TALK)] = (
+        False
+    )
+
+    def session(
+        self, *, shows: bool = False, feeds: bool = False, report: Path | None = None, output: Path | None = None
+    ) -> Session:
+        """What tells the user of the run.
+
+        Args:
+            shows: whether what the command prints is all that it does.
+            feeds: whether the next command works on the run document.
+            report, output: where the document and a checkpoint go, `-` for stdout.
+
+        Raises:
+            UsageError: two results for stdout, or two forms of one.
+            SystemFailure: it would print to a stdout that is closed.
+        """
+        if self.json and self.form is v.Form.TEXT:
+            raise UsageError("--json and --format text are two forms of one result", remedy="leave one of them away")
+        printed = "--json" if self.json or self.form is v.Form.JSON else "--report -" if report == PIPE else ""
+        if printed and output == PIPE:
+            raise UsageError(
+                f"{printed} and -o - both write to stdout", remedy="name a file for the document: --report FILE"
+            )
+        return Session(
+            form="json" if printed else self.form.value, quiet=self.quiet, verbose=self.verbose, shows=shows,
+            feeds=feeds, written=report is not None,
+        )  # fmt: skip

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import values as v
 from rebasin_cli.cli.groups.matching import MergeMatchOptions
 from rebasin_cli.cli.values import pairs
@@ -39,7 +38,7 @@ class Examples:
 
     data: DataPath = None
     split: Annotated[
-        c.SplitName | None,
+        v.SplitName | None,
         typer.Option(help="Half of a folder of idx files or images.", show_default="test", rich_help_panel=PANEL),
     ] = None
     limit: Limit = None
@@ -50,7 +49,7 @@ class FittingExamples(Examples):
     """What a method or a repair is fitted on."""
 
     split: Annotated[
-        c.SplitName | None,
+        v.SplitName | None,
         typer.Option(help="Half of a folder of idx files or images.", show_default="train", rich_help_panel=PANEL),
     ] = None
 
@@ -187,6 +186,6 @@ def refuse(given: Mapping[str, object], why: tuple[str, str]) -> None:
             raise UsageError(option + reason, remedy=remedy)
 
 
-def half(given: c.SplitName | None, otherwise: Literal["train", "test"]) -> Literal["train", "test"]:
+def half(given: v.SplitName | None, otherwise: Literal["train", "test"]) -> Literal["train", "test"]:
     """Which half of the data was asked for."""
     return otherwise if given is None else given.value

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebasin_cli.cli import choices as c
 from rebasin_cli.cli import values as v
 from rebasin_cli.cli.groups.data import (
     FIT_BATCH,
@@ -42,7 +41,7 @@ class PolishOptions:
     """How the weights of the merge that is written are fitted."""
 
     polish: Annotated[
-        c.Polish | None,
+        v.Polish | None,
         typer.Option(
             "--polish", help="Fit the merge's weights to its models' outputs.",
             rich_help_panel=PANEL,
@@ -62,8 +61,8 @@ class PolishOptions:
         Raises:
             UsageError: steps without distillation.
         """
-        kinds: dict[c.Polish, Polish] = {c.Polish.LEAST_SQUARES: "least-squares", c.Polish.DISTILL: "distill"}
-        if self.polish_steps is not None and self.polish != c.Polish.DISTILL:
+        kinds: dict[v.Polish, Polish] = {v.Polish.LEAST_SQUARES: "least-squares", v.Polish.DISTILL: "distill"}
+        if self.polish_steps is not None and self.polish != v.Polish.DISTILL:
             raise UsageError("--polish-steps are those of distillation", remedy="add --polish distill")
         return replace(
             request, polish=None if self.polish is None else kinds[self.polish],
@@ -103,7 +102,7 @@ class JudgeOptions(PolishOptions):
         float | None, typer.Option(parser=v.SECONDS, metavar="SECONDS", help="For one point.", rich_help_panel=PANEL)
     ] = None
     repair: Annotated[
-        list[c.Repair] | None,
+        list[v.Repair] | None,
         typer.Option(
             "--repair", help="Bring statistics to fit the weights; may be given twice.",
             rich_help_panel=PANEL,
@@ -132,7 +131,7 @@ class JudgeOptions(PolishOptions):
 
     def repairs(self) -> tuple[Literal["bn", "repair"], ...]:
         """What `--repair` asks for, each once."""
-        kinds: dict[c.Repair, Literal["bn", "repair"]] = {c.Repair.BN: "bn", c.Repair.REPAIR: "repair"}
+        kinds: dict[v.Repair, Literal["bn", "repair"]] = {v.Repair.BN: "bn", v.Repair.REPAIR: "repair"}
         return tuple(dict.fromkeys(kinds[name] for name in self.repair or () if name in kinds))
 
 

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from rebasin_cli.hooks import Layer, Taps, per_channel
 from rebasin_cli.matching.assignment.solve import solve_assignments
-from rebasin_cli.matching.cache import budgets
 from rebasin_cli.matching.data.channels import Segment, channel_axis, segment_of, segments_of
 from rebasin_cli.matching.descent.nested import solve_of_layout
 from rebasin_cli.matching.descent.settling import settle_rows, settled
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import ActivationProblem, MatchResult, Problem, Resources
+from rebasin_cli.matching.resources import budgets
 from rebasin_cli.matching.similarity.blocks import Block, blocks
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form
+from rebasin_cli.matching.similarity.contributions import Dense, Form
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

@@ -20,7 +20,6 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.cache import budgets
 from rebasin_cli.matching.descent.nested import solve_of_layout
 from rebasin_cli.matching.descent.settling import settled
 from rebasin_cli.matching.descent.step import Step
@@ -28,8 +27,9 @@ from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop
+from rebasin_cli.matching.resources import budgets
 from rebasin_cli.matching.similarity.blocks import Block, block_keys, blocks
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms
+from rebasin_cli.matching.similarity.contributions import Dense, Form, Forms
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

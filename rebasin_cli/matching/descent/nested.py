@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.similarity.blocks import Block
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms, Worth
+from rebasin_cli.matching.similarity.contributions import Dense, Form, Forms, Worth
 from rebasin_cli.permutation.values import units_of
 from rebasin_cli.spec import Layout
 

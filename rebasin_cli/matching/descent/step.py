@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.solve import Assignment, Assignments, solve_assignment, solve_assignments
-from rebasin_cli.matching.cache import working_clock
 from rebasin_cli.matching.problem import Problem
+from rebasin_cli.matching.resources import working_clock
 from rebasin_cli.matching.similarity.blocks import (
     Block,
     Over,
@@ -27,9 +27,8 @@ from rebasin_cli.matching.similarity.blocks import (
     selections,
     two_sided_terms,
 )
-from rebasin_cli.matching.similarity.contributions import Plan
+from rebasin_cli.matching.similarity.contributions import Dense, Form, Forms, Plan, Worth, forms_of
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.matching.similarity.pair_forms import Dense, Form, Forms, Worth, forms_of
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rebasin_cli.matching.cache import Budget, working_clock
 from rebasin_cli.matching.descent.step import Step, Steps
 from rebasin_cli.matching.problem import Problem, Stop, StopMatching
+from rebasin_cli.matching.resources import Budget, working_clock
 from rebasin_cli.matching.similarity.blocks import Block, blocks, neighbours_of, product_of_pieces
-from rebasin_cli.matching.similarity.contributions import Plan
+from rebasin_cli.matching.similarity.contributions import Forms, Plan
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.matching.similarity.pair_forms import Forms
 from rebasin_cli.permutation.values import Permutation, is_identity
 from rebasin_cli.spec import Layout
 

@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.solve import Assignment, solve_assignment
-from rebasin_cli.matching.cache import budgets, free_memory
-from rebasin_cli.matching.descent.weights import in_wide_enough_type, similarity_dtype
+from rebasin_cli.matching.descent.weights import Polishing, in_wide_enough_type, joint_dims, similarity_dtype
 from rebasin_cli.matching.objective import paired_sum
 from rebasin_cli.matching.options import STARTS, FrankWolfeOptions, RelaxedStart
 from rebasin_cli.matching.portfolio import GRADIENTS, Attempt
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching
-from rebasin_cli.matching.relaxation.rounding import Polishing, joint_dims
+from rebasin_cli.matching.resources import budgets, free_memory
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.contributions import Plan
 from rebasin_cli.matching.similarity.matrices import Similarities

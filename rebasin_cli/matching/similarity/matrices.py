@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.cache import Budget
-from rebasin_cli.matching.parallel import add_product
 from rebasin_cli.matching.problem import Problem
+from rebasin_cli.matching.resources import Budget, add_product
 from rebasin_cli.matching.similarity.blocks import Block, Over, blocks
 from rebasin_cli.matching.similarity.contributions import Plan, chunks, flat, permutes_keys, plans_of
 from rebasin_cli.permutation.gather import source_key

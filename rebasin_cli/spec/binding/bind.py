@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rebasin_cli.garbage import collection_paused
+from rebasin_cli.process import collection_paused
 from rebasin_cli.spec.binding.binder import PLAIN, Binder, Request
 from rebasin_cli.spec.binding.claims import Matcher, Shape, count_kinds
 from rebasin_cli.spec.binding.layout import Layout

@@ -7,13 +7,14 @@ moving them would leave the tensor behind.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from rebasin_cli.spec.binding.axes import Leaf, Plus
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape, claim_tensors, compared_too_often
-from rebasin_cli.spec.binding.equations import Equation, Sizes
+from rebasin_cli.spec.binding.equations import Equation, Leaf, Plus, Sizes
 from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, MapKind, Piece, cut
 from rebasin_cli.spec.binding.left_over import MOST_FAULTS, Mismatch, missing_tensors
 from rebasin_cli.spec.binding.owners import (
@@ -24,10 +25,8 @@ from rebasin_cli.spec.binding.owners import (
     point_at_owners,
     unknown_dims,
 )
-from rebasin_cli.spec.binding.powers import Powers
 from rebasin_cli.spec.binding.prefixes import Prefix, keys_matching, patterns_for
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances, too_many_compared
-from rebasin_cli.spec.binding.shorthands import expand_shorthands
 from rebasin_cli.spec.binding.sizing import IndexedTensor, SizeSources, find_indexed
 from rebasin_cli.spec.language.permutation_spec import Fault, Line
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_by_key
@@ -61,7 +60,7 @@ PLAIN = Request()
 _FIXED_AXIS = Plus((Leaf("_:whole"),))
 """An axis without dims."""
 
-_LISTED = 4  # tensors that a note names
+_listed = partial(first_names, most=4, rest=" and {} more")  # tensors that a note names
 
 _Bound = tuple[Mapping[str, Dim], Mapping[str, BoundTensor], Sizes, tuple[str, ...]]
 """What a layout is made of: dims, the tensors that have a line, sizes, notes."""
@@ -116,8 +115,12 @@ class Binder:
         present = self.skeletons | {base: skeleton_of(base) for base in bases} if bases else self.skeletons
         faults += self._without_folded_norms(missing_tensors(self.spec, claims, present), claims)
         stored = {key: claim.as_stored(self.shapes) for key, claim in claims.items()}
-        expanded, more = expand_shorthands(self.spec.shorthands, stored)
-        faults += more
+        expanded: Mapping[str, Claim] = stored
+        if self.spec.shorthands:
+            from rebasin_cli.spec.binding.shorthands import expand_shorthands  # which few specs have
+
+            expanded, more = expand_shorthands(self.spec.shorthands, stored)
+            faults += more
         if faults:
             odd = all(fault.unlisted for fault in faults)
             rest = self._try_to_bind(expanded, fixed_families) if odd else None  # whether all else fits
@@ -228,17 +231,22 @@ class Binder:
         signed = {name for name, i in instances.items() if resolver.has_signs(i)} if self.request.signs else set()
         scaled = {name for name, i in instances.items() if resolver.has_scales(i)} if self.request.scales else set()
         turning = resolver.rotations_of(instances) if self.request.rotations else {}
-        powers = Powers.of(self.spec, claims, axes, scaled | set(turning))
+        powered, power_of = frozenset[str](), None
+        if scaled or turning:
+            from rebasin_cli.spec.binding.powers import Powers  # of what few are asked for
+
+            powers = Powers.of(self.spec, claims, axes, scaled | set(turning))
+            powered, power_of = powers.scaled, powers.at
         stays = frozen | fixed_dims(rules) | reasons | unknown | still
         turning = {name: rule for name, rule in turning.items() if name not in stays}
         kinds: Mapping[str, MapKind] = {}
         if turning:
             from rebasin_cli.spec.binding.rotations import find_rotations  # which few are asked for
 
-            rotations = find_rotations(self.spec, turning, claims, axes, self.on_disk, powers.scaled)
+            rotations = find_rotations(self.spec, turning, claims, axes, self.on_disk, powered)
             kinds, self.norms, notes = rotations.kinds, rotations.norms, (*notes, *rotations.notes)
-        dims = build_dims(instances, owners, sizes, stays, signed, powers.scaled & scaled, kinds)
-        tensors, faults = self._tensors(claims, axes, sizes, dims, indexed, powers)
+        dims = build_dims(instances, owners, sizes, stays, signed, powered & scaled, kinds)
+        tensors, faults = self._tensors(claims, axes, sizes, dims, indexed, power_of)
         if faults:
             return self._mismatch(faults)
         return dims, tensors, sizes, (*notes, *_notes_on_fixed(dims, reasons))
@@ -253,7 +261,7 @@ class Binder:
         sizes: Sizes,
         dims: Mapping[str, Dim],
         indexed: Mapping[str, IndexedTensor],
-        powers: Powers,
+        power_of: Callable[[str, Claim], Callable[[int, Leaf], int]] | None,
     ) -> tuple[dict[str, BoundTensor], list[Fault]]:
         """Every claimed tensor cut into pieces, by key on disk."""
         needed = {dim.owner for dim in dims.values() if dim.fixed is None}
@@ -268,14 +276,13 @@ class Binder:
         for key, claim in claims.items():
             line, disk, shape = claim.line, self.on_disk[key], self.shapes[key]
             index = indexed.get(key)
-            if index is not None and not moves(index.dim):
-                index = None
+            index = index if index is not None and moves(index.dim) else None
+            by = index.dim if index else None
             pieces: list[Piece] = []
             spoken = line.section != "ignored"
-            for cut_out in cut(axes[key], shape, sizes.of, moves, signed, powers.at(key, claim)) if spoken else ():
-                piece, found = point_at_owners(
-                    cut_out, dims, shape, index.dim if index else None, Fault(key, line.line)
-                )  # fmt: skip
+            power = power_of(key, claim) if power_of else None
+            for cut_out in cut(axes[key], shape, sizes.of, moves, signed, power) if spoken else ():
+                piece, found = point_at_owners(cut_out, dims, shape, by, Fault(key, line.line))
                 pieces.append(piece)
                 faults += found
             siblings = index.siblings if index else ()
@@ -283,9 +290,8 @@ class Binder:
                 on_disk[id(siblings)] = tuple(self.on_disk[k] for k in siblings)
             tensors[disk] = BoundTensor(
                 disk, "ignored" if key in self.left else line.section, tuple(pieces), str(line.pattern or ""),
-                line.line, index.dim if index else None, index.place if index else 0, on_disk[id(siblings)], claim.name,
-                spoken=line.section != "ignored",
-                optional=claim.form is None and line.template.optional,
+                line.line, by, index.place if index else 0, on_disk[id(siblings)], claim.name,
+                spoken=spoken, optional=claim.form is None and line.template.optional,
                 at=frozenset(claim.bindings.items()), part=line.needed_with, axes=axes[key],
             )  # fmt: skip
         return tensors, faults
@@ -341,8 +347,3 @@ def _notes_on_fixed(dims: Mapping[str, Dim], reasons: Mapping[str, str]) -> Iter
 def _module(line: Line) -> str:
     """The template of the module that a line's tensor belongs to."""
     return line.template.text.rstrip("?*").rpartition(".")[0]
-
-
-def _listed(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:_LISTED])
-    return shown + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")

@@ -13,11 +13,11 @@ from itertools import product
 from math import lgamma, log, log10, prod
 from typing import TYPE_CHECKING, Literal
 
-from rebasin_cli.spec.binding.axes import Leaf, Plus, Times
+from rebasin_cli.spec.binding.equations import Leaf, Plus, Times
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, Section
 
 if TYPE_CHECKING:
-    from rebasin_cli.spec.binding.axes import Plus
+    from rebasin_cli.spec.binding.equations import Plus
 
 
 MapKind = Literal["", "invertible", "orthogonal", "keeps ones"]
@@ -236,7 +236,7 @@ class _Cut:
 
     size_of: _SizeOf
     moves: Callable[[str], bool]
-    power: Callable[[Leaf], int]
+    power: Callable[[Leaf], int] | None
 
 
 def cut(
@@ -245,7 +245,7 @@ def cut(
     size_of: _SizeOf,
     moves: Callable[[str], bool],
     signed: Collection[str] = (),
-    powers: Callable[[int, Leaf], int] = lambda axis, leaf: 0,
+    powers: Callable[[int, Leaf], int] | None = None,
 ) -> list[Piece]:
     """Cut a tensor into pieces.
 
@@ -254,12 +254,12 @@ def cut(
         size_of: the size of a leaf, None if unknown (its whole axis is then one anonymous side).
         moves: whether a dim takes part; the others become anonymous.
         signed: dims with signs; of others nothing is said of where these act.
-        powers: by which power of its unit's scale what stands on an axis is multiplied.
+        powers: by which power of its unit's scale what stands on an axis is multiplied; none if absent.
     """
     strips: list[list[_Strip]] = []
     stride = 1
     for at, (axis, length) in reversed(list(enumerate(zip(axes, shape, strict=True)))):
-        found = _axis_strips(axis, length, _Cut(size_of, moves, partial(powers, at)))
+        found = _axis_strips(axis, length, _Cut(size_of, moves, partial(powers, at) if powers else None))
         strips.append([_scaled(strip, stride) for strip in found])
         stride *= length
     strips.reverse()
@@ -295,7 +295,8 @@ def _strips(axis: Plus, how: _Cut) -> tuple[list[_Strip], int] | None:
             if size and dim is None:
                 strips.append((start, (Side(None, size, 1),)))
             elif size:
-                strips.append((start, (Side(dim, size, 1, still=segment.still, power=how.power(segment)),)))
+                power = how.power(segment) if how.power else 0
+                strips.append((start, (Side(dim, size, 1, still=segment.still, power=power),)))
             start += size
             continue
         inner = _product(segment, how)

@@ -7,9 +7,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from rebasin_cli.errors import UsageError, did_you_mean
-from rebasin_cli.spec.binding.axes import Plus
 from rebasin_cli.spec.binding.claims import Shape
-from rebasin_cli.spec.binding.equations import Sizes
+from rebasin_cli.spec.binding.equations import Plus, Sizes
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, UNSIZED, Dim, MapKind, Piece, Side
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver
 from rebasin_cli.spec.language.pattern import dim_text

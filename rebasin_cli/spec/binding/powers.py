@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from rebasin_cli.spec.binding.axes import Leaf, Plus
 from rebasin_cli.spec.binding.claims import Claim
+from rebasin_cli.spec.binding.equations import Leaf, Plus
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 
@@ -35,8 +35,6 @@ class Powers:
     ) -> Powers:
         """Of the dims of `scaled`, but those that no scale can act on here: of reparametrised weights (whose lengths
         are tensors of their own), of norms without gains, and that stand on two axes of one tensor."""
-        if not scaled:
-            return Powers(frozenset(), frozenset(), frozenset(), {})
         norms: dict[str, set[str]] = {}
         counted: set[str] = set()
         refused: set[str] = set()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from rebasin_cli.spec.binding.axes import Leaf, Plus, Times
 from rebasin_cli.spec.binding.claims import Claim, Definitions
+from rebasin_cli.spec.binding.equations import Leaf, Plus, Times
+from rebasin_cli.spec.language import MOST_COMPARED, MOST_LEAVES
 from rebasin_cli.spec.language.pattern import (
     Anonymous,
     Axis,
@@ -27,7 +28,6 @@ from rebasin_cli.spec.language.permutation_spec import (
     SignRule,
 )
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
-from rebasin_cli.spec.limits import MOST_COMPARED, MOST_LEAVES
 
 
 class ResolutionError(Exception):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rebasin_cli.spec.binding.axes import Plus
 from rebasin_cli.spec.binding.claims import Claim
+from rebasin_cli.spec.binding.equations import Plus
 from rebasin_cli.spec.binding.layout import MapKind
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec, RotationRule
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.claims import Claim
+from rebasin_cli.spec.language import MOST_LEAVES
 from rebasin_cli.spec.language.pattern import Atom, Axis, DimName, Instance, Pattern, Segment, dim_text, instance_of
 from rebasin_cli.spec.language.permutation_spec import Fault, Shorthand
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
-from rebasin_cli.spec.limits import MOST_LEAVES
 
 
 class _ShorthandError(Exception):
@@ -24,8 +24,6 @@ def expand_shorthands(
     shorthands: Sequence[Shorthand], claims: Mapping[str, Claim]
 ) -> tuple[Mapping[str, Claim], list[Fault]]:
     """The claims with every shorthand in their patterns replaced by what it stands for."""
-    if not shorthands:
-        return claims, []
     expander = _Expander(shorthands)
     expanded: dict[str, Claim] = {}
     faults: list[Fault] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from rebasin_cli.spec.limits import LARGEST_SIZE
+from rebasin_cli.spec.language import LARGEST_SIZE
 
 _Lookup = Callable[[str], int | None]
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import rebasin_cli
 from rebasin_cli.errors import ContentError, did_you_mean
+from rebasin_cli.spec.language import LONGEST_TEXT, MOST_LINES
 from rebasin_cli.spec.language.checks import ActingRule, acting_faults, find_faults, norm_faults, repeated_templates
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.language.permutation_spec import (
@@ -29,7 +30,6 @@ from rebasin_cli.spec.language.permutation_spec import (
 )
 from rebasin_cli.spec.language.template import Template, alternatives, parse_templates
 from rebasin_cli.spec.language.yaml_nodes import Items, Node, Scalar, Table, parse_yaml, read_spec, read_yaml
-from rebasin_cli.spec.limits import LONGEST_TEXT, MOST_LINES
 
 T = TypeVar("T")
 

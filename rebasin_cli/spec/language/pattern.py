@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from rebasin_cli.spec.language import LARGEST_SIZE
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, parse_ref
-from rebasin_cli.spec.limits import LARGEST_SIZE
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
+from rebasin_cli.spec.language import MOST_OPEN, check_alternatives
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
-from rebasin_cli.spec.limits import MOST_OPEN, check_alternatives
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
 _NUMBER = re.compile(r"\d+")

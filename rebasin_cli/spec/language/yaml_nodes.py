@@ -14,7 +14,7 @@ import yaml
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import read_text
-from rebasin_cli.spec.limits import LONGEST_FILE
+from rebasin_cli.spec.language import LONGEST_FILE
 
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TOO_DEEP = "nested too deep to be a permutation spec"

@@ -20,7 +20,7 @@ from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.reference import weight_matching
 from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.similarity.blocks import Block, block_terms
-from rebasin_cli.matching.similarity.pair_forms import forms_of
+from rebasin_cli.matching.similarity.contributions import forms_of
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, Request, bind, find_spec, load_spec
@@ -153,7 +153,7 @@ def test_dims_within_one_tensor_never_lower_the_block(tmp_path: Path) -> None:
 def test_dense_and_factored_forms_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("heads", "groups", "experts"):
         _, _, _, dense = matched(name, tmp_path)
-        monkeypatch.setattr("rebasin_cli.matching.similarity.pair_forms.DENSE_LIMIT", 0)
+        monkeypatch.setattr("rebasin_cli.matching.similarity.contributions.DENSE_LIMIT", 0)
         _, _, _, factored = matched(name, tmp_path)
         monkeypatch.undo()
         assert dense.permutation.equals(factored.permutation)

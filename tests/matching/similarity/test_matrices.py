@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rebasin_cli.matching.cache import Budget
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.resources import Budget
 from rebasin_cli.matching.similarity.blocks import Block, Over, block_terms, blocks
-from rebasin_cli.matching.similarity.contributions import chunks
+from rebasin_cli.matching.similarity.contributions import chunks, forms_of
 from rebasin_cli.matching.similarity.matrices import MENDS, Similarities
-from rebasin_cli.matching.similarity.pair_forms import forms_of
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, bind, load_spec
 from tests.networks import TINY, tiny_layout, tiny_state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.spec.binding.axes import Leaf, Plus, Times
+from rebasin_cli.spec.binding.equations import Leaf, Plus, Times
 
 HEAD, ANY = Leaf("dim:head.0", "head.0"), Leaf("_:7")
 

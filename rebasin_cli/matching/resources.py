@@ -1,21 +1,31 @@
-"""How much memory matching may take beyond what it works on: tensors read before, and similarity matrices.
+"""What matching may use: memory for tensors and similarities that are kept, and an executor for independent work.
 
 Two things are worth keeping between visits. The tensors of a lazy source: they are read once instead of at every
 visit, and the result does not depend on it. And similarity matrices, which spares products: mended ones differ in
 their last bits from ones made again, so the number that is kept must not depend on the machine.
+
+Independent work (starts, pairs of models, stripes of a product) goes through one executor that is handed in. Threads
+serve by default, and the executor of a cluster can take their place. What is computed never depends on it: work is cut
+the same way with and without one, and results are taken in the order of the work. Work that is one of several gets no
+executor for its own parts: a pool whose workers all wait for the pool would wait for ever.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from threading import Lock, get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 MATRICES = 1 << 28
 """Bytes of similarity matrices that are kept if nothing is said (256 MiB)."""
@@ -129,3 +139,64 @@ def reading_seconds(*sources: Mapping[str, Tensor]) -> float:
 def working_clock(*sources: Mapping[str, Tensor]) -> float:
     """Seconds on a clock that stands still while the thread that asks reads through caches."""
     return perf_counter() - sum(source.seconds_here for source in sources if isinstance(source, CachedTensors))
+
+
+STRIPE = 512
+"""Rows of a product that one thread takes; fixed, because sums of other sizes differ in their last bits."""
+
+T = TypeVar("T")
+
+
+def in_order(
+    tasks: Iterable[Callable[[], T]],
+    executor: Executor | None,
+    at_once: int,
+    give_up: Callable[[], None] | None = None,
+) -> Generator[T, None, None]:
+    """The results of the tasks, in their order; tasks are asked for one by one, as late as possible.
+
+    Args:
+        executor: None does each task when its result is asked for.
+        at_once: how many may be under way.
+        give_up: tells those that are under way that their results are not wanted any more.
+
+    Whatever ends it early, an exception of a task, Ctrl-C or a caller who closes it, it leaves none running.
+    """
+    if executor is None or at_once < 2:
+        for task in tasks:
+            yield task()
+        return
+    left = iter(tasks)
+    order: deque[Future[T]] = deque()
+    running: set[Future[T]] = set()
+    try:
+        while True:
+            for task in islice(left, at_once - len(running)):
+                future = executor.submit(task)
+                order.append(future)
+                running.add(future)
+            while order and order[0].done():
+                yield order.popleft().result()
+            if not running:
+                return
+            running = wait(running, return_when=FIRST_COMPLETED).not_done
+    except BaseException:
+        if give_up:
+            give_up()
+        raise
+    finally:
+        wait([future for future in running if not future.cancel()])
+
+
+def add_product(matrix: Tensor, a: Tensor, b: Tensor, executor: Executor | None = None) -> None:
+    """matrix += a bᵀ in place, in stripes of rows; a (n, k), b (m, k), the same bits with any executor or none."""
+    if len(a) <= STRIPE or a.device.type != "cpu":
+        matrix.addmm_(a, b.T)
+        return
+
+    def stripe(at: int) -> None:
+        matrix[at : at + STRIPE].addmm_(a[at : at + STRIPE], b.T)
+
+    starts = range(0, len(a), STRIPE)
+    for _ in in_order((partial(stripe, at) for at in starts), executor, len(starts)):
+        pass
