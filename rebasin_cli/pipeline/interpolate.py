@@ -33,8 +33,8 @@ from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:  # examples and networks, which not every path has
     from rebasin_cli.pipeline.polisher import Polisher
-    from rebasin_cli.pipeline.repairer import Repairer
     from rebasin_cli.pipeline.scoring import Scorer
+    from rebasin_cli.pipeline.statistics import Repairer
 
 
 @dataclass(frozen=True, slots=True)

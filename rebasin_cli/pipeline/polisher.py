@@ -21,8 +21,8 @@ from rebasin_cli.merging.polishing.least_squares import Examples, Params, Polish
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.repairer import Overlay
 from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer
+from rebasin_cli.pipeline.statistics import Overlay
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout

@@ -31,7 +31,7 @@ from rebasin_cli.matching.resources import free_memory
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.repairer import FIT_EXAMPLES, Repairer
+from rebasin_cli.pipeline.statistics import FIT_EXAMPLES, Repairer
 from rebasin_cli.spec import Layout
 
 _BYTES = 8  # of a number at most, as networks are loaded

@@ -1,4 +1,4 @@
-"""Repairing points of a path: the networks' channels measured once at both ends, and every point finished with them."""
+"""The statistics of points of a path: channels are measured once at both ends, and every point repaired with them."""
 
 from __future__ import annotations
 
