@@ -13,19 +13,18 @@ from torch import Tensor
 
 from rebasin_cli.evaluation.answers import by_position
 from rebasin_cli.evaluation.data import IGNORED
+from rebasin_cli.merging.polishing.solving import best_scale
 
 LARGEST = 1 << 28
 """Logits that are kept to fit a temperature on, 1 GiB of them."""
 
 LOW, HIGH = 1e-4, 1e4  # of the scale; at an end of it there is no best one
-_HALVINGS = 60
 
 
 def fitted_scale(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The scale of logits at which their cross-entropy is least; the temperature is one over it.
 
-    Cross-entropy is convex in the scale, so that the interval in which its slope is 0 is halved. Logits that are not
-    finite, or all alike, have no best scale: 1.
+    Logits that are not finite, or all alike, have no best scale: 1.
 
     Args:
         batches: logits and labels, as `by_position` takes them.
@@ -37,9 +36,4 @@ def fitted_scale(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     if not len(logits) or not bool(logits.isfinite().all()) or not bool((logits != 0).any()):
         return 1.0
     right = logits.gather(1, labels[:, None])[:, 0].sum()
-    low, high = LOW, HIGH
-    for _ in range(_HALVINGS):
-        scale = (low * high) ** 0.5
-        slope = ((scale * logits).softmax(1) * logits).sum() - right
-        low, high = (scale, high) if slope <= 0 else (low, scale)
-    return float((low * high) ** 0.5)
+    return best_scale(logits, right, LOW, HIGH)

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from rebasin_cli.merging.polishing.calls import Norm, Trace, Use, argument, bias_of, input_of, weight_of
 from rebasin_cli.merging.polishing.lockstep import Walker
-from rebasin_cli.merging.polishing.solving import Form, Sums, ridge_of, share_of, solve, temperature
+from rebasin_cli.merging.polishing.solving import Form, Sums, best_scale, ridge_of, share_of, solve
 
 Params = dict[str, Tensor]
 Runner = Callable[[Params, Any], Any]
 """Runs the network with these parameters on some inputs; several runs may be under way at a time."""
+
+_SCALES = 0.05, 20.0  # within which logits are scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,8 @@ class _Solver:
             wanted.append(
                 sum((w * a for w, a in zip(self.weights, answers, strict=True)), torch.zeros_like(answers[0]))
             )
-        scale = temperature(found, wanted)
+        z = torch.cat(found).double()
+        scale = best_scale(z, (torch.cat(wanted) * z).sum(), *_SCALES)
         weight, bias = self._written(step)
         weight.mul_(scale)
         if bias is not None:
