@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebasin_cli.checkpoints.addresses import names_several
-from rebasin_cli.cli.groups import DryRun, Force, Report, SavePermutation, Talk, grouped
+from rebasin_cli.cli.groups import DryRun, Force, Report, SavePermutation, Talk, grouped, one_document
 from rebasin_cli.cli.groups.data import FittingExamples, NetworkOptions, check_loss, fitted
 from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
 from rebasin_cli.cli.streams import PIPE, listed_paths, many_sources, output_of, sources, working
@@ -169,6 +169,5 @@ def _folder(
         raise UsageError(
             "--save-permutation names one file", remedy="leave it out: each permutation goes into -o FOLDER"
         )
-    if many.resume is not None and report is not None:
-        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
+    one_document(report, many.resume)
     return output

@@ -10,12 +10,23 @@ import typer
 
 from rebasin_cli.cli import values as v
 from rebasin_cli.cli.ends import both_or_none, ends_of
-from rebasin_cli.cli.groups import AllowNonFinite, DryRun, Force, Report, SavePermutation, Talk, grouped
+from rebasin_cli.cli.groups import (
+    AllowNonFinite,
+    DryRun,
+    Force,
+    Plot,
+    Report,
+    Resume,
+    SavePermutation,
+    Talk,
+    grouped,
+    one_document,
+)
 from rebasin_cli.cli.groups.data import PANEL, Examples, NetworkOptions
 from rebasin_cli.cli.groups.judging import LineJudgeOptions, WorthGates, judged
 from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
 from rebasin_cli.cli.streams import PIPE, output_of, working
-from rebasin_cli.cli.values import file_path, number, pairs, plot_path
+from rebasin_cli.cli.values import number, pairs
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,21 +80,10 @@ class Results:
             help="With --at a checkpoint (- streams it), otherwise a folder of them.",
         ),
     ] = None  # fmt: skip
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            parser=plot_path, metavar="FILE", help="The curves as a .png, .svg or .pdf.", rich_help_panel=_OUTPUT
-        ),
-    ] = None
+    plot: Plot = None
     save_permutation: SavePermutation = None
     report: Report = None
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            parser=file_path, metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Keep the run document while sweeping, and go on from it if it is there.",
-        ),
-    ] = None  # fmt: skip
+    resume: Resume = None
 
     def any(self) -> bool:
         """Whether there are some."""
@@ -134,8 +134,7 @@ def command(
         )
     if judge.polish is not None and path.at is None:
         raise UsageError("--polish fits the one point that is written", remedy="name it: --at 0.5 -o FILE.safetensors")
-    if results.resume is not None and results.report is not None:
-        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
+    one_document(results.report, results.resume)
     from rebasin_cli.pipeline.gates import check_gate, check_measured
     from rebasin_cli.pipeline.interpolate import interpolate
     from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, better_optimum

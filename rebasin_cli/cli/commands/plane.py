@@ -10,15 +10,14 @@ import typer
 
 from rebasin_cli.cli import values as v
 from rebasin_cli.cli.ends import both_or_none, ends_of
-from rebasin_cli.cli.groups import DryRun, Force, Report, SavePermutation, Talk, grouped
+from rebasin_cli.cli.groups import DryRun, Force, Plot, Report, Resume, SavePermutation, Talk, grouped, one_document
 from rebasin_cli.cli.groups.data import Examples, NetworkOptions
 from rebasin_cli.cli.groups.judging import JudgeOptions, judged
 from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
 from rebasin_cli.cli.streams import working
-from rebasin_cli.cli.values import file_path, plot_path
 from rebasin_cli.errors import UsageError
 
-_OUTPUT, _PLANE = "Output", "Plane"
+_PLANE = "Plane"
 _USAGE = "rebasin plane A B --data FILE, or rebasin align A B | rebasin plane --data FILE"
 
 
@@ -47,19 +46,10 @@ class PlaneOptions:
 class Results:
     """What is kept of the plane."""
 
-    plot: Annotated[
-        Path | None,
-        typer.Option(parser=plot_path, metavar="FILE", help="A .png, .svg or .pdf of it.", rich_help_panel=_OUTPUT),
-    ] = None
+    plot: Plot = None
     save_permutation: SavePermutation = None
     report: Report = None
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            parser=file_path, metavar="FILE", rich_help_panel=_OUTPUT,
-            help="Keep the run document while measuring, and go on from it if it is there.",
-        ),
-    ] = None  # fmt: skip
+    resume: Resume = None
 
     def any(self) -> bool:
         """Whether there are some."""
@@ -93,8 +83,7 @@ def command(
     both_or_none("plane", a, b, _USAGE)
     if examples.data is None and judge.program() is None:
         raise UsageError("a plane is one of losses, and without data there are none", remedy="add --data FILE")
-    if results.resume is not None and results.report is not None:
-        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
+    one_document(results.report, results.resume)
     if judge.repairs() not in ((), ("bn",)):
         raise UsageError(
             "--repair repair sets what lies between two networks, and a plane goes beyond them",

@@ -35,7 +35,7 @@ def command(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=plot_path, metavar="FILE", help="The curves as a .png, .svg or .pdf."),
+        typer.Option(parser=plot_path, metavar="FILE", help="A picture of it: .png, .svg or .pdf."),
     ] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Show the folders of files, not names alone.")] = False,
     force: Force = False,

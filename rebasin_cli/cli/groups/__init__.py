@@ -24,7 +24,7 @@ from rebasin_cli.cli import values as v
 from rebasin_cli.cli.help import paragraphs, plainly
 from rebasin_cli.cli.session import Session, begin
 from rebasin_cli.cli.streams import PIPE
-from rebasin_cli.cli.values import file_path
+from rebasin_cli.cli.values import file_path, plot_path
 from rebasin_cli.errors import UsageError
 
 _CONTEXT = "context_of_the_call"
@@ -83,7 +83,30 @@ SavePermutation = Annotated[
     Path | None,
     typer.Option(parser=file_path, metavar="FILE", help="Where the permutation is written.", rich_help_panel=_OUTPUT),
 ]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        parser=plot_path, metavar="FILE", help="A picture of it: .png, .svg or .pdf.", rich_help_panel=_OUTPUT
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        parser=file_path, metavar="FILE", rich_help_panel=_OUTPUT,
+        help="Keep the run document while measuring, and go on from it if it is there.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.", rich_help_panel="Run")]
+
+
+def one_document(report: Path | None, resume: Path | None) -> None:
+    """Refuse two files for one run document.
+
+    Raises:
+        UsageError: naming both options.
+    """
+    if resume is not None and report is not None:
+        raise UsageError("--resume keeps the run document in its own file", remedy="leave --report away")
 
 
 @dataclass(frozen=True)
