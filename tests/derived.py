@@ -42,8 +42,8 @@ EXPLAINED: Mapping[str, str] = {
     "the stream, as a classifier of tokens has the same keys",
     "flux": "one coordinate of all given places is zero, so that a part of queries and keys is not rotated here; "
     "the shipped spec leaves it alone, as other places may differ in it",
-    "sd-vae": "the six units of each group in the encoder's second level are taken as two sets of three, with three "
-    "seeds alike: a part of the symmetry is not found; why, is not known",
+    "sd-vae": "run as a whole, the latents are hidden and may be permuted; the shipped spec leaves them alone, as the "
+    "UNet reads them, too",
 }
 """Why a derived spec differs from the shipped one."""
 
@@ -143,7 +143,7 @@ def line(spec: str, row: Row) -> str:
     if "skipped" in row or "failed" in row:
         return _cells(*head, *[""] * 7, round(row.get("seconds", 0)), row.get("failed") or f"skipped: {row['skipped']}")
     notes = [] if row["holds"] else [f"**not proved**: {row['proof']}"]
-    notes += [] if row["complete"] else ["out of time"]
+    notes += [] if row["complete"] else ["not all is decided"]
     for kind in ("finer", "coarser", "missing", "more"):
         families = list(dict.fromkeys(dim.split(".")[0] for dim in row[kind]))
         notes += [f"{kind}: {', '.join(families)}"] if families else []

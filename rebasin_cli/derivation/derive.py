@@ -43,6 +43,7 @@ class Derivation:
         held: dims that were found and are held still, with the reason; unread: tensors that the outputs do not
             depend on.
         free: exchanges of units that change nothing though the spec does not say so: the group may be larger.
+        undecided: those of which that was not found out; complete: whether all was decided, and in time.
         draft: what the text was written from; bound: the spec bound to a checkpoint, where another network than the
             checkpoint's was searched.
     """
@@ -59,6 +60,7 @@ class Derivation:
     notes: tuple[str, ...] = ()
     complete: bool = True
     free: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     draft: Draft | None = None
     bound: Layout | None = None
 
@@ -129,9 +131,9 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         stays=stays,
         held=held,
         unread=unread,
-        complete=found.complete,
-        notes=tuple(f"not decided: whether {pair} may be exchanged; they stay" for pair in more.undecided[:1]),
+        complete=found.complete and not more.undecided,
         free=more.free,
+        undecided=more.undecided,
         draft=made.draft,
     )
 

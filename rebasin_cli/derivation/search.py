@@ -32,7 +32,7 @@ from rebasin_cli.derivation.colouring import (
 from rebasin_cli.derivation.found import Found, Marks, Move
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.refinement import Refiner
-from rebasin_cli.derivation.trials import Trial, cuts, drawn, longer, splits, squared
+from rebasin_cli.derivation.trials import Trial, drawn, longer, respected, splits, squared
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
@@ -227,8 +227,8 @@ class Search:
         if len(mates) > 1:
             yield drawn(self._random, mates)
         yield drawn(self._random, [cls])
-        for blocks in self._block_systems(cls):
-            alike = [mate for mate in mates if len(mate) == len(cls)]
+        for blocks in self._block_systems([cls])[0]:
+            alike = self._with_blocks(mates, blocks) if len(mates) > 1 else []
             if len(alike) > 1:
                 yield drawn(self._random, alike, blocks)
             yield drawn(self._random, [cls], blocks)
@@ -242,22 +242,24 @@ class Search:
             if len(other) == len(cls) and self._base[cls.axis][other.positions[0]] == origin
         ]
 
-    def _block_systems(self, cls: ColourClass) -> Iterator[Colours]:
-        """Ways to cut a class into equal chunks or strides that the stabiliser of its first index respects.
+    def _block_systems(self, group: Sequence[ColourClass]) -> list[list[Colours]]:
+        """Ways to cut each class into equal chunks or strides that the stabiliser of its first index respects.
 
         Told one index apart, what is in its block differs from what is not. The fewest blocks come first.
         """
-        n = len(cls)
-        first = np.minimum(np.arange(n), 1)
+        firsts = [(cls, (np.minimum(np.arange(len(cls)), 1),)) for cls in group]
         try:
-            probe = self.refiner.refine(recoloured(self._now[:1], [(cls, (first,))]), _CERTAIN)[0]
+            probe = self.refiner.refine(recoloured(self._now[:1], firsts), _CERTAIN)[0]
         except MismatchError:
-            return
-        orbit = probe[cls.axis][list(cls.positions)]
-        for blocks in cuts(n):
-            inside = blocks == blocks[0]
-            if not set(orbit[inside].tolist()) & set(orbit[~inside].tolist()):
-                yield blocks
+            return [[] for _ in group]
+        return [respected(probe[cls.axis][list(cls.positions)]) for cls in group]
+
+    def _with_blocks(self, group: Sequence[ColourClass], blocks: Colours) -> list[ColourClass]:
+        """The classes that have these blocks, too: of one without them, whose units may all be exchanged, blocks alone
+        would be a part.
+        """
+        systems = zip(group, self._block_systems(group), strict=True)
+        return [cls for cls, found in systems if any(np.array_equal(blocks, other) for other in found)]
 
     def _settle(self, cls: ColourClass, why: str) -> None:
         """No order but the given one is a symmetry: tell the units apart, so that what depends on them goes on."""
@@ -275,6 +277,8 @@ class Search:
         for cls in self._open():
             if len(cls) == len(first) and cls.axis != first.axis and _place(cls.axis) == place:
                 others.append(cls)
+        if others and trial.units < len(first):
+            others = self._with_blocks(others, trial.blocks)
         if not others:
             return
         repeated = drawn(self._random, others, trial.blocks)

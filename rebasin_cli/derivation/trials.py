@@ -82,6 +82,16 @@ def cuts(n: int) -> Iterator[Colours]:
             yield np.arange(n) % count
 
 
+def respected(orbit: Colours) -> list[Colours]:
+    """The cuts of a class of which the block of the first index is a union of parts."""
+    found = []
+    for blocks in cuts(len(orbit)):
+        inside = blocks == blocks[0]
+        if not set(orbit[inside].tolist()) & set(orbit[~inside].tolist()):
+            found.append(blocks)
+    return found
+
+
 def _keeps(order: Sequence[int], blocks: Colours) -> bool:
     """Whether an order sends blocks to blocks."""
     sent = set(zip(blocks.tolist(), blocks[list(order)].tolist(), strict=True))

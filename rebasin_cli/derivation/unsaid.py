@@ -164,6 +164,9 @@ class _Counter:
         waiting = [cls for cls in classes(refined[0]) if not self._refiner.silent(cls.axis)[list(cls.positions)].all()]
         if not waiting:
             return self._kept(refined)
+        together = [(cls, [np.arange(len(cls))] * 2) for cls in waiting]  # all that the exchange leaves where it is
+        if len(together) > 1 and self._extends(refined, together):
+            return True
         cls = min(waiting, key=len)
         return any(self._extends(refined, [(cls, parts)]) for parts in _ways(len(cls)))
 

@@ -285,7 +285,9 @@ def _warn_if_small(found: Derivation, progress: Progress) -> None:
     """Say where the symmetry of the network may be larger than a spec that is proved."""
     for note in found.notes:
         progress.remark(note)
-    if not found.complete:
+    if found.undecided:
+        progress.warn(f"not decided: whether {found.undecided[0]} may be exchanged; they stay")
+    elif not found.complete:
         progress.warn(
             f"the search ended after {found.seconds:.0f} s: what was not decided by then stays (--max-seconds)"
         )

@@ -265,7 +265,7 @@ class DerivationRecord(Record, frozen=True):
     Attributes:
         network: as it was named; inputs: what it was run on.
         passes: forward and backward runs; seconds: of all of it, the proof included.
-        complete: whether all was decided in time.
+        complete: whether all was decided, and in time.
         held: dims that were found and stay all the same, with the reason.
         unread: tensors that the outputs do not depend on.
         free: sides that stay though exchanging their units changes nothing.

@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rebasin_cli.derivation.borrowing import borrowed
+from rebasin_cli.derivation.candidate import candidate
 from rebasin_cli.derivation.derive import derive
 from rebasin_cli.derivation.expressions import Chain, Moving, Nest, Still, alone_in
+from rebasin_cli.derivation.passes import Network
+from rebasin_cli.derivation.soundness import sound_judge
+from rebasin_cli.derivation.unsaid import unsaid
 from rebasin_cli.evaluation.running import in_dtype
 from tests.derivation.networks import tokens, vectors
 
@@ -128,6 +133,35 @@ class Cosine(nn.Module):
         return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
+class Levels(nn.Module):
+    """Two groups of three channels, then two of six: six channels are all of one level and a group of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(*widths, 3, 2, 1) for widths in ((3, 6), (6, 12), (12, 12)))
+        self.norm, self.out = nn.ModuleList(nn.GroupNorm(2, width) for width in (6, 12, 12)), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for down, norm in zip(self.down, self.norm, strict=True):
+            x = F.relu(norm(down(x)))
+        return self.out(x)
+
+
+class Branches(nn.Module):
+    """A residual stream with as many branches as a judge must look past."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(3, 5), nn.Linear(5, 2)
+        self.a, self.b = (nn.ModuleList(nn.Linear(*widths) for _ in range(45)) for widths in ((5, 4), (4, 5)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        for a, b in zip(self.a, self.b, strict=True):
+            x = x + 0.1 * b(torch.tanh(a(x)))
+        return self.out(x)
+
+
 def sizes(module: nn.Module, inputs: Tensor) -> list[tuple[int, ...]]:
     derivation = derive(module, in_dtype(inputs, torch.float64))
     assert derivation.holds, derivation.proof.describe()
@@ -191,3 +225,20 @@ def test_what_stands_outside_of_its_owner_is_found() -> None:
     owner, inner = Moving(0, 3), Moving(1, 4)
     assert alone_in(Chain((Still(2), inner)), {1: 0}) == {1}
     assert alone_in(Nest((owner, inner)), {1: 0}) == alone_in(Nest((inner, owner)), {1: 0}) == set()
+
+
+def test_blocks_of_one_layer_are_not_those_of_units_that_may_all_be_exchanged() -> None:
+    torch.manual_seed(0)
+    assert sizes(Levels(), torch.randn(4, 3, 16, 16)) == [(2,), (2,), (2,), (2, 3), (2, 6), (2, 6)]
+
+
+def test_a_unit_that_is_held_is_seen_among_many_dims() -> None:
+    torch.manual_seed(0)
+    module, inputs = Branches(), vectors(3)
+    right = derive(module, inputs)
+    assert len(right.proof.layout.moving()) == 46
+    with borrowed(module):
+        judge = sound_judge(Network(module, inputs), 1)
+        seen = unsaid(judge, candidate(judge, right.wiring.without({20}), "smaller").layout)
+    assert seen.free
+    assert not seen.undecided
