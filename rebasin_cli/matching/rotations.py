@@ -14,7 +14,7 @@ linearly on tensors: bringing A back to the form it had takes the whole line alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -70,10 +70,23 @@ def canonical(layout: Layout, state: State) -> Form:
     return Form(element.compose(balancing, layout), _applied(layout, balancing, folded))
 
 
+def in_canonical_forms(
+    layout: Layout, states: Sequence[State], permutations: Sequence[Permutation]
+) -> tuple[tuple[State, ...], tuple[Permutation, ...]]:
+    """Networks in their canonical forms, and what permutations with maps onto the first one do between these."""
+    forms = [canonical(layout, state) for state in states]
+    first = forms[0].element
+    between = [
+        form.element.inverse(layout).compose(permutation, layout).compose(first, layout)
+        for form, permutation in zip(forms, permutations, strict=True)
+    ]
+    return tuple(form.state for form in forms), tuple(between)
+
+
 def in_canonical_form(layout: Layout, permutation: Permutation, a: State, b: State) -> tuple[State, State, Permutation]:
-    """A and B in their canonical forms, and what a permutation with maps does between these."""
-    one, two = canonical(layout, a), canonical(layout, b)
-    return one.state, two.state, two.element.inverse(layout).compose(permutation, layout).compose(one.element, layout)
+    """The same of A and B."""
+    (one, two), (_, between) = in_canonical_forms(layout, (a, b), (Permutation({}), permutation))
+    return one, two, between
 
 
 def match_with_rotations(problem: Problem, resources: Resources, *, max_rounds: int = MAX_ROUNDS) -> MatchResult:
@@ -95,6 +108,23 @@ def match_with_rotations(problem: Problem, resources: Resources, *, max_rounds: 
     whole = two.element.compose(element, layout).compose(one.element.inverse(layout), layout)
     seconds = {"matching": perf_counter() - began}
     return MatchResult("weights", whole, tuple(found.course), found.stop, resources.seed, seconds, found.solves)
+
+
+def match_between_forms(
+    problem: Problem, resources: Resources, start: Permutation | None = None, max_rounds: int = MAX_ROUNDS
+) -> MatchResult:
+    """Match networks that are in their canonical forms already, such as a model and the mean of others.
+
+    Args:
+        start: go on from this element; None: the better of two starts, as `match_with_rotations`.
+    """
+    began, layout = perf_counter(), problem.layout
+    a, b = (dict(state) for state in (problem.a, problem.b))  # a mean is worked out once, not at every look
+    search = _Search(layout, a, resources, max_rounds)
+    found = search.run(b) if start is None else search.refine(dict(permuted(start, layout, b)))
+    element = found.element if start is None else start.compose(found.element, layout)
+    seconds = {"matching": perf_counter() - began}
+    return MatchResult("weights", element, tuple(found.course), found.stop, resources.seed, seconds, found.solves)
 
 
 @dataclass(slots=True)
@@ -135,7 +165,13 @@ class _Search:
 
     def run(self, b: State) -> _Found:
         """A round from each start, and then rounds from where that led higher."""
-        starts = [self._from_anchors(b), self._from_permutations(b)]
+        return self._rounds([self._from_anchors(b), self._from_permutations(b)])
+
+    def refine(self, b: State) -> _Found:
+        """Rounds from where B is."""
+        return self._rounds([self._begin(b)])
+
+    def _rounds(self, starts: list[_Found]) -> _Found:
         stop: Stop = "max-sweeps"
         try:
             for found in starts:

@@ -95,18 +95,28 @@ def with_scales(
 
 
 def in_balance(layout: Layout, permutation: Permutation, a: State, b: State) -> tuple[State, State, Permutation]:
-    """A and B in the form in which they are compared, and what a permutation does between these: balanced where it
-    scales units, canonical where it rotates them, and as they are otherwise."""
-    if permutation.has_maps:
-        from rebasin_cli.matching.rotations import in_canonical_form
+    """The same of A and B as `all_in_balance` gives of many."""
+    (one, two), (_, between) = all_in_balance(layout, (a, b), (Permutation({}), permutation))
+    return one, two, between
 
-        return in_canonical_form(layout, permutation, a, b)
-    if not permutation.scales:
-        return a, b, permutation
-    one, two = balance(layout, a), balance(layout, b)
-    return (
-        balanced(layout, a, one), balanced(layout, b, two), _between(layout, _inverse(two), permutation, one)
-    )  # fmt: skip
+
+def all_in_balance(
+    layout: Layout, states: Sequence[State], permutations: Sequence[Permutation]
+) -> tuple[tuple[State, ...], tuple[Permutation, ...]]:
+    """Networks in the form in which they are compared, and what permutations onto the first one do between these:
+    balanced where they scale units, canonical where they rotate them, and as they are otherwise."""
+    if any(permutation.has_maps for permutation in permutations):
+        from rebasin_cli.matching.rotations import in_canonical_forms
+
+        return in_canonical_forms(layout, states, permutations)
+    if not any(permutation.scales for permutation in permutations):
+        return tuple(states), tuple(permutations)
+    forms = [balance(layout, state) for state in states]
+    between = (
+        _between(layout, _inverse(form), permutation, forms[0])
+        for form, permutation in zip(forms, permutations, strict=True)
+    )
+    return tuple(balanced(layout, state, form) for state, form in zip(states, forms, strict=True)), tuple(between)
 
 
 def _between(layout: Layout, before: Scales, permutation: Permutation, after: Scales) -> Permutation:

@@ -32,6 +32,8 @@ from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 Match = Callable[[Problem, Resources], MatchResult]
+Refine = Callable[[Problem, Resources, Permutation, int], MatchResult]
+"""How a model that is brought onto another already goes on from its present permutation, for so many sweeps at most."""
 OnRound = Callable[[str, int, int], None]
 """Called with what is done, how many steps of the round are, and of how many; it may raise `StopMatching`."""
 
@@ -59,12 +61,18 @@ class ManyResult:
     notes: tuple[str, ...] = ()
 
 
+def descend(problem: Problem, resources: Resources, start: Permutation, max_sweeps: int) -> MatchResult:
+    """Go on by coordinate descent."""
+    return match_by_weights(problem, resources, WeightsOptions(start=start, max_sweeps=max_sweeps))
+
+
 @dataclass(slots=True)
 class _Run:
-    """What the algorithms share: the pairwise matcher and how far they are."""
+    """What the algorithms share: the pairwise matchers and how far they are."""
 
     models: Models
     match: Match
+    go_on: Refine
     resources: Resources
     max_rounds: int
     on_round: OnRound | None
@@ -95,8 +103,7 @@ class _Run:
     def refine(self, a: State, b: State, present: Permutation, sweeps: int) -> tuple[Permutation, float]:
         """Descend from the present permutation; the new one, and the gain in ⟨a, π(b)⟩."""
         self.matches += 1
-        options = WeightsOptions(start=present, max_sweeps=sweeps)
-        result = match_by_weights(Problem(self.models.layout, a, b), self.resources, options)
+        result = self.go_on(Problem(self.models.layout, a, b), self.resources, present, sweeps)
         return result.permutation, result.objective[-1] - result.objective[0]
 
 
@@ -106,11 +113,12 @@ def match_many(
     resources: Resources = Resources(),
     options: ManyOptions = ManyOptions(),
     on_round: OnRound | None = None,
+    refine: Refine = descend,
 ) -> ManyResult:
     """Match N models to one another by their weights.
 
     Args:
-        match: how one model is brought onto another, at first.
+        match: how one model is brought onto another, at first; refine: how it goes on from there.
         resources: the executor runs `at_once` matches at a time where they do not depend on each other; a match that
             is alone gets it for its own parts.
 
@@ -118,7 +126,7 @@ def match_many(
         ContentError: `frank-wolfe`, where no dims can move together or memory does not hold all models.
     """
     layout = models.layout
-    run = _Run(models, match, resources, options.max_rounds, on_round)
+    run = _Run(models, match, refine, resources, options.max_rounds, on_round)
     began = perf_counter()
     start = (Permutation.identity(layout),) * len(models)
     run.objective.append(total_similarity(models, start))
@@ -141,9 +149,10 @@ def in_order_of_first(layout: Layout, permutations: Sequence[Permutation]) -> tu
 
 
 def _settled(models: Models, permutations: tuple[Permutation, ...], reached: float) -> tuple[Permutation, ...]:
-    """Every model but the first with units in its own order that gain nothing by being elsewhere."""
+    """Every model but the first with units in its own order that gain nothing by being elsewhere; as it is found where
+    units are mixed, so that none is as good in another place."""
     found = list(permutations)
-    for i in range(1, len(found)):
+    for i in range(1, len(found)) if not models.layout.rotated() else ():
         others = [j for j in range(len(found)) if j != i]
         problem = Problem(models.layout, Mean(models, found, others), models.states[i])
         found[i] = settled(problem, found[i], reached)

@@ -123,7 +123,7 @@ def pairwise_distances(
             permute_tensor(permutation, models.layout, key, state.__getitem__)
             for permutation, state in zip(permutations, models.states, strict=True)
         ]
-        norms = [norm + dot(tensor, tensor) for norm, tensor in zip(norms, plain, strict=True)]
+        norms = [norm + dot(tensor, tensor) for norm, tensor in zip(norms, moved, strict=True)]
         for i, j in pairs:
             squares[i, j][0] += squared_distance(plain[i], plain[j])
             squares[i, j][1] += squared_distance(moved[i], moved[j])

@@ -75,7 +75,8 @@ def _found(run: Run, progress: Progress, known: InputRecord | None) -> Found:
     unread = {} if known else {"a": (request.a, pair.a)}
     found = scan_sources({**unread, "b": (request.b, run.b)}, progress, heads=heads)
     inputs = {"a": known, **found} if known else found
-    check_rotations(pair, run.b)
+    check_rotations(pair.layout, pair.a)
+    check_rotations(pair.layout_b, run.b)
     check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
     run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
     result = match_pair(pair, run.choice, run.device, progress, inputs)

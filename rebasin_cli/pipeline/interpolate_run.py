@@ -156,7 +156,8 @@ def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, known, heads)
     if run.check:
-        check_rotations(pair, b)
+        check_rotations(pair.layout, pair.a)
+        check_rotations(pair.layout_b, b)
         drawn = [run.saved.permutation] if run.saved else any_permutation(pair.layout)
         check_ties(pair.layout_b, b, heads["b"], drawn)
         run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)

@@ -320,9 +320,7 @@ def tell_layout(layout: Layout, progress: Progress, choice: SpecChoice | None = 
     for note in layout.notes:
         progress.warn(note)
     if choice is not None and choice.symmetry == "all" and not choice.rotates and spec.rotations:
-        progress.warn(
-            "rotations are left out of --symmetry all: only two models are rotated, by --method weights or ste"
-        )
+        progress.warn("rotations are left out of --symmetry all: nothing but --method weights or ste finds them")
     if layout.rotated():
         progress.remark(
             "units are rotated in float64, and each element is rounded once to the type of its tensor; gains of norms "

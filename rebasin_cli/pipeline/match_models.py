@@ -8,28 +8,43 @@ from functools import partial
 from typing import Any
 
 from rebasin_cli.matching.problem import ActivationProblem, MatchResult, Problem, Resources
+from rebasin_cli.matching.rotations import canonical, match_between_forms
 from rebasin_cli.matching.scales import balance, balanced, with_scales
-from rebasin_cli.merging.many import ManyResult, match_many
+from rebasin_cli.merging.many import ManyResult, descend, match_many
 from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.method_choice import MatchChoice
-from rebasin_cli.pipeline.methods import Running, activation_problem, at_once, match_by_search
+from rebasin_cli.pipeline.methods import Running, activation_problem, at_once, match_by_search, notes_on_starts
 from rebasin_cli.pipeline.progress import Progress
 
 
 def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, progress: Progress) -> ManyResult:
-    """Match all models of a merge to one another, and say how the match ended."""
+    """Match all models of a merge to one another, and say how the match ended.
+
+    Models with rotations are matched in their canonical forms, others with scales in their balanced ones.
+    """
     matching = _models_by_activations if choice.method == "activations" else _models_by_weights
     layout = models.layout
     states = models.states
-    if layout.scaled() and not choice.looks_at_data:
+    forms = [canonical(layout, state) for state in states] if layout.rotated() else []
+    if forms:
+        states = tuple(form.state for form in forms)
+    elif layout.scaled() and not choice.looks_at_data:
         states = tuple(balanced(layout, state, balance(layout, state)) for state in states)
     plain = replace(models, layout=layout.without_scales(), states=states)
     result = run_match(choice, progress, "matching", lambda run: matching(plain, algorithm, choice, run))
-    if layout.scaled():
+    if forms:
+        back = forms[0].element.inverse(layout)
+        found = (
+            form.element.compose(permutation, layout).compose(back, layout)
+            for form, permutation in zip(forms[1:], result.permutations[1:], strict=True)
+        )
+        result = replace(result, permutations=(result.permutations[0], *found))
+    elif layout.scaled():
         first, *others = models.states
         scaled = (
             with_scales(layout, first, state, permutation)
@@ -51,7 +66,11 @@ def _models_by_weights(models: Models, algorithm: Algorithm, choice: MatchChoice
         device, choice.memory, run.executor, at_once(choice, models.layout, run.threads), choice.seed,
         cluster=choice.workers.executor if choice.workers else None,
     )  # fmt: skip
-    return match_many(models, match, resources, ManyOptions(algorithm, choice.max_sweeps), partial(_on_round, run))
+    options = ManyOptions(algorithm, choice.max_sweeps)
+    rotates = bool(models.layout.rotated())
+    refine = match.refine if rotates else descend
+    result = match_many(models, match, resources, options, partial(_on_round, run), refine)
+    return replace(result, notes=notes_on_starts(choice)) if rotates else result
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +83,20 @@ class _ByWeights:
     check: Callable[[], None] = lambda: None
 
     def __call__(self, problem: Problem, resources: Resources) -> MatchResult:
+        if problem.layout.rotated():
+            return match_between_forms(problem, self._told(resources))
         executor = resources.executor
         threads = self.threads if executor else 1
         running = Running(self.device, self.check, lambda *_: self.check(), executor=executor, threads=threads)
         choice = self.choice if resources.cluster else replace(self.choice, workers=None)
         return match_by_search(problem, choice, running)
+
+    def refine(self, problem: Problem, resources: Resources, start: Permutation, max_rounds: int) -> MatchResult:
+        """Go on from a start with rotations."""
+        return match_between_forms(problem, self._told(resources), start, max_rounds)
+
+    def _told(self, resources: Resources) -> Resources:
+        return replace(resources, on_step=lambda *_: self.check())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _ByWeights, (self.device, replace(self.choice, workers=None))

@@ -150,7 +150,7 @@ def prepare(request: MembersRequest, files: ExitStack, progress: Progress) -> Ru
     require_device(request.choice.device)
     a = files.enter_context(open_source(request.a, progress))
     request = replace(
-        request, spec=settled_spec(request.spec, request.data, (a,), progress),
+        request, spec=settled_spec(request.spec.for_method(request.choice.method), request.data, (a,), progress),
         resume=request.resume and request.resume.absolute(), summary=request.summary and request.summary.absolute(),
     )  # fmt: skip
     named = _named_members(request)

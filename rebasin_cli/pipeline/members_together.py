@@ -23,7 +23,7 @@ from rebasin_cli.pipeline.members_run import Listening, Told, kept_record, may_r
 from rebasin_cli.pipeline.method_choice import with_data
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import distance_record, output_metadata
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
 from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, MemberRecord
 
@@ -80,8 +80,10 @@ def _matched(
     pairs = bind_models((run.a, *(b for _, b, _, _ in good)), request.spec)
     check_symmetry(pairs, request.spec)
     layout, device = pairs[0].layout, resolve_device(request.choice.device)
+    check_rotations(layout, run.a)
     for pair, (_, b, _, heads) in zip(pairs, good, strict=True):
         check_ties(pair.layout_b, b, heads, any_permutation(layout))
+        check_rotations(pair.layout_b, b)
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
     check = prepare_check(pairs[0], device, progress, fitting=choice.fitting, data=request.data)
     check.spec(layout, choice.seed, pairs[0].b, run.a)

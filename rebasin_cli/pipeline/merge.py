@@ -118,7 +118,7 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     weights = _weights(request)
     device = resolve_device(request.choice.device)
     opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
-    request = replace(request, spec=settled_spec(request.spec, request.data, opened, progress))
+    request = replace(request, spec=settled_spec(_spec(request), request.data, opened, progress))
     pairs = tuple(bind_models(opened, request.spec))
     check_symmetry(pairs, request.spec)
     targets = checked_targets(request, pairs)
@@ -129,6 +129,23 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     document = _planned(request, pairs[0].layout, device, progress)
     check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
     return Run(request, opened, pairs, weights, targets, choice, scorer, check, document, polisher)
+
+
+def _spec(request: MergeRequest) -> SpecChoice:
+    """What the user said of the spec, and whether models are rotated.
+
+    Raises:
+        UsageError: rotations were asked for, and of what was asked for besides something does not rotate.
+    """
+    choice = request.spec.for_method(request.choice.method)
+    if request.algorithm != "frank-wolfe":
+        return choice
+    if choice.symmetry == "rotations":
+        raise UsageError(
+            "--algorithm frank-wolfe permutes units and rotates none, and --symmetry asks for rotations",
+            remedy="leave out --algorithm, or --symmetry",
+        )
+    return replace(choice, rotates=False)
 
 
 def checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:

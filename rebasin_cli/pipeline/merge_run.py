@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.matching.problem import in_reals
+from rebasin_cli.matching.scales import all_in_balance
 from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, PairDistance, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
@@ -24,7 +25,7 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
 from rebasin_cli.pipeline.worth import told
 from rebasin_cli.pipeline.write_weights import write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
@@ -79,6 +80,7 @@ def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
     inputs = scan_sources(named, progress, heads=heads)
     for i, own in enumerate((layout, *(pair.layout_b for pair in run.pairs))):
         check_ties(own, run.opened[i], heads[role_of(i)], any_permutation(layout))
+        check_rotations(own, run.opened[i])
     run.check.spec(layout, request.choice.seed, run.pairs[0].b, run.first)
     return inputs
 
@@ -99,7 +101,8 @@ def _found(run: Run, progress: Progress) -> Found:
     result = match_models(models if run.choice.looks_at_data else reals, request.algorithm, run.choice, progress)
     for model, permutation in zip((run.first, *(pair.b for pair in run.pairs)), result.permutations, strict=True):
         run.check.found(models.layout, permutation, model, run.first)
-    distances = pairwise_distances(reals, result.permutations)
+    compared, between = all_in_balance(layout, states, result.permutations)
+    distances = pairwise_distances(replace(reals, states=compared), between)
     merged = merged_states(scorer, models, result.permutations, run.first)
     if run.polisher:
         ordered = [permuted(p, models.layout, s) for p, s in zip(result.permutations, models.states, strict=True)]

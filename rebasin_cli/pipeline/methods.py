@@ -161,11 +161,7 @@ def match_states(layout: Layout, a: State, b: State, choice: MatchChoice, runnin
 
         resources = replace(_resources(choice, running), executor=running.executor)
         found = match_with_rotations(Problem(layout, a, b), resources, max_rounds=choice.max_sweeps)
-        options = _options(choice, SearchOptions)
-        if options.leaves_it_to_quality and options.quality == "default":
-            return found
-        unread = "rotations are matched from two starts of their own; other starts and qualities were not tried"
-        return replace(found, notes=(unread,))
+        return replace(found, notes=notes_on_starts(choice))
     plain = Problem(layout.without_scales(), a, b)
     found = match_by_search(plain, choice, running)
     if not layout.scaled():
@@ -182,6 +178,14 @@ def match_states(layout: Layout, a: State, b: State, choice: MatchChoice, runnin
     elif found.objective:
         found = replace(found, objective=(min(start, reached), reached))
     return replace(found, permutation=with_scales(layout, a, b, found.permutation, forms))
+
+
+def notes_on_starts(choice: MatchChoice) -> tuple[str, ...]:
+    """What is said where rotations are matched, and other starts were asked for."""
+    options = _options(choice, SearchOptions)
+    if options.leaves_it_to_quality and options.quality == "default":
+        return ()
+    return ("rotations are matched from two starts of their own; other starts and qualities were not tried",)
 
 
 def _search(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:

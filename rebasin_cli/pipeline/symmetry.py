@@ -21,7 +21,7 @@ def check_asked(pairs: Sequence[Pair], choice: SpecChoice) -> None:
     kinds = {"signs": layout.signed(), "scales": layout.scaled(), "rotations": layout.rotated()}
     wanted = list(kinds) if choice.symmetry == "all" else [kind for kind in kinds if kind == choice.symmetry]
     if choice.symmetry == "rotations" and not kinds["rotations"]:
-        raise _without_rotations(layout, choice)
+        raise _without_rotations(layout)
     if wanted and not any(kinds[kind] for kind in wanted):
         what = " or ".join(wanted)
         raise UsageError(
@@ -75,14 +75,8 @@ def check_types(layout: Layout, checkpoint: Checkpoint, symmetry: str) -> None:
             )
 
 
-def _without_rotations(layout: Layout, choice: SpecChoice) -> UsageError:
+def _without_rotations(layout: Layout) -> UsageError:
     """What is said where rotations were asked for and there are none: which shipped specs have them."""
-    if not choice.rotates:
-        return UsageError(
-            "--symmetry rotations is for two checkpoints: `align`, `interpolate` and `plane` rotate, many models are "
-            "not rotated yet",
-            remedy="align one after the other onto the first, and mix what that writes; or use --symmetry signs",
-        )
     having = [name for name in shipped_specs() if find_spec(name).rotations]
     return UsageError(
         f"--symmetry rotations: the spec `{layout.spec.name}` rotates no dim that may move here",

@@ -17,7 +17,6 @@ from rebasin_cli.checkpoints.tensors import as_elements, hash_tensors
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.spec import BoundTensor, Layout
 
 _LEAST = 8
@@ -33,17 +32,19 @@ def any_permutation(layout: Layout) -> list[Permutation]:
     return [Permutation.random(layout, seed) for seed in range(_DRAWN)]
 
 
-def check_rotations(pair: Pair, b: Checkpoint) -> None:
+def check_rotations(layout: Layout, checkpoint: Checkpoint) -> None:
     """See that gains that a rotation passes can be taken up.
+
+    Args:
+        layout: bound to the checkpoint's own names.
 
     Raises:
         ContentError: naming one of zero.
     """
-    if pair.layout.norms:
+    if layout.norms:
         from rebasin_cli.permutation.maps import check_gains
 
-        check_gains(pair.layout, pair.a.__getitem__, pair.a.address)
-        check_gains(pair.layout_b, b.__getitem__, b.address)
+        check_gains(layout, checkpoint.__getitem__, checkpoint.address)
 
 
 def check_ties(

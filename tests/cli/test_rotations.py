@@ -149,7 +149,9 @@ def test_maps_are_learned_by_a_loss_and_applied_as_others(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("merge", "a", "b", "--symmetry", "rotations", "-o", "x"), "is for two checkpoints"),
+        (("merge", "a", "b", "--symmetry", "rotations", "--algorithm", "frank-wolfe", "-o", "x"), "rotates none"),
+        (("merge", "a", "b", "--symmetry", "rotations", "--method", "sinkhorn", "-o", "x"), "rotates nothing"),
+        (("align", "a", "b", "c", "--symmetry", "rotations", "--method", "sinkhorn", "-o", "x"), "rotates nothing"),
         ((*PAIR, "--method", "frank-wolfe"), "use --method weights or ste"),
         ((*PAIR, "--method", "activations", "--data", "x.npz"), "rotates nothing"),
         ((*PAIR, "--method", "ste"), "add --data"),
@@ -183,10 +185,94 @@ def test_a_file_without_maps_is_applied_without_rotations(rebasin: Rebasin, plan
         torch.testing.assert_close(logits(state_of(f"by-{given[0]}")), logits(a), rtol=1e-5, atol=1e-5)
 
 
-def test_merge_leaves_rotations_out_of_all(rebasin: Rebasin, planted: Path) -> None:
-    done = rebasin("merge", "a", "b", "--symmetry", "all", "-o", "merged")
+@pytest.fixture
+def three(planted: Path) -> Path:
+    """A third folder, c: B with noise, permuted and rotated anew."""
+    b = state_of("b")
+    shapes = {key: tuple(tensor.shape) for key, tensor in b.items()}
+    layout = bind(find_spec("gpt2"), shapes, Request(SIZES, rotations=True))
+    noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in b.items()}
+    (planted / "c").mkdir()
+    moved = permuted(Permutation.random(layout, 2), layout, noisy)
+    save(planted / "c" / "model.safetensors", {key: tensor.contiguous() for key, tensor in moved.items()})
+    (planted / "c" / "config.json").write_bytes((planted / "b" / "config.json").read_bytes())
+    return planted
+
+
+@pytest.mark.parametrize("symmetry", ["rotations", "all"])
+def test_merge_writes_the_mean_of_rotated_models_and_their_maps(rebasin: Rebasin, three: Path, symmetry: str) -> None:
+    done = rebasin("merge", "a", "b", "c", "--symmetry", symmetry, "-o", "merged")
+    assert done.code == 0, done.err
+    record = done.document["merge"]
+    assert all(pair["after"] < 1 < pair["before"] for pair in record["pairs"])
+    assert list(record["objective"]) == sorted(record["objective"])
+    torch.testing.assert_close(logits(state_of("merged")), logits(state_of("a")), rtol=0, atol=0.1)
+    assert float((logits(state_of("a")) - logits(state_of("c"))).abs().max()) > 1e-4
+    ordered = [state_of("a")]
+    for number, name in ((2, "b"), (3, "c")):
+        applied = rebasin("apply", f"merged.{number}.permutation.safetensors", name, "-o", f"there-{name}")
+        assert applied.code == 0, applied.err
+        ordered.append(state_of(f"there-{name}"))
+        torch.testing.assert_close(logits(ordered[-1]), logits(state_of(name)), rtol=1e-5, atol=1e-5)
+    mean = {key: sum(state[key] for state in ordered) / 3 for key in ordered[0]}
+    torch.testing.assert_close(state_of("merged"), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_merge_leaves_rotations_out_of_all_where_nothing_finds_them(rebasin: Rebasin, planted: Path) -> None:
+    done = rebasin("merge", "a", "b", "--symmetry", "all", "--algorithm", "frank-wolfe", "-o", "merged")
     assert done.code == 0, done.err
     assert "rotations are left out" in done.err
+
+
+def test_three_trained_models_have_a_better_mean_rotated(
+    rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [f"{name}.safetensors" for name in "abc"]
+    for seed, file in enumerate(files):
+        save(tmp_path / file, trained(seed))
+    drawn = sequences(1000, 4).numpy()
+    np.savez(tmp_path / "data.npz", inputs=drawn[:, :-1], targets=drawn[:, 1:])
+    whose = ("--arch", "gpt2", "--set", "head=2", "--network", "tests.small_gpts:make", "--data", "data.npz")
+    losses = {}
+    for symmetry, more in (("permutations", ()), ("rotations", ()), ("all", ("--restarts", 2))):
+        done = rebasin(
+            "merge", *files, *whose, "--symmetry", symmetry, *more, "--steps", 3, "-o", f"{symmetry}.safetensors"
+        )
+        assert done.code == 0, done.err
+        assert ("two starts of their own" in done.err) == bool(more)
+        losses[symmetry] = done.document["merge"]["scores"]["merged"]["loss"]
+    single = done.document["merge"]["scores"]["model.1"]["loss"]
+    assert losses["rotations"] - single < 0.6 * (losses["permutations"] - single)
+    assert losses["all"] - single < 0.6 * (losses["permutations"] - single)
+
+
+def test_many_are_rotated_onto_the_first_as_each_is_alone(rebasin: Rebasin, three: Path) -> None:
+    assert rebasin(*PAIR).code == 0
+    done = rebasin("align", "a", "b", "c", "--symmetry", "rotations", "-o", "many")
+    assert done.code == 0, done.err
+    assert (three / "many/b/model.safetensors").read_bytes()[-1000:] == (three / "out/model.safetensors").read_bytes()[
+        -1000:
+    ]
+    assert all(member["distance"]["after"] < 1 for member in done.document["members"]["members"])
+
+
+def test_many_are_rotated_into_one_order(rebasin: Rebasin, three: Path) -> None:
+    done = rebasin("align", "a", "b", "c", "--symmetry", "rotations", "--together", "-o", "many")
+    assert done.code == 0, done.err
+    for member in done.document["members"]["members"]:
+        assert member["distance"]["after"] < 1 < member["distance"]["before"]
+    for name in "bc":
+        torch.testing.assert_close(logits(state_of(f"many/{name}")), logits(state_of(name)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_merge_refuses_gains_of_zero(rebasin: Rebasin, three: Path) -> None:
+    c = state_of("c")
+    c["transformer.ln_f.weight"][3] = 0
+    save(three / "c" / "model.safetensors", c)
+    refused = rebasin("merge", "a", "b", "c", "--symmetry", "rotations", "-o", "merged")
+    assert refused.code == 3
+    assert "ln_f.weight has gains of 0" in refused.err
 
 
 def test_a_spec_without_rotations_says_which_have_some(rebasin: Rebasin, pair: Path) -> None:
