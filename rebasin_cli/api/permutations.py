@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.api.calls import public
 from rebasin_cli.api.showing import Row, Shown
-from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.checkpoints.outputs import save_file
 from rebasin_cli.permutation.files import SavedPermutation
 
 if TYPE_CHECKING:
@@ -55,11 +54,7 @@ class UnitPermutation(Shown, Mapping[str, "Tensor"]):
             >>> rebasin.align(a, b).permutation.save("b.permutation.safetensors").name
             'b.permutation.safetensors'
         """
-        target = Path(path)
-        check_file_target(target, force=force)
-        with Outputs(force=force) as outputs:
-            outputs.write(target, self._file)
-        return target
+        return save_file(Path(path), self._file, force=force)
 
     def __getitem__(self, dim: str) -> Tensor:
         return self.saved.permutation[dim]

@@ -13,8 +13,7 @@ from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import DeriveKeywords, ProveKeywords
 from rebasin_cli.api.models import given_model
 from rebasin_cli.api.showing import Row, Shown
-from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.checkpoints.outputs import save_file
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.pipeline.architectures import ProveRequest, prove_architecture
@@ -87,11 +86,7 @@ class Spec(Proof):
             >>> rebasin.derive(model_a, "4x32").save("net.yaml").name
             'net.yaml'
         """
-        target = Path(path)
-        check_file_target(target, force=force)
-        with Outputs(force=force) as outputs:
-            outputs.write(target, self.text.encode())
-        return target
+        return save_file(Path(path), self.text.encode(), force=force)
 
     @property
     def _architecture(self) -> ArchitectureRecord:

@@ -28,7 +28,7 @@ from rebasin_cli.checkpoints.locking import (
     remove,
     rename_new,
 )
-from rebasin_cli.checkpoints.replacing import resolve_target
+from rebasin_cli.checkpoints.replacing import check_file_target, resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError, system_failure
 from rebasin_cli.files import new_file, sync_folder, take_mode
 from rebasin_cli.process import signals_deferred
@@ -240,6 +240,18 @@ def replacing_file(target: Path) -> Iterator[BinaryIO]:
     """An unbuffered file to write to, which replaces `target` when the block ends without an exception."""
     with Outputs(force=True) as outputs, outputs.file(target) as file:
         yield file
+
+
+def save_file(target: Path, data: bytes, *, force: bool) -> Path:
+    """Write one small file, and return where it is.
+
+    Raises:
+        UsageError, SystemFailure: as `check_file_target`; or it cannot be written.
+    """
+    check_file_target(target, force=force)
+    with Outputs(force=force) as outputs:
+        outputs.write(target, data)
+    return target
 
 
 def _clean_up(staged: list[_Staged], locks: dict[Path, Lock]) -> None:

@@ -13,9 +13,9 @@ from msgspec import structs
 from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.files import read_json
-from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
+from rebasin_cli.pipeline.layouts import SpecChoice
 from rebasin_cli.pipeline.progress import Progress
-from rebasin_cli.pipeline.record import versions
+from rebasin_cli.pipeline.record import spec_record, versions
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import (
@@ -237,18 +237,8 @@ def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
         fixed = rule.fixed or None if rule is not None and always else None
         symmetry = " ".join(what for what, found in acting.items() if name in found)
         dims[name] = DimRecord(size=0, owner=owner, fixed=fixed, tensors=tuple(templates), symmetry=symmetry)
-    proof = proof_text(spec)
-    return ArchitectureRecord(
-        name=spec.name,
-        title=spec.title,
-        sha256=spec.sha256,
-        proved=spec.shipped or bool(proof),
-        proof=proof,
-        file=None if spec.shipped else os.path.abspath(spec.path),
-        dims=dims,
-        fixed=tuple(name for name, dim in dims.items() if dim.fixed),
-        stays=dict(spec.stays),
-    )
+    frozen = tuple(name for name, dim in dims.items() if dim.fixed)
+    return structs.replace(spec_record(spec), dims=dims, fixed=frozen)
 
 
 def _templates(spec: PermutationSpec) -> dict[str, TensorRecord]:

@@ -13,12 +13,11 @@ from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.problem import in_reals
 from rebasin_cli.merging.plane import InPlane, Plane
-from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.interpolate_request import PlaneGrid
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import score_or_nan
-from rebasin_cli.pipeline.sweep import Sweep, held
+from rebasin_cli.pipeline.sweep import Sweep, held, moved_once
 from rebasin_cli.report.measurements import NATS, PlanePointRecord, PlaneRecord
 
 Keep = Callable[[Callable[[], PlaneRecord]], None]
@@ -122,9 +121,7 @@ def _measure(found: _Measured, plane: Plane, permutation: Permutation, progress:
     """Measure what is not known yet: first the points that have a name."""
     sweep, pair = found.sweep, found.sweep.pair
     a, b = held(pair.a, pair), held(pair.b, pair)
-    moved: Mapping[str, Tensor] = permuted(permutation, pair.layout, b)
-    if isinstance(b, dict):
-        moved = {key: moved[key] for key in b}  # permuted once, not at every point
+    moved = moved_once(permutation, pair, b)
 
     def scores(place: str, at: tuple[float, float], *, repaired: bool) -> Scores:
         state: Mapping[str, Tensor] = InPlane(pair.layout, a, b, moved, plane.shares(*at))

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import place_in_cache, split_address
 from rebasin_cli.files import sha256_of
@@ -29,7 +31,7 @@ from rebasin_cli.report.document import (
     TrialRecord,
 )
 from rebasin_cli.report.measurements import BinRecord, ScoreRecord
-from rebasin_cli.spec import Dim, Layout
+from rebasin_cli.spec import Dim, Layout, PermutationSpec
 
 if TYPE_CHECKING:
     from rebasin_cli.evaluation.scores import Bin, Scores
@@ -96,16 +98,9 @@ def architecture_record(
     sections = {"tensors": 0, "buffers": 0, "ignored": 0}
     for bound in layout.tensors.values():
         sections[bound.section] += 1
-    spec = layout.spec
-    proof = proof_text(spec)
-    return ArchitectureRecord(
-        name=spec.name,
-        title=spec.title,
-        sha256=spec.sha256,
-        proved=spec.shipped or bool(proof),
-        proof=proof,
+    return structs.replace(
+        spec_record(layout.spec),
         checked=checked,
-        file=None if spec.shipped else os.path.abspath(spec.path),
         prefix=layout.prefix,
         sizes=dict(layout.sizes),
         sections=sections,
@@ -117,8 +112,21 @@ def architecture_record(
         ),
         dims=dims,
         fixed=tuple(name for name, dim in layout.dims.items() if dim.fixed is not None),
+        text=layout.spec.text,
+    )
+
+
+def spec_record(spec: PermutationSpec) -> ArchitectureRecord:
+    """What a spec is, before anything is bound to it."""
+    proof = proof_text(spec)
+    return ArchitectureRecord(
+        name=spec.name,
+        title=spec.title,
+        sha256=spec.sha256,
+        proved=spec.shipped or bool(proof),
+        proof=proof,
+        file=None if spec.shipped else os.path.abspath(spec.path),
         stays=dict(spec.stays),
-        text=spec.text,
     )
 
 

@@ -100,9 +100,7 @@ def measure_barrier(
     naive = sweeper.curve(a, b, "naive", {})
     more: dict[str, str] = {}
     if permutation is not None:
-        moved: Mapping[str, Tensor] = permuted(permutation, pair.layout, b)
-        if isinstance(b, dict):
-            moved = {key: moved[key] for key in b}  # permuted once, not at every λ
+        moved = moved_once(permutation, pair, b)
         more = {"permutation": permutation.sha256()}
         sweeper.curve(a, moved, "aligned", more)
         b = moved
@@ -134,6 +132,12 @@ def _repair(
 def held(checkpoint: Checkpoint, pair: Pair) -> Mapping[str, Tensor]:
     """A checkpoint as it is read at every point: from memory, where both fit."""
     return dict(checkpoint) if pair.a.nbytes + pair.b.nbytes <= _HOLD else checkpoint
+
+
+def moved_once(permutation: Permutation, pair: Pair, b: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """π(B) as it is read at every point: where B is in memory it is permuted once."""
+    moved = permuted(permutation, pair.layout, b)
+    return {key: moved[key] for key in b} if isinstance(b, dict) else moved
 
 
 Finish = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]

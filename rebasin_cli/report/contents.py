@@ -96,13 +96,19 @@ def facts(document: RunDocument) -> list[tuple[str, str]]:
     if match and match.trials:
         rows.append(("starts", trials_text(match)))
     if measured := document.barrier or document.plane:
-        rows.append(("data", data_text(measured)))
-        if measured.missing:
-            rows.append(("cut short", f"{count_text(measured.missing, 'point')} not measured; --resume goes on"))
+        rows += data_facts(measured)
     rows += worth_facts(document)
     if document.plan:
         rows += plan_facts(document)
     rows += [(f"{name} →", path) for name, path in document.outputs.items()]
+    return rows
+
+
+def data_facts(measured: BarrierRecord | PlaneRecord) -> list[tuple[str, str]]:
+    """On what was measured, and whether that was cut short."""
+    rows = [("data", data_text(measured))]
+    if measured.missing:
+        rows.append(("cut short", f"{count_text(measured.missing, 'point')} not measured; --resume goes on"))
     return rows
 
 

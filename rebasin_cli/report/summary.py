@@ -12,7 +12,7 @@ from rebasin_cli.report.contents import (
     architectures_grids,
     checked_text,
     checks_grid,
-    data_text,
+    data_facts,
     grids,
     headline,
     plan_facts,
@@ -60,9 +60,7 @@ def summary_facts(document: RunDocument) -> list[tuple[str, str]]:
     if match and match.objective:
         rows.append(("match", _match_text(match)))
     if measured := document.barrier or document.plane:
-        rows.append(("data", data_text(measured)))
-        if measured.missing:
-            rows.append(("cut short", f"{count_text(measured.missing, 'point')} not measured; --resume goes on"))
+        rows += data_facts(measured)
     elif "data" in names:
         rows.append(("data", names["data"]))
     rows += worth_facts(document)
