@@ -15,7 +15,7 @@ from rebasin_cli.api.calls import Talk, public
 from rebasin_cli.api.keywords import RepairKeywords
 from rebasin_cli.api.models import GivenModel, given_model, module_with
 from rebasin_cli.api.showing import html_table, spec_row, text_of
-from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.outputs import save_file
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.repair import RepairRequest
 from rebasin_cli.pipeline.repair import repair as repair_by_request
@@ -64,13 +64,7 @@ class Repaired:
             >>> fixed.save("fixed.safetensors").name
             'fixed.safetensors'
         """
-        from rebasin_cli.checkpoints.replacing import check_file_target
-
-        place = Path(path).absolute()
-        check_file_target(place, force=force)
-        with Outputs(force=force) as outputs:
-            outputs.write(place, self._written)
-        return Path(path)
+        return save_file(Path(path), self._written, force=force)
 
     @public()
     def module(self) -> nn.Module:

@@ -220,7 +220,7 @@ class Whole:
         given = str(text).strip()
         if len(given) <= _DIGITS and re.fullmatch(r"[+-]?[0-9]+", given) and self.least <= int(given) <= self.most:
             return int(given)
-        raise typer.BadParameter(f"{shortened(given)} is not {self}")
+        raise typer.BadParameter(f"{_quoted(given)} is not {self}")
 
     def __str__(self) -> str:
         return f"a whole number from {self.least} to {self.most}"
@@ -244,13 +244,13 @@ class Real:
         written = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", given, re.IGNORECASE)
         if len(given) <= _DIGITS and written and self.least <= float(given) <= self.most:
             return float(given)
-        raise typer.BadParameter(f"{shortened(given)} is not {self}")
+        raise typer.BadParameter(f"{_quoted(given)} is not {self}")
 
     def __str__(self) -> str:
         return self.words or f"a number from {self.least:g} to {self.most:g}"
 
 
-def shortened(text: str) -> str:
+def _quoted(text: str) -> str:
     """What was given, for a message."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 

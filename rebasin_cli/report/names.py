@@ -16,7 +16,7 @@ from rebasin_cli.report.document import InputRecord, RunDocument
 _HUB = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/")
 
 
-def hub_name(path: str) -> str | None:
+def _name_on_hub(path: str) -> str | None:
     """`OWNER/NAME` of a model that lies in the cache of a hub; None for any other file."""
     found = _HUB.search(path)
     return f"{found[1]}/{found[2]}" if found else None
@@ -36,7 +36,7 @@ def input_names(inputs: Mapping[str, InputRecord]) -> dict[str, str]:
     for role, own in parts.items():
         length = next((n for n, found in enumerate(endings, 1) if found[own[-n:]] == 1), longest)
         path = inputs[role].path
-        names[role] = hub_name(path) or (os.path.join("", *own[-length:]) if os.path.isabs(path) else path)
+        names[role] = _name_on_hub(path) or (os.path.join("", *own[-length:]) if os.path.isabs(path) else path)
     return names
 
 
