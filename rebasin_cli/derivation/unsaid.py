@@ -59,13 +59,17 @@ class _UndecidedError(Exception):
     """Too many refinements were tried."""
 
 
-def unsaid(judge: Judge, layout: Layout, seed: int = 0) -> Unsaid:
-    """What the network lets be exchanged and the spec does not."""
+def unsaid(judge: Judge, layout: Layout, seed: int = 0, *, briefly: bool = False) -> Unsaid:
+    """What the network lets be exchanged and the spec does not.
+
+    Args:
+        briefly: with nothing told alone, some eight passes: what is inside of heads and groups is not looked for.
+    """
     search = Search(judge.network, seed)
     base = search.begin()
     counter = _Counter(judge, layout, search.refiner, base)
     found = list(counter.against(base, None))
-    for point in [] if found else counter.points():
+    for point in [] if found or briefly else counter.points():
         with suppress(MismatchError):
             told = search.refiner.refine(recoloured([base], [counter.told(base, point)]))[0]
             found += counter.against(told, point)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ from torch import nn
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.derive import Derivation, derive
+from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.search import Told
-from rebasin_cli.errors import ContentError, UsageError, human_bytes
+from rebasin_cli.derivation.soundness import sound_judge
+from rebasin_cli.derivation.unsaid import unsaid
+from rebasin_cli.errors import ContentError, RebasinError, UsageError, human_bytes
 from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guesses, parse_inputs, runs_on
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs
-from rebasin_cli.evaluation.networks.module_network import build_module, user_network
-from rebasin_cli.pipeline.data import read_data
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module, user_network
+from rebasin_cli.pipeline.data import find_network, read_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.kept_specs import keep, kept_spec, place_for
@@ -40,6 +44,9 @@ LARGEST = 100_000_000
 
 SECONDS = 600.0
 """After which a search ends with what it has, unless the user says otherwise."""
+
+_LOOKED_AT = 300_000
+"""Parameters up to which a network is run some eight times to see whether a shipped spec says all: a second or less."""
 
 _STEPS = 1000
 _TOLD = 1_000_000  # parameters from which on memory and runs are told beforehand
@@ -298,6 +305,38 @@ def _warn_if_small(found: Derivation, progress: Progress) -> None:
             "the symmetry is larger than the spec says, which is right but leaves something: exchanging "
             f"{first_names(found.free, 3)} changes nothing"
         )
+
+
+def warn_if_larger(data: DataRequest, checkpoint: Checkpoint, layout: Layout, progress: Progress) -> None:
+    """Say where a network, if it is small, lets more be exchanged than a spec says that keeps its function."""
+    free: tuple[str, ...] = ()
+    with suppress(RebasinError):  # what cannot be run is told where it is compared
+        module, inputs = _to_look_at(data, checkpoint, layout, progress)
+        small = sum(p.numel() for p in module.parameters()) <= _LOOKED_AT
+        if small and inputs is not None and module.state_dict().keys() <= set(layout.tensors):
+            with borrowed(module):
+                judge = sound_judge(Network(module, enough_examples(inputs)), 0)
+                free = unsaid(judge, layout, briefly=True).free
+    if free:
+        progress.warn(
+            f"the symmetry of {data.network} is larger than `{layout.spec.name}` says, which is right but leaves "
+            f"something: exchanging {first_names(free, 1)} changes nothing; `rebasin arch derive` finds all of it"
+        )
+
+
+def _to_look_at(
+    data: DataRequest, checkpoint: Checkpoint, layout: Layout, progress: Progress
+) -> tuple[nn.Module, Inputs | None]:
+    """The network that was named, built once in a command where there are examples for it, and inputs."""
+    assert data.network is not None
+    if data.path is not None:
+        network = find_network(data, layout, checkpoint)
+        assert isinstance(network, ModuleNetwork)
+        return network.module, read_data(
+            data, data.path, data.fit_split, 2 * FEWEST, network, checkpoint, progress
+        ).inputs
+    module, own = build_module(data.network, checkpoint, data.options)
+    return module, own if own is not None else next(guesses(module), (None, ""))[0]
 
 
 def _record(found: Derivation, network: str, inputs: str) -> DerivationRecord:

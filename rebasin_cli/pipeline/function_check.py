@@ -161,9 +161,14 @@ def settled_spec(
     if choice.arch is not None or data is None or data.network is None:
         return choice
     why = _misfit(choice, data if permutes else None, models, progress)
-    if not why:
+    if not why and not permutes:
         return choice
-    from rebasin_cli.pipeline.derive import spec_of_network
+    from rebasin_cli.pipeline.derive import spec_of_network, warn_if_larger
+
+    if not why:
+        (pair,) = bind_models((models[0], models[0]), choice)
+        warn_if_larger(data, models[0], pair.layout, progress)
+        return choice
 
     progress.detail(f"no shipped spec is that of {data.network}: {why}")
 

@@ -37,6 +37,16 @@ class Chain(nn.Module):
         h = self.fc1(x).relu()
         return self.fc3(h + self.fc2(h).relu())
 
+class Product(nn.Module):
+    # an MLP by its keys, whose outputs are multiplied with each other
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 12), nn.Linear(12, 9), nn.Linear(9, 20)
+
+    def forward(self, x):
+        made = self.fc3(self.fc2(self.fc1(x).relu()).relu()).view(-1, 4, 5)
+        return made.tanh() @ made.mT
+
 class Padded(nn.Module):
     # a residual connection that pads with zeros: units of one dim in two places, which a spec cannot say
     def __init__(self):
@@ -79,6 +89,7 @@ def spectral():
 
 def make(width="12"): return Net(int(width)), torch.randn(2, 6)
 def chain(): return Chain(), torch.randn(5, 6)
+def product(): return Product(), torch.randn(2, 6)
 def dropped(): return nn.Sequential(nn.Linear(6, 9), nn.Dropout(), nn.ReLU(), nn.Linear(9, 2)), torch.randn(5, 6)
 class Flagged(Net):
     def forward(self, x, twice):
@@ -118,6 +129,7 @@ def nets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         torch.manual_seed(seed)
         save_file(code["Net"]().state_dict(), f"{name}.safetensors")
         save_file(code["Chain"]().state_dict(), f"chain_{name}.safetensors")
+        save_file(code["Product"]().state_dict(), f"product_{name}.safetensors")
     return workplace
 
 
@@ -197,6 +209,22 @@ def test_a_network_of_a_known_name_gets_its_own_spec(rebasin: Rebasin, nets: Pat
     assert done.document["architecture"]["title"] == "derived from nets_of_derive:chain"
     torch.testing.assert_close(outputs("Chain", "chain_b.aligned.safetensors"), outputs("Chain", pair[1]))
     assert list(done.document["architecture"]["dims"]) == ["embed"] or len(done.document["architecture"]["dims"]) == 1
+
+
+def test_a_shipped_spec_that_leaves_something_is_told(rebasin: Rebasin, nets: Path) -> None:
+    pair = ("product_a.safetensors", "product_b.safetensors")
+    done = rebasin("align", *pair, "--network", "nets_of_derive:product")
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["name"] == "mlp"
+    (warning,) = done.document["warnings"]
+    assert "is larger than `mlp` says" in warning
+    advice = re.search("`rebasin (.*)` finds all of it", warning)
+    assert advice is not None
+    assert rebasin(*advice[1].split(), "nets_of_derive:product", "-o", "all.yaml").code == 0
+    again = rebasin("align", *pair, "--network", "nets_of_derive:product", "--arch", "all.yaml", "-f")
+    assert again.code == 0, again.err
+    assert not again.document["warnings"]
+    assert len(again.document["architecture"]["dims"]) == 3
 
 
 def test_a_derived_spec_is_kept_and_trusted_only_whole(rebasin: Rebasin, nets: Path) -> None:
