@@ -75,6 +75,9 @@ def test_a_call_repeats_itself_and_leaves_its_inputs_alone() -> None:
     first, second = run(given), run(given)
     assert first.permutation.equals(second.permutation)
     assert first.losses == second.losses
+    parts = first.seconds["gradients"], first.seconds["projections"]
+    assert min(parts) > 0
+    assert sum(parts) <= first.seconds["all"]
     for state, copy in zip((given.a, given.b), before, strict=True):
         assert all(torch.equal(state[key], tensor) for key, tensor in copy.items())
 
