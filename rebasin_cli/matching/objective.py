@@ -36,7 +36,7 @@ class Distance:
         moved: share of each dim's units that are not in their own place or are turned, 0 to 1.
         turned: share of those whose sign is turned, of dims with any.
         relative: ‖A − π(B)‖ / ‖A − B‖ over the tensors in which a dim stands (1 where nothing was gained).
-        gains: by dims without an owner that may move, what the dim with all within it adds to ⟨A, π(B)⟩: dims are
+        gains: by dims without an owner that move, or in which others do, what all that adds to ⟨A, π(B)⟩: dims are
             switched from their own order to π's one after the other, once in the spec's order and once backwards, and
             the rises with each are averaged. So what two dims gain only together goes to each in halves (as by Shapley
             values, where no more than two stand on a tensor), and all of them sum up to the whole rise.
@@ -103,7 +103,7 @@ def measure_distance(
     norm_a = norm_b = norm_moved = 0.0
     multiplies = bool(permutation.scales) or permutation.has_maps
     products = [0.0, 0.0]
-    gains = {dim: 0.0 for dim in layout.moving() if layout.dims[dim].owner is None}
+    gains = {layout.root(dim): 0.0 for dim in layout.moving()}
     for key, bound in layout.tensors.items():
         if bound.section != "tensors":
             continue
