@@ -40,7 +40,16 @@ tensors:
   head: _ s
 """
 
-TEXTS = {"layer": _LAYER, "rms": _LAYER.replace(" keeping ones", "")}
+_RMS = _LAYER.replace(" keeping ones", "")
+_ROTARY = (
+    _RMS.replace("  qk: within h\n", "").replace("scales:\n  - qk\n", "sizes:\n  width: 4\nscales:\n")
+    .replace("  - qk\n", "  - qk in halves within h\n").replace("h qk s", "h qk:width s")
+    .replace("h /qk s", "h /qk:width s")
+)  # fmt: skip
+
+TEXTS = {"layer": _LAYER, "rms": _RMS, "halves": _ROTARY, "neighbours": _ROTARY.replace("halves", "neighbours")}
+"""By name: those that rotary embeddings turn have their name, and RMSNorms."""
+
 State = Mapping[str, Tensor]
 
 
@@ -64,6 +73,17 @@ def rotated_layout(name: str, *, rotations: bool = True) -> Layout:
     return bind(parse_spec(TEXTS[name], f"{name}.yaml"), shapes, Request(rotations=rotations))
 
 
+def turned(name: str, found: Tensor) -> Tensor:
+    """Queries or keys (.., tokens, KEYS) with the rotary embedding that a network has, if it has one."""
+    if name not in ("halves", "neighbours"):
+        return found
+    shape = (2, KEYS // 2) if name == "halves" else (KEYS // 2, 2)
+    one, two = found.unflatten(-1, shape).unbind(-2 if name == "halves" else -1)
+    angles = torch.arange(found.shape[-2])[:, None] * torch.tensor([1.0, 0.1]).double()
+    both = one * angles.cos() - two * angles.sin(), one * angles.sin() + two * angles.cos()
+    return torch.stack(both, -2 if name == "halves" else -1).flatten(-2)
+
+
 def rotated_forward(name: str, state: State) -> Tensor:
     """The outputs of some examples of five tokens."""
     x = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -75,7 +95,7 @@ def rotated_forward(name: str, state: State) -> Tensor:
 
     stream = x @ state["stem"].T
     read = norm(stream, "norm")
-    q, k = (torch.einsum("bts,hds->bhtd", read, state[key]) for key in "qk")
+    q, k = (turned(name, torch.einsum("bts,hds->bhtd", read, state[key])) for key in "qk")
     values = (read @ state["value"].T).unflatten(-1, (HEADS, VALUES))
     seen = torch.einsum("bhtu,buhv->bthv", (q @ k.mT / 4).softmax(-1), values)
     stream = stream + seen.flatten(2) @ state["o"].T + F.gelu(read @ state["up"].T) @ state["down"].T

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.permutation.gather import piece_view
-from rebasin_cli.permutation.maps import orthogonal_near
+from rebasin_cli.permutation.maps import nearest_map
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
+from rebasin_cli.spec.binding.layout import MapKind
 
 State = Mapping[str, Tensor]
 ROUNDS = 4
@@ -41,10 +42,10 @@ def match_heads(layout: Layout, a: State, b: State, root: str) -> Permutation:
     """The heads of B in the order, and with the rotations inside, that are best with all else held."""
     inside = layout.children(root)
     if layout.dims[root].rotated:  # a single head: nothing to assign
-        pair = _best(_parts(layout, a, b, root, single=True), (root,), ())
+        pair = _best(_parts(layout, a, b, root, single=True), {root: layout.dims[root].rotated}, ())
         return Permutation({}, {}, dict(pair.maps))
-    rotated = tuple(dim for dim in inside if layout.dims[dim].rotated)
-    ordered = tuple(dim for dim in inside if not layout.dims[dim].rotated and layout.dims[dim].fixed is None)
+    rotated = {dim: layout.dims[dim].rotated for dim in layout.rotated() if dim in inside}
+    ordered = tuple(dim for dim in layout.moving() if dim in inside and dim not in rotated)
     parts = _parts(layout, a, b, root)
     heads = layout.dims[root].size
     pairs = [[_best(_of_pair(parts, j, k), rotated, ordered) for k in range(heads)] for j in range(heads)]
@@ -84,29 +85,40 @@ def _of_pair(parts: list[_Part], j: int, k: int) -> list[_Part]:
     return [_Part(part.a[j], part.b[k], part.sides) for part in parts]
 
 
-def _best(parts: list[_Part], rotated: tuple[str, ...], ordered: tuple[str, ...]) -> _Pair:
+def _best(parts: list[_Part], rotated: Mapping[str, MapKind], ordered: tuple[str, ...]) -> _Pair:
     """The best rotations and orders inside one pair of heads, each in its turn, from two starts where both are there:
-    the present order, and the one that pieces without rotations tell."""
+    the present order, and the one with the rotations that pieces without orders tell."""
     plain = _descended(parts, rotated, ordered)
     if not ordered or not rotated:
         return plain
-    told = [part for part in parts if not set(part.sides) & set(rotated)]
-    other = _descended(parts, rotated, ordered, _descended(told, (), ordered).orders)
+    told = _descended([part for part in parts if not set(part.sides) & set(ordered)], rotated, ()).maps
+    orders: dict[str, Tensor | None] = dict.fromkeys(ordered)
+    for dim in ordered:
+        orders[dim] = _assigned(_products(parts, dim, told, orders))
+    other = _descended(parts, rotated, ordered, orders)
     return max(plain, other, key=lambda pair: pair.value)
 
 
 def _descended(
-    parts: list[_Part], rotated: tuple[str, ...], ordered: tuple[str, ...], orders: Mapping[str, Tensor] | None = None
+    parts: list[_Part],
+    rotated: Mapping[str, MapKind],
+    ordered: tuple[str, ...],
+    orders: Mapping[str, Tensor | None] | None = None,
 ) -> _Pair:
-    orders = dict(orders or {dim: torch.arange(_size(parts, dim)) for dim in ordered})
-    maps = {dim: torch.eye(_size(parts, dim), dtype=torch.float64) for dim in rotated}
+    found = {dim: order for dim, order in (orders or {}).items() if order is not None}
+    found = found or {dim: torch.arange(_size(parts, dim)) for dim in ordered}
+    maps = {dim: torch.eye(_size(parts, dim), dtype=torch.float64) for dim in rotated if _stands(parts, dim)}
     for _ in range(ROUNDS if ordered and rotated else 1):
-        for dim in rotated:
-            maps[dim] = orthogonal_near(_products(parts, dim, {**maps, dim: None}, orders))
+        for dim in maps:
+            maps[dim] = nearest_map(_products(parts, dim, {**maps, dim: None}, found), rotated[dim])
         for dim in ordered:
-            orders[dim] = _assigned(_products(parts, dim, maps, {**orders, dim: None}))
-    value = sum(float((part.a * _moved(part, maps, orders)).sum()) for part in parts)
-    return _Pair(value, maps, orders)
+            found[dim] = _assigned(_products(parts, dim, maps, {**found, dim: None}))
+    value = sum(float((part.a * _moved(part, maps, found)).sum()) for part in parts)
+    return _Pair(value, maps, found)
+
+
+def _stands(parts: list[_Part], dim: str) -> bool:
+    return any(dim in part.sides for part in parts)
 
 
 def _size(parts: list[_Part], dim: str) -> int:

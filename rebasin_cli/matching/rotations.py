@@ -28,9 +28,11 @@ from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching
 from rebasin_cli.matching.rotated_heads import match_heads
 from rebasin_cli.permutation.gather import permuted, piece_view
-from rebasin_cli.permutation.maps import orthogonal_near, products
+from rebasin_cli.permutation.maps import in_pairs, nearest_map, of_pairs, products
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import BoundTensor, Layout, Piece
+from rebasin_cli.spec.binding.layout import STREAMS
+from rebasin_cli.spec.language.permutation_spec import PAIRS
 
 State = Mapping[str, Tensor]
 
@@ -38,7 +40,11 @@ MAX_ROUNDS = 200
 """Rounds over all groups at most; a pair of trained networks of four layers is at rest after some twelve."""
 
 RELATIVE_GAIN = 1e-5
-"""Rise of ⟨A, g(B)⟩ in a round, as a share of it, from which on the match is at rest."""
+"""Rise of ⟨A, g(B)⟩ in a round from which on the match is at rest, as a share of it or of ‖A − g(B)‖², whichever is
+less: networks that are nearly one are brought as near as they come."""
+
+ROUNDING = 1e-6
+"""Share of ⟨A, g(B)⟩ below which ‖A − g(B)‖² is not told from nothing by its rises."""
 
 SINGULAR = 1e-12
 """Smallest eigenvalue of what writes to a head, as a share of the largest, from which on it is balanced."""
@@ -59,9 +65,9 @@ def canonical(layout: Layout, state: State) -> Form:
         own = state[key].double().reshape(-1)
         gains[name] = torch.stack([own, torch.ones_like(own)])
     eyes = {dim: _eye(layout, dim) for dim in layout.rotated()}
-    element = Permutation({}, {}, {dim: eyes[dim] for dim in eyes if layout.dims[dim].rotated != "invertible"}, gains)
+    element = Permutation({}, {}, {dim: eyes[dim] for dim in eyes if layout.dims[dim].rotated in STREAMS}, gains)
     folded = _applied(layout, element, {key: _wide(tensor) for key, tensor in state.items()})
-    inside = {dim: eye for dim, eye in eyes.items() if layout.dims[dim].rotated == "invertible"}
+    inside = {dim: eye for dim, eye in eyes.items() if layout.dims[dim].rotated not in STREAMS}
     balancing = Permutation({}, {}, {dim: _balancing(layout, folded, dim, eye) for dim, eye in inside.items()})
     if layout.scaled():
         from rebasin_cli.matching.scales import balance
@@ -134,11 +140,13 @@ class _Found:
     Attributes:
         element: what was done to B's canonical form; state: what that has become.
         inner: ⟨A, g(B)⟩ of every tensor that counts; course: of all of them before each round.
+        lengths: ‖A‖² + ‖B‖², which no step changes.
     """
 
     element: Permutation
     state: State
     inner: Mapping[str, float]
+    lengths: float
     course: list[float] = field(default_factory=list)
     stop: Stop = "converged"
     solves: int = 0
@@ -146,6 +154,13 @@ class _Found:
     @property
     def objective(self) -> float:
         return sum(self.inner.values())
+
+    @property
+    def rests(self) -> bool:
+        """Whether the last round gained next to nothing."""
+        value = self.objective
+        left = min(max(self.lengths - 2 * value, ROUNDING * abs(value)), abs(value))
+        return value - self.course[-1] <= RELATIVE_GAIN * left
 
 
 class _Search:
@@ -156,7 +171,7 @@ class _Search:
         self.on_step = resources.on_step or (lambda *_: None)
         self.resources = replace(resources, on_step=None)
         self.keys = [key for key, bound in layout.tensors.items() if bound.section == "tensors"]
-        self.streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated != "invertible"]
+        self.streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated in STREAMS]
         inside = {layout.root(dim) for dim in layout.rotated() if dim not in self.streams}
         inside -= {bound.index_dim for bound in layout.tensors.values()}  # of experts nothing inside is rotated
         self.heads = sorted(inside, key=list(layout.dims).index)
@@ -178,7 +193,7 @@ class _Search:
                 self._round(found)
             found = max(starts, key=lambda each: each.objective)
             while len(found.course) < self.max_rounds:
-                if found.objective - found.course[-1] <= RELATIVE_GAIN * abs(found.objective):
+                if found.rests:
                     stop = "converged"
                     break
                 self._round(found)
@@ -204,7 +219,8 @@ class _Search:
 
     def _begin(self, b: State) -> _Found:
         inner = {key: dot(self.a[key], b[key]) for key in self.keys}
-        return _Found(Permutation.identity(self.layout), b, inner)
+        lengths = sum(dot(state[key], state[key]) for state in (self.a, b) for key in self.keys)
+        return _Found(Permutation.identity(self.layout), b, inner, lengths)
 
     def _round(self, found: _Found) -> None:
         """Every step once."""
@@ -250,7 +266,7 @@ class _Search:
                 if not anchors or all(side.dim in (None, dim) for side in piece.sides):
                     one, two = (piece_view(state[key].contiguous(), piece) for state in (self.a, b))
                     products(one, two, piece, at, bound.place, total)
-        return Permutation({}, {}, {dim: orthogonal_near(total, self.layout.dims[dim].rotated == "keeps ones")})
+        return Permutation({}, {}, {dim: nearest_map(total, self.layout.dims[dim].rotated)})
 
     def _step(self, found: _Found, element: Permutation, *, always: bool = False) -> None:
         """Take a step unless it lowers the objective, which rounding alone makes it do; `always`: a start."""
@@ -285,7 +301,8 @@ def _balancing(layout: Layout, state: State, dim: str, eye: Tensor) -> Tensor:
     """The map after which what writes to the units of a head and what reads them have one Gram matrix.
 
     M = S^½ with S·W·S = R for the Gram matrices W of what writes and R of what reads; S is their geometric mean.
-    Where what writes is singular the head stays as it is.
+    Where what writes is singular the head stays as it is. Of what a rotary embedding turns each pair becomes as long
+    in both.
     """
     grams = {1: torch.zeros_like(eye), -1: torch.zeros_like(eye)}
     for key in layout.users[dim]:
@@ -293,6 +310,11 @@ def _balancing(layout: Layout, state: State, dim: str, eye: Tensor) -> Tensor:
         for piece, at in _sides(bound, dim) if bound.section == "tensors" else ():
             view = piece_view(state[key].contiguous(), piece)
             products(view, view, piece, at, bound.place, grams[piece.sides[at].power])
+    kind = layout.dims[dim].rotated
+    if kind in PAIRS:
+        write, read = (in_pairs(grams[power], kind).real for power in (1, -1))
+        scale = torch.where((write > 0) & (read > 0), read / write, 1) ** 0.25
+        return of_pairs(scale.to(torch.complex128), kind)
     values = torch.linalg.eigvalsh(grams[1]), torch.linalg.eigvalsh(grams[-1])
     regular = torch.stack([v[..., 0] > SINGULAR * v[..., -1] for v in values]).all(0)[..., None, None]
     write, read = (torch.where(regular, gram, eye) for gram in (grams[1], grams[-1]))

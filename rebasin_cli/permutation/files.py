@@ -22,6 +22,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_bytes
 from rebasin_cli.process import load_torch
 from rebasin_cli.spec import Layout
+from rebasin_cli.spec.binding.layout import STREAMS
 
 if TYPE_CHECKING:  # a file that is none is refused without torch
     from rebasin_cli.permutation.values import Permutation
@@ -76,8 +77,9 @@ class SavedPermutation:
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every dim's array."""
-        return {dim: tuple(perm.shape) for dim, perm in self.permutation.items()}
+        """Shape of every dim's array; where a dim is mapped and does not move, that which one would have."""
+        mapped = {dim: tuple(map_.shape[:-1]) for dim, map_ in self.permutation.maps.items()}
+        return mapped | {dim: tuple(perm.shape) for dim, perm in self.permutation.items()}
 
     def check_fits(self, layout: Layout) -> None:
         """Refuse a checkpoint for which this permutation was not made.
@@ -137,7 +139,7 @@ class SavedPermutation:
                     remedy="the file was edited, or made with other options; align again with those of this command",
                 )
             fixed = layout.dims[dim].fixed
-            if fixed is not None and self.permutation.fraction_moved(dim):
+            if fixed is not None and dim in self.permutation and self.permutation.fraction_moved(dim):
                 raise ContentError(
                     f"the permutation moves dim {dim}, which has to stay as it is: {fixed}",
                     where=str(self.path),
@@ -157,7 +159,7 @@ class SavedPermutation:
             name: sum(piece.elements for piece in layout.tensors[key].pieces) for name, key in layout.gains().items()
         }
         found = {key: gains.shape[-1] for key, gains in permutation.gains.items()}
-        passed = any(layout.dims[d].rotated not in ("", "invertible") for d in permutation.maps)
+        passed = any(layout.dims[d].rotated in STREAMS for d in permutation.maps)
         if dim or (found != here and (found or passed)):
             what = f"map of dim {dim} is not {layout.dims[dim].rotated}" if dim else "gains are not those of the norms"
             raise ContentError(
@@ -264,7 +266,8 @@ def load_permutation(path: Path | SavedPermutation) -> SavedPermutation:
                 remedy="the file is damaged or was edited; align again",
             )
     for dim, map_ in maps.items():
-        fits = dim in indices and map_.shape == (*indices[dim].shape, *indices[dim].shape[-1:])
+        like = indices[dim].shape if dim in indices else map_.shape[:-1]
+        fits = map_.dim() > 1 and map_.shape == (*like, *like[-1:])
         if not fits or map_.dtype != torch.float64 or not bool(torch.linalg.cond(map_).lt(LARGEST_CONDITION).all()):
             raise ContentError(
                 f"{path}: the map of dim {dim} {list(map_.shape)} is no invertible matrix for its units",

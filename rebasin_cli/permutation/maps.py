@@ -18,6 +18,8 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import Read, owner_sides, permute_tensor, piece_view, scale_wide, widened
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
+from rebasin_cli.spec.binding.layout import STREAMS, MapKind
+from rebasin_cli.spec.language.permutation_spec import PAIRS
 
 
 def map_tensor(moved: Tensor, bound: BoundTensor, layout: Layout, permutation: Permutation, read: Read) -> Tensor:
@@ -32,7 +34,7 @@ def map_tensor(moved: Tensor, bound: BoundTensor, layout: Layout, permutation: P
     if given is not None and bound.key == gain_key:
         return wide.copy_(given[1].reshape(wide.shape)).to(moved.dtype)
     contragredient = {
-        dim: map_ if layout.dims[dim].rotated != "invertible" else torch.linalg.inv(map_).mT
+        dim: map_ if layout.dims[dim].rotated in STREAMS else torch.linalg.inv(map_).mT
         for dim, map_ in permutation.maps.items()
     }
     is_gain = bound.key == gain_key  # gains that stay are all alike: of a form in which they are taken up
@@ -106,16 +108,20 @@ def check_gains(layout: Layout, read: Read, where: str) -> None:
 
 
 def random_maps(layout: Layout, generator: torch.Generator) -> dict[str, Tensor]:
-    """A map of each rotated dim of its kind; invertible ones stretch by ½ to 2."""
+    """A map of each rotated dim of its kind; those inside heads stretch by ½ to 2."""
     found = {}
     for dim in layout.rotated():
-        n, kind = layout.dims[dim].size, layout.dims[dim].rotated
+        kind, n = layout.dims[dim].rotated, layout.dims[dim].size
         shape = (*layout.owner_sizes(dim), n, n)
-        turn = orthogonal_near(torch.randn(shape, generator=generator, dtype=torch.float64), kind == "keeps ones")
+        turn = nearest_map(torch.randn(shape, generator=generator, dtype=torch.float64), kind)
         if kind == "invertible":
             stretch = 2 ** (2 * torch.rand(shape[:-1], generator=generator, dtype=torch.float64) - 1)
-            other = orthogonal_near(torch.randn(shape, generator=generator, dtype=torch.float64))
+            other = nearest_map(torch.randn(shape, generator=generator, dtype=torch.float64), kind)
             turn = turn * stretch[..., None, :] @ other
+        elif kind not in STREAMS:
+            shape = (*shape[:-2], n // 2)
+            stretch = 2 ** (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+            turn = of_pairs(in_pairs(turn, kind) * stretch, kind)
         found[dim] = turn
     return found
 
@@ -130,26 +136,54 @@ def random_gains(layout: Layout, generator: torch.Generator) -> dict[str, Tensor
     return found
 
 
-def orthogonal_near(matrix: Tensor, keeps_ones: bool = False) -> Tensor:
-    """The orthogonal matrices Q (.., n, n) with the largest ⟨Q, matrix⟩, of all or of those that keep the vector of
-    ones."""
+def nearest_map(matrix: Tensor, kind: MapKind) -> Tensor:
+    """The orthogonal matrices Q (.., n, n) of a kind with the largest ⟨Q, matrix⟩."""
     found: Tensor
-    if not keeps_ones:
+    if kind in PAIRS:
+        scalars = in_pairs(matrix, kind)
+        return of_pairs(torch.where(scalars == 0, 1, scalars.sgn()), kind)
+    if kind != "keeps ones":
         u, _, v = torch.linalg.svd(matrix)
         found = u @ v
         return found
     n = matrix.shape[-1]
     ones = torch.ones(n, 1, dtype=matrix.dtype) / n**0.5
     basis = torch.linalg.qr(torch.cat([ones, torch.eye(n, n - 1, dtype=matrix.dtype)], 1)).Q[:, 1:]
-    found = basis @ orthogonal_near(basis.mT @ matrix @ basis) @ basis.mT + ones @ ones.mT
+    found = basis @ nearest_map(basis.mT @ matrix @ basis, "orthogonal") @ basis.mT + ones @ ones.mT
     return found
+
+
+def in_pairs(matrix: Tensor, kind: MapKind) -> Tensor:
+    """Matrices (.., n, n) as complex scalars (.., n/2) of the pairs of units, all else left out: [[x, −y], [y, x]] of a
+    pair is x + iy."""
+    one, two = _pairs(matrix.shape[-1], kind)
+    real = (matrix[..., one, one] + matrix[..., two, two]) / 2
+    return torch.complex(real, (matrix[..., two, one] - matrix[..., one, two]) / 2)
+
+
+def of_pairs(scalars: Tensor, kind: MapKind) -> Tensor:
+    """The matrices of complex scalars of pairs."""
+    n = 2 * scalars.shape[-1]
+    one, two = _pairs(n, kind)
+    found = torch.zeros(*scalars.shape[:-1], n, n, dtype=scalars.real.dtype)
+    found[..., one, one] = found[..., two, two] = scalars.real
+    found[..., two, one], found[..., one, two] = scalars.imag, -scalars.imag
+    return found
+
+
+def _pairs(n: int, kind: MapKind) -> tuple[Tensor, Tensor]:
+    """The units of each pair, the first and the second ones."""
+    units = torch.arange(n)
+    return (units[: n // 2], units[n // 2 :]) if kind == "halves" else (units[::2], units[1::2])
 
 
 def wrong_map(layout: Layout, maps: Mapping[str, Tensor], tolerance: float = 1e-6) -> str:
     """The first dim whose matrices are not of its kind; empty if all are."""
     for dim, map_ in maps.items():
         kind, eye = layout.dims[dim].rotated, torch.eye(map_.shape[-1], dtype=map_.dtype)
-        if kind != "invertible" and not bool(((map_ @ map_.mT - eye).abs() < tolerance).all()):
+        if kind in STREAMS and not bool(((map_ @ map_.mT - eye).abs() < tolerance).all()):
+            return dim
+        if kind in PAIRS and not bool(((of_pairs(in_pairs(map_, kind), kind) - map_).abs() < tolerance).all()):
             return dim
         if kind == "keeps ones" and not bool(((map_.sum(-1) - 1).abs() < tolerance).all()):
             return dim

@@ -238,6 +238,8 @@ class Permutation(Mapping[str, Tensor]):
     def fraction_moved(self, dim: str) -> float:
         """Share of the units of `dim` that are not in their own place, or are turned or mixed with others (0 to 1)."""
         perm = self.indices.get(dim)
+        if perm is None and dim in self.maps:
+            perm = _of(self, dim, self.maps[dim][..., 0])
         return 0.0 if perm is None else float(self._changed(dim, perm).double().mean())
 
     def _changed(self, dim: str, perm: Tensor) -> Tensor:

@@ -217,13 +217,16 @@ def _subjects(spec: PermutationSpec, network: NetworkName | None) -> tuple[Calla
 
 def _unbound_record(spec: PermutationSpec) -> ArchitectureRecord:
     """The spec alone: dims with the templates in which they stand, sizes unknown (0)."""
+    from rebasin_cli.spec.language.turning import with_turned
+
     places: dict[str, list[str]] = {}
-    for line in spec.lines:
+    named = with_turned(spec)
+    for line in named.lines:
         for dim in line.pattern.dim_names() if line.pattern else ():
             found = places.setdefault(str(dim), [])
             if line.template.text not in found:
                 found.append(line.template.text)
-    rules = {str(rule.name): rule for rule in spec.rules}
+    rules = {str(rule.name): rule for rule in named.rules}
     acting = {
         "signs": {str(rule.name) for rule in spec.signs},
         "scales": {str(rule.name) for rule in spec.scales},

@@ -337,7 +337,7 @@ def tell_layout(layout: Layout, progress: Progress, choice: SpecChoice | None = 
         )
     reasons: dict[str, list[str]] = {}
     for name, dim in layout.dims.items():
-        if dim.fixed is not None and not dim.unsized:  # those are in the notes
+        if dim.fixed is not None and not dim.unsized and not dim.rotated:  # those without a size are in the notes
             reasons.setdefault(dim.fixed, []).append(name)
     for reason, names in reasons.items():
         progress.detail(f"at identity: {listed(names, 'dim')}: {reason}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from rebasin_cli.permutation.gather import permute_tensor, permuted, piece_view
 from rebasin_cli.permutation.values import Permutation, with_turns
 from rebasin_cli.spec import Layout
+from rebasin_cli.spec.binding.layout import STREAMS
 
 State = Mapping[str, Tensor]
 Kind = Literal["signs", "scales", "rotations"]
@@ -107,7 +108,7 @@ def prove_acting(kind: Kind, layout: Layout, judge: Judge, seed: int) -> ActingP
     state, change, tolerance = judge.state, judge.change, judge.tolerance
     acting = _acting(kind, layout, seed)
     if kind == "rotations" and _parted(layout, judge, acting):
-        streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated != "invertible"]
+        streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated in STREAMS]
         parting = tuple(dict.fromkeys(dim.split(".")[0] for dim in streams))
         found = prove_acting(kind, layout.without_rotations(streams), judge, seed)
         return replace(found, lacking=parting) if found else None

@@ -9,12 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import load_permutation, save_permutation
 from rebasin_cli.permutation.gather import permute_tensor, permuted
-from rebasin_cli.permutation.maps import check_gains, orthogonal_near
+from rebasin_cli.permutation.maps import check_gains, in_pairs, nearest_map, of_pairs, wrong_map
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.spec.binding.layout import MapKind
+from rebasin_cli.spec.language.permutation_spec import PAIRS
 from tests.rotated_networks import TEXTS, rotated_forward, rotated_layout, rotated_state
 
 
@@ -53,14 +56,30 @@ def test_gains_alone_and_maps_of_one_dim_alone_keep_the_function(name: str) -> N
         torch.testing.assert_close(rotated_forward(name, moved), rotated_forward(name, state), rtol=1e-9, atol=1e-9)
 
 
-def test_the_nearest_rotation_may_have_to_keep_ones() -> None:
+def holds(kind: MapKind, found: Tensor) -> bool:
+    """Whether matrices are of a kind, apart from being orthogonal."""
+    if kind == "keeps ones":
+        return torch.allclose(found.sum(-1), torch.ones(3, 6, dtype=torch.float64))
+    return torch.allclose(of_pairs(in_pairs(found, kind), kind), found) if kind in PAIRS else True
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "keeps ones", "halves", "neighbours"])
+def test_the_nearest_map_is_of_its_kind_and_the_nearest(kind: MapKind) -> None:
     matrix = torch.randn(3, 6, 6, dtype=torch.float64)
-    for keeps_ones in (False, True):
-        found = orthogonal_near(matrix, keeps_ones)
-        torch.testing.assert_close(found @ found.mT, torch.eye(6, dtype=torch.float64).expand(3, 6, 6))
-        assert torch.allclose(found.sum(-1), torch.ones(3, 6, dtype=torch.float64)) == keeps_ones
-    other = orthogonal_near(torch.randn(3, 6, 6, dtype=torch.float64), keeps_ones=True)
-    assert ((orthogonal_near(matrix, True) - other) * matrix).sum((1, 2)).min() > 0
+    found = nearest_map(matrix, kind)
+    torch.testing.assert_close(found @ found.mT, torch.eye(6, dtype=torch.float64).expand(3, 6, 6))
+    assert holds(kind, found)
+    for other in ("keeps ones", "halves", "neighbours"):
+        assert other == kind or not holds(other, found)
+    for _ in range(20):
+        drawn = nearest_map(torch.randn(3, 6, 6, dtype=torch.float64), kind)
+        assert bool((((found - drawn) * matrix).sum((1, 2)) > 0).all())
+
+
+def test_a_map_of_other_pairs_is_none_of_its_kind() -> None:
+    layout = rotated_layout("halves")
+    assert wrong_map(layout, Permutation.random(layout, 1).maps) == ""
+    assert wrong_map(layout, Permutation.random(rotated_layout("neighbours"), 1).maps) == "qk"
 
 
 def test_files_hold_maps_and_gains(name: str, tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from rebasin_cli.matching.options import SteOptions
 from rebasin_cli.matching.problem import LossProblem, MatchResult, Resources
 from rebasin_cli.matching.rotations import canonical, match_with_rotations
 from rebasin_cli.permutation.gather import over_sides, owner_sides, permuted, piece_view
-from rebasin_cli.permutation.maps import mapped, products
+from rebasin_cli.permutation.maps import in_pairs, mapped, of_pairs, products
 from rebasin_cli.permutation.values import Permutation, signs_of, units_of, with_turns
 from rebasin_cli.spec import BoundTensor, Layout
+from rebasin_cli.spec.language.permutation_spec import PAIRS
 
 Matrices = dict[str, tuple[Tensor, Tensor]]
 """Of a dim, those of its units (*owner sizes, n, n), and the same where signs stay."""
@@ -142,8 +143,10 @@ class Learning:
 
     def _turn(self, dim: str, free: Tensor) -> Tensor:
         """Orthogonal matrices; where the vector of ones is kept, what they turn has no part along it."""
-        skew = free - free.mT
-        if self.layout.dims[dim].rotated == "keeps ones":
+        skew, kind = free - free.mT, self.layout.dims[dim].rotated
+        if kind in PAIRS:
+            skew = of_pairs(in_pairs(skew, kind), kind)
+        if kind == "keeps ones":
             n = free.shape[-1]
             centre = torch.eye(n, dtype=free.dtype) - 1 / n
             skew = centre @ skew @ centre

@@ -48,6 +48,14 @@ def bind(
         UsageError: the request's `overrides`, `freeze` or `ignore` name something that does not exist.
     """
     require_matches(request.ignore, shapes)
+    if request.rotations and any(rule.pairs for rule in spec.rotations):
+        from rebasin_cli.spec.language.turning import with_turned  # which few are asked for
+
+        return replace(_bound(with_turned(spec), shapes, request), spec=spec)
+    return _bound(spec, shapes, request)
+
+
+def _bound(spec: PermutationSpec, shapes: Mapping[str, Shape], request: Request) -> Layout:
     result = attempt(spec, shapes, request)
     if isinstance(result, Layout):
         return result

@@ -238,7 +238,8 @@ class Binder:
             powers = Powers.of(self.spec, claims, axes, scaled | set(turning))
             powered, power_of = powers.scaled, powers.at
         stays = frozen | fixed_dims(rules) | reasons | unknown | still
-        turning = {name: rule for name, rule in turning.items() if name not in stays}
+        held = frozen | reasons | unknown | still  # what a rotary embedding turns is rotated where it stands
+        turning = {name: rule for name, rule in turning.items() if name not in (held if rule.pairs else stays)}
         kinds: Mapping[str, MapKind] = {}
         if turning:
             from rebasin_cli.spec.binding.rotations import find_rotations  # which few are asked for
@@ -264,7 +265,8 @@ class Binder:
         power_of: Callable[[str, Claim], Callable[[int, Leaf], int]] | None,
     ) -> tuple[dict[str, BoundTensor], list[Fault]]:
         """Every claimed tensor cut into pieces, by key on disk."""
-        needed = {dim.owner for dim in dims.values() if dim.fixed is None}
+        needed = {dim.owner for dim in dims.values() if dim.fixed is None or dim.rotated}
+        needed |= {name for name, dim in dims.items() if dim.rotated}
         faults: list[Fault] = []
         tensors: dict[str, BoundTensor] = {}
         on_disk: dict[int, tuple[str, ...]] = {}  # of siblings, which share one tuple: a layer has hundreds of experts

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from rebasin_cli.spec.binding.equations import Plus
 
 
-MapKind = Literal["", "invertible", "orthogonal", "keeps ones"]
-"""What a dim may be mapped by: nothing; any invertible map (what reads is mapped by its inverse transposed); any
+MapKind = Literal["", "invertible", "halves", "neighbours", "orthogonal", "keeps ones"]
+"""What a dim may be mapped by: nothing; any invertible map (what reads is mapped by its inverse transposed); of these a
+rotation and a scale of each pair that a rotary embedding turns, which are dims i and i + n/2, or neighbours; any
 orthogonal one, as for a stream under RMSNorm; one that keeps the vector of ones, too, as for one under LayerNorm."""
+
+STREAMS: tuple[MapKind, ...] = ("orthogonal", "keeps ones")
+"""The kinds that streams under norms have; the others act inside heads."""
 
 UNSIZED = "not known: "
 """How the reason of a dim begins that stays because nothing tells its size; the names of sizes that would follow."""
@@ -167,8 +171,8 @@ class Layout:
         return tuple(name for name in self.moving() if self.dims[name].scales and not self.dims[name].rotated)
 
     def rotated(self) -> tuple[str, ...]:
-        """Dims that may move and on whose units linear maps may act."""
-        return tuple(name for name in self.moving() if self.dims[name].rotated)
+        """Dims on whose units linear maps may act; those that a rotary embedding turns do not move besides."""
+        return tuple(name for name, dim in self.dims.items() if dim.rotated and dim.size > 1)
 
     def gains(self) -> dict[str, str]:
         """The norms on rotated streams: the spec's name of the gains → their key here."""

@@ -69,7 +69,7 @@ def build_dims(
         while owner is not None and size(owner) == 1:
             owner = owners.get(owner)
         free = name not in reasons
-        kind = (rotated or {}).get(name, "") if free else ""
+        kind = (rotated or {}).get(name, "")
         signs, scales = (free and name in found for found in (signed, scaled))
         dims[name] = Dim(name, size(name), owner, reasons.get(name), signs, scales, kind)
 

@@ -62,11 +62,11 @@ def find_rotations(
             notes.append(f"{dim} is not rotated, as it stands on two axes of one tensor")
         elif unread:
             notes.append(f"{dim} is not rotated: no tensor of its own takes up {unread[0]} (a tied head has none)")
-        elif dim in streams:
+        elif dim in streams or rule.keeps_ones:  # norms may have no gains
             kinds[dim] = "keeps ones" if rule.keeps_ones else "orthogonal"
-            norms |= {on_disk[key]: on_disk[gain] for key, gain in gain_of.items() if gain in streams[dim]}
+            norms |= {on_disk[key]: on_disk[gain] for key, gain in gain_of.items() if gain in streams.get(dim, ())}
         elif dim in powered - barred:
-            kinds[dim] = "invertible"
+            kinds[dim] = rule.pairs or "invertible"
     return Rotations(kinds, norms, tuple(notes))
 
 

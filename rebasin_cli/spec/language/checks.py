@@ -19,6 +19,7 @@ from rebasin_cli.spec.language.permutation_spec import (
     RotationRule,
     Rule,
     ScaleRule,
+    Section,
     Shorthand,
     SignRule,
     SizeRule,
@@ -90,6 +91,9 @@ def acting_faults(
     patterns = [(ln.pattern, ln.line, ln.section) for ln in lines if ln.pattern is not None]
     patterns += [(shorthand.pattern, shorthand.line, "tensors") for shorthand in shorthands]
     names = [(name, line, section) for pattern, line, section in patterns for name in pattern.dim_names()]
+    turned = [(name, ln.line, ln.section) for ln in lines for name in ln.turned()]
+    yield from _turned_faults(turned, acting["rotations"], [name for name, *_ in names], rules)
+    names += turned
     short = {shorthand.name.parts[0] for shorthand in shorthands}
     used = {_family(name): name for name, _, _ in names if name.parts[0] not in short}
     acts = {_family(name) for name, _, section in names if section == "tensors" and not name.still}
@@ -137,6 +141,35 @@ def acting_faults(
                 line,
                 "list it in `scales` or `rotations`, or leave out the `/`",
             )
+
+
+def _turned_faults(
+    turned: Sequence[tuple[DimName, int, Section]],
+    rotations: Sequence[ActingRule],
+    names: Sequence[DimName],
+    rules: Sequence[Rule],
+) -> Iterator[Fault]:
+    """Faults of sides that a rotary embedding turns, `rope.{i}:head_dim`, and of their rules."""
+    paired = {str(rule.name): rule for rule in rotations if isinstance(rule, RotationRule) and rule.pairs}
+    moving = {_family(name) for name in (*names, *(rule.name for rule in rules))}
+    for name, line, section in turned:
+        if str(name) not in paired:
+            yield Fault(
+                f"`{name}` has a size, as what a rotary embedding turns has, and `rotations` does not say how", line,
+                f"list it there: `{name} in halves within OWNER`",
+            )  # fmt: skip
+        elif _family(name) in moving:
+            yield Fault(f"dim `{name}` stands with a size here, and without one elsewhere", line, "choose another name")
+        elif section != "tensors":
+            yield Fault(f"dim `{name}` stands in `{section}`", line, "write `_` and its size there")
+    for rule in paired.values():
+        if str(rule.name) not in {str(name) for name, *_ in turned}:
+            yield Fault(
+                f"dim `{rule.name}` in pairs stands nowhere with a size", rule.line,
+                f"write `{rule.name}:SIZE` where the rotary embedding turns it, a name from `sizes`",
+            )  # fmt: skip
+        elif rule.owner is not None and _family(rule.owner) not in {_family(name) for name in names}:
+            yield Fault(f"dim `{rule.name}` is within `{rule.owner}`, which stands in no pattern", rule.line)
 
 
 def norm_faults(lines: Sequence[Line], norms: Sequence[NormRule]) -> Iterator[Fault]:

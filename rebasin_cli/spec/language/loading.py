@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import rebasin_cli
 from rebasin_cli.errors import ContentError, did_you_mean
@@ -15,9 +15,10 @@ from rebasin_cli.spec.language import LONGEST_TEXT, MOST_LINES
 from rebasin_cli.spec.language.checks import ActingRule, acting_faults, find_faults, norm_faults, repeated_templates
 from rebasin_cli.spec.language.pattern import DimName, Pattern, parse_dim_name, parse_pattern
 from rebasin_cli.spec.language.permutation_spec import (
+    PAIRS,
     Line,
     NormRule,
-    Part,
+    Pairs,
     PermutationSpec,
     Requirement,
     RotationRule,
@@ -30,6 +31,9 @@ from rebasin_cli.spec.language.permutation_spec import (
 )
 from rebasin_cli.spec.language.template import Template, alternatives, parse_templates
 from rebasin_cli.spec.language.yaml_nodes import Items, Node, Scalar, Table, parse_yaml, read_spec, read_yaml
+
+if TYPE_CHECKING:  # which few specs have
+    from rebasin_cli.spec.language.parts import Part
 
 T = TypeVar("T")
 
@@ -221,10 +225,20 @@ class _Parser:
 
     def _rotation(self, item: Scalar) -> RotationRule:
         said, without = self._condition(" ".join(item.text.split()), item.line)
+        said, _, owner = said.partition(" within ")
+        said, turned, pairs = said.partition(" in ")
         name, keeping, what = said.partition(" keeping ")
         if keeping and what != "ones":
             raise self.error(f"dim `{name}` keeping `{what}`: rotations keep ones, or nothing", item.line)
-        return RotationRule(self._parsed(parse_dim_name, name, item.line), item.line, without, bool(keeping))
+        paired: Pairs = next((known for known in PAIRS if known == pairs), "")
+        if (turned or owner) and not paired:
+            raise self.error(
+                f"dim `{name}` in `{pairs}`: a rotary embedding turns pairs in {' or in '.join(PAIRS)}", item.line,
+                "halves: units i and i + n/2; neighbours: 2i and 2i + 1; `DIM in halves within OWNER`",
+            )  # fmt: skip
+        within = self._parsed(parse_dim_name, owner, item.line) if owner else None
+        rule = RotationRule(self._parsed(parse_dim_name, name, item.line), item.line, without, bool(keeping))
+        return replace(rule, pairs=paired, owner=within)
 
     def _norm(self, key: Scalar, value: Node) -> NormRule:
         gains = self._parsed(parse_templates, key.text, key.line)
@@ -244,6 +258,8 @@ class _Parser:
         return variable.strip(), templates[0]
 
     def _part(self, key: Scalar, value: Node) -> Part:
+        from rebasin_cli.spec.language.parts import Part
+
         name, said = key.text.removesuffix("?"), self._text(value).split()
         if len(said) != 3 or said[1] != "under" or not re.fullmatch(r"[A-Za-z]\w*", name):
             raise self.error(

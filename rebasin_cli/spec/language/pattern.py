@@ -2,9 +2,11 @@
 
     pattern := axis (space axis)*             one per axis of the tensor, in order
     axis    := segment ('+' segment)*         one after the other along the axis
-    segment := '_' [':' size] | INT | ['/'] dim | '|' dim '|' | '(' axis (space axis)* ')'     '( )': row-major product,
-                                                outermost first; '| |': neither sign nor scale of a unit acts; '/': its
-                                                scale divides where it would multiply, and multiplies where it divides
+    segment := '_' [':' size] | INT | ['/'] dim [':' size] | '|' dim '|' | '(' axis (space axis)* ')'
+                                                '( )': row-major product, outermost first; '| |': neither sign nor scale
+                                                of a unit acts; '/': its scale divides where it would multiply, and
+                                                multiplies where it divides; a dim with a size never moves, as '_', and
+                                                has a name for rotations
 
 After einops (Rogozhnikov, ICLR 2022): an axis says what it consists of, and the sizes follow from the shapes.
 """
@@ -22,20 +24,26 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"
     r"|(?P<anonymous>_(?![\w.{])(?::(?P<size>\d+(?!\w)|[A-Za-z]\w*))?)"
     r"|(?P<number>\d+)(?![\w.{])"
+    r"|(?P<turned>/?\s*[A-Za-z](?:[\w.]|\{[^{}]*\})*):(?P<turned_size>[A-Za-z]\w*)"
     r"|/\s*(?P<inverse>[A-Za-z](?:[\w.]|\{[^{}]*\})*)"
     r"|\|\s*(?P<still>[A-Za-z](?:[\w.]|\{[^{}]*\})*)\s*\|"
     r"|(?P<dim>[A-Za-z](?:[\w.]|\{[^{}]*\})*))"
 )
 
 
-_KINDS = ("open", "close", "plus", "anonymous", "number", "inverse", "still", "dim")
+_KINDS = ("open", "close", "plus", "anonymous", "number", "turned", "inverse", "still", "dim")
 
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """A side that never moves; `size` is a number, a name from `sizes`, or None for whatever is left."""
+    """A side that never moves; `size` is a number, a name from `sizes`, or None for whatever is left.
+
+    Attributes:
+        turned: the dim by which rotations speak of its units, which a rotary embedding turns in pairs.
+    """
 
     size: int | str | None = None
+    turned: DimName | None = None
 
     def __str__(self) -> str:
         if isinstance(self.size, int):
@@ -126,9 +134,11 @@ class Pattern:
         """Its text with the marks of signs and scales, which are no part of what is permuted."""
 
         def marked(atom: Atom) -> Iterable[Segment]:
-            if not isinstance(atom, DimName):
+            name = atom.turned if isinstance(atom, Anonymous) else atom
+            if name is None:
                 return (atom,)
-            return (DimName((f"|{atom}|" if atom.still else f"/{atom}" if atom.inverse else str(atom),)),)
+            size = f":{atom.size}" if isinstance(atom, Anonymous) else ""
+            return (DimName(((f"|{name}|" if name.still else f"/{name}" if name.inverse else str(name)) + size,)),)
 
         return str(self.replaced(marked))
 
@@ -136,10 +146,13 @@ class Pattern:
         """Every dim in it, in order, repeats included."""
         return (segment for axis in self.axes for segment in axis.walk() if isinstance(segment, DimName))
 
+    def anonymous(self) -> Iterator[Anonymous]:
+        """Every side in it that never moves."""
+        return (segment for axis in self.axes for segment in axis.walk() if isinstance(segment, Anonymous))
+
     def size_names(self) -> Iterator[str]:
         """Every named size in it."""
-        atoms = (segment for axis in self.axes for segment in axis.walk() if isinstance(segment, Anonymous))
-        return (atom.size for atom in atoms if isinstance(atom.size, str))
+        return (atom.size for atom in self.anonymous() if isinstance(atom.size, str))
 
     def replaced(self, replace: Replace) -> Pattern:
         """The pattern with every atom replaced by segments."""
@@ -204,7 +217,7 @@ class _Reader:
         self.position = match.end()
         self.kind = next(k for k in _KINDS if match[k])
         self.token = match[self.kind]
-        self.size = match["size"]
+        self.size = match["size"] or match["turned_size"]
 
     def axes(self) -> tuple[Axis, ...]:
         axes: list[Axis] = []
@@ -237,8 +250,11 @@ class _Reader:
         if number is not None and not (len(number) <= 10 and 1 <= int(number) <= LARGEST_SIZE):
             raise self.error(f"a side of size {number[:20]}")
         try:
-            if kind in ("dim", "still", "inverse"):
-                atom: Atom = replace(_dim_name(token), still=kind == "still", inverse=kind == "inverse")
+            if kind == "turned":
+                name = _dim_name(token.removeprefix("/").strip())
+                atom: Atom = Anonymous(size, replace(name, inverse=token.startswith("/")))
+            elif kind in ("dim", "still", "inverse"):
+                atom = replace(_dim_name(token), still=kind == "still", inverse=kind == "inverse")
             else:
                 atom = Anonymous(size if number is None else int(number))
         except ValueError as error:

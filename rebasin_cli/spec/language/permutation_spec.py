@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rebasin_cli.spec.language.pattern import Anonymous, Atom, DimName, Pattern
+from rebasin_cli.spec.language.pattern import DimName, Pattern
 from rebasin_cli.spec.language.template import Template
 
 
@@ -37,6 +36,10 @@ if TYPE_CHECKING:
 
 Section = Literal["tensors", "buffers", "ignored"]
 
+Pairs = Literal["", "halves", "neighbours"]
+PAIRS: tuple[Pairs, ...] = ("halves", "neighbours")
+"""What rotary embeddings pair: units i and i + n/2, or 2i and 2i + 1."""
+
 RELU = "ReLU"
 """What keeps a positive scale: ReLU, leaky ReLU with any slope, and nothing at all."""
 
@@ -54,6 +57,10 @@ class Line:
     section: Section
     line: int
     needed_with: str = ""
+
+    def turned(self) -> list[DimName]:
+        """The dims in it that never move and that rotations speak of."""
+        return [atom.turned for atom in self.pattern.anonymous() if atom.turned] if self.pattern else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +121,16 @@ class RotationRule:
     Attributes:
         without: as of `Rule`.
         keeps_ones: whether the map must keep the vector of ones, as LayerNorm takes the mean away.
+        pairs: of a dim that a rotary embedding turns, which units it pairs: those of both `halves`, or `neighbours`.
+        owner: of such a dim, the dim it is within.
     """
 
     name: DimName
     line: int
     without: tuple[Template, ...] = ()
     keeps_ones: bool = False
+    pairs: Pairs = ""
+    owner: DimName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +236,13 @@ class PermutationSpec:
     @property
     def rotations_sha256(self) -> str:
         """Over which dims may be rotated, what takes up the gains of norms, and where maps act the other way round."""
-        rules = sorted([str(r.name), r.keeps_ones, *sorted(t.text for t in r.without)] for r in self.rotations)
+        rules = sorted(
+            [str(r.name), f"{r.keeps_ones}{r.pairs}{r.owner}", *sorted(t.text for t in r.without)]
+            for r in self.rotations
+        )  # fmt: skip
         norms = sorted([norm.gain.text, *sorted(t.text for t in norm.users)] for norm in self.norms)
-        return hashlib.sha256(json.dumps([rules, norms, self.scales_sha256]).encode()).hexdigest()
+        turned = sorted(line.pattern.with_bars for line in self.lines if line.pattern and line.turned())
+        return hashlib.sha256(json.dumps([rules, norms, turned, self.scales_sha256]).encode()).hexdigest()
 
     @property
     def signs_sha256(self) -> str:
@@ -270,80 +285,3 @@ def _hash_of(spec: PermutationSpec) -> str:
     if spec.shorthands:
         form["axes"] = sorted([str(s.name), str(s.pattern)] for s in spec.shorthands)
     return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One entry of `parts`.
-
-    Attributes:
-        name: what its dims begin with; prefix: what its keys begin with.
-        optional: whether a checkpoint may lack it as a whole.
-        line: its line in the outer spec; faults of the part's own lines point there.
-    """
-
-    name: str
-    spec: PermutationSpec
-    prefix: str
-    optional: bool
-    line: int
-
-    def lines(self) -> Iterator[Line]:
-        """Its lines, under the prefix; those of an optional part are needed only if it is there."""
-        for line in self.spec.lines:
-            template, pattern = line.template.under(self.prefix), line.pattern and self._pattern(line.pattern)
-            yield Line(template, pattern, line.section, self.line, self.prefix if self.optional else "")
-
-    def rules(self) -> Iterator[Rule]:
-        """Its rules of dims."""
-        for rule in self.spec.rules:
-            owner, same_as = (name and self._name(name) for name in (rule.owner, rule.same_as))
-            index = (rule.index[0], rule.index[1].under(self.prefix)) if rule.index else None
-            moved = replace(rule, name=self._name(rule.name), line=self.line, owner=owner, same_as=same_as, index=index)
-            yield replace(moved, without=self._under(rule.without))
-
-    def signs(self) -> Iterator[SignRule]:
-        """Its dims with signs."""
-        for rule in self.spec.signs:
-            yield SignRule(self._name(rule.name), self.line, self._under(rule.without))
-
-    def scales(self) -> Iterator[ScaleRule]:
-        """Its dims with scales."""
-        for rule in self.spec.scales:
-            yield replace(rule, name=self._name(rule.name), line=self.line, without=self._under(rule.without))
-
-    def sizes(self) -> Iterator[SizeRule]:
-        """Its rules of sizes."""
-        for size in self.spec.sizes:
-            yield replace(size, name=self._name(size.name), line=self.line, part=self.name)
-
-    def requires(self) -> Iterator[Requirement]:
-        """What it asks of sizes."""
-        for need in self.spec.requires:
-            equal = self._name(need.equal) if need.equal else None
-            yield replace(need, name=self._name(need.name), line=self.line, equal=equal)
-
-    def shorthands(self) -> Iterator[Shorthand]:
-        """Its shorthands."""
-        for shorthand in self.spec.shorthands:
-            pattern = self._pattern(shorthand.pattern)
-            yield replace(shorthand, name=self._name(shorthand.name), pattern=pattern, line=self.line)
-
-    def stays(self) -> Iterator[tuple[str, str]]:
-        """What never moves in it, and why."""
-        for what, why in self.spec.stays:
-            yield f"{self.name}: {what}", why
-
-    def _under(self, templates: Sequence[Template]) -> tuple[Template, ...]:
-        return tuple(template.under(self.prefix) for template in templates)
-
-    def _name(self, name: DimName) -> DimName:
-        return replace(name, parts=(f"{self.name}/{name.parts[0]}", *name.parts[1:]))
-
-    def _pattern(self, pattern: Pattern) -> Pattern:
-        return pattern.replaced(self._atom)
-
-    def _atom(self, atom: Atom) -> Sequence[Atom]:
-        if isinstance(atom, DimName):
-            return (self._name(atom),)
-        return (Anonymous(f"{self.name}/{atom.size}") if isinstance(atom.size, str) else atom,)

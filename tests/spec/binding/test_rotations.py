@@ -53,3 +53,38 @@ def test_frozen_dims_and_those_on_two_axes_or_in_bars_are_not_rotated() -> None:
 def test_a_key_that_rotations_exclude_lifts_them() -> None:
     text = TEXTS["layer"].replace("s keeping ones", "s keeping ones without up")
     assert "s" not in kinds(bound(text, SHAPES, rotations=True))
+
+
+def test_what_a_rotary_embedding_turns_stays_and_has_maps_of_pairs() -> None:
+    for pairs in ("halves", "neighbours"):
+        layout = bound(TEXTS[pairs], SHAPES, rotations=True)
+        assert layout.dims["qk"].rotated == pairs
+        assert layout.dims["qk"].owner == "h"
+        assert "qk" not in layout.moving()
+        assert "rotary" in (layout.dims["qk"].fixed or "")
+        sides = [piece.sides[1] for key in "qk" for piece in layout.tensors[key].pieces]
+        assert [(side.dim, side.size, side.owner, side.power) for side in sides] == [("qk", 4, 0, -1), ("qk", 4, 0, 1)]
+
+
+def test_without_rotations_it_is_a_side_without_a_name() -> None:
+    plain = bound(
+        TEXTS["halves"].replace("qk:width", "_:width").replace("/_", "_").replace("  - qk in halves within h\n", ""),
+        SHAPES,
+    )
+    layout = bound(TEXTS["halves"], SHAPES)
+    assert layout.dims == plain.dims
+    assert {key: bound_.pieces for key, bound_ in layout.tensors.items()} == {
+        key: bound_.pieces for key, bound_ in plain.tensors.items()
+    }
+    assert layout.spec.sha256 == plain.spec.sha256
+    other = bound(TEXTS["neighbours"], SHAPES).spec
+    assert layout.spec.rotations_sha256 not in (plain.spec.rotations_sha256, other.rotations_sha256)
+
+
+def test_it_may_be_frozen_and_stand_in_a_head_that_is_alone() -> None:
+    assert "qk" not in kinds(bound(TEXTS["halves"], SHAPES, rotations=True, freeze=("qk",)))
+    alone = {key: (1, *shape[1:]) if key in "qk" else shape for key, shape in SHAPES.items()}
+    alone |= {"value": (5, 8), "o": (8, 5)}
+    layout = bound(TEXTS["halves"], alone, rotations=True)
+    assert kinds(layout)["qk"] == "halves"
+    assert layout.dims["qk"].owner is None

@@ -186,6 +186,31 @@ MALFORMED: dict[str, tuple[str, list[str], int]] = {
         ["dim `h` keeping `twos`: rotations keep ones, or nothing"],
         2,
     ),
+    "pairs that no rotary embedding has": (
+        "rotations:\n  - h in thirds\ntensors:\n  a: h:n _\n",
+        ["dim `h` in `thirds`: a rotary embedding turns pairs in halves or in neighbours"],
+        2,
+    ),
+    "a side with a name and a size that rotations do not list": (
+        "sizes:\n  n: 4\ntensors:\n  a: h:n _\n",
+        ["`h` has a size, as what a rotary embedding turns has", "list it there: `h in halves within OWNER`"],
+        4,
+    ),
+    "pairs of a dim that has no size": (
+        "rotations:\n  - h in halves\ntensors:\n  a: h _\n",
+        ["dim `h` in pairs stands nowhere with a size", "write `h:SIZE`"],
+        2,
+    ),
+    "a dim with a size here and without one there": (
+        "sizes:\n  n: 4\nrotations:\n  - h in halves\ntensors:\n  a: h:n _\n  b: h _\n",
+        ["dim `h` stands with a size here, and without one elsewhere"],
+        6,
+    ),
+    "what a rotary embedding turns, within nothing": (
+        "sizes:\n  n: 4\nrotations:\n  - h in halves within g\ntensors:\n  a: h:n _\n",
+        ["dim `h` is within `g`, which stands in no pattern"],
+        4,
+    ),
     "rotations of a dim with others within it": (
         "dims:\n  v: within g\nrotations:\n  - g\ntensors:\n  a: (g v)\n",
         ["dim `g` has rotations, and dims are within it"],
