@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rebasin_cli.proofs.subjects import SUBJECTS
 from rebasin_cli.spec import PermutationSpec, shipped_spec, shipped_specs
+from rebasin_cli.spec.language.permutation_spec import RotationRule, ScaleRule, SignRule
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 BEGIN = "<!-- families: begin (written by `python -m tests.families`) -->"
@@ -19,15 +21,31 @@ def moving_families(spec: PermutationSpec) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in fixed]
 
 
+def families_of(rules: Sequence[SignRule | ScaleRule | RotationRule]) -> str:
+    """Names of the dims of a section, their numbers left out."""
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(rule.name.parts[0] for rule in rules)) or "–"
+
+
 def table() -> str:
     """The Markdown table: one row a spec."""
-    rows = ["| spec | for | dims that move | what stays, and why | networks it is proved on |", "|---|---|---|---|---|"]
+    head = (
+        "spec",
+        "for",
+        "dims that move",
+        "signs",
+        "scales",
+        "rotations",
+        "what stays, and why",
+        "networks it is proved on",
+    )
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in shipped_specs():
         spec = shipped_spec(name)
         stays = "; ".join(f"{what}: {why}" for what, why in spec.stays) or "–"
         moving = moving_families(spec)
         dims = f"{len(moving)}: {', '.join(f'`{dim}`' for dim in moving)}"
-        rows.append(f"| `{name}` | {spec.title} | {dims} | {stays} | {len(SUBJECTS.get(name, ()))} |")
+        acting = " | ".join(families_of(rules) for rules in (spec.signs, spec.scales, spec.rotations))
+        rows.append(f"| `{name}` | {spec.title} | {dims} | {acting} | {stays} | {len(SUBJECTS.get(name, ()))} |")
     return "\n".join(rows)
 
 
