@@ -57,8 +57,7 @@ class Request:
 PLAIN = Request()
 """Nothing but the shapes."""
 
-_FIXED_AXIS = Plus((Leaf("_:whole"),))
-"""An axis without dims."""
+_FIXED_AXIS = Plus((Leaf("_:whole"),))  # without dims
 
 _listed = partial(first_names, most=4, rest=" and {} more")  # tensors that a note names
 
@@ -237,8 +236,8 @@ class Binder:
 
             powers = Powers.of(self.spec, claims, axes, scaled | set(turning))
             powered, power_of = powers.scaled, powers.at
-        stays = frozen | fixed_dims(rules) | reasons | unknown | still
         held = frozen | reasons | unknown | still  # what a rotary embedding turns is rotated where it stands
+        stays = held | fixed_dims(rules)
         turning = {name: rule for name, rule in turning.items() if name not in (held if rule.pairs else stays)}
         kinds: Mapping[str, MapKind] = {}
         if turning:
