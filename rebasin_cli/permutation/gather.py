@@ -68,6 +68,10 @@ def gather_piece(
 
 def flat_places(frame: Piece, permutation: Mapping[str, Tensor], place: int) -> Tensor:
     """For every flat place of a row-major piece in A its place in B, signed; all of its sides are gathered."""
+    first = frame.sides[0]
+    alone = len(frame.sides) == 1 and first.owner is None and first.dim
+    if alone and (perm := permutation.get(alone)) is not None:
+        return units_of(perm) if first.still else perm
     flat = torch.arange(frame.elements).reshape([side.size for side in frame.sides])
     moving = [at for at, side in enumerate(frame.sides) if side.dim in permutation]
     return _gather_sides(flat, frame, moving, permutation, place, torch.bitwise_not).reshape(-1)

@@ -49,8 +49,12 @@ def turned_where(view: Tensor, turned: Tensor, turn: Turn) -> Tensor:
 def taken(view: Tensor, axis: int, perm: Tensor, turn: Turn = torch.neg) -> Tensor:
     """What signed indices (n,) choose along an axis, turned where they say so."""
     perm = perm.to(view.device)
+    turned = perm < 0
+    if not bool(turned.any()):
+        return view.index_select(axis, perm)
+    chosen = view.index_select(axis, units_of(perm))
     shape = [len(perm) if at == axis else 1 for at in range(view.dim())]
-    return turned_where(view.index_select(axis, units_of(perm)), (perm < 0).reshape(shape), turn)
+    return torch.where(turned.reshape(shape), turn(chosen), chosen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

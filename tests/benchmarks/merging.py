@@ -1,4 +1,4 @@
-"""Five networks trained from different seeds, merged: the loss of each, of their plain mean, and by algorithm.
+"""Networks trained from different seeds, merged: the loss of each, of their plain mean, and by algorithm.
 
     python -m tests.benchmarks.merging --networks digits-mlp-128,fashion-mlp-128
 
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 import torch
 
 from rebasin_cli.evaluation.evaluate import evaluate
-from rebasin_cli.evaluation.networks.registry import build_network
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
@@ -29,16 +28,16 @@ from rebasin_cli.merging.models import Mean, Models, State
 from rebasin_cli.merging.options import ManyOptions
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, detect
-from tests.benchmarks.trained import RECIPES, trained
+from tests.benchmarks.trained import RECIPES, network_of, trained
 
-FIVE = tuple(name for name, recipe in RECIPES.items() if recipe.seeds == 5)
+SEVERAL = tuple(name for name, recipe in RECIPES.items() if recipe.seeds >= 5)
 
 
 def measure(name: str, algorithms: Sequence[str], matchings: Sequence[str]) -> None:
     """Print every line for one family of networks."""
     states, test = trained(name)
     layout = detect({key: tuple(tensor.shape) for key, tensor in states[0].items()})
-    network = build_network(layout, states[0], {})
+    network = network_of(name)
     models = Models(layout, tuple(states), (1 / len(states),) * len(states))
 
     def show(what: str, state: State, figures: str = "") -> None:
@@ -82,7 +81,7 @@ def _matcher(matching: str) -> Match:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--networks", default=",".join(FIVE), help="comma-separated")
+    parser.add_argument("--networks", default=",".join(SEVERAL), help="comma-separated")
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="comma-separated")
     parser.add_argument("--matching", default="descent,frank-wolfe", help="how pairs are matched, comma-separated")
     options = parser.parse_args(arguments)

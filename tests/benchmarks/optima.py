@@ -27,8 +27,7 @@ from torch import Tensor
 from rebasin_cli.evaluation.barrier import barrier_above_line
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.evaluate import evaluate, runner
-from rebasin_cli.evaluation.networks.network import Network
-from rebasin_cli.evaluation.networks.registry import build_network
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
@@ -39,7 +38,7 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import lambda_grid
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.spec import Layout, detect
-from tests.benchmarks.trained import RECIPES, trained
+from tests.benchmarks.trained import RECIPES, network_of, trained
 
 State = Mapping[str, Tensor]
 Run = Callable[[Layout, State, State], MatchResult]
@@ -98,7 +97,7 @@ class Row:
     seconds: float
 
 
-def curve_of(network: Network, layout: Layout, a: State, b: State, test: Dataset, points: int) -> float:
+def curve_of(network: ModuleNetwork, layout: Layout, a: State, b: State, test: Dataset, points: int) -> float:
     """The barrier between two states, with BatchNorm's statistics recomputed between the ends."""
     judged, fitted = (
         Dataset(test.inputs[rows], test.targets[rows], test.source, test.split)
@@ -122,7 +121,7 @@ def measure(name: str, pairs: int, points: int, runs: Mapping[str, Run]) -> list
     """Every method on some pairs, beside each pair as it is."""
     states, test = trained(name)
     layout = detect({key: tuple(tensor.shape) for key, tensor in states[0].items()})
-    network = build_network(layout, states[0], {})
+    network = network_of(name)
     rows = []
     for i, j in itertools.islice(itertools.combinations(range(len(states)), 2), pairs):
         a, b = states[i], states[j]

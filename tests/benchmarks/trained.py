@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rebasin_cli.evaluation.data import Dataset, load_data
+from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
 from tests.data.train_digits import load_split
 
 FOLDER = Path(__file__).parents[2] / "bench" / "trained"
@@ -90,6 +91,19 @@ class Residual(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+class Blstm(nn.Module):
+    """Two bidirectional layers that read the rows of an image."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, width, num_layers=2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.lstm(x)[0].mean(1))
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What to train, on what, and how many of it.
@@ -113,6 +127,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "digits-mlp-128": Recipe(lambda: Mlp(64, 128, 128, 10), "digits", 40, seeds=5),
     "digits-mlp-512": Recipe(lambda: Mlp(64, 512, 512, 512, 10), "digits", 60, seeds=5),
+    "digits-blstm": Recipe(lambda: Blstm(51), "digits", 40, seeds=8, rate=3e-3, side=8),
     "fashion-mlp-128": Recipe(lambda: Mlp(784, 128, 128, 128, 10), "fashion", 6, seeds=5),
     "fashion-mlp-256": Recipe(lambda: Mlp(784, 256, 256, 256, 10), "fashion", 6),
     "fashion-mlp-512": Recipe(lambda: Mlp(784, 512, 512, 512, 10), "fashion", 4),
@@ -161,6 +176,12 @@ def trained(name: str) -> tuple[list[dict[str, Tensor]], Dataset]:
             FOLDER.mkdir(parents=True, exist_ok=True)
             save_file(_train(recipe, seed, *split[:2]).state_dict(), path)
     return [load_file(path) for path in paths], Dataset(split[2], split[3], recipe.data, "test")
+
+
+def network_of(name: str) -> ModuleNetwork:
+    """What evaluates the networks of a recipe."""
+    module = RECIPES[name].make()
+    return ModuleNetwork(name, module, {key: tuple(t.shape) for key, t in module.state_dict().items()}, "")
 
 
 def _train(recipe: Recipe, seed: int, inputs: Tensor, targets: Tensor) -> nn.Module:

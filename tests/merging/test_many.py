@@ -12,6 +12,7 @@ from torch import Tensor
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, StopMatching
+from rebasin_cli.merging import many
 from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, pairwise_distances, total_similarity
 from rebasin_cli.merging.options import Algorithm, ManyOptions
@@ -129,3 +130,22 @@ def test_the_mean_weighs(tmp_path: Path) -> None:
     for key in TINY["chain"].shapes:
         expected = 0.5 * found[0][key] + 0.3 * found[1][key] + 0.2 * found[2][key]
         assert torch.allclose(mean[key], expected, atol=1e-12)
+
+
+def test_models_whose_match_from_the_start_came_nowhere_near_are_not_matched_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, models = tiny_layout("recurrent", tmp_path), states("recurrent", 6, seed=3)
+    searched: list[Problem] = []
+
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        searched.append(problem)
+        return best_of(descents(problem, 1))
+
+    result = match_many(Models.of(layout, models), match)
+    few = len(searched)
+    searched.clear()
+    monkeypatch.setattr(many, "FAR", float("inf"))
+    every = match_many(Models.of(layout, models), match)
+    assert few < len(searched)
+    assert result.objective == every.objective

@@ -8,8 +8,8 @@ arXiv:2405.17897, on one dim), swaps of two units, and turned signs of single un
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,25 +33,27 @@ class Quadratic:
     a: Tensor
     b: Tensor
     signed: bool = False
+    _both_ways: tuple[Tensor, Tensor] = field(init=False)
 
-    def at(self, perm: Tensor) -> Quadratic:
-        """The same with B's units in the order of a permutation (n,): f there is that of its identity."""
-        return replace(self, linear=taken(self.linear, 1, perm), b=taken(taken(self.b, 1, perm), 2, perm))
+    def __post_init__(self) -> None:
+        one, two = (torch.cat((tensor, tensor.mT)) for tensor in (self.a, self.b))  # (2 rest, n, n)
+        a = one.permute(1, 2, 0).flatten(1)  # (n, n · 2 rest)
+        b = two.permute(2, 0, 1).contiguous()  # (n, 2 rest, n)
+        object.__setattr__(self, "_both_ways", (a, b))
+
+    def at(self, perm: Tensor) -> tuple[Tensor, Tensor]:
+        """`linear` and `b` with B's units in the order of a permutation (n,)."""
+        return taken(self.linear, 1, perm), taken(taken(self.b, 1, perm), 2, perm)
 
     def value(self, perm: Tensor) -> float:
         """f at a permutation (n,)."""
-        here = self.at(perm)
-        return float(here.linear.diagonal().sum() + (here.a * here.b).sum())
+        linear, b = self.at(perm)
+        return float(linear.diagonal().sum() + (self.a * b).sum())
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """∇f at a (doubly stochastic) matrix X (n, n): L + Σ_r A_r X B_rᵀ + A_rᵀ X B_r."""
-        forth = torch.einsum("rij,jk,rlk->il", self.a, x, self.b)
-        back = torch.einsum("rji,jk,rkl->il", self.a, x, self.b)
-        return self.linear + forth + back
-
-    def curvature(self, d: Tensor) -> float:
-        """The coefficient of t² in f(X + t D)."""
-        return float((self.a * torch.einsum("ij,rjk,lk->ril", d, self.b, d)).sum())
+    def gradient(self, perm: Tensor) -> Tensor:
+        """∇f at a permutation (n,), (n, n): L + Σ_r A_r P B_rᵀ + A_rᵀ P B_r as one product. It is linear in P."""
+        a, b = self._both_ways
+        return torch.addmm(self.linear, a, taken(b, 0, perm).flatten(0, 1))
 
 
 def improve(quadratic: Quadratic, present: Tensor, assign: Assign) -> tuple[Tensor, float]:
@@ -59,24 +61,30 @@ def improve(quadratic: Quadratic, present: Tensor, assign: Assign) -> tuple[Tens
     start = best = quadratic.value(present)
     perm = present
     for _ in range(MAX_ROUNDS):
-        found, value = perm, best
-        for step in (_linearised, _frank_wolfe, _swaps, *((_turns,) if quadratic.signed else ())):
-            candidate = step(quadratic, perm, assign)
-            reached = quadratic.value(candidate)
-            if reached > value:
-                found, value = candidate, reached
-            if step is _frank_wolfe and value > best:
-                break  # swaps are the last resort: one at a time, they are the slowest
+        gradient = quadratic.gradient(perm)
+        full = assign(gradient)
+        found = _linearised(quadratic, perm, full, best)
+        through = _frank_wolfe(quadratic, perm, gradient, full, assign)
+        found, value = _best(quadratic, (found, through), perm, best)
+        if value <= best:  # the last resort: one at a time, they are the slowest
+            steps = (_swaps, _turns) if quadratic.signed else (_swaps,)
+            found, value = _best(quadratic, (step(quadratic, perm) for step in steps), perm, best)
         if value <= best + 1e-9 * abs(best):
             break
         perm, best = found, value
     return perm, best - start
 
 
-def _linearised(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
+def _best(quadratic: Quadratic, candidates: Iterable[Tensor], perm: Tensor, value: float) -> tuple[Tensor, float]:
+    """The first of the best of some permutations and of one whose value is known."""
+    for candidate in candidates:
+        if candidate is not perm and (reached := quadratic.value(candidate)) > value:
+            perm, value = candidate, reached
+    return perm, value
+
+
+def _linearised(quadratic: Quadratic, perm: Tensor, full: Tensor, best: float) -> Tensor:
     """The assignment of the gradient if f rises, otherwise those of its cycles that raise f."""
-    full = assign(quadratic.gradient(_matrix(perm)))
-    best = quadratic.value(perm)
     if quadratic.value(full) > best:
         return full
     current = perm
@@ -89,23 +97,26 @@ def _linearised(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
     return current
 
 
-def _frank_wolfe(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
-    x = _matrix(perm)
-    for _ in range(MAX_FRANK_WOLFE):
-        gradient = quadratic.gradient(x)
-        direction = _matrix(assign(gradient)) - x
+def _frank_wolfe(quadratic: Quadratic, perm: Tensor, gradient: Tensor, corner: Tensor, assign: Assign) -> Tensor:
+    """Rounded from where Frank-Wolfe with exact steps comes to rest; ∇f is linear, so that it is known at every mixture
+    of corners whose own is. It begins at a permutation, with its gradient and what that points at."""
+    x, gradient = _matrix(perm), gradient.clone()
+    for iteration in range(MAX_FRANK_WOLFE):
+        corner = assign(gradient) if iteration else corner
+        direction = _matrix(corner) - x
         slope = float((gradient * direction).sum())
         if slope <= 1e-12 * float(gradient.abs().sum()):
             break
-        bend = quadratic.curvature(direction)
+        there = quadratic.gradient(corner)
+        bend = 0.5 * float(((there - gradient) * direction).sum())
         step = 1.0 if bend >= 0 else min(1.0, -slope / (2 * bend))
-        x = x + step * direction
+        x += step * direction
+        gradient.lerp_(there, step)
     return assign(x)
 
 
-def _swaps(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
+def _swaps(quadratic: Quadratic, perm: Tensor) -> Tensor:
     """The best exchange of two units, all n² of them judged by a few matrix products."""
-    del assign
     gain = swap_gains(quadratic, perm)
     flat = int(gain.argmax())
     i, j = divmod(flat, len(perm))
@@ -116,43 +127,44 @@ def _swaps(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
     return swapped
 
 
-def _turns(quadratic: Quadratic, perm: Tensor, assign: Assign) -> Tensor:
+def _turns(quadratic: Quadratic, perm: Tensor) -> Tensor:
     """The sign whose turning gains most."""
-    del assign
-    here = quadratic.at(perm)
-    products = (here.a * here.b).sum(0)
+    linear, b = quadratic.at(perm)
+    products = (quadratic.a * b).sum(0)
     off = products - products.diagonal().diag()
-    gain = -2 * (here.linear.diagonal() + off.sum(0) + off.sum(1))
+    gain = -2 * (linear.diagonal() + off.sum(0) + off.sum(1))
     best = int(gain.argmax())
     return perm if float(gain[best]) <= 0 else with_turns(perm, torch.arange(len(perm)) == best)
 
 
 def swap_gains(quadratic: Quadratic, perm: Tensor) -> Tensor:
     """By how much f rises when the units in places i and j are exchanged, for all i and j; shape (n, n)."""
-    here = quadratic.at(perm)
-    linear = here.linear
+    linear, there = quadratic.at(perm)
     own = linear.diagonal()
     gain = linear + linear.T - own[:, None] - own[None, :]
-    for a, b in zip(here.a, here.b, strict=True):
-        gain = gain - _row_change(a, b) - _row_change(a.T, b.T) + _corner_change(a, b)
+    a, b = quadratic.a, there
+    gain -= _row_changes(a, b) + _row_changes(a.mT, b.mT) - _corner_changes(a, b)
     gain.fill_diagonal_(0.0)
     return gain
 
 
-def _row_change(a: Tensor, b: Tensor) -> Tensor:
-    """Σ over k other than i, j of (a_ik − a_jk)(b_ik − b_jk)."""
-    d = a @ b.T
+def _row_changes(a: Tensor, b: Tensor) -> Tensor:
+    """Σ over k other than i, j of (a_ik − a_jk)(b_ik − b_jk), summed over the pairs of matrices."""
+    d = (a @ b.mT).sum(0)
     own = d.diagonal()
     total = own[:, None] + own[None, :] - d - d.T
-    da, db = a.diagonal(), b.diagonal()
-    at_i = (da[:, None] - a.T) * (db[:, None] - b.T)  # k = i: (a_ii − a_ji)(b_ii − b_ji)
+    at_i = ((_own(a) - a.mT) * (_own(b) - b.mT)).sum(0)  # k = i: (a_ii − a_ji)(b_ii − b_ji)
     return total - at_i - at_i.T
 
 
-def _corner_change(a: Tensor, b: Tensor) -> Tensor:
-    da, db = a.diagonal(), b.diagonal()
-    diagonal = (da[:, None] - da[None, :]) * (db[None, :] - db[:, None])
-    return diagonal + a * (b.T - b) + a.T * (b - b.T)
+def _corner_changes(a: Tensor, b: Tensor) -> Tensor:
+    diagonal = (_own(a) - _own(a).mT) * (_own(b).mT - _own(b))
+    return (diagonal + a * (b.mT - b) + a.mT * (b - b.mT)).sum(0)
+
+
+def _own(matrices: Tensor) -> Tensor:
+    """The diagonals as columns, (rest, n, 1)."""
+    return matrices.diagonal(dim1=1, dim2=2)[:, :, None]
 
 
 def _cycles(old: Tensor, new: Tensor) -> list[Tensor]:

@@ -189,13 +189,15 @@ class _Dim:
 
     def _kept(self, chosen: list[Exchange]) -> list[Exchange]:
         """The exchanges that leave the objective as it is: all of them, or else one after the other."""
+        if not chosen:
+            return chosen
         keys = [bound.key for bound in self.tensors]
         before = self.problem.objective(self.permutation, keys)
 
         def keeps(some: Sequence[Exchange]) -> bool:
             return before - self.problem.objective(self._after(some), keys) <= self.loss
 
-        if not chosen or keeps(chosen):
+        if keeps(chosen):
             return chosen
         kept: list[Exchange] = []
         for one in chosen[:SINGLE_TRIES]:

@@ -164,10 +164,10 @@ class Polishing:
             not lower), then after every sweep. It is the identity where nothing is above it.
         """
         identity = Permutation.identity(self.problem.layout)
-        before, reached = self.problem.objective(identity), self.problem.objective(rounded)
+        before = self.problem.objective(identity)
         options = WeightsOptions(start=rounded, max_sweeps=0 if early else self.max_sweeps)
         polished = match_by_weights(self.problem, self.resources, options)
-        permutation, path = polished.permutation, (before, reached, *polished.objective[1:])
+        permutation, path = polished.permutation, (before, *polished.objective)
         if gains_nothing(path[-1], before):
             permutation, path = identity, (before, before)
         total = {

@@ -187,8 +187,11 @@ class _Mixture:
     def _along_x(self, matrix: Tensor, dim: str) -> float:
         """⟨matrix, X⟩ for one dim."""
         total = self.even * float(matrix.double().sum()) / len(matrix) if self.even else 0.0
-        for weight, vertex in zip(self.weights, self.vertices, strict=True):
-            total += weight * float(paired_sum(matrix, vertex[dim]))
+        if self.vertices:
+            there = torch.stack([vertex[dim] for vertex in self.vertices], 1).to(matrix.device)  # (n, vertices)
+            total += float(
+                matrix.gather(1, there).double().sum(0).cpu() @ torch.tensor(self.weights, dtype=torch.float64)
+            )
         return total
 
     def _similarity(self, dim: str, permutation: Permutation) -> Tensor:

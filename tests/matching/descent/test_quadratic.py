@@ -38,12 +38,13 @@ def test_swap_gains_are_the_differences_of_the_objective() -> None:
         assert float(gains[i, j]) == pytest.approx(quadratic.value(swapped) - quadratic.value(perm), abs=1e-9)
 
 
-def test_gradient_and_curvature_give_the_objective_of_a_segment() -> None:
+def test_gradients_of_two_permutations_give_the_objective_of_the_segment_between_them() -> None:
     quadratic = random_quadratic(5, 1)
-    x, y = torch.eye(5, dtype=torch.float64)[[2, 0, 1, 4, 3]], torch.eye(5, dtype=torch.float64)
-    d = y - x
-    full = quadratic.value(x.argmax(1)) + float((quadratic.gradient(x) * d).sum()) + quadratic.curvature(d)
-    assert full == pytest.approx(quadratic.value(torch.arange(5)), abs=1e-9)
+    one, two = torch.tensor([2, 0, 1, 4, 3]), torch.arange(5)
+    way = torch.eye(5, dtype=torch.float64)[two] - torch.eye(5, dtype=torch.float64)[one]
+    here, there = quadratic.gradient(one), quadratic.gradient(two)
+    reached = quadratic.value(one) + float((here * way).sum()) + 0.5 * float(((there - here) * way).sum())
+    assert reached == pytest.approx(quadratic.value(two), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(20))
