@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from rebasin_cli.derivation.acting import with_acting
 from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.candidate import Candidate, Judge, candidate
 from rebasin_cli.derivation.colouring import AxisOf
@@ -119,7 +120,12 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         judge, wiring, title or f"derived from {name}", name=name, comments=stays.comments, stays=stays.lines,
         ignored={**dict.fromkeys(network.others, ""), **stays.ignored},
     )  # fmt: skip
-    proof = prove(made.spec, judge.subject(name), seed)
+    acting = with_acting(judge, made, seed + 3)
+    proof = prove(acting.spec, judge.subject(name), seed)
+    if not proof.holds and acting is not made:
+        proof = prove(made.spec, judge.subject(name), seed)
+    else:
+        made = acting
     more = unsaid(judge, made.layout, seed + 2)
     return Derivation(
         text=spec_text(made.draft),

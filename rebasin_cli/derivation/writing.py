@@ -15,6 +15,9 @@ from rebasin_cli.derivation.wiring import Wiring
 _Place = tuple[int, str]
 """A number of a key, and how a line has it: as a variable, or as it is where all of its keys have the same."""
 
+Place = tuple[str, int, int]
+"""Where a dim stands: a tensor, one of its axes, and which of the dims on it, from 0."""
+
 _LETTERS = "ijklmnopqrstuvwxyz"  # of variables; `e` is the unit of a dim that is an index of keys
 
 
@@ -30,6 +33,7 @@ class Draft:
         constants: how a part of a product or of segments that stays is written, by its size; as the size itself where
         nothing is said. named: sizes by the names that `constants` use, as expressions.
         prefixes: that keys may begin with; optional: keys that a checkpoint may be without.
+        signs, scales: dims that have them; marks: `|` or `/` where these do not act or act the other way round.
     """
 
     title: str
@@ -46,6 +50,9 @@ class Draft:
     named: Mapping[str, str] = field(default_factory=dict)
     prefixes: Sequence[str] = ()
     optional: frozenset[str] = frozenset()
+    signs: frozenset[int] = frozenset()
+    scales: frozenset[int] = frozenset()
+    marks: Mapping[Place, str] = field(default_factory=dict)
 
     def spelled(self, dim: int) -> str:
         """The name of a dim as checkpoints have it: `fc1.0`."""
@@ -73,7 +80,12 @@ def spec_text(draft: Draft) -> str:
     rules += _rules(draft, {dim: partial(_index_rule, draft, dim) for dim in wiring.indices})
     rules += _rules(draft, dict.fromkeys(sorted(wiring.fixed), lambda _: "fixed because the network tells them apart"))
     stays = [f"{_quoted(what)}: {_quoted(why)}" for what, why in draft.stays]
-    for section, lines in (("sizes", sizes), ("dims", rules), ("stays", stays)):
+    signs, scales = (
+        [f"- {line.removesuffix(': ')}" for line in _rules(draft, dict.fromkeys(sorted(dims), lambda _: ""))]
+        for dims in (draft.signs, draft.scales)
+    )
+    sections = {"sizes": sizes, "dims": rules, "signs": signs, "scales": scales, "stays": stays}
+    for section, lines in sections.items():
         if lines:
             out += [f"{section}:", *(f"  {line}" for line in lines)]
     for section, wanted in (("tensors", False), ("buffers", True)):
@@ -220,8 +232,19 @@ def _joined(lines: Sequence[_Line], lacking: Collection[_Line]) -> list[_Line]:
 
 def _pattern(draft: Draft, name: str, places: Sequence[_Place]) -> str:
     spelled = partial(_relative, draft, places, bare=not numbers_of(name))
-    axes = [_axis(draft, draft.wiring.expressions[name, at], spelled) for at in range(len(draft.wiring.shapes[name]))]
-    return " ".join(axes)
+    axes = range(len(draft.wiring.shapes[name]))
+    return " ".join(_axis(draft, draft.wiring.expressions[name, at], _marking(draft, name, at, spelled)) for at in axes)
+
+
+def _marking(draft: Draft, name: str, axis: int, spelled: Callable[[int], str]) -> Callable[[int], str]:
+    """Names of the dims on an axis, one after the other, with their marks."""
+    numbers = itertools.count()
+
+    def marked(dim: int) -> str:
+        mark = draft.marks.get((name, axis, next(numbers)), "")
+        return f"|{spelled(dim)}|" if mark == "|" else mark + spelled(dim)
+
+    return marked
 
 
 def _axis(draft: Draft, expression: Expression, spelled: Callable[[int], str]) -> str:
