@@ -28,6 +28,7 @@ def permutations_of(name: str) -> str:
     text = re.sub(r"^(signs|scales|rotations|norms):.*\n(  .*\n)+", "", text, flags=re.MULTILINE)
     text = re.sub(r': "(\|[^"\n]*)"', r": \1", text)  # a pattern that begins with a bar is quoted
     text = re.sub(r"(?<=[ (])/(?=[a-z])", "", text)
+    text = re.sub(r"(?<=[ (])\w+\.\{i\}:(?=\w)", "_:", text)  # what a rotary embedding turns
     return re.sub(r"(?<!\w)\|(\w+(?:\.\{\w+\})*)\|", r"\1", text)
 
 
