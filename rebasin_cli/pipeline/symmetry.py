@@ -8,7 +8,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.header import SCALED_TYPES, SIGN_BITS
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
-from rebasin_cli.spec import Layout, find_spec, shipped_specs
+from rebasin_cli.spec import Layout
 
 
 def check_asked(pairs: Sequence[Pair], choice: SpecChoice) -> None:
@@ -76,11 +76,9 @@ def check_types(layout: Layout, checkpoint: Checkpoint, symmetry: str) -> None:
 
 
 def _without_rotations(layout: Layout) -> UsageError:
-    """What is said where rotations were asked for and there are none: which shipped specs have them."""
-    having = [name for name in shipped_specs() if find_spec(name).rotations]
+    """What is said where rotations were asked for and there are none."""
     return UsageError(
         f"--symmetry rotations: the spec `{layout.spec.name}` rotates no dim that may move here",
         where="; ".join(layout.notes),
-        remedy=f"leave it out; specs with rotations: {', '.join(having)}; architectures/README.md says how a spec has "
-        "them",
+        remedy="leave it out; docs/families.md tells which specs have rotations, and architectures/README.md how",
     )

@@ -184,10 +184,11 @@ def frozen_dims(
     """
     called = {dim_text(i): resolver.name_of(i) for family in resolver.families.values() for i in family}
     called |= {name: name for name in names}
+    turned = {rule.name.parts[0] for rule in spec.rotations if rule.pairs}  # a dim where rotations are asked for alone
     reasons: dict[str, str] = {}
     for pattern in patterns:
         frozen = [dim for word, dim in called.items() if fnmatchcase(word, pattern) or word.split(".")[0] == pattern]
-        if not frozen:
+        if not frozen and pattern.split(".")[0] not in turned:
             near = [name for name in names if name.split(".")[0] == pattern.split(".")[0]]
             listed = near or list(dict.fromkeys(name.split(".")[0] for name in names))
             raise UsageError(

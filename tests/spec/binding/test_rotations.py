@@ -83,6 +83,7 @@ def test_without_rotations_it_is_a_side_without_a_name() -> None:
 
 def test_it_may_be_frozen_and_stand_in_a_head_that_is_alone() -> None:
     assert "qk" not in kinds(bound(TEXTS["halves"], SHAPES, rotations=True, freeze=("qk",)))
+    assert "qk" not in bound(TEXTS["halves"], SHAPES, freeze=("qk",)).dims
     alone = {key: (1, *shape[1:]) if key in "qk" else shape for key, shape in SHAPES.items()}
     alone |= {"value": (5, 8), "o": (8, 5)}
     layout = bound(TEXTS["halves"], alone, rotations=True)
