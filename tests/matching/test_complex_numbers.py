@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.options import WeightsOptions
@@ -13,6 +16,7 @@ from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, shipped_spec
 from rebasin_cli.spec.binding.bind import bind
+from tests.small import save
 
 SHAPES = {"fc1.weight": (8, 4), "fc1.bias": (8,), "fc2.weight": (3, 8), "fc2.bias": (3,)}
 
@@ -51,3 +55,13 @@ def test_distances_count_both_parts() -> None:
 def test_real_checkpoints_are_left_as_they_are() -> None:
     bound, a = layout(), {key: torch.ones(shape) for key, shape in SHAPES.items()}
     assert in_reals(bound, a, a) == (bound, (a, a))
+
+
+def test_checkpoints_tell_by_their_headers(tmp_path: Path) -> None:
+    bound, a = layout(), state(1)
+    save(tmp_path / "a.safetensors", a)
+    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        paired, (one,) = in_reals(bound, checkpoint)
+        assert one["fc1.weight"].shape == (8, 4, 2)
+        assert one["fc1.bias"].shape == (8,)
+        assert paired.tensors["fc1.bias"] == bound.tensors["fc1.bias"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.data.activations import match_by_activations, pair_grams
-from rebasin_cli.matching.data.mixing import best_by_both, forms_beside, norms_of, worth_beside
+from rebasin_cli.matching.data.mixing import best_by_both, by_forms, forms_beside, norms_of, worth_beside
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import ActivationOptions
 from rebasin_cli.matching.problem import ActivationProblem
@@ -81,3 +81,16 @@ def test_assignments_are_counted_over_all_descents() -> None:
     one = best_by_both(problem, {}, [identity])
     assert one.solves >= len(layout.moving())
     assert best_by_both(problem, {}, [identity, identity]).solves == 2 * one.solves
+
+
+def test_activations_alone_order_the_blocks_that_they_speak_of() -> None:
+    a = states("mlp")
+    layout = layout_of("mlp", a)
+    planted = Permutation.random(layout, 5)
+    problem = problem_of("mlp", dict(permuted(planted, layout, a)))
+    norms = norms_of(layout, problem.a), norms_of(layout, problem.b)
+    beside = forms_beside(layout, pair_grams(problem, ActivationOptions()), 0.5, *norms)
+    assert planted.compose(by_forms(layout, beside), layout).count_moved() == 0
+    silent = next(root for root in beside if root in layout.moving())
+    found = by_forms(layout, {root: forms for root, forms in beside.items() if root != silent})
+    assert torch.equal(found[silent], Permutation.identity(layout)[silent])
