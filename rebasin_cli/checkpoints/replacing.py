@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
@@ -77,8 +78,11 @@ def check_folder_target(target: Path, names: set[str], *, force: bool) -> None:
     _check_parent(place, target)
 
 
-def check_space(place: Path, needed: int) -> None:
+def check_space(place: Path, needed: int, tell: Callable[[str], None] | None = None) -> None:
     """Check that the disk below `place` (which need not exist) has `needed` bytes free.
+
+    Args:
+        tell: is told what a run would be refused for, where nothing is to be written now (`--dry-run`).
 
     Raises:
         SystemFailure: it has not. A file system that reports nothing is taken to have enough.
@@ -90,24 +94,24 @@ def check_space(place: Path, needed: int) -> None:
         return
     free = status.f_bavail * status.f_frsize
     if status.f_blocks and free < needed:
-        raise SystemFailure(
-            f"cannot write {place}: {human_bytes(needed)} are needed and {human_bytes(free)} are free on the disk",
-            remedy="free some space or write to another disk with -o",
-        )
+        what = f"cannot write {place}: {human_bytes(needed)} are needed and {human_bytes(free)} are free on the disk"
+        remedy = "free some space or write to another disk with -o"
+        if tell is None:
+            raise SystemFailure(what, remedy=remedy)
+        tell(f"{what}; {remedy}")
 
 
 def check_target(target: Path, source: Checkpoint, *, force: bool = False) -> None:
-    """Whether `write_checkpoint` could begin; commands ask before they work.
+    """Whether a checkpoint like `source` could be written there, room on the disk apart (`check_space`).
 
     Raises:
         UsageError: the target exists and `force` is not given, or is of the wrong kind.
-        SystemFailure: its folder is absent or not writable, or the disk has no room.
+        SystemFailure: its folder is absent or not writable.
     """
     if source.is_folder:
         check_folder_target(target, file_names(source), force=force)
     else:
         check_file_target(target, force=force)
-    check_space(target, needed_bytes(source))
 
 
 def needed_bytes(source: Checkpoint) -> int:

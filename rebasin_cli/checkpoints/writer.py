@@ -19,7 +19,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.header import TensorInfo, build_header
 from rebasin_cli.checkpoints.outputs import HashedFile, Outputs
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.replacing import check_target, file_names, resolve_target
+from rebasin_cli.checkpoints.replacing import check_space, check_target, file_names, needed_bytes, resolve_target
 from rebasin_cli.checkpoints.tensors import combined_sha256, dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.errors import system_failure
 from rebasin_cli.files import new_file
@@ -57,6 +57,7 @@ def write_checkpoint(
         with Outputs(force=force) as alone:
             return write_checkpoint(target, source, read, metadata=metadata, on_bytes=on_bytes, outputs=alone)
     check_target(target, source, force=outputs.force)
+    check_space(target, needed_bytes(source))
     if not source.is_folder:
         with outputs.file(target) as out:
             write_file(out, source.infos, read, {**source.metadata, **metadata}, on_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from rebasin_cli.pipeline.record import (
     input_record,
     versions,
 )
-from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base
+from rebasin_cli.pipeline.targets import Targets, base_of, named_after, named_or_beside, output_base, tell_room
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import RunDocument
 
@@ -93,13 +94,14 @@ def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
     require_device(request.choice.device)  # refused before anything is read
     a = files.enter_context(open_source(request.a, progress))
     b = files.enter_context(open_source(request.b, progress))
+    _targets(request, b).check_places(b, force=request.force)
     request = replace(
         request, spec=settled_spec(request.spec.for_method(request.choice.method), request.data, (a, b), progress)
     )
     pair = bind_pair(a, b, request.spec)
     check_symmetry([pair], request.spec)
     device = matching_device(request.choice, pair.layout)
-    targets = checked_targets(request, pair, b)
+    targets = checked_targets(request, pair, b, tell_room(request, progress))
     choice = with_data(request.choice, request.data, pair, device, progress)
     tell_layout(pair.layout, progress, request.spec)
     if request.data and not choice.looks_at_data:
@@ -108,11 +110,13 @@ def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
     return Run(request, pair, b, targets, choice, check, device)
 
 
-def checked_targets(request: AlignRequest, pair: Pair, b: Checkpoint) -> Targets:
+def checked_targets(
+    request: AlignRequest, pair: Pair, b: Checkpoint, tell: Callable[[str], None] | None = None
+) -> Targets:
     """The outputs, after everything that forbids to write them was refused."""
     targets = _targets(request, b)
     data = request.data.inputs() if request.data else []
-    targets.check((pair.a, pair.b, pair.layout.spec.path, *data), pair.b, force=request.force)
+    targets.check((pair.a, pair.b, pair.layout.spec.path, *data), pair.b, force=request.force, tell=tell)
     return targets
 
 

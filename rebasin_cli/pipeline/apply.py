@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, tell_layout
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, peak_memory, versions
 from rebasin_cli.pipeline.same_run import check_same_run
-from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base
+from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base, tell_room
 from rebasin_cli.report.document import CheckedRecord, PlanRecord, RunDocument
 from rebasin_cli.spec import Layout, shipped_specs
 
@@ -90,6 +91,7 @@ def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
     check_same_run(saved)
     checkpoint = files.enter_context(open_source(request.checkpoint, progress))
     request = replace(request, spec=replace(request.spec, symmetry=saved.symmetry, rotates=saved.permutation.has_maps))
+    _targets(request).check_places(checkpoint, force=request.force)
     if not saved.spec_text:
         request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
     layout = _layout(saved, checkpoint, request.spec)
@@ -98,21 +100,29 @@ def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
         from rebasin_cli.pipeline.symmetry import check_types
 
         check_types(layout, checkpoint, saved.symmetry)
-    targets = checked_targets(request, saved, checkpoint, layout)
+    targets = checked_targets(request, saved, checkpoint, layout, tell_room(request, progress))
     tell_layout(layout, progress)
     permutation = saved.permutation.inverse(layout) if request.inverse else saved.permutation
     document = _document(request, saved, layout, permutation, progress)
     return Run(request, checkpoint, layout, permutation, targets, document)
 
 
-def checked_targets(request: ApplyRequest, saved: SavedPermutation, checkpoint: Checkpoint, layout: Layout) -> Targets:
+def checked_targets(
+    request: ApplyRequest, saved: SavedPermutation, checkpoint: Checkpoint, layout: Layout,
+    tell: Callable[[str], None] | None = None,
+) -> Targets:  # fmt: skip
     """The outputs, after everything that forbids to write them was refused."""
+    targets = _targets(request)
+    targets.check([checkpoint, saved.path, layout.spec.path], checkpoint, force=request.force, tell=tell)
+    return targets
+
+
+def _targets(request: ApplyRequest) -> Targets:
+    """Names for the checkpoint and the document, from `-o`."""
     if request.output is None:
         return Targets({}, "applied")
     report = named_or_beside(request.report, output_base(request.output), ".rebasin.json")
-    targets = Targets.of("applied", {"applied": request.output, "report": report})
-    targets.check([checkpoint, saved.path, layout.spec.path], checkpoint, force=request.force)
-    return targets
+    return Targets.of("applied", {"applied": request.output, "report": report})
 
 
 def _document(

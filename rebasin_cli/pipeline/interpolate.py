@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_w
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, search_record, with_data
 from rebasin_cli.pipeline.plan import estimate
-from rebasin_cli.pipeline.points import PathPoints, check_dtypes, check_points_folder, tell_lacking
+from rebasin_cli.pipeline.points import PathPoints, check_dtypes, check_points_folder, check_points_name, tell_lacking
 from rebasin_cli.pipeline.points_folder import PointsRun
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
@@ -27,7 +27,7 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.resume import NO_SWEEP, EarlierSweep, check_same_spec, read_earlier_sweep
-from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base
+from rebasin_cli.pipeline.targets import Targets, beside, document_base, named_or_beside, output_base, tell_room
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import RunDocument
 
@@ -106,14 +106,18 @@ def prepare(request: InterpolateRequest, files: ExitStack, progress: Progress) -
     device = resolve_device(request.choice.device)
     a = files.enter_context(open_source(request.a, progress))
     b = files.enter_context(open_source(request.b, progress))
+    at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
+    points = PathPoints(request.output, at, grid, a.is_folder)
+    check_points_name(points, force=request.force)
+    _targets(request, points).check_places(
+        a, force=request.force, replaceable=kept.files(), is_folder_of_points=points.in_folder() is not None
+    )
     request = replace(request, spec=_spec(request, (a, b), progress))
     pair = bind_pair(a, b, request.spec)
     check_symmetry([pair], request.spec)
     check_same_spec(before, pair)
     saved = _saved_permutation(request, pair)
-    at = 0.5 if request.best else request.at  # the best one is known later; now it is one point and no folder
-    points = PathPoints(request.output, at, grid, a.is_folder)
-    targets = checked_targets(request, pair, points, kept.files())
+    targets = checked_targets(request, pair, points, kept.files(), tell_room(request, progress))
     choice = with_data(request.choice, request.data, pair, device, progress) if request.matches else request.choice
     scorer, check = _scorer_and_check(request, pair, choice, device, progress)
     polisher = request.data.polisher(pair, device, progress, scorer) if request.data else None
@@ -161,8 +165,9 @@ def _saved_permutation(request: InterpolateRequest, pair: Pair) -> SavedPermutat
 
 
 def checked_targets(
-    request: InterpolateRequest, pair: Pair, points: PathPoints, replaceable: Collection[Path]
-) -> Targets:
+    request: InterpolateRequest, pair: Pair, points: PathPoints, replaceable: Collection[Path],
+    tell: Callable[[str], None] | None = None,
+) -> Targets:  # fmt: skip
     """The outputs, after everything that forbids to write them was refused."""
     targets = _targets(request, points)
     check_weights(request, pair)
@@ -171,9 +176,9 @@ def checked_targets(
         check_dtypes(pair)
     targets.check(
         (pair.a, pair.b, *others), pair.a,
-        force=request.force, replaceable=replaceable, points=points.in_folder(),
+        force=request.force, replaceable=replaceable, points=points.in_folder(), tell=tell,
     )  # fmt: skip
-    check_points_folder(points, pair, others, points_run(request, pair, points, {}), force=request.force)
+    check_points_folder(points, pair, others, points_run(request, pair, points, {}), force=request.force, tell=tell)
     return targets
 
 

@@ -27,7 +27,7 @@ from rebasin_cli.pipeline.method_choice import MatchChoice, missing_data
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
-from rebasin_cli.pipeline.targets import base_of, beside, check_apart, named_or_beside
+from rebasin_cli.pipeline.targets import base_of, beside, check_apart, named_or_beside, tell_room
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.codec import read_document
 from rebasin_cli.report.document import MemberRecord, MembersRecord, RunDocument
@@ -150,8 +150,8 @@ def prepare(request: MembersRequest, files: ExitStack, progress: Progress) -> Ru
     require_device(request.choice.device)
     a = files.enter_context(open_source(request.a, progress))
     request = replace(
-        request, spec=settled_spec(request.spec.for_method(request.choice.method), request.data, (a,), progress),
-        resume=request.resume and request.resume.absolute(), summary=request.summary and request.summary.absolute(),
+        request, resume=request.resume and request.resume.absolute(),
+        summary=request.summary and request.summary.absolute(),
     )  # fmt: skip
     named = _named_members(request)
     folder = Path(os.path.abspath(request.folder))  # `.` has no name
@@ -161,6 +161,8 @@ def prepare(request: MembersRequest, files: ExitStack, progress: Progress) -> Ru
     known = {member.input.path: member for member in earlier.members} if earlier else {}
     members = [replace(m, earlier=known.get(input_record(m.source.shown, None).path)) for m in named]
     _check_targets(request, a, members, report)
+    spec = request.spec.for_method(request.choice.method)
+    request = replace(request, spec=settled_spec(spec, request.data, (a,), progress))
     pair, judged = _judge(request, a, members, progress)
     if pair is not None:
         tell_layout(pair.layout, progress, request.spec)
@@ -294,7 +296,7 @@ def _judge(
             except RebasinError as failure:
                 judged.append(replace(member, failure=failure))
             advance(1)
-    check_space(request.folder, needed)
+    check_space(request.folder, needed, tell_room(request, progress))
     left_out = [f"{member.source.shown}: {member.failure.what}" for member in judged if member.failure]
     if left_out:
         progress.remark(f"left out, as headers tell: {first_names(left_out, _NAMED, '; and {} more')}")

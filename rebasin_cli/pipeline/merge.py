@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import check_dtypes, tell_lacking
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, role_of, versions
-from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base
+from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base, tell_room
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import PlanRecord, RunDocument
 from rebasin_cli.spec import Layout
@@ -118,10 +118,11 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     weights = _weights(request)
     device = resolve_device(request.choice.device)
     opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
+    _targets(request).check_places(opened[0], force=request.force)
     request = replace(request, spec=settled_spec(_spec(request), request.data, opened, progress))
     pairs = tuple(bind_models(opened, request.spec))
     check_symmetry(pairs, request.spec)
-    targets = checked_targets(request, pairs)
+    targets = checked_targets(request, pairs, tell_room(request, progress))
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
     scorer = request.data.scorer(pairs[0], device, progress) if request.data else None
     polisher = request.data.polisher(pairs[0], device, progress, scorer) if request.data else None
@@ -148,14 +149,14 @@ def _spec(request: MergeRequest) -> SpecChoice:
     return replace(choice, rotates=False)
 
 
-def checked_targets(request: MergeRequest, pairs: Sequence[Pair]) -> Targets:
+def checked_targets(request: MergeRequest, pairs: Sequence[Pair], tell: Callable[[str], None] | None = None) -> Targets:
     """The outputs, after everything that forbids to write them was refused."""
     first, layout = pairs[0].a, pairs[0].layout
     targets = _targets(request)
     data = request.data.inputs() if request.data else []
     check_dtypes(pairs[0])
     models = (first, *(pair.b for pair in pairs))
-    targets.check((*models, layout.spec.path, *data), first, force=request.force)
+    targets.check((*models, layout.spec.path, *data), first, force=request.force, tell=tell)
     return targets
 
 

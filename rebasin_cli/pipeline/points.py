@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -84,23 +84,41 @@ def best_point(barrier: BarrierRecord, progress: Progress) -> float:
     return lam
 
 
-def check_points_folder(points: PathPoints, pair: Pair, inputs: Sequence[Path], run: PointsRun, *, force: bool) -> None:
-    """Refuse a folder that cannot take all points of the grid.
-
-    Args:
-        run: what is known by now of the run that the folder is to belong to.
+def check_points_name(points: PathPoints, *, force: bool) -> Path | None:
+    """Refuse a place that cannot become a folder of points; that folder, None where there is none.
 
     Raises:
-        UsageError, SystemFailure: see `check_target` and `check_points`.
+        UsageError, SystemFailure: it names a file, or there is no place for it.
     """
     if not isinstance(points.output, Path) or points.at is not None:
-        return
+        return None
     folder = points.output.absolute()
     if folder.is_file() or folder.suffix == ".safetensors":
         raise UsageError(
             f"{folder} names a file, and a path of {len(points.grid)} points is a folder of files",
             remedy="say which point it is with --at LAM, or name a folder",
         )
+    if not folder.is_dir():
+        check_file_target(folder, force=force)
+    return folder
+
+
+def check_points_folder(
+    points: PathPoints, pair: Pair, inputs: Sequence[Path], run: PointsRun, *, force: bool,
+    tell: Callable[[str], None] | None = None,
+) -> None:  # fmt: skip
+    """Refuse a folder that cannot take all points of the grid.
+
+    Args:
+        run: what is known by now of the run that the folder is to belong to.
+        tell: see `check_space`.
+
+    Raises:
+        UsageError, SystemFailure: see `check_points_name`, `check_target`, `check_points` and `check_space`.
+    """
+    folder = check_points_name(points, force=force)
+    if folder is None:
+        return
     read = [file.path for checkpoint in (pair.a, pair.b) for file in checkpoint.files.values()]
     there = check_points(folder, run, [pair.a.path, pair.b.path, *read, *inputs], force=force)
     files = points.files()
@@ -108,10 +126,8 @@ def check_points_folder(points: PathPoints, pair: Pair, inputs: Sequence[Path], 
         for path in files.values():
             if path.name not in there and (force or path.exists()):
                 check_target(path, pair.a, force=force)
-    else:
-        check_file_target(folder, force=force)
     missing = len(files) - len(there)
-    check_space(folder, missing * needed_bytes(pair.a))
+    check_space(folder, missing * needed_bytes(pair.a), tell)
 
 
 def is_first(layout: Layout, first: Checkpoint, key: str) -> bool:

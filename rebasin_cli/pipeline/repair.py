@@ -57,7 +57,7 @@ def repair(request: RepairRequest, progress: Progress) -> RunDocument:
     """Repair a checkpoint; its keys, shapes and dtypes stay as they are.
 
     Raises:
-        RebasinError: in the order usage, headers, spec, data, targets, contents.
+        RebasinError: in the order usage, headers, spec, targets, data, contents.
     """
     _check_ends(request)
     device = resolve_device(request.device)

@@ -36,9 +36,9 @@ def carry_out(
     layout: Layout, device: str, progress: Progress,
 ) -> RunDocument:  # fmt: skip
     """Find the network and the examples, and repair; `named`: the ends under the checkpoint's names."""
-    repairing = _prepared(request, layout, checkpoint, device, progress)
     targets = _targets(request, checkpoint)
     targets.check((checkpoint, *ends, layout.spec.path, *request.data.inputs()), checkpoint, force=request.force)
+    repairing = _prepared(request, layout, checkpoint, device, progress)
     with Outputs(force=request.force) as outputs:
         outputs.claim(*targets.paths().values())
         tell_layout(layout, progress)

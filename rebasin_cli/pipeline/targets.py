@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from rebasin_cli.checkpoints.addresses import file_name_of, place_in_cache, split_address
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.replacing import check_file_target, check_target
+from rebasin_cli.checkpoints.replacing import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import document_file
@@ -34,6 +34,15 @@ _BESIDE = (
     "tokenizer.model",
 )
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx", ".gguf", ".h5", ".keras", ".msgpack"}
+
+
+class CanPlan(Protocol):
+    """A request that may be planned only."""
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is to be done."""
+
 
 Place = Path | BinaryIO
 """Where an output goes: a path, or a pipe."""
@@ -88,24 +97,52 @@ class Targets:
         force: bool,
         replaceable: Collection[Path] = (),
         points: Mapping[str, Path] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Refuse outputs that are inputs, that are one file, or that cannot be written.
 
         Args:
-            like: the checkpoint whose form the weights have.
-            replaceable: small files that may be replaced without `force`.
+            like, replaceable: see `check_places`.
             points: the files in the folder that `weights` names. That folder is checked by `check_points`.
+            tell: see `check_space`.
 
         Raises:
-            UsageError, SystemFailure: see `check_apart`, `check_weights_name`, `check_target`.
+            UsageError, SystemFailure: see `check_apart`, `check_places`, `check_space`.
         """
         check_apart(inputs, {**self.paths(), **(points or {})})
+        self.check_places(like, force=force, replaceable=replaceable, is_folder_of_points=points is not None)
+        path = self.path(self.weights)
+        if path is not None and points is None:
+            check_space(path, needed_bytes(like), tell)
+
+    def check_places(
+        self,
+        like: Checkpoint,
+        *,
+        force: bool,
+        replaceable: Collection[Path] = (),
+        is_folder_of_points: bool = False,
+    ) -> None:
+        """Refuse names and places that cannot be written, before anything that takes time, such as a derivation.
+
+        Args:
+            like: the checkpoint whose form the weights have.
+            replaceable: small files that may be replaced without `force`.
+
+        Raises:
+            UsageError, SystemFailure: see `check_weights_name`, `check_target`.
+        """
         for role, path in self.paths().items():
             if role != self.weights:
                 check_file_target(path, force=force or path in replaceable)
-            elif points is None:
+            elif not is_folder_of_points:
                 check_weights_name(path, is_folder=like.is_folder)
                 check_target(path, like, force=force)
+
+
+def tell_room(request: CanPlan, progress: Progress) -> Callable[[str], None] | None:
+    """Whom a disk without room is told, where a run is planned only; None: it is refused."""
+    return progress.warn if request.dry_run else None
 
 
 def base_of(path: Path, *, is_folder: bool) -> Path:

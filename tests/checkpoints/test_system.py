@@ -106,7 +106,7 @@ def test_a_small_disk(small_disk: Path, sources: tuple[Path, Path], monkeypatch:
             write_checkpoint(small_disk / "out", checkpoint, checkpoint.read_raw, metadata={})
         # The room may also go while writing: the file system is made to say nothing beforehand.
         with monkeypatch.context() as patch:
-            patch.setattr("rebasin_cli.checkpoints.replacing.check_space", lambda *_: None)
+            patch.setattr("rebasin_cli.checkpoints.writer.check_space", lambda *_: None)
             with pytest.raises(SystemFailure, match=f"cannot write {small_disk / 'out'}: the disk is full"):
                 write_checkpoint(small_disk / "out", checkpoint, checkpoint.read_raw, metadata={})
         assert list(small_disk.iterdir()) == []
