@@ -66,7 +66,7 @@ def name_dims(wiring: Wiring) -> dict[int, Name]:
         key = (part.writes or part.places)[0][0]
         role = _role(part, shapes)
         if dim in streams:
-            wanted[dim] = (_stream_words(part), ())
+            wanted[dim] = (_stream_words(part), _stage(part))
         else:
             module = key.rpartition(".")[0] or key
             words = words_of(module) or ["h"]
@@ -141,6 +141,14 @@ def _stream_words(part: _Part) -> list[str]:
             break
         common.append(words[0])
     return common or words_of(keys[0].rpartition(".")[0]) or ["h"]
+
+
+def _stage(part: _Part) -> tuple[int, ...]:
+    """The number that comes first in the first and in most of the keys which write a stream: that of one stage."""
+    keys = [axis[0] for axis in part.writes or part.places]
+    firsts = Counter(numbers[0] for numbers in map(numbers_of, keys) if numbers)
+    number, times = max(firsts.items(), key=lambda found: found[1], default=(0, 0))
+    return (number,) if 2 * times > len(keys) and numbers_of(keys[0]) else ()
 
 
 def _role(part: _Part, shapes: Mapping[str, Sequence[int]]) -> str:

@@ -164,7 +164,7 @@ def _part(config: Config, small: _Small, parts: Iterator[int]) -> dict[str, Any]
                 first = many * dim // expanded
             made[name] = first if real == main else small.of(f"hidden {number}", real, many)
         elif role == LAYERS:
-            made[name] = min(real, scale.layers) if _is_size(real) else [min(n, 2) for n in real]
+            made[name] = min(real, scale.layers) if _is_size(real) else [min(n, scale.layers) for n in real]
         elif role == "rotary":
             made[name] = dim if real == config.get(said[0] if said else "", -1) else dim // 2 + dim // 2 % 2
         elif role == "channels" or (_are_sizes(real) and role in (HEAD_DIM, HIDDEN)):
@@ -250,10 +250,12 @@ def _in_ratio(real: list[int], config: Config, small: _Small, role: str) -> list
     groups = config.get("norm_num_groups") or 1
     unit = groups if "groups" in small.scale.keep else min(groups, small.of("groups", groups))
     common = math.gcd(*real)
+    heads = next((many for n, many in config.items() if role_of(n) == HEADS and _are_sizes(many)), None)
     base = unit * small.scale.ratio if role == "channels" else small.scale.heads[0]
+    if heads is not None and min(heads) == 1 and role != "channels":  # a stage with one head keeps it
+        base = 1
     if role == HIDDEN:
-        heads = any(role_of(n) == HEADS and _are_sizes(many) for n, many in config.items())
-        base *= small.scale.head_dims[0] if heads else _REDUCTION
+        base *= small.scale.head_dims[0] if heads is not None else _REDUCTION
     return [base * n // common for n in real]
 
 

@@ -89,7 +89,7 @@ def spec_text(draft: Draft) -> str:
         if lines:
             out += [f"{section}:", *(f"  {line}" for line in lines)]
     for section, wanted in (("tensors", False), ("buffers", True)):
-        lines_of = _lines(draft, [name for name in wiring.shapes if (name in draft.buffers) is wanted])
+        lines_of = _lines(draft, {name for name in wiring.shapes if (name in draft.buffers) is wanted})
         if lines_of:
             out += [f"{section}:", *(_written(line, "?" * (line.key in draft.optional)) for line in lines_of)]
     if draft.ignored:
@@ -151,14 +151,20 @@ def _many(draft: Draft, word: str) -> bool:
 def _relative(draft: Draft, places: Sequence[_Place], dim: int, *, bare: bool = False) -> str:
     """The name of a dim where the numbers of a key are written in some way; `bare`: the key has none."""
     word, own = draft.names[dim]
-    numbers, texts = [number for number, _ in places], [text for _, text in places]
-    if own and list(own) == numbers[: len(own)]:
-        return ".".join([word, *texts[: len(own)]])
-    if len(own) == len(numbers) == 1 and abs(own[0] - numbers[0]) == 1 and texts[0] == f"{{{_LETTERS[0]}}}":
-        return f"{word}.{{{_LETTERS[0]}{own[0] - numbers[0]:+d}}}"
+    if 0 < len(own) <= len(places):
+        found = [_beside(number, *place) for number, place in zip(own, places, strict=False)]
+        if sum("+" in text or "-" in text for text in found) < 2:
+            return ".".join([word, *found])
     if bare and len(own) == 1 and own == max(n for w, n in draft.names.values() if w == word) and _many(draft, word):
         return f"{word}.{{last {_LETTERS[0]}}}"
     return _spelled(draft.names[dim])
+
+
+def _beside(own: int, number: int, text: str) -> str:
+    """A number of a dim, from that of a key and how the key has it: the same, the next, the one before, or as it is."""
+    if not text.startswith("{") or abs(own - number) > 1:
+        return str(own)
+    return text if own == number else f"{text[:-1]}{own - number:+d}}}"
 
 
 def _variables(count: int) -> list[str]:
@@ -171,29 +177,45 @@ def _with_variables(key: str) -> str:
     return ".".join(f"{{{next(letters)}}}" if word.isdigit() else word for word in key.split("."))
 
 
-def _lines(draft: Draft, names: Sequence[str]) -> list[_Line]:
+def _keys(draft: Draft, names: Collection[str]) -> list[tuple[str, str]]:
+    """Every key that the spec has a line for, with the name of its tensor, in the order of the network."""
+    return [
+        (key, name)
+        for name in draft.wiring.shapes
+        if name in names
+        for key in draft.keys.get(name, (name,))
+        if key not in draft.ignored
+    ]
+
+
+def _lines(draft: Draft, names: Collection[str]) -> list[_Line]:
     """One line for all keys of a template that agree, single ones for the others; in the order of the network."""
-    keys = [(key, name) for name in names for key in draft.keys.get(name, (name,)) if key not in draft.ignored]
     groups: dict[tuple[str, int], list[tuple[str, str]]] = {}
-    for key, name in keys:
+    every = _keys(draft, draft.wiring.shapes)
+    for key, name in every:
         groups.setdefault((template_of(key), len(draft.wiring.shapes[name])), []).append((key, name))
     general: dict[str, _Line] = {}
     for (template, _), members in groups.items():
-        line, covered = _general(draft, template, members)
-        general |= dict.fromkeys(covered, line)
+        taken = {line.key for line in general.values()}  # by tensors of another number of axes
+        general |= _general(draft, template, members, taken)
+    keys = _keys(draft, names)
     single = {key: _Line(key, _pattern(draft, name, ()), draft.comments.get(name, "")) for key, name in keys}
     lines = dict.fromkeys(general.get(key, single[key]) for key, _ in keys)
-    return _joined([*lines], _lacking(general))
+    return _joined([*lines], _lacking(general, {key for key, _ in every}))
 
 
-def _lacking(general: Mapping[str, _Line]) -> set[_Line]:
+def _lacking(general: Mapping[str, _Line], keys: Collection[str]) -> set[_Line]:
     """The lines with variables that some of the layers lack, which others of the same place have."""
-    covered: dict[_Line, set[tuple[int, ...]]] = {}
-    everywhere: dict[str, set[tuple[int, ...]]] = {}
+    seen: dict[tuple[str, tuple[str, ...]], list[Mapping[str, str]]] = {}
     for key, line in general.items():
-        covered.setdefault(line, set()).add(numbers_of(key))
-        everywhere.setdefault(_scope(line.key), set()).add(numbers_of(key))
-    return {line for line, numbers in covered.items() if numbers < everywhere[_scope(line.key)]}
+        bound = {text: word for text, word in zip(line.key.split("."), key.split("."), strict=True) if "{" in text}
+        seen.setdefault((_scope(line.key), tuple(bound)), []).append(bound)
+    return {
+        line
+        for line in general.values()
+        for bound in seen[_scope(line.key), tuple(text for text in line.key.split(".") if "{" in text)]
+        if ".".join(bound.get(text, text) for text in line.key.split(".")) not in keys
+    }
 
 
 def _scope(key: str) -> str:
@@ -201,20 +223,52 @@ def _scope(key: str) -> str:
     return key.rpartition("}")[0]
 
 
-def _general(draft: Draft, template: str, members: Sequence[tuple[str, str]]) -> tuple[_Line, set[str]]:
-    """A line with variables, and the keys for which it is right; none where that would be fewer than two."""
-    letters = iter(_LETTERS)
+def _general(
+    draft: Draft, template: str, members: Sequence[tuple[str, str]], taken: Collection[str]
+) -> dict[str, _Line]:
+    """Lines with variables, by the keys for which they are right: first with all, then with ever fewer.
+
+    Of the lines that match a key the one with the fewest variables counts. Those with equally many have them in the
+    same places, so that no two of them match one.
+    """
+    if not words_of(template.rpartition(".")[0].replace("#", "0")):
+        return {}
     values = [*zip(*(numbers_of(member) for member, _ in members), strict=True)]
-    texts = [f"{{{next(letters)}}}" if len(set(numbers)) > 1 else str(numbers[0]) for numbers in values]
-    rest = iter(texts)
-    key = ".".join(next(rest) if word == "#" else word for word in template.split("."))
-    spelled = {m: _pattern(draft, name, [*zip(numbers_of(m), texts, strict=True)]) for m, name in members}
-    pattern, times = Counter(spelled.values()).most_common(1)[0]
-    right = {member for member, text in spelled.items() if text == pattern}
-    if "{" not in key or times < 2 or not words_of(template.rpartition(".")[0].replace("#", "0")):
-        right = set()
-    comment = next((draft.comments[name] for k, name in members if k in right and name in draft.comments), "")
-    return _Line(key, pattern, comment), right
+    varying = [at for at, numbers in enumerate(values) if len(set(numbers)) > 1]
+    right: dict[str, _Line] = {}
+    for count in range(len(varying), 0, -1):
+        ways = itertools.combinations(varying, count)
+        tried = [_with_variables_at(draft, template, members, right, taken, way) for way in ways]
+        changed, lost = max(tried, key=lambda made: len(made[0]) - len(made[1]))
+        right = {key: line for key, line in right.items() if key not in lost} | changed
+    return right
+
+
+def _with_variables_at(
+    draft: Draft, template: str, members: Sequence[tuple[str, str]], right: Mapping[str, _Line],
+    taken: Collection[str], variable: Sequence[int],
+) -> tuple[dict[str, _Line], set[str]]:  # fmt: skip
+    """Lines with variables in some places that put more right than wrong: what they are right for, and no longer is."""
+    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for key, name in members:
+        letters = iter(_LETTERS)
+        texts = tuple(f"{{{next(letters)}}}" if at in variable else str(n) for at, n in enumerate(numbers_of(key)))
+        groups.setdefault(texts, []).append((key, name))
+    changed: dict[str, _Line] = {}
+    lost: set[str] = set()
+    for texts, group in groups.items():
+        spelled = {key: _pattern(draft, name, [*zip(numbers_of(key), texts, strict=True)]) for key, name in group}
+        pattern = Counter(spelled.values()).most_common(1)[0][0]
+        fits = {key for key, text in spelled.items() if text == pattern}
+        wrong = (spelled.keys() - fits) & right.keys()
+        rest = iter(texts)
+        line = ".".join(next(rest) if word == "#" else word for word in template.split("."))
+        if len(fits) < 2 or len(fits - right.keys()) <= len(wrong) or line in taken:
+            continue
+        comment = next((draft.comments[name] for key, name in group if key in fits and name in draft.comments), "")
+        changed |= dict.fromkeys(fits, _Line(line, pattern, comment))
+        lost |= wrong
+    return changed, lost
 
 
 def _joined(lines: Sequence[_Line], lacking: Collection[_Line]) -> list[_Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -172,6 +173,29 @@ class Mixer(nn.Module):
         return self.head(self.norm(y).mean(1))
 
 
+class Inverted(nn.Module):
+    """An inverted bottleneck: convolutions and norms have the same keys but for their numbers."""
+
+    def __init__(self, inner: int, outer: int, times: int) -> None:
+        super().__init__()
+        wide = times * inner
+        self.added = inner == outer
+        self.block = nn.Sequential(
+            *conv(inner, wide, 1), *conv(wide, wide, groups=wide), *conv(wide, outer, 1)[:2]
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        return x + y if self.added else y
+
+
+def inverted() -> Made:
+    blocks = nn.Sequential(Inverted(6, 8, 2), Inverted(8, 8, 2), Inverted(8, 10, 3))
+    return nn.Sequential(
+        OrderedDict(stem=conv(3, 6), blocks=blocks, flat=nn.Flatten(), out=nn.Linear(640, 3))
+    ), images()
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
     "two-level u-net": lambda: (TwoLevelUNet(), images()),
     "bottlenecks": lambda: (BottleneckResNet(), images()),
@@ -182,6 +206,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "duelling dqn": lambda: (DuellingDqn(), images()),
     "pointnet": lambda: (PointNet(), vectors(3, 7)),
     "mixer": lambda: (Mixer(), images()),
+    "inverted bottlenecks": inverted,
 }
 
 GROUPS = {
@@ -194,4 +219,5 @@ GROUPS = {
     "duelling dqn": {"6": 1, "8": 1, "9": 1, "7": 1},
     "pointnet": {"8": 1, "10": 1, "9": 1},
     "mixer": {"10": 1, "7": 2, "12": 2},
+    "inverted bottlenecks": {"6": 1, "12": 1, "8": 1, "16": 1, "24": 1, "10": 1},
 }

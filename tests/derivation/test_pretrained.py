@@ -204,6 +204,31 @@ def test_running_statistics_of_a_folder_are_moved(tmp_path: Path) -> None:
     assert running
 
 
+def test_stages_of_a_folder_may_be_longer_than_in_the_small_network(tmp_path: Path) -> None:
+    """Each has a stream of its own, whose first layer reads that of the stage before."""
+    sizes = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [3, 2, 5], "layer_type": "basic"}
+    found = derive_folder(
+        written(tmp_path, architectures=["ResNetForImageClassification"], model_type="resnet", **sizes)
+    )
+    assert found.holds
+    assert found.bound is not None
+    sizes_of = Counter(found.bound.dims[name].size for name in found.bound.moving())
+    assert sizes_of == {16: 1 + 3, 32: 1 + 2, 64: 1 + 5}  # the first stage has no shortcut: its stream is the stem's
+    assert "encoder.stages.{i}.layers.{j}.layer.0.convolution.weight: layer_convolution.{i}.{j}.0 stages.{i}" in found.text
+    assert "embedder.embedder.convolution.weight: embedder_convolution _" in found.text
+
+
+@pytest.mark.parametrize(("heads", "small"), [([1, 2, 5, 8], [1, 2, 5, 8]), ([3, 6, 12, 24], [3, 6, 12, 24])])
+def test_stages_keep_their_ratios(heads: list[int], small: list[int]) -> None:
+    """A stage with one head has one in the small network, too: that of Segformer and PVT."""
+    config = {"num_attention_heads": heads, "hidden_sizes": [32 * n for n in heads], "depths": [2, 2, 18, 2]}
+    made = smaller(config, SCALES[0][0])
+    assert made["num_attention_heads"] == small
+    assert made["hidden_sizes"] == [4 * n for n in small]
+    assert made["depths"] == [2, 2, 2, 2]
+    assert smaller(config, SCALES[0][1])["depths"] == [2, 2, 3, 2]
+
+
 def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
     sizes = {"hidden_size": 12, "intermediate_size": 7, "num_attention_heads": 3, "num_key_value_heads": 3}
     config = library("transformers").MixtralConfig(

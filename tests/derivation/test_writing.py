@@ -38,6 +38,34 @@ def test_a_line_may_be_lacking_in_some_layers() -> None:
     assert "layers.{i}.linear.bias?" in found.text
 
 
+class Stages(nn.Module):
+    """Two stages of two residual layers, each with a stream of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages, self.out = nn.ModuleList(), nn.Linear(8, 2)
+        for inner, outer in ((6, 7), (7, 8), (8, 8)):
+            layers = nn.ModuleList(
+                nn.ModuleDict({"up": nn.Linear(outer, 9), "down": nn.Linear(9, outer)}) for _ in "ab"
+            )
+            self.stages.append(nn.ModuleDict({"widen": nn.Linear(inner, outer), "layers": layers}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage["widen"](x)
+            for layer in stage["layers"]:
+                x = x + layer["down"](torch.tanh(layer["up"](x)))
+        return self.out(x)
+
+
+def test_the_streams_of_stages_are_numbered() -> None:
+    torch.manual_seed(0)
+    text = derive(Stages(), vectors(6).double()).text
+    assert "stages.{i}.layers.{j}.up.weight: up.{i}.{j} stages.{i}" in text
+    assert "stages.{i}.layers.{j}.down.weight: stages.{i} up.{i}.{j}" in text
+    assert "stages.{i}.widen.weight: stages.{i} stages.{i-1}" in text
+
+
 class LastDropsIts(nn.Module):
     """Numbered layers of two branches, of which the last has one that nothing reads."""
 
