@@ -21,6 +21,7 @@ class Cluster:
     """A scheduler, told by its file, and the workers that were started."""
 
     file: Path
+    scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add_worker(self, surroundings: Mapping[str, str] | None = None) -> None:
@@ -50,18 +51,18 @@ def _finished(dask_scheduler: Any) -> int:
 
 
 @contextmanager
-def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
-    """A cluster that is there, and is ended with all that belongs to it."""
+def cluster(folder: Path, workers: int = 2, **surroundings: str) -> Iterator[Cluster]:
+    """A cluster that is there, and is ended with all that belongs to it; `surroundings`: variables of all processes."""
     file = folder / "scheduler.json"
     words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
-    scheduler = _process("dask_scheduler", *words, cwd=folder)
-    started = Cluster(file)
+    scheduler = _process("dask_scheduler", *words, cwd=folder, **surroundings)
+    started = Cluster(file, scheduler)
     try:
         until = time.monotonic() + 60
         while not file.exists() and scheduler.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
         for _ in range(workers):
-            started.add_worker()
+            started.add_worker(surroundings)
         if workers:
             started.wait(workers)
         yield started

@@ -144,7 +144,7 @@ def _connected(named: str, stack: ExitStack) -> Any:
             f"--cluster needs distributed, which cannot be imported: {error}",
             remedy="pip install 'rebasin-cli[cluster]'",
         ) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told as an error of ours
+    _silence()
     place = {"address": named}
     if local:
         place = {"address": stack.enter_context(_local_cluster(distributed, int(local[1])))}
@@ -158,6 +158,13 @@ def _connected(named: str, stack: ExitStack) -> Any:
             remedy="start one with `dask scheduler`, and workers with `dask worker tcp://HOST:8786`; or use "
             "--cluster local:4",
         ) from error
+
+
+def _silence() -> None:
+    """What goes wrong is told as an error of ours. Some of Dask's loggers have levels of their own."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _local_cluster(distributed: Any, count: int) -> Any:
@@ -267,16 +274,24 @@ def _require_versions(here: Mapping[str, str], there: Mapping[str, str], worker:
             )
 
 
+def died_of_it(error: Exception, named: str) -> SystemFailure | None:
+    """What to say of a task that was given up because its workers died, one after another; None of other failures."""
+    from distributed import KilledWorker
+
+    if not isinstance(error, KilledWorker):
+        return None
+    return SystemFailure(
+        f"worker after worker of {named} died of one task",
+        remedy="see in the workers' logs why they die: most often memory, and `dask worker --memory-limit` sets it",
+    )
+
+
 def _told(error: Exception, named: str) -> Exception:
     """A failure of the cluster as ours; any other one as it is."""
-    from distributed import KilledWorker
     from distributed.comm.core import CommClosedError
 
-    if isinstance(error, KilledWorker):
-        return SystemFailure(
-            f"worker after worker of {named} died of one task",
-            remedy="see in the workers' logs why they die: most often memory, and `dask worker --memory-limit` sets it",
-        )
+    if failure := died_of_it(error, named):
+        return failure
     if isinstance(error, CancelledError | CommClosedError):
         return SystemFailure(f"the scheduler at {named} is gone", remedy="start it again, and the command")
     return error

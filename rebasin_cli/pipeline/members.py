@@ -75,12 +75,14 @@ class Member:
         places: paths of its outputs by role: aligned, permutation.
         failure: why it cannot be aligned, as far as headers tell.
         earlier: what an earlier run says of the same checkpoint.
+        left: whether outputs that are there are what its workers have left.
     """
 
     source: Source
     places: Mapping[str, Path]
     failure: RebasinError | None = None
     earlier: MemberRecord | None = None
+    left: bool = False
 
     def failed(self, failure: RebasinError) -> MemberRecord:
         """The record of a member that cannot be aligned."""
@@ -159,7 +161,11 @@ def prepare(request: MembersRequest, files: ExitStack, progress: Progress) -> Ru
     report = report and report.absolute()
     earlier = _earlier(request.resume)
     known = {member.input.path: member for member in earlier.members} if earlier else {}
-    members = [replace(m, earlier=known.get(input_record(m.source.shown, None).path)) for m in named]
+    left = earlier.left if earlier else ()
+    members = [
+        replace(m, earlier=known.get(input_record(m.source.shown, None).path), left=str(m.places["aligned"]) in left)
+        for m in named
+    ]
     _check_targets(request, a, members, report)
     spec = request.spec.for_method(request.choice.method)
     request = replace(request, spec=settled_spec(spec, request.data, (a,), progress))
@@ -259,7 +265,8 @@ def _refuse_present(request: MembersRequest, members: Sequence[Member], report: 
     if request.force:
         return
     ours = {path for m in members if m.earlier for path in m.earlier.outputs.values()}
-    there = [path for m in members for path in m.places.values() if os.path.lexists(path) and str(path) not in ours]
+    others = [path for m in members if not m.left for path in m.places.values() if str(path) not in ours]
+    there = [path for path in others if os.path.lexists(path)]
     if there:
         go_on = (
             f"go on with that run: --resume {shell_word(short_path(str(report)))}; or "

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from rebasin_cli.matching.resources import in_order
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.align import AlignRequest, prepare
 from rebasin_cli.pipeline.align_run import find, write_aligned
+from rebasin_cli.pipeline.cluster import died_of_it
 from rebasin_cli.pipeline.inputs import Source, scan_sources
 from rebasin_cli.pipeline.match import on_cluster, pool, resolve_threads
 from rebasin_cli.pipeline.members import Member, MembersRequest, Run, blank
@@ -57,6 +58,11 @@ class Listening(Progress):
 
     def remark(self, text: str) -> None:
         self.remarks.append(text)
+
+
+Outcome = tuple[MemberRecord, Listening]
+Task = Callable[[], Outcome]
+"""What there is to do for one member."""
 
 
 @dataclass(slots=True)
@@ -146,8 +152,16 @@ class _Keeper:
     def document(self, records: list[MemberRecord]) -> RunDocument:
         """With the members so far."""
         missing = len(self.run.members) - len(records)
-        return structs.replace(
-            self.blank, members=MembersRecord(tuple(records), self.run.request.together, self.basis, missing)
+        members = MembersRecord(tuple(records), self.run.request.together, self.basis, missing, self._left(records))
+        return structs.replace(self.blank, members=members)
+
+    def _left(self, records: list[MemberRecord]) -> tuple[str, ...]:
+        """Outputs of members that are not finished: workers end what they have begun, whatever becomes of the run."""
+        if self.run.request.choice.workers is None or self.run.request.together:
+            return ()
+        done = [not record.failure for record in records] + [False] * len(self.run.members)
+        return tuple(
+            str(m.places["aligned"]) for m, is_done in zip(self.run.members, done, strict=False) if not is_done
         )
 
     def keep(self, records: list[MemberRecord], *, now: bool = False) -> None:
@@ -189,16 +203,36 @@ def _aligned(
     with ExitStack() as stack:
         if cluster is not None:
             executor: Executor | None = cluster.executor
-            at_once, tasks = cluster.at_once, remote_tasks(run, known, basis)
+            at_once = cluster.at_once
+            tasks: Iterable[Task] = remote_tasks(run, known, basis)
         else:
             at_once = _at_once(run)
             executor = stack.enter_context(pool(at_once)) if at_once > 1 else None
             tasks = (partial(_one, run, member, known, basis, alone=at_once == 1) for member in run.members)
         advance = stack.enter_context(progress.phase("aligning", len(run.members), "checkpoints"))
-        for member, (record, talk) in zip(run.members, in_order(tasks, executor, at_once), strict=True):
+        for member, (record, talk) in zip(run.members, _results(run, list(tasks), executor, at_once), strict=True):
             told.take(member.source.shown.name, talk)
             advance(1)
             yield record
+
+
+def _results(run: Run, tasks: Sequence[Task], executor: Executor | None, at_once: int) -> Iterator[Outcome]:
+    """The outcome of every member's task; one that its workers died of has failed alone, and what was under way with it
+    is begun again."""
+    done = 0
+    while done < len(tasks):
+        with closing(in_order(tasks[done:], executor, at_once)) as results:
+            try:
+                for outcome in results:
+                    done += 1
+                    yield outcome
+            except Exception as error:
+                named = run.request.choice.cluster
+                failure = died_of_it(error, named) if named is not None else None
+                if failure is None:
+                    raise
+                yield run.members[done].failed(failure), Listening()
+                done += 1
 
 
 def _at_once(run: Run) -> int:
@@ -209,9 +243,7 @@ def _at_once(run: Run) -> int:
     return starts_at_once(run.pair.layout, min(threads, len(run.members)), run.request.choice.memory)
 
 
-def remote_tasks(
-    run: Run, known: InputRecord, basis: Mapping[str, str]
-) -> Iterator[Callable[[], tuple[MemberRecord, Listening]]]:
+def remote_tasks(run: Run, known: InputRecord, basis: Mapping[str, str]) -> Iterator[Task]:
     """A task for each member that another process can do: it is told paths, and reads A itself."""
     choice = replace(run.request.choice, cluster=None, workers=None)
     request = replace(run.request, a=_at_path(run.request.a), members=(), choice=choice, force=True)
@@ -234,7 +266,7 @@ def _elsewhere(
     known: InputRecord,
     basis: Mapping[str, str],
     earlier: MembersRecord | None,
-) -> tuple[MemberRecord, Listening]:
+) -> Outcome:
     """`_one` on a worker, where A comes as the file that it is there.
 
     Outputs were free when the run began; what is there now, a worker that died has left.
@@ -243,9 +275,7 @@ def _elsewhere(
         return _one(Run(request, a, (member,), None, None, earlier), member, known, basis, alone=False)
 
 
-def _one(
-    run: Run, member: Member, known: InputRecord, basis: Mapping[str, str], *, alone: bool
-) -> tuple[MemberRecord, Listening]:
+def _one(run: Run, member: Member, known: InputRecord, basis: Mapping[str, str], *, alone: bool) -> Outcome:
     """Align one member as `rebasin align A B` does, unless that was done before; and what is said of it."""
     talk, request = Listening(), run.request
     if member.failure:
@@ -294,7 +324,7 @@ def kept_record(run: Run, member: Member, basis: Mapping[str, str]) -> MemberRec
 
 def may_replace(run: Run, member: Member) -> bool:
     """Whether the outputs of a member that are there may be replaced: those that an earlier run wrote may."""
-    return run.request.force or (member.earlier is not None and _as_written(member.earlier, gone=True))
+    return run.request.force or member.left or (member.earlier is not None and _as_written(member.earlier, gone=True))
 
 
 def _as_written(record: MemberRecord, *, gone: bool = False) -> bool:

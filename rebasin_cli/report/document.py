@@ -213,12 +213,14 @@ class MembersRecord(Record, frozen=True):
         together: whether all were brought into one order, and not each onto A alone.
         basis: what their outputs depend on beside the members themselves, by name: hashes, and options.
         missing: how many had not been begun when the run was cut short.
+        left: checkpoints of the outputs that workers of a cluster may have written though nothing is known of it.
     """
 
     members: tuple[MemberRecord, ...]
     together: bool = False
     basis: Mapping[str, str] = {}
     missing: int = 0
+    left: tuple[str, ...] = ()
 
     @property
     def aligned(self) -> tuple[MemberRecord, ...]:

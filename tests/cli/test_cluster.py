@@ -119,6 +119,67 @@ def test_a_worker_that_is_killed_costs_no_result(rebasin: Rebasin, seeds: Path, 
     assert held(seeds / "here") == held(seeds / "there")
 
 
+def test_a_member_that_kills_its_workers_fails_alone(rebasin: Rebasin, seeds: Path, tmp_path: Path) -> None:
+    (place := tmp_path / "cluster").mkdir()
+    (place / "killing.py").write_text(KILLING)
+    killing = {
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": str(place / "killing.py"),
+    }
+    with cluster(place, 3, **killing) as started:
+        done = rebasin("align", "m0.safetensors", *NAMES, "-o", "there", "--cluster", started.file)
+    assert done.code == 4, done.err
+    assert "1 of 4 checkpoints could not be aligned: m2.safetensors: worker after worker" in done.err
+    assert "--resume" in done.err
+    assert rebasin("align", "m0.safetensors", *NAMES, "-o", "here").code == 0
+    expected = {name: data for name, data in held(seeds / "here").items() if not name.startswith("m2.")}
+    assert held(seeds / "there") == expected
+    again = rebasin("align", "m0.safetensors", *NAMES, "-o", "there", "--resume", "there.rebasin.json")
+    assert again.code == 0, again.err
+    assert held(seeds / "there") == held(seeds / "here")
+
+
+KILLING = """
+import os
+from rebasin_cli.pipeline import members_run
+
+def dask_setup(_):
+    plainly = members_run._one
+
+    def one(run, member, *rest, **more):
+        if member.source.path.name == "m2.safetensors":
+            os._exit(1)
+        return plainly(run, member, *rest, **more)
+
+    members_run._one = one
+"""
+"""What Dask loads into workers that die of one checkpoint."""
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_with_whole_files(
+    rebasin: Rebasin, seeds: Path, tmp_path: Path
+) -> None:
+    members = [save(seeds / f"n{i:02}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(30)]
+    first = save(seeds / "first.safetensors", mlp_state(99, (256, 128, 128, 10))).name
+    (place := tmp_path / "cluster").mkdir()
+    with cluster(place) as started:
+        words = command("align", first, *members, "-o", "there", "--cluster", started.file)
+        running = subprocess.Popen(words, cwd=seeds, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _wait_for(seeds / "there", 3, running)
+        started.scheduler.send_signal(signal.SIGKILL)
+        _, err = running.communicate(timeout=300)
+    assert running.returncode == 4, err.decode()
+    assert b"is gone" in err
+    assert b"--resume" in err
+    assert b"Traceback" not in err, err.decode()
+    assert rebasin("align", first, *members, "-o", "here").code == 0
+    whole = held(seeds / "here")
+    assert all(data == whole[name] for name, data in held(seeds / "there").items())
+    again = rebasin("align", first, *members, "-o", "there", "--resume", "there.rebasin.json")
+    assert again.code == 0, again.err
+    assert held(seeds / "there") == whole
+
+
 def _wait_for(folder: Path, count: int, running: subprocess.Popen[bytes]) -> int:
     until = time.monotonic() + 120
     while time.monotonic() < until and running.poll() is None:
@@ -147,7 +208,7 @@ def test_a_task_is_done_again_and_refuses_another_a(seeds: Path) -> None:
         pickle.loads(task)
 
 
-def test_ctrl_c_leaves_the_scheduler_without_tasks(seeds: Path, two: Cluster) -> None:
+def test_ctrl_c_leaves_the_scheduler_without_tasks(rebasin: Rebasin, seeds: Path, two: Cluster) -> None:
     members = [save(seeds / f"n{i:03}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(60)]
     words = command("align", "m0.safetensors", *members, "-o", "out", "--cluster", two.file)
     save(seeds / "m0.safetensors", mlp_state(0, (256, 128, 128, 10)))
@@ -164,6 +225,8 @@ def test_ctrl_c_leaves_the_scheduler_without_tasks(seeds: Path, two: Cluster) ->
             time.sleep(0.1)
         assert client.run_on_scheduler(_tasks) == 0
     assert len(list((seeds / "out").glob("*.permutation.safetensors"))) < len(members)
+    again = rebasin("align", "m0.safetensors", *members, "-o", "out", "--resume", "out.rebasin.json")
+    assert again.code == 0, again.err  # what a worker had begun is there, and nobody had heard of it
 
 
 def test_ctrl_c_of_a_terminal_ends_local_workers_silently(seeds: Path) -> None:
