@@ -99,11 +99,12 @@ class Row:
 
 def curve_of(network: ModuleNetwork, layout: Layout, a: State, b: State, test: Dataset, points: int) -> float:
     """The barrier between two states, with BatchNorm's statistics recomputed between the ends."""
+    normalised = any(key.endswith("running_var") for key in a)
+    cut = min(EXAMPLES, len(test.inputs) // 2) if normalised else EXAMPLES
     judged, fitted = (
         Dataset(test.inputs[rows], test.targets[rows], test.source, test.split)
-        for rows in (slice(EXAMPLES), slice(EXAMPLES, EXAMPLES + FITTED))
+        for rows in (slice(cut), slice(cut, cut + FITTED))
     )
-    normalised = any(key.endswith("running_var") for key in a)
 
     def state(lam: float) -> State:
         between = interpolated(layout, a, b, lam)

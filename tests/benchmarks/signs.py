@@ -91,10 +91,10 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """A language model with the names of the shipped spec."""
 
-    def __init__(self, characters: int) -> None:
+    def __init__(self, characters: int, layers: int = LAYERS) -> None:
         super().__init__()
         self.embed_tokens, self.lm_head = nn.Embedding(characters, WIDTH), nn.Linear(WIDTH, characters, bias=False)
-        self.layers, self.norm = nn.Sequential(*(Block() for _ in range(LAYERS))), nn.RMSNorm(WIDTH)
+        self.layers, self.norm = nn.Sequential(*(Block() for _ in range(layers))), nn.RMSNorm(WIDTH)
         for weight in (parameter for parameter in self.parameters() if parameter.dim() > 1):
             nn.init.normal_(weight, std=0.02)
 
