@@ -214,7 +214,9 @@ def test_stages_of_a_folder_may_be_longer_than_in_the_small_network(tmp_path: Pa
     assert found.bound is not None
     sizes_of = Counter(found.bound.dims[name].size for name in found.bound.moving())
     assert sizes_of == {16: 1 + 3, 32: 1 + 2, 64: 1 + 5}  # the first stage has no shortcut: its stream is the stem's
-    assert "encoder.stages.{i}.layers.{j}.layer.0.convolution.weight: layer_convolution.{i}.{j}.0 stages.{i}" in found.text
+    assert (
+        "encoder.stages.{i}.layers.{j}.layer.0.convolution.weight: layer_convolution.{i}.{j}.0 stages.{i}" in found.text
+    )
     assert "embedder.embedder.convolution.weight: embedder_convolution _" in found.text
 
 
