@@ -1,7 +1,7 @@
 """The run document: what went in, what was found and what was written, as one value.
 
-It is what a command prints into a pipe and what the next command works on. Its JSON form is described by
-`run-document.schema.json` beside this file; `codec.py` turns one into the other.
+It is what a command prints into a pipe and what the next command works on; its JSON form is described by
+`run-document.schema.json` beside this file, and `codec.py` turns one into the other.
 """
 
 from __future__ import annotations
@@ -209,11 +209,9 @@ class MembersRecord(Record, frozen=True):
     """Many checkpoints aligned onto A.
 
     Attributes:
-        members: in the order in which they were named.
-        together: whether all were brought into one order, and not each onto A alone.
+        members: in the order in which they were named; together: whether all were brought into one order.
         basis: what their outputs depend on beside the members themselves, by name: hashes, and options.
-        missing: how many had not been begun when the run was cut short.
-        left: checkpoints of the outputs that workers of a cluster may have written though nothing is known of it.
+        missing: how many had not been begun when the run was cut short; left: outputs that workers may have written.
     """
 
     members: tuple[MemberRecord, ...]
