@@ -98,7 +98,9 @@ def test_what_is_differentiated_is_what_is_found(spec: str, make_subject: object
         pytest.skip("no rotations in this variant")
     generator = torch.Generator().manual_seed(1)
     a = subject.state
-    b = {key: t + 0.2 * torch.randn(t.shape, generator=generator, dtype=t.dtype) for key, t in a.items()}
+    real = {key: t for key, t in a.items() if t.is_floating_point()}  # positions are whole numbers
+    noise = {key: torch.randn(t.shape, generator=generator, dtype=t.dtype) for key, t in real.items()}
+    b = {**a, **{key: t + 0.2 * noise[key] for key, t in real.items()}}
     given = LossProblem(layout, a, b, lambda state, batch: torch.zeros(()), lambda state: 0.0, 1)
     learning = Learning(given, SteOptions(), 0, match_with_rotations(given, Resources()).permutation)
     with torch.no_grad():
@@ -108,7 +110,7 @@ def test_what_is_differentiated_is_what_is_found(spec: str, make_subject: object
         learning.assign()
         found = learning.candidate()
         for state, same, rounding in (
-            (dict(permuted(found, layout, b)), b, 1e-5),  # some networks compute in float32
+            (dict(permuted(found, layout, b)), b, 2e-5),  # some networks compute in float32
             (learning.between(1.0), b, 2e-4),  # which is made in float32
             (learning.between(0.5), midpoint(given, found), 2e-4),
         ):
