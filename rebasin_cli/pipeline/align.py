@@ -94,7 +94,7 @@ def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
     require_device(request.choice.device)  # refused before anything is read
     a = files.enter_context(open_source(request.a, progress))
     b = files.enter_context(open_source(request.b, progress))
-    _targets(request, b).check_places(b, force=request.force)
+    _targets(request, b).check_places((a, b), b, force=request.force)
     request = replace(
         request, spec=settled_spec(request.spec.for_method(request.choice.method), request.data, (a, b), progress)
     )

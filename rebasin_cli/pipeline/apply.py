@@ -91,7 +91,7 @@ def prepare(request: ApplyRequest, files: ExitStack, progress: Progress) -> Run:
     check_same_run(saved)
     checkpoint = files.enter_context(open_source(request.checkpoint, progress))
     request = replace(request, spec=replace(request.spec, symmetry=saved.symmetry, rotates=saved.permutation.has_maps))
-    _targets(request).check_places(checkpoint, force=request.force)
+    _targets(request).check_places((checkpoint, saved.path), checkpoint, force=request.force)
     if not saved.spec_text:
         request = replace(request, spec=settled_spec(request.spec, request.data, (checkpoint,), progress))
     layout = _layout(saved, checkpoint, request.spec)

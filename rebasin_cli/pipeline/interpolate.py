@@ -110,7 +110,7 @@ def prepare(request: InterpolateRequest, files: ExitStack, progress: Progress) -
     points = PathPoints(request.output, at, grid, a.is_folder)
     check_points_name(points, force=request.force)
     _targets(request, points).check_places(
-        a, force=request.force, replaceable=kept.files(), is_folder_of_points=points.in_folder() is not None
+        (a, b), a, force=request.force, replaceable=kept.files(), is_folder_of_points=points.in_folder() is not None
     )
     request = replace(request, spec=_spec(request, (a, b), progress))
     pair = bind_pair(a, b, request.spec)

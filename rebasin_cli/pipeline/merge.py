@@ -118,7 +118,7 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     weights = _weights(request)
     device = resolve_device(request.choice.device)
     opened = tuple(files.enter_context(open_source(source, progress)) for source in request.models)
-    _targets(request).check_places(opened[0], force=request.force)
+    _targets(request).check_places(opened, opened[0], force=request.force)
     request = replace(request, spec=settled_spec(_spec(request), request.data, opened, progress))
     pairs = tuple(bind_models(opened, request.spec))
     check_symmetry(pairs, request.spec)

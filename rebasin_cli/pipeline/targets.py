@@ -110,13 +110,14 @@ class Targets:
             UsageError, SystemFailure: see `check_apart`, `check_places`, `check_space`.
         """
         check_apart(inputs, {**self.paths(), **(points or {})})
-        self.check_places(like, force=force, replaceable=replaceable, is_folder_of_points=points is not None)
+        self.check_places((), like, force=force, replaceable=replaceable, is_folder_of_points=points is not None)
         path = self.path(self.weights)
         if path is not None and points is None:
             check_space(path, needed_bytes(like), tell)
 
     def check_places(
         self,
+        inputs: Iterable[Checkpoint | Path],
         like: Checkpoint,
         *,
         force: bool,
@@ -130,8 +131,9 @@ class Targets:
             replaceable: small files that may be replaced without `force`.
 
         Raises:
-            UsageError, SystemFailure: see `check_weights_name`, `check_target`.
+            UsageError, SystemFailure: see `check_apart`, `check_weights_name`, `check_target`.
         """
+        check_apart(inputs, self.paths())
         for role, path in self.paths().items():
             if role != self.weights:
                 check_file_target(path, force=force or path in replaceable)
