@@ -11,7 +11,7 @@ from torch import Tensor
 from rebasin_cli.derivation.naming import name_dims
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.wiring import Wiring
-from rebasin_cli.derivation.writing import Draft, spec_text, unsized
+from rebasin_cli.derivation.writing import Draft, spec_text
 from rebasin_cli.evaluation.comparing import Trace, change
 from rebasin_cli.evaluation.running import recorded
 from rebasin_cli.permutation.gather import permuted
@@ -93,7 +93,7 @@ def candidate(judge: Judge, wiring: Wiring, title: str, **texts: Any) -> Candida
     """
     names, network = name_dims(wiring), judge.network
     shapes = {key: tuple(tensor.shape) for key, tensor in judge.state.items()}
-    sizes = unsized(wiring)
+    sizes = wiring.unsized()
     texts = {"ignored": dict.fromkeys(network.others, ""), **texts}
     while True:
         draft = Draft(title, wiring, names, network.keys, network.buffers, sizes=sizes, **texts)

@@ -80,6 +80,7 @@ def derive(
     seed: int = 0,
     seconds: float = 600.0,
     told: Told | None = None,
+    acting: bool = True,
 ) -> Derivation:
     """Derive the spec of a module.
 
@@ -88,16 +89,19 @@ def derive(
         inputs: what its forward takes: a tensor, a tuple of positional or a mapping of named arguments, of four
             examples or more.
         seconds: after which the search ends with what it has.
+        acting: whether signs and scales of units are looked for, too.
 
     Raises:
         ContentError: the module does not run on the inputs, is not deterministic, gives no finite outputs, has no
             gradient, or nothing in it may be permuted.
     """
     with borrowed(module):
-        return _derived(Network(module, inputs), name, title, seed, seconds, told)
+        return _derived(Network(module, inputs), name, title, seed, seconds, told, acting)
 
 
-def _derived(network: Network, name: str, title: str, seed: int, seconds: float, told: Told | None) -> Derivation:
+def _derived(
+    network: Network, name: str, title: str, seed: int, seconds: float, told: Told | None, acting: bool
+) -> Derivation:
     start = monotonic()
     judge = sound_judge(network, seed + 1)
     search = Search(network, seed, seconds, told)
@@ -120,12 +124,12 @@ def _derived(network: Network, name: str, title: str, seed: int, seconds: float,
         judge, wiring, title or f"derived from {name}", name=name, comments=stays.comments, stays=stays.lines,
         ignored={**dict.fromkeys(network.others, ""), **stays.ignored},
     )  # fmt: skip
-    acting = with_acting(judge, made, seed + 3)
-    proof = prove(acting.spec, judge.subject(name), seed)
-    if not proof.holds and acting is not made:
+    marked = with_acting(judge, made, seed + 3) if acting else made
+    proof = prove(marked.spec, judge.subject(name), seed)
+    if not proof.holds and marked is not made:
         proof = prove(made.spec, judge.subject(name), seed)
     else:
-        made = acting
+        made = marked
     more = unsaid(judge, made.layout, seed + 2)
     return Derivation(
         text=spec_text(made.draft),

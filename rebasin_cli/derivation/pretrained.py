@@ -144,7 +144,8 @@ def _derived(
     small, other = pair
     if told is not None:
         told(0.0, f"{source.name} with {small.parameters:,} parameters, some {_PASSES} passes")
-    found = derive(small.network, small.inputs, _name(source), seed=seed, seconds=seconds, told=told)
+    # Where a unit of the small network has a scale, one of the layers that it stands for may have none.
+    found = derive(small.network, small.inputs, _name(source), seed=seed, seconds=seconds, told=told, acting=False)
     draft = found.draft
     if draft is None or not found.holds:
         raise UnfitError(found.proof.describe())

@@ -75,6 +75,18 @@ class Wiring:
             indices=indices,
         )
 
+    def unsized(self) -> dict[int, int]:
+        """The dims whose size no axis tells: of every product all factors but the last, unless they stand alone
+        somewhere.
+        """
+        alone = {e.move for e in self.expressions.values() if isinstance(e, Moving)} | set(self.indices)
+        sizes: dict[int, int] = {}
+        for expression in self.expressions.values():
+            for part in parts_of(expression):
+                moving = [f for f in part.factors if moves_in(f)] if isinstance(part, Nest) else []
+                sizes |= {f.move: f.size for f in moving[:-1] if isinstance(f, Moving) and f.move not in alone}
+        return sizes
+
 
 def _stilled(expression: Expression, dims: set[int]) -> Expression:
     if not set(moves_in(expression)) - dims:

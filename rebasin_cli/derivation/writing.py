@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, moves_in, parts_of
+from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Still
 from rebasin_cli.derivation.naming import Name, numbers_of, template_of, words_of
 from rebasin_cli.derivation.wiring import Wiring
 
@@ -332,19 +332,6 @@ def _ignored(draft: Draft) -> list[tuple[str, str]]:
     for key, why in draft.ignored.items():
         found.setdefault(key if template_of(key) in spoken else _with_variables(key), why)
     return list(found.items())
-
-
-def unsized(wiring: Wiring) -> dict[int, int]:
-    """The dims whose size no axis tells: of every product all factors but the last, unless they stand alone
-    somewhere.
-    """
-    alone = {e.move for e in wiring.expressions.values() if isinstance(e, Moving)} | set(wiring.indices)
-    sizes: dict[int, int] = {}
-    for expression in wiring.expressions.values():
-        for part in parts_of(expression):
-            moving = [f for f in part.factors if moves_in(f)] if isinstance(part, Nest) else []
-            sizes |= {f.move: f.size for f in moving[:-1] if isinstance(f, Moving) and f.move not in alone}
-    return sizes
 
 
 def _size_rule(size: int | str, name: Callable[[int], str]) -> str:
