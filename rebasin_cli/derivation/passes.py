@@ -258,8 +258,8 @@ def run(module: nn.Module, inputs: Any) -> Any:
 def float64() -> Iterator[None]:
     """New tensors are float64 while this is entered."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
+    try:  # a signal may raise as soon as it is set
+        torch.set_default_dtype(torch.float64)
         yield
     finally:
         torch.set_default_dtype(before)
