@@ -17,17 +17,22 @@ import secrets
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import CancelledError, Executor, Future, InvalidStateError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
 from rebasin_cli.errors import SystemFailure, UsageError
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.progress import Progress
+
+LOST = 10
+"""Seconds without a scheduler after which it is taken for gone."""
 
 PATIENCE = 30
 """Seconds that a scheduler has to answer, and to have a first worker: jobs of a queue take a while to start."""
@@ -70,9 +75,21 @@ class _OnWorkers(Executor):
 
     def __init__(self, executor: Executor, versions: Mapping[str, str]) -> None:
         self._executor, self._versions = executor, versions
+        self._given: WeakSet[Future[Any]] = WeakSet()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
-        return self._executor.submit(_on_worker, self._versions, fn, args, kwargs)
+        future = self._executor.submit(_on_worker, self._versions, fn, args, kwargs)
+        self._given.add(future)
+        return future
+
+    def watch(self, client: Any, ended: Event) -> None:
+        """Give up all tasks once the scheduler is gone: tasks given while the client looks for it hear nothing."""
+        lost = 0
+        while not ended.wait(1):
+            lost = 0 if client.status == "running" else lost + 1
+            for future in list(self._given) if lost > LOST else ():
+                with suppress(InvalidStateError):
+                    future.set_exception(CancelledError())
 
 
 def _on_worker(
@@ -110,7 +127,9 @@ def workers(
             count = _wait_for_workers(client, named)
             _check_workers(client, named, paths, folder)
         progress.remark(f"{named}: {count} {'thread' if count == 1 else 'threads'} of workers")
-        executor = _OnWorkers(client.get_executor(pure=False), _versions())
+        executor, ended = _OnWorkers(client.get_executor(pure=False), _versions()), Event()
+        stack.callback(ended.set)
+        Thread(target=executor.watch, args=(client, ended), daemon=True).start()
         try:
             yield Workers(executor, AHEAD * count)
         except Exception as error:

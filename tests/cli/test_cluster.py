@@ -156,6 +156,30 @@ def dask_setup(_):
 """What Dask loads into workers that die of one checkpoint."""
 
 
+def test_a_scheduler_that_goes_away_ends_the_run_with_whole_files(
+    rebasin: Rebasin, seeds: Path, tmp_path: Path
+) -> None:
+    members = [save(seeds / f"n{i:02}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(30)]
+    first = save(seeds / "first.safetensors", mlp_state(99, (256, 128, 128, 10))).name
+    (place := tmp_path / "cluster").mkdir()
+    with cluster(place) as started:
+        words = command("align", first, *members, "-o", "there", "--cluster", started.file)
+        running = subprocess.Popen(words, cwd=seeds, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _wait_for(seeds / "there", 3, running)
+        started.scheduler.send_signal(signal.SIGKILL)
+        _, err = running.communicate(timeout=300)
+    assert running.returncode == 4, err.decode()
+    assert b"is gone" in err
+    assert b"--resume" in err
+    assert b"Traceback" not in err, err.decode()
+    assert rebasin("align", first, *members, "-o", "here").code == 0
+    whole = held(seeds / "here")
+    assert all(data == whole[name] for name, data in held(seeds / "there").items())
+    again = rebasin("align", first, *members, "-o", "there", "--resume", "there.rebasin.json")
+    assert again.code == 0, again.err
+    assert held(seeds / "there") == whole
+
+
 def _wait_for(folder: Path, count: int, running: subprocess.Popen[bytes]) -> int:
     until = time.monotonic() + 120
     while time.monotonic() < until and running.poll() is None:
