@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes and the names of its tensors; what is no network of plain weights is refused.
+"""What a file is, from its first bytes and the names of its tensors; one without plain weights of a network is refused.
 
 Names lie: `.bin` holds pickles and safetensors alike, and a failed download leaves an HTML page or a git-lfs pointer
 under the right name. Those are recognised here, because "header too large" would not help.

@@ -65,7 +65,7 @@ def with_acting(judge: Judge, made: Candidate, seed: int) -> Candidate:
         return made
     draft = replace(draft, marks=marks, signs=signed)
     spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-    return replace(made, draft=draft, spec=spec, layout=bind(spec, _shapes(judge)))
+    return replace(made, draft=draft, spec=spec, layout=bind(spec, judge.shapes))
 
 
 def _places(made: Candidate) -> dict[int, list[Place]]:
@@ -177,15 +177,11 @@ def _kept(
 
 def _bound(judge: Judge, draft: Draft, kind: Literal["signs", "scales"]) -> Layout:
     spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-    return bind(spec, _shapes(judge), Request(signs=kind == "signs", scales=kind == "scales"))
+    return bind(spec, judge.shapes, Request(signs=kind == "signs", scales=kind == "scales"))
 
 
 def _shape(layout: Layout, name: str) -> tuple[int, ...]:
     return (*layout.owner_sizes(name), layout.dims[name].size)
-
-
-def _shapes(judge: Judge) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in judge.state.items()}
 
 
 def _outputs(judge: Judge, element: Permutation, layout: Layout) -> Tensor:

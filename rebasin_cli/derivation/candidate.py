@@ -40,6 +40,11 @@ class Judge:
     reference: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by the keys of the state dict."""
+        return {key: tuple(tensor.shape) for key, tensor in self.state.items()}
+
     @staticmethod
     def of(network: Network, seed: int) -> Judge:
         """A judge of a network, without gradients; `seed` draws its weights."""
@@ -92,7 +97,7 @@ def candidate(judge: Judge, wiring: Wiring, title: str, **texts: Any) -> Candida
         ContentError: it is outside of the language.
     """
     names, network = name_dims(wiring), judge.network
-    shapes = {key: tuple(tensor.shape) for key, tensor in judge.state.items()}
+    shapes = judge.shapes
     sizes = wiring.unsized()
     texts = {"ignored": dict.fromkeys(network.others, ""), **texts}
     while True:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import rebasin_cli
 from rebasin_cli.checkpoints.addresses import split_address
@@ -75,11 +74,12 @@ class _OnWorkers(Executor):
 
     def __init__(self, executor: Executor, versions: Mapping[str, str]) -> None:
         self._executor, self._versions = executor, versions
-        self._given: WeakSet[Future[Any]] = WeakSet()
+        self._given: set[Future[Any]] = set()  # those that are not done
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Any:
         future = self._executor.submit(_on_worker, self._versions, fn, args, kwargs)
         self._given.add(future)
+        future.add_done_callback(self._given.discard)
         return future
 
     def watch(self, client: Any, ended: Event) -> None:

@@ -110,7 +110,7 @@ class Targets:
             UsageError, SystemFailure: see `check_apart`, `check_places`, `check_space`.
         """
         check_apart(inputs, {**self.paths(), **(points or {})})
-        self.check_places((), like, force=force, replaceable=replaceable, is_folder_of_points=points is not None)
+        self._check_writable(like, force=force, replaceable=replaceable, is_folder_of_points=points is not None)
         path = self.path(self.weights)
         if path is not None and points is None:
             check_space(path, needed_bytes(like), tell)
@@ -134,6 +134,11 @@ class Targets:
             UsageError, SystemFailure: see `check_apart`, `check_weights_name`, `check_target`.
         """
         check_apart(inputs, self.paths())
+        self._check_writable(like, force=force, replaceable=replaceable, is_folder_of_points=is_folder_of_points)
+
+    def _check_writable(
+        self, like: Checkpoint, *, force: bool, replaceable: Collection[Path], is_folder_of_points: bool
+    ) -> None:
         for role, path in self.paths().items():
             if role != self.weights:
                 check_file_target(path, force=force or path in replaceable)

@@ -103,13 +103,23 @@ def test_a_local_cluster_is_started_and_ended(rebasin: Rebasin, seeds: Path) -> 
     assert set(os.listdir(seeds)) == {"m0.safetensors", *NAMES, *outputs}, "nothing of the workers is left"
 
 
+def thirty_more(folder: Path) -> list[str]:
+    """Thirty-one larger networks, by their names: enough to interrupt."""
+    names = ["first.safetensors", *(f"n{i:02}.safetensors" for i in range(30))]
+    return [save(folder / name, mlp_state(99 + i, (256, 128, 128, 10))).name for i, name in enumerate(names)]
+
+
+def begun(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command, running in the folder."""
+    words = command(*arguments)
+    return subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 def test_a_worker_that_is_killed_costs_no_result(rebasin: Rebasin, seeds: Path, tmp_path: Path) -> None:
-    members = [save(seeds / f"n{i:02}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(30)]
-    first = save(seeds / "first.safetensors", mlp_state(99, (256, 128, 128, 10))).name
+    first, *members = thirty_more(seeds)
     (place := tmp_path / "cluster").mkdir()
     with cluster(place) as started:
-        words = command("align", first, *members, "-o", "there", "--cluster", started.file)
-        running = subprocess.Popen(words, cwd=seeds, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        running = begun(seeds, "align", first, *members, "-o", "there", "--cluster", started.file)
         written = _wait_for(seeds / "there", 4, running)
         started.workers[0].send_signal(signal.SIGKILL)
         _, err = running.communicate(timeout=300)
@@ -156,15 +166,11 @@ def dask_setup(_):
 """What Dask loads into workers that die of one checkpoint."""
 
 
-def test_a_scheduler_that_goes_away_ends_the_run_with_whole_files(
-    rebasin: Rebasin, seeds: Path, tmp_path: Path
-) -> None:
-    members = [save(seeds / f"n{i:02}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(30)]
-    first = save(seeds / "first.safetensors", mlp_state(99, (256, 128, 128, 10))).name
+def test_a_run_without_its_scheduler_ends_with_whole_files(rebasin: Rebasin, seeds: Path, tmp_path: Path) -> None:
+    first, *members = thirty_more(seeds)
     (place := tmp_path / "cluster").mkdir()
     with cluster(place) as started:
-        words = command("align", first, *members, "-o", "there", "--cluster", started.file)
-        running = subprocess.Popen(words, cwd=seeds, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        running = begun(seeds, "align", first, *members, "-o", "there", "--cluster", started.file)
         _wait_for(seeds / "there", 3, running)
         started.scheduler.send_signal(signal.SIGKILL)
         _, err = running.communicate(timeout=300)
@@ -210,9 +216,8 @@ def test_a_task_is_done_again_and_refuses_another_a(seeds: Path) -> None:
 
 def test_ctrl_c_leaves_the_scheduler_without_tasks(rebasin: Rebasin, seeds: Path, two: Cluster) -> None:
     members = [save(seeds / f"n{i:03}.safetensors", mlp_state(100 + i, (256, 128, 128, 10))).name for i in range(60)]
-    words = command("align", "m0.safetensors", *members, "-o", "out", "--cluster", two.file)
     save(seeds / "m0.safetensors", mlp_state(0, (256, 128, 128, 10)))
-    running = subprocess.Popen(words, cwd=seeds, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running = begun(seeds, "align", "m0.safetensors", *members, "-o", "out", "--cluster", two.file)
     _wait_for(seeds / "out", 3, running)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=120)

@@ -56,9 +56,7 @@ def nets(tmp_path: Path, rebasin: Rebasin, monkeypatch: pytest.MonkeyPatch) -> P
     ],
     ids=lambda words: " ".join(word for word in words if word not in (A, B, P, *DATA)),
 )
-def test_outputs_that_cannot_be_written_are_refused_before_a_network_is_asked_for(
-    rebasin: Rebasin, nets: Path, words: tuple[str, ...]
-) -> None:
+def test_bad_outputs_are_refused_before_a_network_is_read(rebasin: Rebasin, nets: Path, words: tuple[str, ...]) -> None:
     before = sorted(os.listdir(nets))
     done = rebasin(*words)
     assert done.code in (2, 4), done.err

@@ -49,21 +49,25 @@ def state_of(folder: str) -> dict[str, Tensor]:
     return load_file(f"{folder}/model.safetensors")
 
 
+def plant(folder: Path, a: dict[str, Tensor], spec: str, config: dict[str, Any]) -> None:
+    """Write a folder a, and a folder b with A and noise, permuted and rotated."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in a.items()}
+    layout = bind(find_spec(spec), shapes, Request(config, rotations=True))
+    noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in a.items()}
+    b = dict(permuted(Permutation.random(layout, 1), layout, noisy))
+    for name, state in (("a", a), ("b", b)):
+        (folder / name).mkdir()
+        save(folder / name / "model.safetensors", {key: t.float().contiguous() for key, t in state.items()})
+        (folder / name / "config.json").write_text(json.dumps(config))
+
+
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders a and b, B being A with noise, permuted and rotated."""
     monkeypatch.chdir(tmp_path)
-    model = randomise(network())
-    a = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    shapes = {key: tuple(tensor.shape) for key, tensor in a.items()}
-    layout = bind(find_spec("gpt2"), shapes, Request(SIZES, rotations=True))
-    noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in a.items()}
-    b = dict(permuted(Permutation.random(layout, 1), layout, noisy))
-    for name, state in (("a", a), ("b", b)):
-        (tmp_path / name).mkdir()
-        save(tmp_path / name / "model.safetensors", {key: t.float().contiguous() for key, t in state.items()})
-        config = {**SIZES, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": False}
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    a = {key: tensor.clone() for key, tensor in randomise(network()).state_dict().items()}
+    config = {**SIZES, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": False}
+    plant(tmp_path, a, "gpt2", config)
     return tmp_path
 
 
@@ -90,7 +94,7 @@ def test_align_rotates_and_apply_does_and_undoes_it(rebasin: Rebasin, planted: P
     torch.testing.assert_close(state_of("back"), b, rtol=1e-5, atol=1e-5)
 
 
-def test_pairs_that_a_rotary_embedding_turns_are_rotated_applied_and_undone(
+def test_rotary_pairs_are_rotated_applied_and_undone(
     rebasin: Rebasin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -102,15 +106,7 @@ def test_pairs_that_a_rotary_embedding_turns_are_rotated_applied_and_undone(
     }  # fmt: skip
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval()
     a = {key: tensor.double() for key, tensor in randomise(model).state_dict().items()}
-    shapes = {key: tuple(tensor.shape) for key, tensor in a.items()}
-    layout = bind(find_spec("llama"), shapes, Request(sizes, rotations=True))
-    noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in a.items()}
-    b = dict(permuted(Permutation.random(layout, 1), layout, noisy))
-    for name, state in (("a", a), ("b", b)):
-        (tmp_path / name).mkdir()
-        save(tmp_path / name / "model.safetensors", {key: t.float().contiguous() for key, t in state.items()})
-        config = {**sizes, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    plant(tmp_path, a, "llama", {**sizes, "model_type": "llama", "architectures": ["LlamaForCausalLM"]})
 
     def answers(folder: str) -> Tensor:
         model.load_state_dict(state_of(folder))
@@ -236,7 +232,7 @@ def test_a_file_without_maps_is_applied_without_rotations(rebasin: Rebasin, plan
 
 @pytest.fixture
 def three(planted: Path) -> Path:
-    """A third folder, c: B with noise, permuted and rotated anew."""
+    """A third folder, c: B with noise, permuted and rotated again."""
     b = state_of("b")
     shapes = {key: tuple(tensor.shape) for key, tensor in b.items()}
     layout = bind(find_spec("gpt2"), shapes, Request(SIZES, rotations=True))
@@ -267,7 +263,7 @@ def test_merge_writes_the_mean_of_rotated_models_and_their_maps(rebasin: Rebasin
     torch.testing.assert_close(state_of("merged"), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_merge_leaves_rotations_out_of_all_where_nothing_finds_them(rebasin: Rebasin, planted: Path) -> None:
+def test_merge_by_frank_wolfe_leaves_rotations_out_of_all(rebasin: Rebasin, planted: Path) -> None:
     done = rebasin("merge", "a", "b", "--symmetry", "all", "--algorithm", "frank-wolfe", "-o", "merged")
     assert done.code == 0, done.err
     assert "rotations are left out" in done.err

@@ -227,7 +227,7 @@ def test_what_stands_outside_of_its_owner_is_found() -> None:
     assert alone_in(Nest((owner, inner)), {1: 0}) == alone_in(Nest((inner, owner)), {1: 0}) == set()
 
 
-def test_blocks_of_one_layer_are_not_those_of_units_that_may_all_be_exchanged() -> None:
+def test_blocks_of_one_layer_are_not_tried_on_free_units() -> None:
     torch.manual_seed(0)
     assert sizes(Levels(), torch.randn(4, 3, 16, 16)) == [(2,), (2,), (2,), (2, 3), (2, 6), (2, 6)]
 

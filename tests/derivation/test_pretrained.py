@@ -204,7 +204,7 @@ def test_running_statistics_of_a_folder_are_moved(tmp_path: Path) -> None:
     assert running
 
 
-def test_stages_of_a_folder_may_be_longer_than_in_the_small_network(tmp_path: Path) -> None:
+def test_stages_of_a_folder_may_be_longer(tmp_path: Path) -> None:
     """Each has a stream of its own, whose first layer reads that of the stage before."""
     sizes = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [3, 2, 5], "layer_type": "basic"}
     found = derive_folder(

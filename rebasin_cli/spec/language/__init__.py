@@ -35,7 +35,7 @@ LARGEST_SIZE = (1 << 31) - 1
 
 
 def check_alternatives(text: str, *choices: Sized) -> None:
-    """Refuse alternatives that expand beyond `MOST_SPELLINGS`, before they are expanded.
+    """Refuse alternatives that expand beyond `MOST_ALTERNATIVES`, before they are expanded.
 
     Raises:
         ValueError: they do.
