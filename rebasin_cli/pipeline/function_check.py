@@ -126,19 +126,28 @@ def prepare_check(
         found = check_by_named(pair, device, progress, scorer, fitting, data)
         if found is not None:
             return found
-    return _folder_check(pair.a, size, progress)
+    why = _why_no_folder_check(pair.a, size)
+    return FunctionCheck(why) if why else _FolderCheck(pair.a, progress)
 
 
-def _folder_check(checkpoint: Checkpoint, size: int, progress: Progress) -> FunctionCheck:
-    """By the model that config.json names, if it is small and can be built; otherwise it says why not."""
+def runs_network(checkpoint: Checkpoint, data: DataRequest | None) -> bool:
+    """Whether a network is run for a checkpoint, which is for one thread of a process at a time.
+
+    Loaders and random numbers change what torch takes for the default everywhere, and user code may do anything.
+    """
+    return data is not None or not _why_no_folder_check(checkpoint, checkpoint.nbytes)
+
+
+def _why_no_folder_check(checkpoint: Checkpoint, size: int) -> str:
+    """Why the model that config.json names is not run before and after; empty if it is to be built and run."""
     config = checkpoint.config
     if config is None or not config.get("architectures"):
-        return FunctionCheck(NOTHING_AT_HAND)
+        return NOTHING_AT_HAND
     if size > LARGEST_FOLDER:
-        return FunctionCheck(f"above {human_bytes(LARGEST_FOLDER)} the network is run with --data only")
+        return f"above {human_bytes(LARGEST_FOLDER)} the network is run with --data only"
     if importlib.util.find_spec("transformers") is None:
-        return FunctionCheck("transformers, which has the network, is not installed")
-    return _FolderCheck(checkpoint, progress)
+        return "transformers, which has the network, is not installed"
+    return ""
 
 
 def settled_spec(

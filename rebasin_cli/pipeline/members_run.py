@@ -10,10 +10,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import monotonic
 
 from msgspec import structs
@@ -30,6 +31,7 @@ from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.align import AlignRequest, prepare
 from rebasin_cli.pipeline.align_run import find, write_aligned
 from rebasin_cli.pipeline.cluster import died_of_it
+from rebasin_cli.pipeline.function_check import runs_network
 from rebasin_cli.pipeline.inputs import Source, scan_sources
 from rebasin_cli.pipeline.match import on_cluster, pool, resolve_threads
 from rebasin_cli.pipeline.members import Member, MembersRequest, Run, blank
@@ -39,6 +41,8 @@ from rebasin_cli.pipeline.record import data_records, distance_record, peak_memo
 from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import CheckedRecord, InputRecord, MemberRecord, MembersRecord, RunDocument
 from rebasin_cli.safe_text import first_names
+
+_NETWORKS = Lock()  # of the one thread of a worker that runs networks
 
 _EVERY = 2.0
 """Seconds between two writings of the document: a process that is killed loses no more than that."""
@@ -237,7 +241,7 @@ def _results(run: Run, tasks: Sequence[Task], executor: Executor | None, at_once
 
 def _at_once(run: Run) -> int:
     """How many members are aligned at a time on this machine."""
-    if run.pair is None or run.request.data is not None:
+    if run.pair is None or runs_network(run.a, run.request.data):
         return 1
     threads = resolve_threads(run.request.choice.threads)
     return starts_at_once(run.pair.layout, min(threads, len(run.members)), run.request.choice.memory)
@@ -271,8 +275,9 @@ def _elsewhere(
 
     Outputs were free when the run began; what is there now, a worker that died has left.
     """
-    with a:
-        return _one(Run(request, a, (member,), None, None, earlier), member, known, basis, alone=False)
+    run = Run(request, a, (member,), None, None, earlier)
+    with a, _NETWORKS if runs_network(run.a, run.request.data) else nullcontext():
+        return _one(run, member, known, basis, alone=False)
 
 
 def _one(run: Run, member: Member, known: InputRecord, basis: Mapping[str, str], *, alone: bool) -> Outcome:

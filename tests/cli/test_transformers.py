@@ -42,6 +42,23 @@ def save_tokenizer(folder: Path, vocabulary: list[str], **special: str) -> None:
     library("transformers").PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(folder)
 
 
+def test_many_folders_leave_torch_as_it_was(rebasin: Rebasin, here: Path) -> None:
+    """The loader of transformers changes the default type of the whole process for a while."""
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=16)
+    for name in ("a", *map(str, range(10))):
+        transformers.GPT2LMHeadModel(config).save_pretrained(here / name)
+    seed = torch.initial_seed()
+    members = document(rebasin, "align", "a", *range(10), "-o", "many", "--threads", 2)["members"]["members"]
+    assert len(members) == 10
+    try:
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.initial_seed() == seed
+
+
 def test_a_language_model_of_transformers(rebasin: Rebasin, here: Path) -> None:
     transformers = library("transformers")
     words = WORDS
