@@ -151,9 +151,9 @@ class Session(Progress):
         if self.verbose and not self.quiet:
             print_note(text)
 
-    def reached(self, text: str) -> None:
+    def reached(self, what: str, value: float) -> None:
         if self._bars is not None:
-            self._bars.reached(text)
+            self._bars.reached(what, value)
 
     @contextmanager
     def phase(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:

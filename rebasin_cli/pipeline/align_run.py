@@ -14,7 +14,7 @@ from rebasin_cli.matching.objective import Distance
 from rebasin_cli.matching.problem import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.align import Run
-from rebasin_cli.pipeline.inputs import scan_sources
+from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match import distance_of, match_pair, on_cluster
 from rebasin_cli.pipeline.progress import Progress
@@ -27,7 +27,6 @@ from rebasin_cli.pipeline.record import (
     versions,
 )
 from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
 from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 
@@ -77,7 +76,10 @@ def _found(run: Run, progress: Progress, known: InputRecord | None) -> Found:
     inputs = {"a": known, **found} if known else found
     check_rotations(pair.layout, pair.a)
     check_rotations(pair.layout_b, run.b)
-    check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
+    if len(set(heads["b"].values())) < len(run.b.infos):
+        from rebasin_cli.pipeline.ties import any_permutation, check_ties  # only tensors that begin alike can be tied
+
+        check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
     run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
     result = match_pair(pair, run.choice, run.device, progress, inputs)
     run.check.found(pair.layout, result.permutation, pair.b, pair.a)

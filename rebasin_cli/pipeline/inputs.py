@@ -16,6 +16,7 @@ from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.process import give_freed_memory_back
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.safe_text import shell_word
+from rebasin_cli.spec import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +114,18 @@ def scan_sources(
         checkpoint.sha256 = result.sha256
         records[role] = input_record(source.shown, result.sha256)
     return records
+
+
+def check_rotations(layout: Layout, checkpoint: Checkpoint) -> None:
+    """See that gains that a rotation passes can be taken up.
+
+    Args:
+        layout: bound to the checkpoint's own names.
+
+    Raises:
+        ContentError: naming one of zero.
+    """
+    if layout.norms:
+        from rebasin_cli.permutation.maps import check_gains
+
+        check_gains(layout, checkpoint.__getitem__, checkpoint.address)

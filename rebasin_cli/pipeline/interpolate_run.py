@@ -19,7 +19,7 @@ from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.devices import matching_device
-from rebasin_cli.pipeline.inputs import scan_sources
+from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
 from rebasin_cli.pipeline.match import distance_of, match_pair, on_cluster, tell_identity
@@ -37,7 +37,7 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import Point, point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
 from rebasin_cli.report.document import InputRecord, RunDocument

@@ -27,7 +27,6 @@ from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.methods import Running, run_method
 from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InputRecord
-from rebasin_cli.report.figures import loss_text, measure_text
 
 
 class _Noted(Protocol):
@@ -119,14 +118,14 @@ def _running(run: MatchRun, device: str) -> Running:
         if step == 1:
             run.begin(f"matching, sweep {sweep + 1}", of, "steps")
         run.advance(1)
-        run.progress.reached(f"objective {measure_text(objective)}")
+        run.progress.reached("objective", objective)
         if step == of:
             run.progress.detail(f"sweep {sweep + 1}: objective {objective:.8g}")
         run.check()
 
     def on_trial(trial: Trial) -> None:
         run.advance(1)
-        run.progress.reached(f"objective {measure_text(trial.objective)}")
+        run.progress.reached("objective", trial.objective)
         run.progress.detail(f"{trial.name}: objective {trial.objective:.8g}")
 
     on_several = partial(run.begin, "matching from several starts", unit="starts")
@@ -136,6 +135,8 @@ def _running(run: MatchRun, device: str) -> Running:
 def _tell_outcome(result: MatchResult, choice: MatchChoice, progress: Progress) -> None:
     """Say how the match ended."""
     if result.losses:
+        from rebasin_cli.report.figures import loss_text  # which matches by weights do not need
+
         progress.remark(
             f"the midpoint's loss on examples held apart: {loss_text(result.losses[0])} after weight matching, "
             f"{loss_text(min(result.losses))} at its lowest in {len(result.losses) - 1} epochs"

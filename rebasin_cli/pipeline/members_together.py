@@ -14,7 +14,7 @@ from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import prepare_check
-from rebasin_cli.pipeline.inputs import open_source, scan_sources
+from rebasin_cli.pipeline.inputs import check_rotations, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_models, check_symmetry
 from rebasin_cli.pipeline.match import distance_of
 from rebasin_cli.pipeline.match_models import match_models
@@ -23,7 +23,7 @@ from rebasin_cli.pipeline.members_run import Listening, Told, kept_record, may_r
 from rebasin_cli.pipeline.method_choice import with_data
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import distance_record, output_metadata
-from rebasin_cli.pipeline.ties import any_permutation, check_rotations, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, MemberRecord
 

@@ -48,7 +48,7 @@ class Progress:
     def detail(self, text: str) -> None:
         """Something for those who asked for more."""
 
-    def reached(self, text: str) -> None:
+    def reached(self, what: str, value: float) -> None:
         """What the stretch of work has come to so far: an objective, a loss."""
 
     @contextmanager

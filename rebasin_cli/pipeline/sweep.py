@@ -186,7 +186,7 @@ class _Sweeper:
                         self.progress.warn(f"{place} could not be measured: {self.failures[place]}")
                 found.append(scores)
                 self.keep(self.record)
-                self.progress.reached(f"loss {loss_text(scores.loss)}")
+                self.progress.reached("loss", scores.loss)
                 advance(1)
         curve = as_curve(self.grid, found)
         unknown = [x for x in curve.non_finite if f"{name}, λ = {x:g}" not in self.failures]

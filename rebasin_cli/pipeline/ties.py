@@ -32,21 +32,6 @@ def any_permutation(layout: Layout) -> list[Permutation]:
     return [Permutation.random(layout, seed) for seed in range(_DRAWN)]
 
 
-def check_rotations(layout: Layout, checkpoint: Checkpoint) -> None:
-    """See that gains that a rotation passes can be taken up.
-
-    Args:
-        layout: bound to the checkpoint's own names.
-
-    Raises:
-        ContentError: naming one of zero.
-    """
-    if layout.norms:
-        from rebasin_cli.permutation.maps import check_gains
-
-        check_gains(layout, checkpoint.__getitem__, checkpoint.address)
-
-
 def check_ties(
     layout: Layout,
     checkpoint: Checkpoint,

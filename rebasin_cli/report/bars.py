@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from rebasin_cli.report.figures import measure_text
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
 Advance = Callable[[int], None]
@@ -66,10 +67,10 @@ class Bars:
             self._tasks.remove(task)
             self._progress.remove_task(task)
 
-    def reached(self, text: str) -> None:
-        """Say what the innermost phase has come to."""
+    def reached(self, what: str, value: float) -> None:
+        """Say what the innermost phase has come to: `objective 1.234`."""
         if self._tasks:
-            self._progress.update(self._tasks[-1], reached=one_line(text, LONGEST_NAME))
+            self._progress.update(self._tasks[-1], reached=f"{what} {measure_text(value)}")
 
 
 class _Done(ProgressColumn):

@@ -11,9 +11,9 @@ import pytest
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError
 from rebasin_cli.spec import Request, bind, detect, find_spec
 from rebasin_cli.spec.binding.binder import Binder
-from rebasin_cli.spec.language import MOST_ALTERNATIVES, check_alternatives
+from rebasin_cli.spec.language import MOST_ALTERNATIVES
 from rebasin_cli.spec.language.expressions import parse_expression
-from rebasin_cli.spec.language.template import parse_templates
+from rebasin_cli.spec.language.template import check_alternatives, parse_templates
 from tests.deadline import deadline
 from tests.spec.building import spec_of
 

@@ -5,9 +5,6 @@ Each limit is far above every shipped spec, and keeps a hostile spec below a sec
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from math import prod
-
 LONGEST_FILE = 1 << 18
 """Bytes of a spec file: the longest that ships has 8,000. A parsed byte of YAML takes up to 500 bytes of memory."""
 
@@ -32,14 +29,3 @@ MOST_OPEN = 3
 
 LARGEST_SIZE = (1 << 31) - 1
 """A size that config.json, `--set` or the spec gives."""
-
-
-def check_alternatives(text: str, *choices: Sized) -> None:
-    """Refuse alternatives that expand beyond `MOST_ALTERNATIVES`, before they are expanded.
-
-    Raises:
-        ValueError: they do.
-    """
-    count = prod(map(len, choices))
-    if count > MOST_ALTERNATIVES:
-        raise ValueError(f"`{text[:40]}…` stands for {count:,} names, and {MOST_ALTERNATIVES:,} are allowed")

@@ -9,12 +9,13 @@ candidate templates without trying every expression on every key.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from math import prod
 
-from rebasin_cli.spec.language import MOST_OPEN, check_alternatives
+from rebasin_cli.spec.language import MOST_ALTERNATIVES, MOST_OPEN
 from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
@@ -307,3 +308,14 @@ def _build(tokens: tuple[Token, ...], family: str, optional: bool, first: tuple[
         first=first,
         bound=tuple(bound),
     )
+
+
+def check_alternatives(text: str, *choices: Sized) -> None:
+    """Refuse alternatives that expand beyond `MOST_ALTERNATIVES`, before they are expanded.
+
+    Raises:
+        ValueError: they do.
+    """
+    count = prod(map(len, choices))
+    if count > MOST_ALTERNATIVES:
+        raise ValueError(f"`{text[:40]}…` stands for {count:,} names, and {MOST_ALTERNATIVES:,} are allowed")
