@@ -71,10 +71,7 @@ def _options(context: typer.Context) -> dict[str, Option]:
     found = {}
     for parameter in context.command.params:
         name = parameter.name or ""
-        shown = getattr(parameter, "show_default", None)
-        default = shown if isinstance(shown, str) and name in values else None
-        value = values.get(name)
-        option = _plain(default if value is None else value)
+        option = _plain(values.get(name))
         if option not in (None, ()) and not getattr(parameter, "is_eager", False):
             is_option = parameter.param_type_name == "option"
             found[parameter.opts[0] if is_option else getattr(parameter, "metavar", None) or name] = option

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rebasin_cli.errors import human_bytes
 from rebasin_cli.report.dims import dims_grid
 from rebasin_cli.report.document import (
     ArchitectureRecord,
@@ -17,7 +18,6 @@ from rebasin_cli.report.document import (
     RunDocument,
 )
 from rebasin_cli.report.figures import (
-    bytes_text,
     count_text,
     loss_text,
     measure_text,
@@ -134,9 +134,9 @@ def plan_facts(document: RunDocument) -> list[tuple[str, str]]:
     if plan is None:
         return []
     rows = [
-        ("to read", bytes_text(plan.reads)),
-        ("to write", bytes_text(plan.writes)),
-        ("memory, about", bytes_text(plan.peak_memory_bytes)),
+        ("to read", human_bytes(plan.reads)),
+        ("to write", human_bytes(plan.writes)),
+        ("memory, about", human_bytes(plan.peak_memory_bytes)),
         ("time, about", seconds_text(plan.seconds)),
     ]
     return rows + [(f"{name} would be", path) for name, path in plan.targets.items()]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from rebasin_cli.errors import human_bytes
 from rebasin_cli.report.codec import to_json
 from rebasin_cli.report.document import RunDocument
-from rebasin_cli.report.figures import bytes_text
 from rebasin_cli.report.measurements import BarrierRecord
 from rebasin_cli.safe_text import LONGEST_NAME, one_line
 
@@ -73,4 +73,4 @@ def _download(text: str, name: str, kind: str, contents: str) -> Download | None
     if len(data) > _LARGEST:
         return None
     address = Markup(f"data:{kind};charset=utf-8;base64,{b64encode(data).decode('ascii')}")
-    return Download(text, name, bytes_text(len(data)), address)
+    return Download(text, name, human_bytes(len(data)), address)

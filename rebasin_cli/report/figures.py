@@ -1,18 +1,9 @@
-"""Numbers as people read them: sizes, times, fractions, and the ticks of an axis."""
+"""Numbers as people read them: times, fractions, and the ticks of an axis."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-
-def bytes_text(count: float) -> str:
-    """`1536` → `1.5 kB`; powers of 1000, as disks and the file manager count."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def seconds_text(seconds: float) -> str:

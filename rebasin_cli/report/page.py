@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from rebasin_cli.errors import human_bytes
 from rebasin_cli.report.chart import Chart, chart, marker_shape, trace
 from rebasin_cli.report.contents import (
     architecture_text,
@@ -19,7 +20,7 @@ from rebasin_cli.report.contents import (
 )
 from rebasin_cli.report.dim_families import DimRow, dim_rows
 from rebasin_cli.report.document import MatchRecord, RunDocument
-from rebasin_cli.report.figures import bytes_text, count_text, loss_text, measure_text, percent_text, seconds_text
+from rebasin_cli.report.figures import count_text, loss_text, measure_text, percent_text, seconds_text
 from rebasin_cli.report.measured import Grid, barrier_grid, curve_grids
 from rebasin_cli.report.measurements import BarrierRecord, MergeRecord
 from rebasin_cli.report.names import input_names, role_name
@@ -252,7 +253,7 @@ def _run(document: RunDocument) -> Facts:
         rows.append(("time", seconds_text(sum(call.seconds for call in calls))))
         rows.append(("machine", ", ".join(f"{name} {value}" for name, value in calls[-1].machine.items())))
     if document.peak_memory_bytes:
-        rows.append(("peak memory", bytes_text(document.peak_memory_bytes)))
+        rows.append(("peak memory", human_bytes(document.peak_memory_bytes)))
     rows.append(("device", document.device))
     if document.versions:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in document.versions.items())))

@@ -323,6 +323,9 @@ def test_a_small_file_of_our_own(tmp_path: Path) -> None:
         tensors_bytes({"a": torch.ones(1, dtype=torch.complex128)}, metadata={})
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1234, "1.23 kB"), (10**9, "1 GB")])
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1234, "1.23 kB"), (999_999, "1 MB"), (10**9, "1 GB"), (5 * 10**13, "50 TB")],
+)
 def test_bytes_for_people(count: int, text: str) -> None:
     assert human_bytes(count) == text

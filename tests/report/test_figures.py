@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebasin_cli.report.figures import (
-    bytes_text,
     count_text,
     finite_range,
     loss_text,
@@ -19,15 +18,6 @@ from rebasin_cli.report.figures import (
     tick_text,
     ticks,
 )
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1536, "1.5 kB"), (999_999, "1.0 MB"), (3_730_072, "3.7 MB"),
-     (123_456_789, "123 MB"), (7e9, "7.0 GB"), (5e13, "50.0 TB")],
-)  # fmt: skip
-def test_bytes(count: float, text: str) -> None:
-    assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize(
