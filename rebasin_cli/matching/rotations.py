@@ -89,12 +89,6 @@ def in_canonical_forms(
     return tuple(form.state for form in forms), tuple(between)
 
 
-def in_canonical_form(layout: Layout, permutation: Permutation, a: State, b: State) -> tuple[State, State, Permutation]:
-    """The same of A and B."""
-    (one, two), (_, between) = in_canonical_forms(layout, (a, b), (Permutation({}), permutation))
-    return one, two, between
-
-
 def match_with_rotations(problem: Problem, resources: Resources, *, max_rounds: int = MAX_ROUNDS) -> MatchResult:
     """Match B to A over all the layout has: the better of two starts, rotations from anchors and permutations alone.
 

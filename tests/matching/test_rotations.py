@@ -8,7 +8,8 @@ import torch
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.problem import Problem, Resources, StopMatching
-from rebasin_cli.matching.rotations import canonical, in_canonical_form, match_with_rotations
+from rebasin_cli.matching.rotations import canonical, match_with_rotations
+from rebasin_cli.matching.scales import in_balance
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.proofs.subjects import SUBJECTS
@@ -42,7 +43,7 @@ def test_a_match_keeps_the_function_and_beats_permutations(name: str) -> None:
     moved = dict(permuted(result.permutation, layout, b))
     torch.testing.assert_close(rotated_forward(name, moved), rotated_forward(name, b), rtol=1e-8, atol=1e-8)
     assert list(result.objective) == sorted(result.objective)
-    one, two, between = in_canonical_form(layout, result.permutation, a, b)
+    one, two, between = in_balance(layout, result.permutation, a, b)
     distance = measure_distance(layout, one, two, between)
     assert distance.after < distance.before
     plain = match_by_weights(Problem(layout.without_rotations(), one, two), Resources()).permutation
@@ -54,7 +55,7 @@ def test_a_match_between_the_ends_is_one_of_the_canonical_forms(name: str) -> No
     layout, a, b = rotated_layout(name), rotated_state(name, 1), rotated_state(name, 2)
     found = match_with_rotations(Problem(layout, a, b), Resources()).permutation
     moved = dict(permuted(found, layout, b))
-    one, two, between = in_canonical_form(layout, found, a, b)
+    one, two, between = in_balance(layout, found, a, b)
     nearest = dict(permuted(between, layout, two))
     half, canonical_half = (
         {key: (x[key] + y[key]) / 2 for key in a} for x, y in ((a, moved), (one, nearest))
@@ -99,8 +100,7 @@ def test_planted_elements_of_transformers_are_found_to_the_noise(spec: str, make
     b = dict(permuted(drawn, layout, noisy))
     found = match_with_rotations(Problem(layout, a, b), Resources()).permutation
     left, planted = (
-        measure_distance(layout, *in_canonical_form(layout, element, a, b)).after
-        for element in (found, drawn.inverse(layout))
+        measure_distance(layout, *in_balance(layout, element, a, b)).after for element in (found, drawn.inverse(layout))
     )
     assert left <= 1.001 * planted
 
