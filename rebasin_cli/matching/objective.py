@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import groupby
 from math import sqrt
@@ -66,9 +66,10 @@ def inner_product(
     Args:
         executor: takes several tensors side by side; the sum does not depend on it.
     """
+    moved = replace(permutation, indices={dim: perm for dim, perm in permutation.items() if not is_identity(perm)})
 
     def product(key: str) -> float:
-        return dot(a[key], permute_tensor(permutation, layout, key, b.__getitem__))
+        return dot(a[key], permute_tensor(moved, layout, key, b.__getitem__))
 
     def is_large(key: str) -> bool:
         return sum(piece.elements for piece in layout.tensors[key].pieces) > LARGE

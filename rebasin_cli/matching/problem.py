@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.objective import inner_product
-from rebasin_cli.matching.resources import budgets, keep_read
+from rebasin_cli.matching.resources import budgets, keep_read, keep_wide
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, Piece, Side
 
@@ -104,6 +104,16 @@ def rising(objective: Sequence[float]) -> tuple[float, ...]:
 State = Mapping[str, Tensor]
 """Tensors by key; may be lazy, and is never modified."""
 
+SMALL = 1 << 18
+"""Up to this many elements similarities are computed in float64, which costs little and breaks no ties by rounding."""
+
+
+def is_small(layout: Layout) -> bool:
+    """Whether the tensors of the objective have few elements."""
+    bound = (tensor for tensor in layout.tensors.values() if tensor.section == "tensors")
+    return sum(piece.elements for tensor in bound for piece in tensor.pieces) <= SMALL
+
+
 OnStep = Callable[[int, int, int, float], None]
 """Called with sweep, step, steps in a sweep, and the objective; it may raise `StopMatching`."""
 
@@ -127,9 +137,11 @@ class Problem:
         return replace(self, layout=self.layout.without_signs())
 
     def cached(self, memory: int | None) -> Self:
-        """The same problem, where tensors of lazy sources are kept once they are read, as far as `memory` goes."""
+        """The same problem, where tensors of lazy sources are kept once they are read, as far as `memory` goes; all of
+        a small one, in the type in which it is worked on."""
         budget = budgets(memory)[0]
-        return replace(self, a=keep_read(self.a, budget), b=keep_read(self.b, budget))
+        keep = keep_wide if is_small(self.layout) else keep_read
+        return replace(self, a=keep(self.a, budget), b=keep(self.b, budget))
 
     def loaded(self) -> Self:
         """The same problem with all tensors in memory."""

@@ -82,11 +82,15 @@ class CachedTensors(Mapping[str, "Tensor"]):
     drop each tensor just before it is wanted again.
 
     Several threads may read at once; each has its time counted by itself.
+
+    Args:
+        wide: gives real numbers in float64.
     """
 
-    def __init__(self, source: Mapping[str, Tensor], budget: Budget) -> None:
+    def __init__(self, source: Mapping[str, Tensor], budget: Budget, *, wide: bool = False) -> None:
         self._source = source
         self._budget = budget
+        self.wide = wide
         self._kept: dict[str, Tensor] = {}
         self._lock = Lock()
         self._seconds: dict[int, float] = {}
@@ -107,6 +111,8 @@ class CachedTensors(Mapping[str, "Tensor"]):
             return kept
         began = perf_counter()
         tensor = self._source[key]
+        if self.wide and tensor.is_floating_point():
+            tensor = tensor.double()
         self._seconds[get_ident()] = self.seconds_here + perf_counter() - began
         with self._lock:
             if key not in self._kept and self._budget.take(tensor.numel() * tensor.element_size()):
@@ -114,7 +120,7 @@ class CachedTensors(Mapping[str, "Tensor"]):
         return tensor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CachedTensors, (self._source, self._budget)
+        return partial(CachedTensors, wide=self.wide), (self._source, self._budget)
 
     def __contains__(self, key: object) -> bool:
         return key in self._source
@@ -129,6 +135,11 @@ class CachedTensors(Mapping[str, "Tensor"]):
 def keep_read(source: Mapping[str, Tensor], budget: Budget) -> Mapping[str, Tensor]:
     """The source with a cache, unless it lies in memory or has one."""
     return source if isinstance(source, dict | CachedTensors) else CachedTensors(source, budget)
+
+
+def keep_wide(source: Mapping[str, Tensor], budget: Budget) -> Mapping[str, Tensor]:
+    """The source in float64 with a cache, unless it has one."""
+    return source if isinstance(source, CachedTensors) and source.wide else CachedTensors(source, budget, wide=True)
 
 
 def reading_seconds(*sources: Mapping[str, Tensor]) -> float:

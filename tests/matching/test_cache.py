@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.resources import MATRICES, TENSORS, Budget, CachedTensors, budgets, free_memory, keep_read
+from rebasin_cli.matching.resources import (
+    MATRICES,
+    TENSORS,
+    Budget,
+    CachedTensors,
+    budgets,
+    free_memory,
+    keep_read,
+    keep_wide,
+)
 from tests.networks import TINY, tiny_layout, tiny_state
 
 
@@ -64,6 +74,17 @@ def test_what_lies_in_memory_needs_no_cache() -> None:
     assert keep_read(state, Budget(100)) is state
     cached = keep_read(Lazy(state), Budget(100))
     assert keep_read(cached, Budget(100)) is cached
+
+
+def test_small_networks_are_widened_once() -> None:
+    source = Lazy({"x": torch.rand(4), "counts": torch.arange(3)})
+    wide = keep_wide(source, Budget(40))
+    for _ in range(2):
+        assert torch.equal(wide["x"], source.state["x"].double())
+        assert wide["counts"].dtype == torch.int64
+    assert source.reads == {"x": 1, "counts": 2}  # together they are over the budget
+    assert keep_wide(wide, Budget(40)) is wide
+    assert pickle.loads(pickle.dumps(wide))["x"].dtype == torch.float64
 
 
 @pytest.mark.parametrize("memory", [None, 0, 2000])

@@ -19,14 +19,11 @@ from rebasin_cli.matching.assignment.solve import NotFiniteError
 from rebasin_cli.matching.descent.settling import gains_nothing, is_tie, settled
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.options import WeightsOptions
-from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop, rising
+from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop, is_small, rising
 from rebasin_cli.matching.resources import budgets, reading_seconds
 from rebasin_cli.matching.similarity.blocks import blocks
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
-
-SMALL = 1 << 18
-"""Up to this many elements similarities are computed in float64, which costs little and breaks no ties by rounding."""
 
 
 def match_by_weights(
@@ -113,10 +110,10 @@ def in_wide_enough_type(problem: Problem, run: Callable[[torch.dtype], T]) -> T:
 
 def similarity_dtype(layout: Layout, a: State) -> torch.dtype:
     """The type of the similarities."""
-    bound = [t for t in layout.tensors.values() if t.section == "tensors"]
-    elements = sum(piece.elements for tensor in bound for piece in tensor.pieces)
-    wide = elements <= SMALL or (bool(bound) and a[bound[0].key].dtype == torch.float64)
-    return torch.float64 if wide else torch.float32
+    if is_small(layout):
+        return torch.float64
+    first = next(bound.key for bound in layout.tensors.values() if bound.section == "tensors")
+    return torch.float64 if a[first].dtype == torch.float64 else torch.float32
 
 
 def joint_dims(layout: Layout) -> tuple[str, ...]:

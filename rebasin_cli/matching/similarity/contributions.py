@@ -155,12 +155,16 @@ def _taken(operand: Tensor, places: Tensor | None, cut: slice, dtype: torch.dtyp
     """Part of the operand's places as a matrix, copied in the order in which they lie in memory."""
     if places is None:
         return flat(operand[:, cut], dtype)
-    units, turned = units_of(places[cut]), (places[cut] < 0)[:, None]
+    there = places[cut]
+    turned = there < 0
+    signed = bool(turned.any())
+    units = units_of(there) if signed else there
     if operand.stride(1) > operand.stride(0):
         chosen = operand.transpose(0, 1).index_select(0, units).transpose(0, 1)
     else:
         chosen = operand.index_select(1, units)
-    return turned_where(chosen.to(dtype), turned, torch.neg).flatten(1)
+    chosen = chosen.to(dtype)
+    return (torch.where(turned[:, None], -chosen, chosen) if signed else chosen).flatten(1)
 
 
 DENSE_LIMIT = 1 << 25
