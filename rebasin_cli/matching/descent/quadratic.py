@@ -19,6 +19,9 @@ from rebasin_cli.permutation.values import signs_of, taken, units_of, with_turns
 MAX_FRANK_WOLFE = 30
 MAX_ROUNDS = 50
 
+KEPT = 1 << 22
+"""Elements of gradients that are kept while a dim is solved (32 MiB)."""
+
 Assign = Callable[[Tensor], Tensor]
 
 
@@ -33,13 +36,21 @@ class Quadratic:
     a: Tensor
     b: Tensor
     signed: bool = False
-    _both_ways: tuple[Tensor, Tensor] = field(init=False)
+    _both_ways: tuple[Tensor, ...] = ()
+    _gradients: dict[bytes, Tensor] = field(default_factory=dict)
+    _values: dict[bytes, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self._both_ways:
+            return
         one, two = (torch.cat((tensor, tensor.mT)) for tensor in (self.a, self.b))  # (2 rest, n, n)
         a = one.permute(1, 2, 0).flatten(1)  # (n, n · 2 rest)
         b = two.permute(2, 0, 1).contiguous()  # (n, 2 rest, n)
         object.__setattr__(self, "_both_ways", (a, b))
+
+    def beside(self, linear: Tensor) -> Quadratic:
+        """The same pairs beside another linear part."""
+        return Quadratic(linear, self.a, self.b, self.signed, self._both_ways)
 
     def at(self, perm: Tensor) -> tuple[Tensor, Tensor]:
         """`linear` and `b` with B's units in the order of a permutation (n,)."""
@@ -47,13 +58,25 @@ class Quadratic:
 
     def value(self, perm: Tensor) -> float:
         """f at a permutation (n,)."""
-        linear, b = self.at(perm)
-        return float(linear.diagonal().sum() + (self.a * b).sum())
+        key = perm.numpy().tobytes()
+        if key not in self._values:
+            linear, b = self.at(perm)
+            self._values[key] = float(linear.diagonal().sum() + (self.a * b).sum())
+        return self._values[key]
 
     def gradient(self, perm: Tensor) -> Tensor:
-        """∇f at a permutation (n,), (n, n): L + Σ_r A_r P B_rᵀ + A_rᵀ P B_r as one product. It is linear in P."""
+        """∇f at a permutation (n,), (n, n): L + Σ_r A_r P B_rᵀ + A_rᵀ P B_r as one product. It is linear in P.
+
+        Not to be modified: Frank-Wolfe comes back to the same few permutations again and again.
+        """
+        key = perm.numpy().tobytes()
+        if (known := self._gradients.get(key)) is not None:
+            return known
         a, b = self._both_ways
-        return torch.addmm(self.linear, a, taken(b, 0, perm).flatten(0, 1))
+        found = torch.addmm(self.linear, a, taken(b, 0, perm).flatten(0, 1))
+        if (len(self._gradients) + 1) * found.numel() <= KEPT:
+            self._gradients[key] = found
+        return found
 
 
 def improve(quadratic: Quadratic, present: Tensor, assign: Assign) -> tuple[Tensor, float]:
@@ -100,10 +123,10 @@ def _linearised(quadratic: Quadratic, perm: Tensor, full: Tensor, best: float) -
 def _frank_wolfe(quadratic: Quadratic, perm: Tensor, gradient: Tensor, corner: Tensor, assign: Assign) -> Tensor:
     """Rounded from where Frank-Wolfe with exact steps comes to rest; ∇f is linear, so that it is known at every mixture
     of corners whose own is. It begins at a permutation, with its gradient and what that points at."""
-    x, gradient = _matrix(perm), gradient.clone()
+    x, gradient = _added(torch.zeros_like(gradient), perm), gradient.clone()
     for iteration in range(MAX_FRANK_WOLFE):
         corner = assign(gradient) if iteration else corner
-        direction = _matrix(corner) - x
+        direction = _added(x.neg(), corner)
         slope = float((gradient * direction).sum())
         if slope <= 1e-12 * float(gradient.abs().sum()):
             break
@@ -188,7 +211,6 @@ def _cycles(old: Tensor, new: Tensor) -> list[Tensor]:
     return cycles
 
 
-def _matrix(perm: Tensor) -> Tensor:
-    matrix = torch.zeros(len(perm), len(perm), dtype=torch.float64)
-    matrix[torch.arange(len(perm)), units_of(perm)] = signs_of(perm, matrix)
-    return matrix
+def _added(matrix: Tensor, perm: Tensor) -> Tensor:
+    """A matrix (n, n) to which that of a permutation (n,) is added in place."""
+    return matrix.scatter_add_(1, units_of(perm)[:, None], signs_of(perm, matrix)[:, None])

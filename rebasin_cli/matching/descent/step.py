@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.solve import Assignment, Assignments, solve_assignment, solve_assignments
-from rebasin_cli.matching.problem import Problem
+from rebasin_cli.matching.problem import Problem, is_small
 from rebasin_cli.matching.resources import working_clock
 from rebasin_cli.matching.similarity.blocks import (
     Block,
@@ -31,6 +32,9 @@ from rebasin_cli.matching.similarity.contributions import Dense, Form, Forms, Pl
 from rebasin_cli.matching.similarity.matrices import Similarities
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
+
+if TYPE_CHECKING:
+    from rebasin_cli.matching.descent.quadratic import Quadratic
 
 
 @dataclass(slots=True)
@@ -92,6 +96,7 @@ class Steps:
     problem: Problem = field(init=False)
     quadratic: set[str] = field(init=False)
     _prices: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    _quadratics: dict[str, Quadratic] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.problem = self.similarities.problem
@@ -118,7 +123,7 @@ class Steps:
                 forms = forms_of(self._terms(block, permutation))
             step.seconds["similarity"] += self._clock() - began
             self._solve_forms(step, block, permutation, forms)
-        elif len(block.dims) == 1 and not self._has_still_sides(block.root):
+        elif self._comes_to_rest(block):
             self._solve_quadratic(step, block, permutation)
         else:
             self._solve_checked(step, block, permutation)
@@ -166,18 +171,24 @@ class Steps:
         n = self.problem.layout.dims[root].size
         began = self._clock()
         linear = torch.zeros(n, n, dtype=torch.float64)
-        for term in self._terms(block, permutation):  # what is held comes again below, as a quadratic
-            if not term.held:
-                linear += (term.a @ term.b.T).double().cpu()
+        for term in self._terms(block, permutation, held=False):
+            linear += (term.a @ term.b.T).double().cpu()
         for form in self.beside.get(root, {}).get((root,), ()):
             assert isinstance(form, Dense)
             linear += form.gram[0]
-        pairs = list(two_sided_terms(self.problem, block, permutation))
-        a, b = (torch.cat([pair[which] for pair in pairs]) for which in (0, 1))
-        quadratic = Quadratic(linear, a, b, self.problem.layout.dims[root].signs)
+        known = self._quadratics.get(root)
+        if known is None:
+            pairs = list(two_sided_terms(self.problem, block, permutation))
+            a, b = (torch.cat([pair[which] for pair in pairs]) for which in (0, 1))
+            known = Quadratic(linear, a, b, self.problem.layout.dims[root].signs)
+            if self._stays(block):
+                self._quadratics[root] = known
+        quadratic = known.beside(linear)
 
         def assign(gradient: Tensor) -> Tensor:
-            worth = Worth(None, gradient[None]) if quadratic.signed else Worth(gradient[None])
+            if not quadratic.signed:
+                return step.solve_one(gradient)
+            worth = Worth(None, gradient[None])
             return worth.signed(step.solve_one(worth.best()[0])[None])[0]
 
         middle = self._clock()
@@ -186,6 +197,14 @@ class Steps:
         step.end({root: found}, after - gain, after)
         step.seconds["similarity"] += middle - began
         step.seconds["assignment"] += self._clock() - middle
+
+    def may_find_more(self, block: Block) -> bool:
+        """Whether another step may gain something though nothing else has moved: where one is linearised at what was
+        there before it, and goes no further."""
+        return block.root in self.quadratic and not self._comes_to_rest(block)
+
+    def _comes_to_rest(self, block: Block) -> bool:
+        return len(block.dims) == 1 and not self._has_still_sides(block.root)
 
     def _has_still_sides(self, dim: str) -> bool:
         """Whether the dim has signs, and stands somewhere where these do not act."""
@@ -216,9 +235,18 @@ class Steps:
         more = self.beside.get(block.root)
         return self._solve_nested(Step(), block, permutation, more)[1] if more else 0.0
 
-    def _terms(self, block: Block, permutation: Permutation) -> Iterator[Term]:
+    def _stays(self, block: Block) -> bool:
+        """Whether the pieces in which the block's dim stands twice are few, and stay as they are between visits."""
+        layout = self.problem.layout
+        bounds = [layout.tensors[key] for key in block_keys(layout, block)]
+        pieces = [(piece, bound) for bound in bounds for piece in bound.pieces]
+        twice = [(p, bound) for p, bound in pieces if [side.dim for side in p.sides].count(block.root) > 1]
+        beside = {dim for p, bound in twice for dim in (bound.index_dim, *(side.dim for side in p.sides))}
+        return is_small(layout) and beside.isdisjoint({*layout.moving()} - {block.root})
+
+    def _terms(self, block: Block, permutation: Permutation, *, held: bool = True) -> Iterator[Term]:
         of = self.similarities
-        return block_terms(self.problem, block, permutation, dtype=of.dtype, device=of.device)
+        return block_terms(self.problem, block, permutation, dtype=of.dtype, device=of.device, held=held)
 
     def _clock(self) -> float:
         """Seconds that were not spent in reading."""

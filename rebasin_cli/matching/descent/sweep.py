@@ -20,7 +20,7 @@ from rebasin_cli.matching.resources import Budget, working_clock
 from rebasin_cli.matching.similarity.blocks import Block, blocks, neighbours_of, product_of_pieces
 from rebasin_cli.matching.similarity.contributions import Forms, Plan
 from rebasin_cli.matching.similarity.matrices import Similarities
-from rebasin_cli.permutation.values import Permutation, is_identity
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
 RELATIVE_GAIN = 1e-7
@@ -129,8 +129,7 @@ class Descent:
         """⟨A, π(B)⟩ at a permutation, by default the present one, from the tensors."""
         began = self._clock()
         permutation = self.permutation if permutation is None else permutation
-        moved = Permutation({dim: perm for dim, perm in permutation.items() if not is_identity(perm)})
-        value = self.problem.objective(moved, None, self.executor)
+        value = self.problem.objective(permutation, None, self.executor)
         self.seconds["objective"] += self._clock() - began
         return value
 
@@ -264,8 +263,8 @@ class Descent:
     def _move(self, block: Block, step: Step) -> None:
         self.permutation = self.permutation.replace(step.found)
         self.open |= self._neighbours[block.root]
-        if block.root in self._steps.quadratic:
-            self.open.add(block.root)  # linearised where it was: from where it is now it may find more
+        if self._steps.may_find_more(block):
+            self.open.add(block.root)
 
     def _count(self, step: Step) -> None:
         for phase, spent in step.seconds.items():

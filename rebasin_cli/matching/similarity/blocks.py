@@ -58,14 +58,14 @@ class Term:
     Attributes:
         over: dims of the block, owners before what is within them.
         a, b: shape (*sizes of the sides, rest); every other dim of `b` is gathered by its present permutation.
-        held: whether a dim of the block stands in it a second time, held at its present permutation. Such a
-            term is the gradient of a quadratic: what it promises has to be checked.
+
+    A dim of the block that stands in the piece a second time is held at its present permutation there. Such a term is
+    the gradient of a quadratic: what it promises has to be checked.
     """
 
     over: Over
     a: Tensor
     b: Tensor
-    held: bool
 
 
 def blocks(layout: Layout) -> tuple[Block, ...]:
@@ -105,9 +105,19 @@ def block_keys(layout: Layout, block: Block) -> tuple[str, ...]:
 
 
 def block_terms(
-    problem: Problem, block: Block, permutation: Mapping[str, Tensor], *, dtype: torch.dtype, device: torch.device
+    problem: Problem,
+    block: Block,
+    permutation: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    held: bool = True,
 ) -> Iterator[Term]:
-    """Yield the block's terms, one tensor at a time, so that a caller who drops them needs little memory."""
+    """Yield the block's terms, one tensor at a time, so that a caller who drops them needs little memory.
+
+    Args:
+        held: with those in which a dim of the block is held.
+    """
     layout, a, b = problem.layout, problem.a, problem.b
     for key in block_keys(layout, block):
         bound = layout.tensors[key]
@@ -118,10 +128,12 @@ def block_terms(
         tensor_b = b[source_key(permutation, bound)].to(device=device, dtype=dtype).contiguous()
         for piece in bound.pieces:
             view_a, view_b = piece_view(tensor_a, piece), piece_view(tensor_b, piece)
-            for selected, held in selections(piece, block):
+            for selected, is_held in selections(piece, block):
+                if is_held and not held:
+                    continue
                 moved = gather_piece(view_b, piece, permutation, bound.place, skip=selected)
                 over = Over.of(layout, piece, selected)
-                yield Term(over, _front(view_a, selected), _front(moved, selected), held)
+                yield Term(over, _front(view_a, selected), _front(moved, selected))
 
 
 def product_of_pieces(
@@ -214,7 +226,7 @@ def _indexed_terms(
             moved = gather_piece(view_b, own, permutation, sibling.place, skip=selected)
             stack_a.append(_front(view_a, selected))
             stack_b.append(_front(moved, selected))
-        yield Term(Over.of(layout, piece, selected, bound.index_dim), torch.stack(stack_a), torch.stack(stack_b), False)
+        yield Term(Over.of(layout, piece, selected, bound.index_dim), torch.stack(stack_a), torch.stack(stack_b))
 
 
 def _inner_selection(piece: Piece, block: Block) -> tuple[int, ...]:

@@ -10,10 +10,13 @@ import torch
 
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve, swap_gains
+from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.resources import Budget
+from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
 
@@ -55,6 +58,26 @@ def test_improve_never_lowers_and_ends_where_no_swap_helps(seed: int) -> None:
     assert gain >= 0
     assert quadratic.value(found) == pytest.approx(quadratic.value(start) + gain)
     assert float(swap_gains(quadratic, found).max()) <= 1e-9 * abs(quadratic.value(found))
+
+
+def test_what_is_remembered_of_the_pairs_says_nothing_of_another_linear_part() -> None:
+    one, perm = random_quadratic(6, 2), torch.tensor([3, 1, 5, 0, 2, 4])
+    improve(one, torch.arange(6), assign)  # fills what it remembers
+    linear = torch.rand(6, 6, dtype=torch.float64)
+    beside, afresh = one.beside(linear), Quadratic(linear, one.a, one.b)
+    for at in (perm, torch.arange(6)):
+        assert beside.value(at) == afresh.value(at)
+        assert torch.equal(beside.gradient(at), afresh.gradient(at))
+
+
+def test_a_dim_at_rest_is_left_alone_until_another_one_moves(tmp_path: Path) -> None:
+    layout = tiny_layout("recurrent", tmp_path)
+    problem = Problem(layout, tiny_state("recurrent", 1), tiny_state("recurrent", 2))
+    descent = Descent(problem, Permutation.identity(layout), torch.float64, torch.device("cpu"), Budget(1 << 20))
+    (block,) = (block for block in descent.blocks if block.root == "h")
+    gained, _ = descent.sweep([block])
+    assert gained > 0
+    assert block.root not in descent.open
 
 
 def test_a_planted_permutation_is_found_from_identity() -> None:
