@@ -22,9 +22,9 @@ from rebasin_cli.matching.descent.settling import is_tie, settled
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import STARTS, WeightsOptions
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, State, Stop, StopMatching
-from rebasin_cli.matching.resources import budgets, in_order, keep_read
+from rebasin_cli.matching.resources import in_order
 from rebasin_cli.merging.frank_wolfe_many import check_joint, frank_wolfe_many
-from rebasin_cli.merging.models import Mean, Models, total_similarity
+from rebasin_cli.merging.models import Mean, Means, Models, total_similarity
 from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
@@ -70,7 +70,12 @@ def descend(problem: Problem, resources: Resources, start: Permutation, max_swee
 
 @dataclass(slots=True)
 class _Run:
-    """What the algorithms share: the pairwise matchers and how far they are."""
+    """What the algorithms share: the pairwise matchers and how far they are.
+
+    Attributes:
+        means: of all models but one.
+        known: what brought one model onto another, both as they are.
+    """
 
     models: Models
     match: Match
@@ -81,15 +86,15 @@ class _Run:
     objective: list[float] = field(default_factory=list)
     matches: int = 0
     stop: Stop = "converged"
+    means: Means = field(init=False)
+    known: dict[tuple[tuple[int, ...], tuple[int, ...]], MatchResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.means = Means(self.models, self.resources.memory)
 
     def tell(self, what: str, done: int, of: int) -> None:
         if self.on_round:
             self.on_round(what, done, of)
-
-    def mean_of_others(self, i: int, found: Sequence[Permutation]) -> State:
-        """The mean of all models but one as they are placed now; what is read of it stays, as far as memory goes."""
-        others = [j for j in range(len(self.models)) if j != i]
-        return keep_read(Mean(self.models, found, others), budgets(self.resources.memory)[0])
 
     def each_onto(self, pairs: Sequence[tuple[State, State]]) -> Iterator[MatchResult]:
         """For each pair (a, b), in order, what brings `b` onto `a`; one that is alone gets the executor for itself."""
@@ -167,6 +172,7 @@ def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation,
     try:
         for i, result in enumerate(run.each_onto([(first, other) for other in others]), 1):
             found[i] = result.permutation
+            run.known[(0,), (i,)] = result
             run.tell("to the first", i, len(models) - 1)
     except StopMatching as wish:
         run.stop = wish.stop
@@ -183,8 +189,10 @@ def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutat
         while len(groups) > 1:
             merged: list[tuple[int, ...]] = []
             pairs = list(zip(groups[::2], groups[1::2], strict=False))
-            means = [(Mean(models, tuple(found), one), Mean(models, tuple(found), two)) for one, two in pairs]
-            for (one, two), result in zip(pairs, run.each_onto(means), strict=True):
+            unknown = [pair for pair in pairs if pair not in run.known]
+            fresh = run.each_onto([(Mean(models, found, one), Mean(models, found, two)) for one, two in unknown])
+            for one, two in pairs:
+                result = run.known.get((one, two)) or next(fresh)
                 for i in two:
                     found[i] = found[i].compose(result.permutation, models.layout)
                 merged.append((*one, *two))
@@ -204,7 +212,7 @@ def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutatio
     for round_ in range(run.max_rounds):
         gained = 0.0
         for step, i in enumerate(torch.randperm(len(models), generator=generator).tolist()):
-            mean = run.mean_of_others(i, found)
+            mean = run.means.without(i, found)
             stayed = run.refine(mean, models.states[i], found[i], sweeps=100)
             placed = _placed(run, i, mean, stayed, again=round_ == 0)
             found[i] = placed.permutation
@@ -246,7 +254,7 @@ def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation,
     for round_ in range(run.max_rounds if run.stop == "converged" else 0):
         gained = 0.0
         for i in range(len(models)):
-            mean, again = run.mean_of_others(i, found), second_look and i in promising
+            mean, again = run.means.without(i, found), second_look and i in promising
             stayed = at_rest.get(i) or run.refine(mean, models.states[i], found[i], 100 if second_look else 1)
             placed = _placed(run, i, mean, stayed, again=again)
             if placed.permutation.equals(found[i]):

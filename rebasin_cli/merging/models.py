@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rebasin_cli.matching.objective import dot, squared_distance
 from rebasin_cli.matching.problem import State
-from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.matching.resources import Budget, budgets, keep_read
+from rebasin_cli.permutation.gather import permute_tensor, permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout
 
@@ -42,10 +43,20 @@ class Mean(Mapping[str, Tensor]):
 
     Args:
         members: which of the models.
+        placed: all of these, permuted already.
     """
 
-    def __init__(self, models: Models, permutations: Sequence[Permutation], members: Sequence[int]) -> None:
-        self._models, self._permutations, self._members = models, permutations, tuple(members)
+    def __init__(
+        self,
+        models: Models,
+        permutations: Sequence[Permutation],
+        members: Sequence[int],
+        placed: Mapping[int, State] | None = None,
+    ) -> None:
+        self._models, self._members = models, tuple(members)
+        self._placed = [
+            placed[i] if placed else permuted(permutations[i], models.layout, models.states[i]) for i in self._members
+        ]
 
     def __getitem__(self, key: str) -> Tensor:
         total = sum(self._models.weights[i] for i in self._members)
@@ -71,8 +82,8 @@ class Mean(Mapping[str, Tensor]):
 
     def _wide(self, key: str, least: torch.dtype) -> Iterator[Tensor]:
         """The tensor of each member, permuted, in `least` or wider."""
-        for i in self._members:
-            tensor = permute_tensor(self._permutations[i], self._models.layout, key, self._models.states[i].__getitem__)
+        for state in self._placed:
+            tensor = state[key]
             yield tensor.to(torch.promote_types(tensor.dtype, least))
 
     def __iter__(self) -> Iterator[str]:
@@ -80,6 +91,29 @@ class Mean(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._models.states[self._members[0]])
+
+
+class Means:
+    """Means of all models but one, where one after the other moves: what stays in its place is permuted once.
+
+    Args:
+        memory: as of `Resources`.
+    """
+
+    def __init__(self, models: Models, memory: int | None) -> None:
+        self._models, self._memory = models, memory
+        self._placed: dict[int, tuple[Permutation, State]] = {}
+
+    def without(self, i: int, found: Sequence[Permutation]) -> State:
+        """The mean of the others as they are placed now; what is read of it and of them stays, as memory permits."""
+        models = self._models
+        others = [j for j in range(len(models)) if j != i]
+        for j in others:
+            if j not in self._placed or self._placed[j][0] is not found[j]:
+                share = Budget(budgets(self._memory)[0].left // len(models))
+                self._placed[j] = found[j], keep_read(permuted(found[j], models.layout, models.states[j]), share)
+        mean = Mean(models, found, others, {j: self._placed[j][1] for j in others})
+        return keep_read(mean, budgets(self._memory)[0])
 
 
 def total_similarity(models: Models, permutations: Sequence[Permutation]) -> float:

@@ -14,7 +14,7 @@ from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, StopMatching
 from rebasin_cli.merging import many
 from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
-from rebasin_cli.merging.models import Mean, Models, pairwise_distances, total_similarity
+from rebasin_cli.merging.models import Mean, Means, Models, pairwise_distances, total_similarity
 from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
@@ -130,6 +130,31 @@ def test_the_mean_weighs(tmp_path: Path) -> None:
     for key in TINY["chain"].shapes:
         expected = 0.5 * found[0][key] + 0.3 * found[1][key] + 0.2 * found[2][key]
         assert torch.allclose(mean[key], expected, atol=1e-12)
+
+
+def test_means_of_the_others_are_those_of_where_they_are_placed_now(tmp_path: Path) -> None:
+    layout, found = tiny_layout("residual", tmp_path), states("residual", 3)
+    models = Models(layout, tuple(found), (0.5, 0.3, 0.2))
+    places = [Permutation.random(layout, seed) for seed in range(3)]
+    means = Means(models, None)
+    for i in (0, 1, 2, 1):
+        mean, expected = means.without(i, places), Mean(models, places, [j for j in range(3) if j != i])
+        assert all(torch.equal(mean[key], expected[key]) for key in TINY["residual"].shapes)
+        places[i] = Permutation.random(layout, 10 + i)
+
+
+def test_what_brought_the_second_model_onto_the_first_is_not_looked_for_twice(tmp_path: Path) -> None:
+    models = Models.of(tiny_layout("recurrent", tmp_path), states("recurrent", 4))
+    searched: list[Problem] = []
+
+    def match(problem: Problem, resources: Resources) -> MatchResult:
+        searched.append(problem)
+        return best_of(descents(problem, 1))
+
+    match_many(models, match)
+    problems = [{key: (p.a[key], p.b[key]) for key in p.a} for p in searched]
+    for one, two in itertools.combinations(problems, 2):
+        assert not all(torch.equal(one[key][side], two[key][side]) for key in one for side in (0, 1))
 
 
 def test_models_whose_match_from_the_start_came_nowhere_near_are_not_matched_so_again(
