@@ -21,8 +21,8 @@ HEADS_OF_EACH_LAYER = {
     "cross.{i}: [config.num_heads, ehead]": "cross.{i}: [config.num_heads]\n  ehead.{i}: [config.num_heads]",
 }  # fmt: skip
 STREAMS_APART = {
-    '"{encoder,decoder}.block.{i}.layer.{l}.layer_norm.weight": embed':
-    "encoder.block.{i}.layer.{l}.layer_norm.weight: embed\n  decoder.block.{i}.layer.{l}.layer_norm.weight: dec",
+    "decoder.block.{i}.layer.{0,1,2}.layer_norm.weight: embed":
+    "decoder.block.{i}.layer.{0,1,2}.layer_norm.weight: dec",
     '"{encoder,decoder}.final_layer_norm.weight": embed':
     "encoder.final_layer_norm.weight: embed\n  decoder.final_layer_norm.weight: dec",
     "(dhead dqk.{i}) embed": "(dhead dqk.{i}) dec", "(dhead dv.{i}) embed": "(dhead dv.{i}) dec",

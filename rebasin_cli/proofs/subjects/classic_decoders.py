@@ -183,7 +183,12 @@ SUBJECTS: Mapping[str, tuple[Callable[[], Subject], ...]] = {
     "gpt-neo": (gpt_neo, partial(gpt_neo, tie_word_embeddings=False)),
     "bloom": (bloom, published_bloom),
     "mpt": (mpt,),
-    "mamba": (mamba, partial(mamba, use_bias=True), partial(mamba, "FalconMamba"), published_mamba),
+    "mamba": (
+        mamba,
+        partial(mamba, use_bias=True),
+        partial(mamba, "FalconMamba", tie_word_embeddings=False),
+        published_mamba,
+    ),
     "mamba2": (mamba2, partial(mamba2, "one group, biases", n_groups=1, use_bias=True)),
     "opt": (
         opt,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.proofs.proof import Subject, Trace
@@ -46,11 +46,17 @@ def logits_of(subject: Subject) -> Subject:
 
 
 def t5(model: str = "ForConditionalGeneration", family: str = "T5", **config: Any) -> Subject:
-    """T5 with 5 heads of width 8 in a stream of 48; its RMSNorm is in float32."""
+    """T5 with 5 heads of width 8 in a stream of 48; its RMSNorm is in float32.
+
+    Its library ties every head, and leaves one alone whose file holds another tensor: so v1.1 was published.
+    """
     network = made(
         family, model, vocab_size=50, d_model=48, d_kv=8, d_ff=40, num_layers=2, num_decoder_layers=3, num_heads=5,
         pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, **config,
     )  # fmt: skip
+    if config.get("tie_word_embeddings") is False:
+        network.config.tie_word_embeddings = False
+        network.lm_head.weight = nn.Parameter(torch.randn(50, 48))
     inputs = {"input_ids": tokens(12)}
     if model != "EncoderModel":
         inputs["decoder_input_ids"] = tokens(9, seed=2)
@@ -65,9 +71,11 @@ def published_t5() -> Subject:
     shared = plain.state["shared.weight"]
     extra = {f"{stack}.embed_tokens.weight": shared.clone() for stack in ("encoder", "decoder")}
     extra["lm_head.weight"] = shared.clone()
+    tie = ("shared.weight", *extra)
     bias = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     extra[bias] = torch.ones(32, 5, dtype=torch.float64)
-    return with_extra(plain, "T5ForConditionalGeneration as it was published", extra)
+    published = with_extra(plain, "T5ForConditionalGeneration as it was published", extra)
+    return replace(published, ties=(tie,))
 
 
 def whisper(**config: Any) -> Subject:

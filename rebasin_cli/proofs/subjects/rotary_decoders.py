@@ -6,13 +6,15 @@ Every width is a different number, so that a pattern with two of them exchanged 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rebasin_cli.evaluation.libraries import library
-from rebasin_cli.proofs.proof import Subject
+from rebasin_cli.proofs.proof import Subject, Trace
 from rebasin_cli.proofs.subjects.pretrained import RMS_TOLERANCE, pretrained_subject, transformers_subject
 from rebasin_cli.proofs.subjects.variants import judged_by, under_other_keys, with_extra
 
@@ -68,15 +70,26 @@ _THEIR_NAMES = {
 
 
 def consolidated_llama() -> Subject:
-    """LLaMA under its authors' names. Their rotary pairs lie side by side, which is all the same to fixed dims."""
+    """LLaMA in its authors' layout: under other names, and the units of a rotary pair side by side."""
 
     def rename(key: str) -> str:
         for ours, theirs in _THEIR_NAMES.items():
             key = key.replace(ours, theirs)
         return key
 
-    name = "LlamaForCausalLM under its authors' names"
-    return with_extra(under_other_keys(llama(), name, rename), name, {"rope.freqs": torch.ones(4).double()})
+    name = "LlamaForCausalLM in its authors' layout"
+    plain = with_extra(under_other_keys(llama(), name, rename), name, {"rope.freqs": torch.ones(4).double()})
+
+    def laid_out(state: Mapping[str, Tensor], shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Rows of each head as `shape`, transposed."""
+        turned = {key for key in state if key.endswith((".wq.weight", ".wk.weight"))}
+        rows = {key: state[key].view(-1, *shape, 48).transpose(1, 2).flatten(0, 2) for key in turned}
+        return {**state, **rows}
+
+    def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
+        return plain.run(laid_out(state, (4, 2)), trace)
+
+    return replace(plain, state=laid_out(plain.state, (2, 4)), run=run)
 
 
 def gemma3_with_images() -> Subject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -94,7 +94,7 @@ class _Parser:
         scales = tuple(self._scale(item) for item in self._items(sections.get("scales")))
         requires = tuple(self._requirement(item) for item in self._items(sections.get("require")))
         rotations = tuple(self._rotation(item) for item in self._items(sections.get("rotations")))
-        norms = tuple(self._norm(key, value) for key, value in self._table(sections.get("norms")))
+        norms = tuple(self._norm(*entry) for entry in self._entries(sections.get("norms")))
         acting: dict[str, Sequence[ActingRule]] = {"signs": signs, "scales": scales, "rotations": rotations}
         for fault in (
             *find_faults(lines, rules, sizes, shorthands, requires),
@@ -112,6 +112,8 @@ class _Parser:
         signs += tuple(sign for part in parts for sign in part.signs())
         scales += tuple(scale for part in parts for scale in part.scales())
         requires += tuple(need for part in parts for need in part.requires())
+        rotations += tuple(rotation for part in parts for rotation in part.rotations())
+        norms += tuple(norm for part in parts for norm in part.norms())
         for fault in repeated_templates(lines):
             raise self.error(fault.what, fault.line, fault.remedy)
         stays = [(k.text, self._text(v)) for k, v in self._table(sections.get("stays"))]
@@ -149,16 +151,20 @@ class _Parser:
             sections[key.text] = value
         return sections
 
-    def _lines(self, lines: list[Line], node: Node | None, section: Section, prefix: str = "") -> None:
-        """Add the lines of a section; a key that holds a table is a prefix of the table's keys."""
+    def _entries(self, node: Node | None, prefix: str = "") -> Iterator[tuple[str, Scalar, Node]]:
+        """What a key begins with, the key and its value; a key that holds a table is a prefix of the table's keys."""
         self._tables += 1
         if self._tables > MOST_LINES:
             raise self.error(f"the spec's tables stand for more than {MOST_LINES:,} tables", node.line if node else 1)
         for key, value in self._table(node):
             if isinstance(value, Table):
                 for start in key.text.split():
-                    self._lines(lines, value, section, prefix + start)
-                continue
+                    yield from self._entries(value, prefix + start)
+            else:
+                yield prefix, key, value
+
+    def _lines(self, lines: list[Line], node: Node | None, section: Section) -> None:
+        for prefix, key, value in self._entries(node):
             pattern = self._parsed(_pattern, self._text(value), value.line)
             templates = self._parsed(parse_templates, prefix + key.text, key.line)
             self._add(lines, (Line(template, pattern, section, key.line) for template in templates), key.line)
@@ -240,11 +246,11 @@ class _Parser:
         rule = RotationRule(self._parsed(parse_dim_name, name, item.line), item.line, without, bool(keeping))
         return replace(rule, pairs=paired, owner=within)
 
-    def _norm(self, key: Scalar, value: Node) -> NormRule:
-        gains = self._parsed(parse_templates, key.text, key.line)
+    def _norm(self, prefix: str, key: Scalar, value: Node) -> NormRule:
+        gains = self._parsed(parse_templates, prefix + key.text, key.line)
         if len(gains) != 1:
             raise self.error(f"`{key.text}` names several norms", key.line, "give each of them a line")
-        users = (self._parsed(parse_templates, text, value.line) for text in self._text(value).split())
+        users = (self._parsed(parse_templates, prefix + text, value.line) for text in self._text(value).split())
         return NormRule(gains[0], tuple(template for found in users for template in found), key.line)
 
     def _index(self, name: DimName, text: str, line: int) -> tuple[str, Template]:

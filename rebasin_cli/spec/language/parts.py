@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from rebasin_cli.spec.language.pattern import Anonymous, Atom, DimName, Pattern
 from rebasin_cli.spec.language.permutation_spec import (
     Line,
+    NormRule,
     PermutationSpec,
     Requirement,
+    RotationRule,
     Rule,
     ScaleRule,
     Shorthand,
@@ -59,6 +61,17 @@ class Part:
         for rule in self.spec.scales:
             yield replace(rule, name=self._name(rule.name), line=self.line, without=self._under(rule.without))
 
+    def rotations(self) -> Iterator[RotationRule]:
+        """Its dims with maps."""
+        for rule in self.spec.rotations:
+            owner, without = rule.owner and self._name(rule.owner), self._under(rule.without)
+            yield replace(rule, name=self._name(rule.name), line=self.line, owner=owner, without=without)
+
+    def norms(self) -> Iterator[NormRule]:
+        """Norms on its streams."""
+        for norm in self.spec.norms:
+            yield NormRule(norm.gain.under(self.prefix), self._under(norm.users), self.line)
+
     def sizes(self) -> Iterator[SizeRule]:
         """Its rules of sizes."""
         for size in self.spec.sizes:
@@ -93,4 +106,5 @@ class Part:
     def _atom(self, atom: Atom) -> Sequence[Atom]:
         if isinstance(atom, DimName):
             return (self._name(atom),)
-        return (Anonymous(f"{self.name}/{atom.size}") if isinstance(atom.size, str) else atom,)
+        size = f"{self.name}/{atom.size}" if isinstance(atom.size, str) else atom.size
+        return (Anonymous(size, atom.turned and self._name(atom.turned)),)

@@ -26,13 +26,17 @@ def with_turned(spec: PermutationSpec) -> PermutationSpec:
         return (atom.turned or atom,) if isinstance(atom, Anonymous) else (atom,)
 
     turning = [rule for rule in spec.rotations if rule.pairs]
-    size_of = {str(name): str(size) for name, size in sizes.items()}
+    size_of = {str(name): str(size).rpartition("/") for name, size in sizes.items()}  # `part/size`
     return replace(
         spec,
         lines=tuple(replace(ln, pattern=ln.pattern.replaced(named)) if ln.pattern else ln for ln in spec.lines),
         rules=(*spec.rules, *(Rule(rule.name, rule.line, owner=rule.owner, fixed=WHY) for rule in turning)),
         sizes=(
             *spec.sizes,
-            *(SizeRule(rule.name, (parse_expression(size_of[str(rule.name)]),), rule.line) for rule in turning),
+            *(
+                SizeRule(rule.name, (parse_expression(size),), rule.line, part)
+                for rule in turning
+                for part, _, size in [size_of[str(rule.name)]]
+            ),
         ),
     )

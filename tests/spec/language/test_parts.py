@@ -119,6 +119,49 @@ def test_what_is_wrong_with_parts_is_refused(parts: str, said: str, tmp_path: Pa
     assert said in str(caught.value)
 
 
+ROTATED = """
+sizes:
+  width: 4
+dims:
+  v: within h
+rotations:
+  - s
+  - v
+  - rope in halves within h
+  - plain without other.weight
+norms:
+  "{at:one,two}.":
+    norm.weight: q.weight v.weight
+tensors:
+  "{at:one,two}.":
+    norm.weight: s
+    q.weight: (h rope:width) s
+    k.weight: (h /rope:width) _
+    v.weight: (h v) s
+    o.weight: _ (h v)
+  plain.weight: plain _
+  other.weight?: _
+"""
+
+
+def test_a_part_has_its_rotations_norms_and_rotary_pairs(tmp_path: Path) -> None:
+    own = {"norm.weight": (6,), "q.weight": (8, 6), "k.weight": (8, 5), "v.weight": (10, 6), "o.weight": (7, 10)}
+    shapes = {f"some.one.{key}": shape for key, shape in own.items()}
+    shapes |= {key.replace("one", "two"): shape for key, shape in shapes.items()}
+    spec = outer(tmp_path, "parts:\n  part: inner under some.\n", ROTATED)
+    layout = bind(spec, {**shapes, "some.plain.weight": (9, 3)}, Request(rotations=True))
+    kinds = {dim: layout.dims[dim].rotated for dim in layout.rotated()}
+    assert kinds == {
+        "part/s": "orthogonal", "part/v": "invertible", "part/rope": "halves", "part/plain": "invertible",
+    }  # fmt: skip
+    assert layout.dims["part/rope"].owner == "part/h"
+    assert layout.norms == {
+        f"some.{at}.{key}.weight": f"some.{at}.norm.weight" for at in ("one", "two") for key in ("norm", "q", "v")
+    }
+    with_other = {**shapes, "some.plain.weight": (9, 3), "some.other.weight": (2,)}
+    assert "part/plain" not in bind(spec, with_other, Request(rotations=True)).rotated()
+
+
 def test_a_shipped_spec_may_be_a_part_of_ones_own() -> None:
     said = refusal("parts:\n  net: mlp under net.\n", {"net.0.weight": (3, 2), "other.0.weight": (3, 2)})
     assert "no line speaks of other.0.weight" in said
