@@ -41,8 +41,10 @@ def drawn(random: Random, group: Sequence[ColourClass], blocks: Colours | None =
     """A trial of classes, in as many rounds as it takes to give each of them orders of its own."""
     blocks = np.arange(len(group[0])) if blocks is None else blocks
     units = int(blocks.max()) + 1
-    rounds = 1
-    while math.factorial(min(units, 20)) ** rounds <= len(group):
+    rounds, orders = 1, math.factorial(min(units, 20))
+    if units > 3:
+        orders //= 2  # as many at least keep no blocks together: 12 of the 24 of four units
+    while orders**rounds <= len(group):
         rounds += 1
     taken: set[tuple[tuple[int, ...], ...]] = {(tuple(range(units)),) * rounds}
     codes = []
