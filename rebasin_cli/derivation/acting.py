@@ -1,10 +1,15 @@
-"""Signs and scales of a derived spec: where those of a unit act, found by running the network and proved as the group.
+"""Signs, scales and maps of a derived spec: where those of a unit act, found by running the network and proved as the
+group.
 
 A place is one axis of one tensor on which a dim stands. Scales that keep the function multiply some places of a unit,
 divide others and leave the rest, so that the derivatives of the outputs by the logarithms of the places' scales cancel.
 Of all ways to mark the places in a pattern (not at all, `/`, or bars) the one that cancels is taken, and tried on the
 network with scales between ½ and 2. Signs are tried with the same marks; where there are no scales without marks, and
 with bars around gains, as of a stream under RMSNorm.
+
+Dims that have scales may have linear maps of all units together, with the same marks: values, queries and keys have,
+and units of ReLU have not. What stands twice on an axis, as queries and keys in one tensor, is written twice, so that
+marks can tell both.
 """
 
 from __future__ import annotations
@@ -13,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.derivation.candidate import TOLERANCE, Candidate, Judge
-from rebasin_cli.derivation.expressions import moves_in
+from rebasin_cli.derivation.expressions import moves_in, unfolded
 from rebasin_cli.derivation.writing import Draft, Place, spec_text
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation, with_turns
+from rebasin_cli.proofs.acting import Kind
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import Layout
@@ -40,8 +45,11 @@ CANCELS = 1e-3
 _MARKS = {1: "", -1: "/", 0: "|"}
 
 
-def with_acting(judge: Judge, made: Candidate, seed: int) -> Candidate:
-    """A candidate with the signs and scales that the network was found to have."""
+def with_acting(judge: Judge, plain: Candidate, seed: int) -> Candidate:
+    """A candidate with the signs, scales and maps that the network was found to have."""
+    wide = {axis: unfolded(expression) for axis, expression in plain.wiring.expressions.items()}
+    wiring = plain.wiring.with_axes(wide)
+    made = replace(plain, wiring=wiring, draft=replace(plain.draft, wiring=wiring))
     places = _places(made)
     shown = {made.draft.spelled(dim): dim for dim in places}
     few = {dim: found for dim, found in places.items() if len(found) <= MOST_PLACES}
@@ -53,6 +61,7 @@ def with_acting(judge: Judge, made: Candidate, seed: int) -> Candidate:
     scaled = _kept(judge, replace(made.draft, marks=marks, scales=frozenset(wanted)), "scales", shown, seed)
     marks = {place: mark for place, mark in marks.items() if _dim_at(made, place) in scaled}
     draft = replace(made.draft, marks=marks, scales=scaled)
+    mapped = _kept(judge, replace(draft, rotations=scaled), "rotations", shown, seed)
     signed = _kept(judge, replace(draft, signs=frozenset(places)), "signs", shown, seed)
     rest = {dim: found for dim, found in places.items() if dim not in scaled | signed}
     gains = {place: "|" for found in rest.values() for place in found if _is_gain(made, place)}
@@ -62,10 +71,11 @@ def with_acting(judge: Judge, made: Candidate, seed: int) -> Candidate:
         marks |= {place: mark for place, mark in gains.items() if _dim_at(made, place) in more}
         signed |= more
     if not scaled | signed:
-        return made
-    draft = replace(draft, marks=marks, signs=signed)
+        return plain
+    wiring = plain.wiring.with_axes({(name, axis): wide[name, axis] for name, axis, _ in marks})
+    draft = replace(draft, wiring=wiring, marks=marks, signs=signed, rotations=mapped)
     spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-    return replace(made, draft=draft, spec=spec, layout=bind(spec, judge.shapes))
+    return Candidate(wiring, draft, spec, bind(spec, judge.shapes))
 
 
 def _places(made: Candidate) -> dict[int, list[Place]]:
@@ -155,29 +165,28 @@ def _derivatives(
     return columns
 
 
-def _kept(
-    judge: Judge, draft: Draft, kind: Literal["signs", "scales"], shown: Mapping[str, int], seed: int
-) -> frozenset[int]:
-    """The dims of a draft whose signs, or scales, alone leave the real outputs as they are."""
+def _kept(judge: Judge, draft: Draft, kind: Kind, shown: Mapping[str, int], seed: int) -> frozenset[int]:
+    """The dims of a draft whose signs, scales, or maps, alone leave the real outputs as they are."""
     if not (draft.signs or draft.scales):
         return frozenset()
     layout, found = _bound(judge, draft, kind), set()
     drawn, still = Permutation.random(layout, seed), Permutation.identity(layout)
-    for name in layout.signed() if kind == "signs" else layout.scaled():
+    for name in {"signs": layout.signed(), "scales": layout.scaled(), "rotations": layout.rotated()}[kind]:
         turned = torch.arange(prod(still[name].shape)).reshape(still[name].shape) % 2 == 0
         element = (
             Permutation({name: with_turns(still[name], turned)})
             if kind == "signs"
-            else Permutation({}, {name: drawn.scales[name]})
+            else replace(drawn.only([name]), indices={})
         )
         if judge.change(dict(permuted(element, layout, judge.state))) <= TOLERANCE:
             found.add(shown[name])
     return frozenset(found)
 
 
-def _bound(judge: Judge, draft: Draft, kind: Literal["signs", "scales"]) -> Layout:
+def _bound(judge: Judge, draft: Draft, kind: Kind) -> Layout:
     spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-    return bind(spec, judge.shapes, Request(signs=kind == "signs", scales=kind == "scales"))
+    wanted = Request(signs=kind == "signs", scales=kind == "scales", rotations=kind == "rotations")
+    return bind(spec, judge.shapes, wanted)
 
 
 def _shape(layout: Layout, name: str) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def derive(
         inputs: what its forward takes: a tensor, a tuple of positional or a mapping of named arguments, of four
             examples or more.
         seconds: after which the search ends with what it has.
-        acting: whether signs and scales of units are looked for, too.
+        acting: whether signs, scales and maps of units are looked for, too.
 
     Raises:
         ContentError: the module does not run on the inputs, is not deterministic, gives no finite outputs, has no

@@ -67,6 +67,17 @@ def moves_in(expression: Expression) -> list[int]:
     return [part.move for part in parts_of(expression) if isinstance(part, Moving)]
 
 
+def unfolded(expression: Expression) -> Expression:
+    """An axis with what stands on it twice, such as queries and keys, written twice."""
+    if isinstance(expression, Chain):
+        return chain([unfolded(part) for part in expression.parts])
+    if isinstance(expression, Nest) and expression.factors[0] == Still(2) and moves_in(expression):
+        rest = expression.factors[1:]
+        once = rest[0] if len(rest) == 1 else Nest(rest)
+        return Chain((once, once))
+    return expression
+
+
 def alone_in(expression: Expression, owners: Mapping[int, int], around: frozenset[int] = frozenset()) -> set[int]:
     """The moves that stand in it without the one that they are within around them."""
     if isinstance(expression, Moving):

@@ -33,7 +33,7 @@ class Draft:
         constants: how a part of a product or of segments that stays is written, by its size; as the size itself where
         nothing is said. named: sizes by the names that `constants` use, as expressions.
         prefixes: that keys may begin with; optional: keys that a checkpoint may be without.
-        signs, scales: dims that have them; marks: `|` or `/` where these do not act or act the other way round.
+        signs, scales, rotations: dims that have them; marks: `|` or `/` where these do not act or act inversely.
     """
 
     title: str
@@ -52,6 +52,7 @@ class Draft:
     optional: frozenset[str] = frozenset()
     signs: frozenset[int] = frozenset()
     scales: frozenset[int] = frozenset()
+    rotations: frozenset[int] = frozenset()
     marks: Mapping[Place, str] = field(default_factory=dict)
 
     def spelled(self, dim: int) -> str:
@@ -80,11 +81,11 @@ def spec_text(draft: Draft) -> str:
     rules += _rules(draft, {dim: partial(_index_rule, draft, dim) for dim in wiring.indices})
     rules += _rules(draft, dict.fromkeys(sorted(wiring.fixed), lambda _: "fixed because the network tells them apart"))
     stays = [f"{_quoted(what)}: {_quoted(why)}" for what, why in draft.stays]
-    signs, scales = (
-        [f"- {line.removesuffix(': ')}" for line in _rules(draft, dict.fromkeys(sorted(dims), lambda _: ""))]
-        for dims in (draft.signs, draft.scales)
-    )
-    sections = {"sizes": sizes, "dims": rules, "signs": signs, "scales": scales, "stays": stays}
+    acting = {
+        kind: [f"- {line.removesuffix(': ')}" for line in _rules(draft, dict.fromkeys(sorted(dims), lambda _: ""))]
+        for kind, dims in (("signs", draft.signs), ("scales", draft.scales), ("rotations", draft.rotations))
+    }
+    sections = {"sizes": sizes, "dims": rules, **acting, "stays": stays}
     for section, lines in sections.items():
         if lines:
             out += [f"{section}:", *(f"  {line}" for line in lines)]

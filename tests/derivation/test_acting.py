@@ -1,4 +1,4 @@
-"""Signs and scales that are derived with a spec: those that the network has, in the places where they act."""
+"""Signs, scales and maps that are derived with a spec: those that the network has, in the places where they act."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import rebasin_cli.derivation.derive as deriving
 from rebasin_cli.derivation.candidate import Candidate, Judge
 from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.writing import spec_text
+from rebasin_cli.evaluation.libraries import library
 from rebasin_cli.spec.language.loading import parse_spec
 from tests.derivation.test_derive import derived
 
@@ -69,13 +70,20 @@ def said(found: Derivation) -> tuple[set[str], set[str]]:
     return tuple(set(proof.families) if proof else set() for proof in (found.proof.signs, found.proof.scales))  # type: ignore[return-value]
 
 
+def rotated(found: Derivation) -> set[str]:
+    """The families with maps."""
+    return set(found.proof.rotations.families) if found.proof.rotations else set()
+
+
 @pytest.mark.parametrize(
     ("function", "signs", "scales"),
     [(torch.relu, False, True), (torch.tanh, True, False), (F.gelu, False, False), (F.leaky_relu, False, True)],
 )
 def test_what_a_function_keeps_is_found(function: Callable[[Tensor], Tensor], signs: bool, scales: bool) -> None:
     units = {"a", "b"}
-    assert said(found(Perceptron(function), 4)) == (units if signs else set(), units if scales else set())
+    derivation = found(Perceptron(function), 4)
+    assert said(derivation) == (units if signs else set(), units if scales else set())
+    assert rotated(derivation) == set()
 
 
 def test_gates_and_gains_stand_in_bars() -> None:
@@ -94,7 +102,7 @@ def test_keys_are_divided_where_queries_are_multiplied() -> None:
     derivation = found(Attention(), 5, 4)
     signs, scales = said(derivation)
     assert len(signs) == 2
-    assert signs == scales
+    assert signs == scales == rotated(derivation)
     text = derivation.text
     marked = [line for line in text.splitlines() if "/" in line]
     assert len(marked) == 2, text
@@ -102,19 +110,68 @@ def test_keys_are_divided_where_queries_are_multiplied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "signs", "scales"),
+    ("name", "signs", "scales", "rotations"),
     [
-        ("nanogpt", {"qk", "v"}, {"v"}),
-        ("encoder", {"qk", "v"}, {"v", "linear1"}),
-        ("chain", set(), {"ch", "h"}),
-        ("glu", {"b"}, {"b"}),
-        ("grouped rotary", {"o", "v"}, {"v"}),
-        ("bottlenecks", set(), {"stem", "conv1", "conv2"}),
-        ("gru", set(), set()),
+        ("nanogpt", {"qk", "v"}, {"qk", "v"}, {"qk", "v"}),
+        ("encoder", {"qk", "v"}, {"qk", "v", "linear1"}, {"qk", "v"}),
+        ("chain", set(), {"ch", "h"}, set()),
+        ("glu", {"a", "b"}, {"a", "b"}, set()),
+        ("grouped rotary", {"o", "v", "up"}, {"v", "up"}, {"v"}),
+        ("bottlenecks", set(), {"stem", "conv1", "conv2"}, set()),
+        ("gru", set(), set(), set()),
     ],
 )
-def test_networks_have_what_they_have(name: str, signs: set[str], scales: set[str]) -> None:
+def test_networks_have_what_they_have(name: str, signs: set[str], scales: set[str], rotations: set[str]) -> None:
     assert said(derived(name)) == (signs, scales)
+    assert rotated(derived(name)) == rotations
+
+
+def test_queries_and_keys_in_one_tensor_are_told_apart() -> None:
+    lines = {line.strip() for line in derived("nanogpt").text.splitlines()}
+    fused = "(head.{i} qk.{i}) + (head.{i} /qk.{i}) + (head.{i} v.{i})"
+    other = "(head.{i} /qk.{i}) + (head.{i} qk.{i}) + (head.{i} v.{i})"
+    assert lines & {f"blocks.{{i}}.qkv.weight: {text} embed" for text in (fused, other)}
+
+
+def test_gates_in_one_tensor_with_what_they_gate_stand_in_bars() -> None:
+    assert "a.weight: a + |a| _" in derived("glu").text
+
+
+class Linear(nn.Module):
+    """Two linear layers with nothing between, and two with a norm of every unit's own between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 5)
+        self.gain = nn.Parameter(torch.randn(5))
+        self.c = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.tanh(self.b(self.a(x)) * self.gain))
+
+
+def test_what_is_between_two_linear_layers_has_maps() -> None:
+    assert rotated(found(Linear(), 4)) == {"a"}
+
+
+def test_a_vision_transformer_of_a_library_has_maps_of_its_heads() -> None:
+    vit_of = library("timm.models.vision_transformer").VisionTransformer
+    torch.manual_seed(0)
+    vit = vit_of(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=3, num_classes=5, mlp_ratio=2)
+    derivation = found(vit, 3, 8, 8)
+    assert said(derivation) == ({"qk", "v"}, {"qk", "v"})
+    assert rotated(derivation) == {"qk", "v"}
+
+
+def test_a_gpt2_of_a_library_has_maps_of_its_heads() -> None:
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=7, n_embd=12, n_layer=2, n_head=3, attn_implementation="eager"
+    )
+    derivation = derive(transformers.GPT2LMHeadModel(config), torch.randint(11, (4, 6)))
+    assert said(derivation) == ({"qk", "v"}, {"qk", "v"})
+    assert rotated(derivation) == {"qk", "v"}
 
 
 def test_what_is_not_proved_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
