@@ -97,7 +97,7 @@ class Search:
 
     def _searched(self) -> Found:
         last = False
-        while (cls := self._next(last)) is not None:
+        while (cls := self._next()) is not None:
             if monotonic() - self._start > self._seconds:
                 self._found.complete = False
                 break
@@ -146,7 +146,7 @@ class Search:
             and cls.axis[0] not in self._network.kept  # nothing else would hear of an order that is not drawn
         ]
 
-    def _next(self, last: bool) -> ColourClass | None:
+    def _next(self) -> ColourClass | None:
         """The class to try next: of the size that most axes have, of vectors first, late in the network first."""
         waiting = [cls for cls in self._open() if (cls.axis, cls.positions) not in self._alone]
         if waiting:

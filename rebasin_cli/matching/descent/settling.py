@@ -20,7 +20,7 @@ from rebasin_cli.matching.objective import dot
 from rebasin_cli.matching.problem import Problem
 from rebasin_cli.permutation.gather import gather_piece, owner_sides, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation, is_identity
-from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
+from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Piece
 
 TIE = 1e-11
 """Objectives that differ by no more than this share are equal. Sums of 10¹⁰ products in float64 repeat themselves to
@@ -233,7 +233,7 @@ class _Dim:
                 views = piece_view(a, piece), piece_view(b, piece)
                 others = {axis: self.permutation.get(str(side.dim)) for axis, side in enumerate(piece.sides)}
                 for few in (True, False) if number == 0 else (False,):
-                    axis = long_axis(self.problem.layout, piece, at) if few else None
+                    axis = long_axis(piece, at) if few else None
                     if few and axis is None:
                         continue
                     one, two = views if axis is None else narrowed(*views, axis, others[axis])
@@ -302,7 +302,7 @@ def sides_within(piece: Piece, at: int) -> tuple[list[int], list[int]]:
     return ours, [side for side in range(len(piece.sides)) if side not in ours]
 
 
-def long_axis(layout: Layout, piece: Piece, at: int) -> int | None:
+def long_axis(piece: Piece, at: int) -> int | None:
     """The longest other axis that can be looked at in part, if it is long."""
     alone = [
         axis

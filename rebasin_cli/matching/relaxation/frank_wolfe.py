@@ -66,12 +66,11 @@ def _mixed(
 ) -> tuple[_Mixture, Stop | None]:
     """The mixture where the iterations end, and why they ended early if they did."""
     place, matrices = torch.device(resources.device), budgets(resources.memory)[1]
-    free = joint_dims(problem.layout)
     similarities = Similarities(problem, dtype, place, matrices, resources.executor)
-    state = _Mixture({dim: Block(dim, (dim,)) for dim in free}, similarities, held)
+    state = _Mixture({dim: Block(dim, (dim,)) for dim in joint_dims(problem.layout)}, similarities, held)
     state.begin(options.start)
     try:
-        for iteration in range(options.max_iterations if free else 0):
+        for iteration in range(options.max_iterations):
             if not state.step():
                 break
             if resources.on_step:
@@ -125,9 +124,7 @@ class _Mixture:
 
     def begin(self, start: RelaxedStart) -> None:
         if start == "identity":
-            vertex = {dim: self.held[dim] for dim in self.free}
-            if self.free:
-                vertex = {dim: torch.arange(len(perm)) for dim, perm in vertex.items()}
+            vertex = {dim: torch.arange(len(self.held[dim])) for dim in self.free}
             self.weights, self.vertices = [1.0], [vertex]
             self.gradients = {d: self._similarity(d, self.held.replace(vertex)).clone() for d in self.free}
         else:

@@ -139,7 +139,7 @@ class _Solver:
         targets = self._targets(step)
         sums = Sums(form)
         rows = sum(target.numel() for target in targets) // max(1, form.matrix(weight).shape[:2].numel())
-        share = share_of(form, form.matrix(weight).shape[2], rows)
+        share = share_of(form.matrix(weight).shape[2], rows)
         for x, target in zip(inputs, targets, strict=True):
             sums.add(x, target, share)
         ridge = ridge_of(form.matrix(weight).shape[2], sum(len(x) for x in inputs))

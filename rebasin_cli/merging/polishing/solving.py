@@ -189,7 +189,7 @@ class Sums:
         return g, h, mean_z, mean_t
 
 
-def share_of(form: Form, inputs: int, rows: int) -> float:
+def share_of(inputs: int, rows: int) -> float:
     """The share of a layer's rows that is enough."""
     return min(1.0, max(_ROWS, _ROWS_FOR_EACH * inputs) / max(1, rows))
 

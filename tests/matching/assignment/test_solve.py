@@ -260,8 +260,12 @@ def test_without_the_compiled_solver_scipy_answers(monkeypatch: pytest.MonkeyPat
     found = solve_assignment(matrix)
     assert (found.solver, found.gap, found.prices) == ("scipy", None, None)
     assert found.value == pytest.approx(usual.value, rel=1e-12)
+    many = solve_assignments(matrix[None])
+    assert (many.solver, many.columns[0].tolist()) == ("scipy", found.columns.tolist())
     with pytest.raises(RuntimeError, match="C compiler"):
         solve_assignment(matrix, backend="lazy-jv")
+    with pytest.raises(RuntimeError, match="C compiler"):
+        solve_assignments(matrix[None], backend="lazy-jv")
 
 
 @needs_fast_solver

@@ -45,8 +45,9 @@ def test_a_warm_start_saves_iterations_and_changes_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(module, "TOLERANCE", 1e-10)
     with torch.no_grad():
         cold, columns = doubly_stochastic(scores(9, 3.0), max_iterations=20_000)
-        warm, _ = doubly_stochastic(scores(9, 3.0), columns, max_iterations=1)
+        warm, kept = doubly_stochastic(scores(9, 3.0), columns)
     torch.testing.assert_close(warm, cold, rtol=1e-7, atol=1e-10)
+    assert torch.equal(kept, columns)  # which every further iteration would change
 
 
 def test_near_a_permutation_the_gradient_is_finite() -> None:
