@@ -66,6 +66,7 @@ def test_a_planted_permutation_is_found(family: str, similarity: Similarity) -> 
         assert sum(wrong.values()) / len(wrong) < 0.35, wrong
     assert not result.notes
     assert result.stop == "converged"
+    assert result.solves == len(layout.moving())
 
 
 def test_similarities_are_those_of_the_definition() -> None:
@@ -146,3 +147,12 @@ def test_a_flattened_axis_has_positions() -> None:
     (segment,) = segments_of(layout, "classifier.0.weight", (5, 24), 1)
     assert tuple(segment.channels.shape) == (6, 4)
     assert segment.channels[2].tolist() == [8, 9, 10, 11]
+
+
+def test_dims_of_few_units_have_channels() -> None:
+    layout = bound(
+        "tensors:\n  w: (g u) _\n  v: _ (g u)\ndims:\n  u: within g\nsizes:\n  u: 3\n", {"w": (6, 5), "v": (4, 6)}
+    )
+    (segment,) = segments_of(layout, "v", (4, 6), 1)
+    assert segment.dims == ("g", "u")
+    assert segment.channels.tolist() == [[[0], [1], [2]], [[3], [4], [5]]]
