@@ -5,6 +5,7 @@ compared with the classes of indices that refinement cannot tell apart: with not
 dim told apart. Where a class holds several orbits, two indices of different orbits are refined against each other. If
 they stay alike, something may send one to the other that the spec does not say. Refinement does not see everything
 (heads may look alike to it that are not), so what it would be is read off, index by index, and tried on the network.
+Units that the spec permutes anyway, and that the two have no part in, are told apart first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,7 +71,7 @@ def unsaid(judge: Judge, layout: Layout, seed: int = 0, *, briefly: bool = False
     base = search.begin()
     counter = _Counter(judge, layout, search.refiner, base)
     found = list(counter.against(base, None))
-    for point in [] if found or briefly else counter.points():
+    for point in [] if found or briefly else dict.fromkeys(counter.points.values()):
         with suppress(MismatchError):
             told = search.refiner.refine(recoloured([base], [counter.told(base, point)]))[0]
             found += counter.against(told, point)
@@ -92,9 +94,9 @@ class _Counter:
     def __init__(self, judge: Judge, layout: Layout, refiner: Refiner, base: Colouring) -> None:
         self._judge, self._layout, self._refiner, self._base = judge, layout, refiner, base
         self._keys = {name: keys[0] for name, keys in judge.network.keys.items()}
-        indexed = {bound.index_dim for bound in layout.tensors.values()}
+        self._indexed = {bound.index_dim for bound in layout.tensors.values()}
         self._drawn = [
-            Permutation({dim: p for dim, p in Permutation.random(layout, seed).items() if dim not in indexed})
+            Permutation({dim: p for dim, p in Permutation.random(layout, seed).items() if dim not in self._indexed})
             for seed in range(_ELEMENTS)
         ]
         self._orbits = self._orbits_at(None)
@@ -103,7 +105,8 @@ class _Counter:
         self.undecided: list[str] = []
         self._orders: list[Mapping[AxisOf, Colours]] = []  # that the real network keeps
 
-    def points(self) -> Iterator[_Point]:
+    @cached_property
+    def points(self) -> Mapping[str, _Point]:
         """For every dim an index that carries a unit of it, and as few of other dims as can be."""
         best: dict[str, tuple[int, _Point]] = {}
         for name, key in self._keys.items():
@@ -117,7 +120,7 @@ class _Counter:
                     for dim in dims:
                         if dim is not None and (dim not in best or len(dims) < best[dim][0]):
                             best[dim] = (len(dims), _Point((name, at), first))
-        yield from dict.fromkeys(point for _, point in best.values())
+        return {dim: point for dim, (_, point) in best.items()}
 
     def told(self, colouring: Colouring, *points: _Point) -> tuple[ColourClass, list[Colours]]:
         """A change of as many colourings as there are points: in each the index of one is told apart."""
@@ -141,20 +144,37 @@ class _Counter:
                 known = point is not None and self._orbits[cls.axis][one] != self._orbits[cls.axis][two]
                 text = f"{one} and {two} on axis {at} of {name}"
                 try:
-                    if known or not self._exchanged(colouring, _Point(cls.axis, one), _Point(cls.axis, two)):
+                    if known or not self._exchanged(colouring, _Point(cls.axis, one), _Point(cls.axis, two), point):
                         continue
                     yield text
                 except _UndecidedError:
                     self.undecided.append(text)
                 break
 
-    def _exchanged(self, colouring: Colouring, one: _Point, two: _Point) -> bool:
-        """Whether something that the real network keeps sends one index to the other."""
+    def _exchanged(self, colouring: Colouring, one: _Point, two: _Point, rests: _Point | None) -> bool:
+        """Whether something that the real network keeps sends one index to the other, and leaves a point in place."""
         moved = self._orbits[one.axis]
         if any(moved[one.index] != moved[order[one.axis][one.index]] for order in self._orders):
             return True
         cls, parts = self.told(colouring, one, two)
-        return self._extends([colouring, colouring], [(cls, parts)])
+        apart = self._unmoved(colouring, [one, two, *([rests] if rests else [])])
+        return self._extends([colouring, colouring], [(cls, parts), *apart])
+
+    def _unmoved(
+        self, colouring: Colouring, points: Sequence[_Point]
+    ) -> Iterator[tuple[ColourClass, Sequence[Colours]]]:
+        """Classes of units that any exchange of points may be taken to leave in place: of dims that no point carries,
+        so that the spec's own order of their units puts them back and moves no point.
+        """
+        carried = {dim for point in points for dim, _, _ in self._units(point)}
+        for dim in self._layout.moving():
+            if dim in carried or dim in self._indexed or dim not in self.points or self._layout.dims[dim].owner:
+                continue
+            cls, _ = self.told(colouring, self.points[dim])
+            units = [[unit[:2] for unit in self._units(_Point(cls.axis, at))] for at in cls.positions]
+            alone = all(len(own) == 1 and own[0][0] == dim for own in units)
+            if len(cls) > 1 and alone and len({unit for (_, unit), *_ in units}) == len(cls):
+                yield cls, [np.arange(len(cls))] * 2
 
     def _extends(self, colourings: Sequence[Colouring], told: Sequence[tuple[ColourClass, Sequence[Colours]]]) -> bool:
         """Whether what two colourings say goes on to an order of all indices that the real network keeps."""

@@ -142,6 +142,33 @@ class Turned(nn.Module):
         return self.out(torch.tanh(x @ turn)).mean(1)
 
 
+class Mamba(nn.Module):
+    """A selective scan by hand. With units alike, what writes into the states and what reads them are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.in_proj = nn.Linear(4, 6), nn.Linear(6, 20, bias=False)
+        self.conv1d = nn.Conv1d(10, 10, 3, groups=10, padding=2)
+        self.x_proj, self.dt_proj = nn.Linear(10, 3 + 2 * 5, bias=False), nn.Linear(3, 10)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, 6.0).repeat(10, 1)))
+        self.D = nn.Parameter(torch.ones(10))
+        self.out_proj, self.out = nn.Linear(10, 6, bias=False), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.inp(x))
+        hidden, gate = self.in_proj(x).chunk(2, -1)
+        hidden = F.silu(self.conv1d(hidden.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+        step, write, read = self.x_proj(hidden).split([3, 5, 5], -1)
+        step, decay = F.softplus(self.dt_proj(step)), -torch.exp(self.A_log)
+        state, found = hidden.new_zeros(len(x), 10, 5), []
+        for t in range(x.shape[1]):
+            written = (step[:, t] * hidden[:, t])[..., None] * write[:, t, None]
+            state = torch.exp(step[:, t, :, None] * decay) * state + written
+            found.append((state * read[:, t, None]).sum(-1))
+        scanned = torch.stack(found, 1) + hidden * self.D
+        return self.out(x + self.out_proj(scanned * F.silu(gate)))
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
     "turned features": lambda: (Turned(), vectors(4, 6)),
     "splines": lambda: (nn.Sequential(Splines(4, 7), Splines(7, 6), Splines(6, 3)), vectors(4)),
@@ -149,6 +176,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "vector quantised": lambda: (VectorQuantised(), images()),
     "set attention": lambda: (SetAttention(), vectors(4, 7)),
     "detector": lambda: (Detector(), vectors(6)),
+    "mamba": lambda: (Mamba(), vectors(4, 6)),
     "glow": lambda: (Glow(), vectors(4)),
     "masked convolutions": lambda: (nn.Sequential(MaskedConv(3, 6), nn.ReLU(), MaskedConv(6, 4)), images()),
 }
@@ -160,6 +188,7 @@ GROUPS = {
     "vector quantised": {"6": 1, "10": 1, "7": 1},
     "set attention": {"6": 2, "4": 1, "3": 2, "2 in 3": 2},
     "detector": {"10": 1, "8": 1},
+    "mamba": {"6": 1, "10": 1, "5": 1, "3": 1},
     "glow": {"32": 1},
     "masked convolutions": {"6": 1},
 }

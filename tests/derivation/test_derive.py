@@ -27,9 +27,6 @@ GROUPS = {name: group for kind in KINDS for name, group in kind.GROUPS.items()}
 LARGER = ("option a", "group norm over a concatenation")
 """Their groups are larger than the spec language can say: units of one dim in two places, or in another order."""
 
-UNDECIDED = ("set attention",)
-"""Whether units within heads under a norm may be exchanged is not found out in time, and that is said."""
-
 
 @lru_cache
 def derived(name: str) -> Derivation:
@@ -51,7 +48,7 @@ def group(layout: Layout) -> dict[str, int]:
 def test_the_group_of_a_network_is_found_and_proved(name: str) -> None:
     found = derived(name)
     assert found.proof.holds, found.proof.describe()
-    assert found.complete is (name not in UNDECIDED)
+    assert found.complete
     assert bool(found.free) is (name in LARGER), found.free
     assert group(found.proof.layout) == GROUPS[name], found.text
 
