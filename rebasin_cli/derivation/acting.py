@@ -50,7 +50,7 @@ def with_acting(judge: Judge, plain: Candidate, seed: int) -> Candidate:
     wide = {axis: unfolded(expression) for axis, expression in plain.wiring.expressions.items()}
     wiring = plain.wiring.with_axes(wide)
     made = replace(plain, wiring=wiring, draft=replace(plain.draft, wiring=wiring))
-    places = _places(made)
+    places = places_of(made)
     shown = {made.draft.spelled(dim): dim for dim in places}
     few = {dim: found for dim, found in places.items() if len(found) <= MOST_PLACES}
     marks: dict[Place, str] = {}
@@ -78,7 +78,7 @@ def with_acting(judge: Judge, plain: Candidate, seed: int) -> Candidate:
     return Candidate(wiring, draft, spec, bind(spec, judge.shapes))
 
 
-def _places(made: Candidate) -> dict[int, list[Place]]:
+def places_of(made: Candidate) -> dict[int, list[Place]]:
     """Where each dim stands that may have signs or scales: it moves, has no dims within it, and acts on no keys."""
     wiring = made.wiring
     barred = {*wiring.owners.values(), *wiring.indices, *wiring.fixed}
@@ -194,6 +194,10 @@ def _shape(layout: Layout, name: str) -> tuple[int, ...]:
 
 
 def _outputs(judge: Judge, element: Permutation, layout: Layout) -> Tensor:
-    found = judge.run(dict(permuted(element, layout, judge.state)), None).values()
-    real = (torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found)
+    return flat_outputs(judge.run(dict(permuted(element, layout, judge.state)), None))
+
+
+def flat_outputs(outputs: Mapping[str, Tensor]) -> Tensor:
+    """All of them, one after the other, as float64."""
+    real = (torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in outputs.values())
     return torch.cat([tensor.double().flatten() for tensor in real])

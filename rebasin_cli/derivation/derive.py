@@ -22,6 +22,7 @@ from rebasin_cli.derivation.reading import Reader, split_where_apart, without_mo
 from rebasin_cli.derivation.search import Search, Told
 from rebasin_cli.derivation.soundness import sound_judge, unread_tensors
 from rebasin_cli.derivation.stays import Stays, what_stays
+from rebasin_cli.derivation.streams import with_streams
 from rebasin_cli.derivation.unsaid import unsaid
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import Draft, spec_text
@@ -124,7 +125,7 @@ def _derived(
         judge, wiring, title or f"derived from {name}", name=name, comments=stays.comments, stays=stays.lines,
         ignored={**dict.fromkeys(network.others, ""), **stays.ignored},
     )  # fmt: skip
-    marked = with_acting(judge, made, seed + 3) if acting else made
+    marked = with_streams(judge, with_acting(judge, made, seed + 3), seed + 4) if acting else made
     proof = prove(marked.spec, judge.subject(name), seed)
     if not proof.holds and marked is not made:
         proof = prove(made.spec, judge.subject(name), seed)

@@ -198,3 +198,12 @@ def _numbered(names: Mapping[int, Name]) -> dict[int, Name]:
             taken[name] += 1
         final[dim] = name
     return final
+
+
+def quoted(text: str) -> str:
+    """As YAML has it: quoted where it would be read as something else."""
+    plain = text[:1].isalnum() or text[:1] in ("(", "_")
+    words = text.lower() in ("null", "true", "false", "yes", "no", "on", "off") or text.replace(".", "").isdigit()
+    if plain and not words and ": " not in text and " #" not in text and text == text.strip():
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

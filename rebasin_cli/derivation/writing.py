@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Still
-from rebasin_cli.derivation.naming import Name, numbers_of, template_of, words_of
+from rebasin_cli.derivation.naming import Name, numbers_of, quoted, template_of, words_of
 from rebasin_cli.derivation.wiring import Wiring
 
 _Place = tuple[int, str]
@@ -34,6 +34,7 @@ class Draft:
         nothing is said. named: sizes by the names that `constants` use, as expressions.
         prefixes: that keys may begin with; optional: keys that a checkpoint may be without.
         signs, scales, rotations: dims that have them; marks: `|` or `/` where these do not act or act inversely.
+        centred: those whose maps keep ones; norms: gains on streams → what takes these up, in templates.
     """
 
     title: str
@@ -53,6 +54,8 @@ class Draft:
     signs: frozenset[int] = frozenset()
     scales: frozenset[int] = frozenset()
     rotations: frozenset[int] = frozenset()
+    centred: frozenset[int] = frozenset()
+    norms: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[Place, str] = field(default_factory=dict)
 
     def spelled(self, dim: int) -> str:
@@ -71,21 +74,23 @@ class _Line:
 
 def spec_text(draft: Draft) -> str:
     """The YAML of a spec."""
-    out = [f"name: {_quoted(draft.name)}", f"title: {_quoted(draft.title)}"]
+    out = [f"name: {quoted(draft.name)}", f"title: {quoted(draft.title)}"]
     wiring = draft.wiring
     if draft.prefixes:
         out.append(f"prefixes: [{', '.join(draft.prefixes)}]")
     sizes = [f"{name}: [{expression}]" for name, expression in draft.named.items()]
-    sizes += _rules(draft, {dim: partial(_size_rule, size) for dim, size in draft.sizes.items()})
+    sizes += _rules(draft, {dim: partial(_said, f"[{size}]") for dim, size in draft.sizes.items()})
     rules = _rules(draft, {dim: partial(_owner_rule, owner) for dim, owner in wiring.owners.items()})
     rules += _rules(draft, {dim: partial(_index_rule, draft, dim) for dim in wiring.indices})
     rules += _rules(draft, dict.fromkeys(sorted(wiring.fixed), lambda _: "fixed because the network tells them apart"))
-    stays = [f"{_quoted(what)}: {_quoted(why)}" for what, why in draft.stays]
+    stays = [f"{quoted(what)}: {quoted(why)}" for what, why in draft.stays]
     acting = {
-        kind: [f"- {line.removesuffix(': ')}" for line in _rules(draft, dict.fromkeys(sorted(dims), lambda _: ""))]
-        for kind, dims in (("signs", draft.signs), ("scales", draft.scales), ("rotations", draft.rotations))
+        "signs": _listed(draft, draft.signs),
+        "scales": _listed(draft, draft.scales),
+        "rotations": _listed(draft, draft.rotations, draft.centred),
     }
-    sections = {"sizes": sizes, "dims": rules, **acting, "stays": stays}
+    norms = [f"{quoted(gain)}: {quoted(users)}" for gain, users in draft.norms.items()]
+    sections = {"sizes": sizes, "dims": rules, **acting, "norms": norms, "stays": stays}
     for section, lines in sections.items():
         if lines:
             out += [f"{section}:", *(f"  {line}" for line in lines)]
@@ -95,23 +100,12 @@ def spec_text(draft: Draft) -> str:
             out += [f"{section}:", *(_written(line, "?" * (line.key in draft.optional)) for line in lines_of)]
     if draft.ignored:
         out.append("ignored:")
-        out += [f"  - {_quoted(key)}" + (f"       # {why}" if why else "") for key, why in _ignored(draft)]
+        out += [f"  - {quoted(key)}" + (f"       # {why}" if why else "") for key, why in _ignored(draft)]
     return "\n".join(out) + "\n"
 
 
 def _written(line: _Line, end: str) -> str:
-    return f"  {_quoted(line.key + end)}: {_quoted(line.pattern)}" + (
-        f"       # {line.comment}" if line.comment else ""
-    )
-
-
-def _quoted(text: str) -> str:
-    """As YAML has it: quoted where it would be read as something else."""
-    plain = text[:1].isalnum() or text[:1] in ("(", "_")
-    words = text.lower() in ("null", "true", "false", "yes", "no", "on", "off") or text.replace(".", "").isdigit()
-    if plain and not words and ": " not in text and " #" not in text and text == text.strip():
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"  {quoted(line.key + end)}: {quoted(line.pattern)}" + (f"       # {line.comment}" if line.comment else "")
 
 
 def _spelled(name: Name) -> str:
@@ -140,6 +134,12 @@ def _rules(draft: Draft, rules: Mapping[int, Callable[[Callable[[int], str]], st
         else:
             lines += [f"{_spelled(draft.names[dim])}: {rules[dim](lambda o: _spelled(draft.names[o]))}" for dim in dims]
     return lines
+
+
+def _listed(draft: Draft, dims: Collection[int], keeping: Collection[int] = ()) -> list[str]:
+    """Items of a section that lists dims; `keeping`: those whose maps keep ones."""
+    rules = _rules(draft, {dim: partial(_said, "keeping ones" if dim in keeping else "") for dim in sorted(dims)})
+    return [f"- {line.replace(': ', ' ').strip()}" for line in rules]
 
 
 def _many(draft: Draft, word: str) -> bool:
@@ -335,8 +335,8 @@ def _ignored(draft: Draft) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _size_rule(size: int | str, name: Callable[[int], str]) -> str:
-    return f"[{size}]"
+def _said(text: str, _: Callable[[int], str]) -> str:
+    return text
 
 
 def _owner_rule(owner: int, name: Callable[[int], str]) -> str:

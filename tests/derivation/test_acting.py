@@ -116,7 +116,8 @@ def test_keys_are_divided_where_queries_are_multiplied() -> None:
         ("encoder", {"qk", "v"}, {"qk", "v", "linear1"}, {"qk", "v"}),
         ("chain", set(), {"ch", "h"}, set()),
         ("glu", {"a", "b"}, {"a", "b"}, set()),
-        ("grouped rotary", {"o", "v", "up"}, {"v", "up"}, {"v"}),
+        ("norm first", {"qk", "v"}, {"qk", "v"}, {"embed", "qk", "v"}),
+        ("grouped rotary", {"o", "v", "up"}, {"v", "up"}, {"o", "v"}),
         ("bottlenecks", set(), {"stem", "conv1", "conv2"}, set()),
         ("gru", set(), set(), set()),
     ],
@@ -154,24 +155,30 @@ def test_what_is_between_two_linear_layers_has_maps() -> None:
     assert rotated(found(Linear(), 4)) == {"a"}
 
 
-def test_a_vision_transformer_of_a_library_has_maps_of_its_heads() -> None:
+@pytest.mark.parametrize("scaled", [None, 0.5])
+def test_a_vision_transformer_of_a_library_is_rotated_unless_its_units_are_scaled(scaled: float | None) -> None:
     vit_of = library("timm.models.vision_transformer").VisionTransformer
     torch.manual_seed(0)
-    vit = vit_of(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=3, num_classes=5, mlp_ratio=2)
-    derivation = found(vit, 3, 8, 8)
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
+    derivation = found(vit_of(**sizes, mlp_ratio=2, init_values=scaled), 3, 8, 8)
     assert said(derivation) == ({"qk", "v"}, {"qk", "v"})
-    assert rotated(derivation) == {"qk", "v"}
+    assert rotated(derivation) == {"qk", "v"} | (set() if scaled else {"embed"})
+    norm = "blocks.{i}.norm1.weight: blocks.{i}.norm1.bias blocks.{i}.attn.qkv.weight"
+    assert (norm in derivation.text) is (scaled is None)
 
 
-def test_a_gpt2_of_a_library_has_maps_of_its_heads() -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gpt2_of_a_library_is_rotated_unless_its_head_is_tied(tied: bool) -> None:
     transformers = library("transformers")
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=11, n_positions=7, n_embd=12, n_layer=2, n_head=3, attn_implementation="eager"
+        vocab_size=11, n_positions=7, n_embd=12, n_layer=2, n_head=3, tie_word_embeddings=tied
     )
+    config._attn_implementation = "eager"
     derivation = derive(transformers.GPT2LMHeadModel(config), torch.randint(11, (4, 6)))
     assert said(derivation) == ({"qk", "v"}, {"qk", "v"})
-    assert rotated(derivation) == {"qk", "v"}
+    assert rotated(derivation) == {"qk", "v"} | (set() if tied else {"embed"})
+    assert (" keeping ones" in derivation.text) is not tied
 
 
 def test_what_is_not_proved_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
