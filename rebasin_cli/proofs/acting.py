@@ -3,7 +3,7 @@ must not change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -107,7 +107,7 @@ def prove_acting(kind: Kind, layout: Layout, judge: Judge, seed: int) -> ActingP
         return None
     state, change, tolerance = judge.state, judge.change, judge.tolerance
     acting = _acting(kind, layout, seed)
-    if kind == "rotations" and _parted(layout, judge, acting):
+    if kind == "rotations" and broken_ties(layout, judge.state, judge.ties, [acting]):
         streams = [dim for dim in layout.rotated() if layout.dims[dim].rotated in STREAMS]
         parting = tuple(dict.fromkeys(dim.split(".")[0] for dim in streams))
         found = prove_acting(kind, layout.without_rotations(streams), judge, seed)
@@ -134,7 +134,7 @@ def prove_acting(kind: Kind, layout: Layout, judge: Judge, seed: int) -> ActingP
         broken = _broken_states(layout, judge, acting.only(dims[:1]), dims[0])
         if not any(change(one) > 100 * tolerance for one in broken):
             untold.append(family)
-    parted = _parted(layout, judge, acting.only(kept))
+    parted = broken_ties(layout, judge.state, judge.ties, [acting.only(kept)])
     return ActingProof(
         kind, tuple(families), error, count, tolerance, tuple(breaking), tuple(untold), parted, lacking
     )  # fmt: skip
@@ -169,11 +169,13 @@ def _broken_states(layout: Layout, judge: Judge, element: Permutation, dim: str)
                 yield {**judge.state, **dict.fromkeys(tie, moved)}
 
 
-def _parted(layout: Layout, judge: Judge, element: Permutation) -> tuple[tuple[str, ...], ...]:
-    """Ties whose tensors are no longer equal."""
+def broken_ties(
+    layout: Layout, state: State, ties: Iterable[tuple[str, ...]], elements: Sequence[Permutation]
+) -> tuple[tuple[str, ...], ...]:
+    """Ties whose tensors are no longer equal under some element."""
 
-    def part(tie: tuple[str, ...]) -> bool:
-        one, *others = (permute_tensor(element, layout, key, judge.state.__getitem__) for key in tie)
+    def part(element: Permutation, tie: tuple[str, ...]) -> bool:
+        one, *others = (permute_tensor(element, layout, key, state.__getitem__) for key in tie)
         return not all(torch.equal(one, other) for other in others)
 
-    return tuple(tie for tie in judge.ties if part(tie))
+    return tuple(tie for tie in ties if any(part(element, tie) for element in elements))

@@ -19,7 +19,7 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Run, Trace, change, first_difference
 from rebasin_cli.permutation.gather import gather_piece, permute_tensor, permuted, piece_view, source_key
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.proofs.acting import ActingProof, Judge, Kind, prove_acting
+from rebasin_cli.proofs.acting import ActingProof, Judge, Kind, broken_ties, prove_acting
 from rebasin_cli.spec import Layout, PermutationSpec, Request, bind
 from rebasin_cli.spec.binding.layout import UNSIZED
 
@@ -333,9 +333,4 @@ def _broken_states(
 def _parted(layout: Layout, subject: Subject, seed: int) -> tuple[tuple[str, ...], ...]:
     """Ties whose tensors are no longer equal under one of some random permutations."""
     drawn = [_all_moving(layout, seed), *(Permutation.random(layout, seed + at) for at in range(1, 4))]
-
-    def part(permutation: Permutation, tie: tuple[str, ...]) -> bool:
-        one, *others = (permute_tensor(permutation, layout, key, subject.state.__getitem__) for key in tie)
-        return not all(torch.equal(one, other) for other in others)
-
-    return tuple(tie for tie in subject.ties if any(part(permutation, tie) for permutation in drawn))
+    return broken_ties(layout, subject.state, subject.ties, drawn)

@@ -98,14 +98,8 @@ def openai_whisper() -> Subject:
         "encoder.layer_norm": "encoder.ln_post", "decoder.layer_norm": "decoder.ln",
         "embed_positions.weight": "positional_embedding", "embed_tokens": "token_embedding",
     }  # fmt: skip
-
-    def rename(key: str) -> str:
-        for old, new in words.items():
-            key = key.replace(old, new)
-        return key
-
     plain = whisper(d_model=128, encoder_attention_heads=2, decoder_attention_heads=2)
-    return replace(under_other_keys(plain, "Whisper under OpenAI's keys", rename), config=None)
+    return replace(under_other_keys(plain, "Whisper under OpenAI's keys", words), config=None)
 
 
 def bart(model: str, family: str, **config: Any) -> Subject:

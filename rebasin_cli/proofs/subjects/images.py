@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rebasin_cli.evaluation.libraries import library
-from rebasin_cli.proofs.proof import Subject, Trace
+from rebasin_cli.proofs.proof import Subject
 from rebasin_cli.proofs.subjects.modules import module_subject, randomise
+from rebasin_cli.proofs.subjects.variants import under_other_keys
 
 
 def torchvision_subject(model: str, side: int = 32, **options: object) -> Subject:
@@ -32,15 +32,13 @@ def timm_subject(model: str, side: int = 32, **options: object) -> Subject:
 
 def renamed(subject: Subject, replacements: Mapping[str, str]) -> Subject:
     """The same network under other keys: every pattern in them replaced, on disk only."""
-    names = {key: key for key in subject.state}
-    for pattern, replacement in replacements.items():
-        names = {re.sub(pattern, replacement, name): key for name, key in names.items()}
 
-    def run(state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
-        return subject.run({names[key]: tensor for key, tensor in state.items()}, trace)
+    def rename(key: str) -> str:
+        for pattern, replacement in replacements.items():
+            key = re.sub(pattern, replacement, key)
+        return key
 
-    state = {name: subject.state[key] for name, key in names.items()}
-    return replace(subject, name=f"{subject.name}, other keys", state=state, run=run, network=None)
+    return under_other_keys(subject, f"{subject.name}, other keys", rename)
 
 
 def on_images(name: str, module: nn.Module, side: int) -> Subject:

@@ -35,14 +35,8 @@ def bert(model: str, family: str = "Bert", **config: Any) -> Subject:
 def published_bert() -> Subject:
     """BERT as it was published: LayerNorm's gamma and beta, the tied decoder and position_ids in the file."""
     names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-
-    def rename(key: str) -> str:
-        for new, old in names.items():
-            key = key.replace(new, old)
-        return key
-
     name = "BertForPreTraining as it was published"
-    renamed = under_other_keys(bert("ForPreTraining"), name, rename)
+    renamed = under_other_keys(bert("ForPreTraining"), name, names)
     extra = {
         "bert.embeddings.position_ids": torch.arange(20)[None],
         "cls.predictions.decoder.weight": renamed.state["bert.embeddings.word_embeddings.weight"].clone(),
@@ -83,13 +77,7 @@ _FAIRSEQ = {
 
 def fairseq_roberta(model: str, **config: Any) -> Subject:
     """RoBERTa under its authors' keys, which have no types of tokens: they are added to every position alike."""
-
-    def rename(key: str) -> str:
-        for ours, theirs in _FAIRSEQ.items():
-            key = key.replace(ours, theirs)
-        return key
-
-    subject = under_other_keys(bert(model, "Roberta", **config), f"Roberta{model} in fairseq's layout", rename)
+    subject = under_other_keys(bert(model, "Roberta", **config), f"Roberta{model} in fairseq's layout", _FAIRSEQ)
     types = "decoder.sentence_encoder.embeddings.token_type_embeddings.weight"
     added = torch.zeros_like(subject.state[types])
     run = subject.run

@@ -10,8 +10,20 @@ from torch import Tensor
 from rebasin_cli.proofs.proof import Subject, Trace
 
 
-def under_other_keys(subject: Subject, name: str, rename: Callable[[str], str]) -> Subject:
-    """The subject with every key renamed (published files drop `transformer.`, older releases had other names)."""
+def under_other_keys(subject: Subject, name: str, names: Mapping[str, str] | Callable[[str], str]) -> Subject:
+    """The subject with every key renamed (published files drop `transformer.`, older releases had other names).
+
+    Args:
+        names: parts of keys and what replaces them, one after the other; or what renames a key.
+    """
+
+    def rename(key: str) -> str:
+        if callable(names):
+            return names(key)
+        for part, other in names.items():
+            key = key.replace(part, other)
+        return key
+
     original = {rename(key): key for key in subject.state}
     assert len(original) == len(subject.state)
 

@@ -60,13 +60,7 @@ def timm_gated() -> Subject:
 def published_dinov2() -> Subject:
     """DINOv2 under its authors' keys: `register_tokens`, `w12` and `w3`."""
     renamed = {"reg_token": "register_tokens", ".fc1.": ".w12.", ".fc2.": ".w3."}
-
-    def rename(key: str) -> str:
-        for new, old in renamed.items():
-            key = key.replace(new, old)
-        return key
-
-    return under_other_keys(timm_gated(), "DINOv2 under its authors' keys", rename)
+    return under_other_keys(timm_gated(), "DINOv2 under its authors' keys", renamed)
 
 
 def timm_beit() -> Subject:
