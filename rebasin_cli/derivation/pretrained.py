@@ -41,6 +41,7 @@ from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 _REMEDY = "name a network of its code and of small sizes with --network"
+_OF_ONE_NETWORK = "config.json has to be that of these weights; compare its sizes with `rebasin inspect`"
 _MOST_MODULES = 2_000  # of a model that is built to see its shapes
 _MISFITS = 2  # of two ways to make it small: the others would say the same
 _PASSES = 150  # of a network with two layers, about
@@ -69,7 +70,7 @@ def derive_folder(
     source = source_of(folder)
     with on_files_of_others(f"{source.name} cannot be built from config.json", _REMEDY, folder):
         as_saved, real = _real_shapes(source, shapes)
-    end, tried, best = monotonic() + seconds, list[str](), list[Derivation]()
+    end, tried, best = monotonic() + seconds, dict[str, list[str]](), list[Derivation]()
     seen: list[object] = []
     misfits = 0
     for small, other in SCALES:
@@ -83,7 +84,7 @@ def derive_folder(
             seen.append(pair[0].config)
             best.append(_derived(source, pair, real, seed, end - monotonic(), told))
         except (UnfitError, RebasinError) as error:
-            tried.append(f"{small.name}: {str(error).splitlines()[0]}")
+            tried.setdefault(str(error).splitlines()[0], []).append(small.name)
             misfits += isinstance(error, _MisfitError)
         if monotonic() > end or len(best) > 1 or (best and not best[0].held) or misfits == _MISFITS:
             break
@@ -101,8 +102,8 @@ def derive_folder(
         return made
     raise ContentError(
         f"no spec can be derived for {source.name} on a smaller network of its code",
-        where="; ".join(tried),
-        remedy=_REMEDY,
+        where="; ".join(f"{', '.join(names)}: {why}" for why, names in tried.items()),
+        remedy=_OF_ONE_NETWORK if misfits else _REMEDY,
     )
 
 
@@ -161,7 +162,7 @@ def _derived(
                 layout = bind(spec, real, Request(source.config))
                 _require_sized(layout)
             except RebasinError as error:
-                raise _MisfitError(" ".join(f"it does not fit the checkpoint: {error}".split())) from error
+                raise _MisfitError(" ".join(getattr(error, "what", str(error)).split())) from error
         except (UnfitError, RebasinError) as error:
             failures.append(error)
             continue
@@ -253,5 +254,8 @@ def _derived_whole(
     draft = _for_files(found.draft, source, whole, real)
     text = spec_text(draft)
     spec = parse_spec(text, f"{draft.name}.yaml")
-    layout = bind(spec, real, Request(source.config))
+    try:
+        layout = bind(spec, real, Request(source.config))
+    except ContentError as error:
+        raise ContentError(error.what, remedy=_OF_ONE_NETWORK) from error
     return replace(found, text=text, spec=spec, draft=draft, bound=layout)

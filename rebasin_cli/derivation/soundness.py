@@ -89,8 +89,8 @@ def _require_runs(network: Network) -> None:
         raise ContentError(
             f"the network does not run on the inputs: {type(error).__name__}: {said[0]}",
             where=f"inputs: {_described(network.inputs)}",
-            remedy="give inputs of the shapes and types that its forward takes; it is run in evaluation mode and "
-            "in float64",
+            remedy="give inputs of the shapes and types that its forward takes, with the number of examples first "
+            "(4x3x32x32); it is run in evaluation mode and in float64",
         ) from error
     if not tensors_in(outputs):
         raise ContentError(

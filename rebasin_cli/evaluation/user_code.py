@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from rebasin_cli.checkpoints.addresses import PREFIX
@@ -75,5 +76,13 @@ def call_named(option: str, reference: str, function: Callable[..., Any], *argum
     except Exception as error:
         raise ContentError(
             f"{option} {reference}: the function raised {type(error).__name__}: {error}",
+            where=_raised_at(function, error),
             remedy="it is called with what the README says; try it by hand",
         ) from error
+
+
+def _raised_at(function: Callable[..., Any], error: Exception) -> str:
+    """The last line of its own file that an error of a function came through; empty where it was not entered."""
+    file = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}:{lines[-1]}" if lines else ""

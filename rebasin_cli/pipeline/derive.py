@@ -284,7 +284,7 @@ def _covers(
     try:
         layout = bind(found.spec, shapes_of(checkpoint), Request(checkpoint.config, sizes))
     except ContentError as error:
-        return found.proof.layout, [CheckRecord("covers the checkpoint", False, str(error))]
+        return found.proof.layout, [CheckRecord("covers the checkpoint", False, error.what)]
     return layout, [CheckRecord("covers the checkpoint", True, f"all {len(checkpoint)} tensors")]
 
 

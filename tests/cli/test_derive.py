@@ -104,6 +104,7 @@ def broken(): return Broken(), torch.randn(5, 6)
 def misfit(): return Net(), torch.randn(5, 7)
 def raises(): raise ValueError("no such thing")
 def nothing(): return 7
+def unmade(): return Net
 """
 SPEC = """name: nets_of_derive-make
 title: derived from nets_of_derive:make
@@ -256,8 +257,9 @@ def test_options_and_inputs_reach_the_network(rebasin: Rebasin, nets: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("nets_of_derive:raises",), 3, "raised ValueError: no such thing"),
+        (("nets_of_derive:raises",), 3, "raised ValueError: no such thing where: "),
         (("nets_of_derive:nothing",), 3, "returned int"),
+        (("nets_of_derive:unmade",), 3, "returned the class Net, not a module of it"),
         (("nets_of_derive:absent",), 2, "has no attribute 'absent'"),
         (("no_such_folder",), 2, "expected package.module:factory"),
         (("nets_of_derive:noisy",), 3, "is not deterministic"),
@@ -265,7 +267,7 @@ def test_options_and_inputs_reach_the_network(rebasin: Rebasin, nets: Path) -> N
         (("nets_of_derive:mute",), 3, "no tensor of floats among the network's outputs"),
         (("nets_of_derive:broken",), 3, "is not a number at random weights"),
         (("nets_of_derive:misfit",), 3, "does not run on the inputs"),
-        (("nets_of_derive:Net", "--inputs", "4x7"), 3, "does not run on the inputs"),
+        (("nets_of_derive:Net", "--inputs", "4x7"), 3, "with the number of examples first (4x3x32x32)"),
         (("nets_of_derive:Net", "--inputs", "absent.npz"), 2, "there is no such file"),
         (("nets_of_derive:Net", "--inputs", "0x6"), 2, "empty or too large"),
         (

@@ -113,6 +113,22 @@ def test_a_checkpoint_with_other_tensors_is_refused_first(tmp_path: Path) -> Non
     assert not told
 
 
+@pytest.mark.parametrize("vocabulary", [100_000, 30], ids=["on small networks", "on the network itself"])
+def test_weights_of_other_sizes_than_the_config_are_told_once(tmp_path: Path, vocabulary: int) -> None:
+    config = {"n_layer": 1, "n_embd": 24 if vocabulary == 30 else 768, "n_head": 4, "vocab_size": vocabulary}
+    folder = written(tmp_path, architectures=["GPT2LMHeadModel"], model_type="gpt2", n_positions=32, **config)
+    with torch.device("meta"):
+        source = source_of(folder)
+        shapes = saved_shapes(source.make(source.config))
+    shapes["transformer.h.0.mlp.c_proj.weight"] = (500, config["n_embd"])
+    with pytest.raises(ContentError) as caught:
+        derive_folder(folder, shapes)
+    said = str(caught.value)
+    assert said.count("mlp.c_proj.weight axis 0") == said.count("(1 difference)") == 1, said
+    assert "config.json has to be that of these weights" in said
+    assert "--arch" not in said
+
+
 @pytest.mark.parametrize("scale", SCALES[0], ids=["derived on", "confirming"])
 def test_sizes_that_may_differ_are_small_and_differ(scale: Scale) -> None:
     small = smaller(LLAMA_8B, scale)

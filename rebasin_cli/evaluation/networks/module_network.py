@@ -154,8 +154,15 @@ def build_module(
     made = call_named("--network", reference, factory, *given, **options)
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
-        raise ContentError(f"--network {reference}: the factory returned {type(module).__name__}", remedy=HELP)
+        raise ContentError(f"--network {reference}: the factory returned {called(module)}", remedy=HELP)
     return module, (inputs,) if isinstance(inputs, Tensor) else inputs
+
+
+def called(made: object) -> str:
+    """What a factory returned that is no module."""
+    if isinstance(made, type):
+        return f"the class {made.__name__}, not a module of it"
+    return "nothing" if made is None else type(made).__name__
 
 
 def _copied(given: GivenNetwork) -> nn.Module:

@@ -13,7 +13,7 @@ from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.evaluation.comparing import Trace, rounding
 from rebasin_cli.evaluation.examples import guesses
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
-from rebasin_cli.evaluation.networks.module_network import build_module
+from rebasin_cli.evaluation.networks.module_network import build_module, called
 from rebasin_cli.evaluation.running import answers_of, in_dtype
 from rebasin_cli.evaluation.user_code import call_named, import_named
 from rebasin_cli.proofs.proof import Subject
@@ -40,7 +40,7 @@ def user_subject(reference: NetworkName) -> Subject:
     if isinstance(made, Subject):
         return made
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
-        raise ContentError(f"--network {reference}: the factory returned {type(made).__name__}", remedy=HELP)
+        raise ContentError(f"--network {reference}: the factory returned {called(made)}", remedy=HELP)
     module, inputs = made
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
