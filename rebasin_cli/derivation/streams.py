@@ -58,7 +58,7 @@ def _is_stream(made: Candidate, dim: int, places: Sequence[Place]) -> bool:
     """Whether it is the whole of an axis wherever it stands, of tensors that are each their own."""
     names = [name for name, *_ in places]
     alone = all(isinstance(made.wiring.expressions[name, axis], Moving) for name, axis, _ in places)
-    own = all(len(made.draft.keys.get(name, (name,))) == 1 and name not in made.draft.buffers for name in names)
+    own = all(len(made.draft.keys.get(name, ())) == 1 and name not in made.draft.buffers for name in names)
     free = dim not in made.wiring.owners and len(set(names)) == len(names) <= MOST_PLACES
     return alone and own and free
 

@@ -120,6 +120,7 @@ def test_keys_are_divided_where_queries_are_multiplied() -> None:
         ("grouped rotary", {"o", "v", "up"}, {"v", "up"}, {"o", "v"}),
         ("bottlenecks", set(), {"stem", "conv1", "conv2"}, set()),
         ("gru", set(), set(), set()),
+        ("mixture", {"qk", "v"}, {"qk", "v"}, {"qk", "v"}),  # experts by key read its stream
     ],
 )
 def test_networks_have_what_they_have(name: str, signs: set[str], scales: set[str], rotations: set[str]) -> None:
