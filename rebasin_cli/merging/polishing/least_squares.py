@@ -4,6 +4,11 @@ One walk in the order of execution. A layer's inputs are those of the merged net
 by then; its targets are the members' mean outputs, behind a BatchNorm that follows (which is folded), before any other
 norm; where a layer adds to a stream the mean of the members' sums, less what the merged stream holds. The merged
 network keeps exactly the tensors it had.
+
+A permutation leaves units together that have little in common, of which the mean is neither. So there is a second walk,
+in the units of the member that weighs most: those of the others are brought into them by the linear map that comes
+nearest before the mean is taken (not of answers), and what cannot be fitted, embeddings and gains of norms, is that
+member's. What is kept is whichever answers nearer to the members' mean.
 """
 
 from __future__ import annotations
@@ -12,14 +17,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf, isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.merging.polishing.calls import Norm, Trace, Use, argument, bias_of, input_of, weight_of
+from rebasin_cli.merging.polishing.calls import CONVOLUTIONS, Norm, Trace, Use, argument, bias_of, input_of, weight_of
 from rebasin_cli.merging.polishing.lockstep import Walker
-from rebasin_cli.merging.polishing.solving import Form, Sums, best_scale, ridge_of, share_of, solve
+from rebasin_cli.merging.polishing.solving import Form, Sums, best_scale, brought_onto, ridge_of, share_of, solve
 
 Params = dict[str, Tensor]
 Runner = Callable[[Params, Any], Any]
@@ -53,6 +59,7 @@ class Polished:
         params: all of them; solved: names of the weights that were fitted; left: of those that were not.
         scale: of the logits; 1.0 where none was fitted.
         scarce: names of the weights that were fitted on fewer rows than they have inputs.
+        distance: mean square of what is between its answers and the members' mean ones; infinite without a fit.
     """
 
     params: Params
@@ -60,6 +67,7 @@ class Polished:
     left: list[str] = field(default_factory=list)
     scarce: list[str] = field(default_factory=list)
     scale: float = 1.0
+    distance: float = inf
 
 
 def least_squares(
@@ -81,14 +89,31 @@ def least_squares(
     Raises:
         ContentError: the network goes other ways on other examples.
     """
-    params = {name: tensor.detach().clone() for name, tensor in merged.items()}
+    ways = (_walked(merged, members, weights, examples, frozen, on_plan, bring=bring) for bring in (False, True))
+    return min(ways, key=lambda found: found.distance)
+
+
+def _walked(
+    merged: Mapping[str, Tensor],
+    members: Sequence[Params],
+    weights: Sequence[float],
+    examples: Examples,
+    frozen: Collection[str],
+    on_plan: Callable[[int], Callable[[int], None]],
+    *,
+    bring: bool,
+) -> Polished:
+    """Walk once; with `bring` in the units of one member."""
+    first = max(range(len(members)), key=weights.__getitem__)
+    begin = {**merged, **{name: members[first][name] for name in merged if bring and name not in frozen}}
+    params = {name: tensor.detach().clone() for name, tensor in begin.items()}
     trace = Trace(params, frozen)
     steps, left = trace.plan(examples.answer(trace.watch(lambda: examples.run(params, examples.few))))
     advance = on_plan(len(steps))
     found = Polished(params, left=left)
     kept = {step.stream[1] for step in steps if isinstance(step, Use) and step.stream}
     with _side_by_side(params, members, examples, kept) as (own, others):
-        solver = _Solver(trace, found, own, others, weights)
+        solver = _Solver(trace, found, own, others, weights, first if bring else None)
         for step in steps:
             if isinstance(step, Norm):
                 solver.reset(step)
@@ -96,8 +121,10 @@ def least_squares(
                 solver.fit(step)
             advance(1)
         last = steps[-1] if steps else None
-        if examples.logits is not None and isinstance(last, Use) and last.answer and last.name in found.solved:
-            solver.scale(last, examples.logits)
+        is_fitted = isinstance(last, Use) and last.answer and last.name in found.solved
+        probable = solver.finish(examples, with_logits=is_fitted)
+        if probable and isinstance(last, Use):
+            solver.scale(last, probable)
     return found
 
 
@@ -129,6 +156,7 @@ class _Solver:
     own: list[Walker]
     others: list[list[Walker]]
     weights: Sequence[float]
+    first: int | None
 
     def fit(self, step: Use) -> None:
         """Fit one weight, with the bias or the BatchNorm behind it."""
@@ -153,13 +181,16 @@ class _Solver:
 
     def _targets(self, step: Use) -> list[Tensor]:
         """What the layer is to make of every batch."""
+        name = self.trace.calls[step.last].name
+        made = [[walker.behind(step.last, name) for walker in walkers] for walkers in self.others]
+        if self.first is not None and not step.answer:
+            units = 1 if step.kind in CONVOLUTIONS else -1
+            onto = made[self.first]
+            made = [each if each is onto else brought_onto(each, onto, units) for each in made]
         targets = []
         for batch, own in enumerate(self.own):
-            target: Tensor | None = None
-            for weight, walkers in zip(self.weights, self.others, strict=True):
-                made = weight * walkers[batch].behind(step.last, self.trace.calls[step.last].name)
-                target = made if target is None else target + made
-            assert target is not None
+            target = sum(weight * each[batch] for weight, each in zip(self.weights, made, strict=True))
+            assert isinstance(target, Tensor)
             if step.stream:
                 target = target - own.result(step.stream[1])
                 own.forget(step.stream[1])
@@ -213,20 +244,33 @@ class _Solver:
             norm.mean.copy_(mean)
             norm.variance.copy_(variance)
 
-    def scale(self, step: Use, logits: Callable[[Any], Tensor | None]) -> None:
+    def finish(self, examples: Examples, *, with_logits: bool) -> list[tuple[Tensor, Tensor]]:
+        """Go on to the answers, and measure the distance; the logits and the members' mean probabilities of each batch,
+        where answers are classes."""
+        logits = examples.logits if with_logits else None
+        probable: list[tuple[Tensor, Tensor]] = []
+        total, count = 0.0, 0
+        for batch, own in enumerate(self.own):
+            ours = own.finish()
+            answer = examples.answer(ours).double()
+            z = logits(ours) if logits else None
+            mean, shares = torch.zeros_like(answer), torch.zeros(())
+            for weight, walkers in zip(self.weights, self.others, strict=True):
+                theirs = walkers[batch].finish()
+                mean += weight * examples.answer(theirs)
+                if logits and z is not None and (each := logits(theirs)) is not None:
+                    shares = shares + weight * each.double().softmax(1)
+            total, count = total + float((answer - mean).square().sum()), count + answer.numel()
+            if z is not None:
+                probable.append((z.double(), shares))
+        if self.found.solved and count and isfinite(total):
+            self.found.distance = total / count
+        return probable
+
+    def scale(self, step: Use, probable: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Fit one temperature to the members' mean probabilities, and put it into the last layer."""
-        found = [each for walker in self.own if (each := logits(walker.finish())) is not None]
-        if not found:
-            return
-        wanted = []
-        for batch in range(len(found)):
-            several = (logits(walkers[batch].finish()) for walkers in self.others)
-            answers = [each.double().softmax(1) for each in several if each is not None]
-            wanted.append(
-                sum((w * a for w, a in zip(self.weights, answers, strict=True)), torch.zeros_like(answers[0]))
-            )
-        z = torch.cat(found).double()
-        scale = best_scale(z, (torch.cat(wanted) * z).sum(), *_SCALES)
+        z, wanted = (torch.cat(parts) for parts in zip(*probable, strict=True))
+        scale = best_scale(z, (wanted * z).sum(), *_SCALES)
         weight, bias = self._written(step)
         weight.mul_(scale)
         if bias is not None:

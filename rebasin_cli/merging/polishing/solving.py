@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -218,6 +218,29 @@ def solve(g: Tensor, h: Tensor, start: Tensor, ridge: float) -> Tensor | None:
     start = start.double()
     step = torch.cholesky_solve(h - g @ start.transpose(1, 2), factor).transpose(1, 2)
     return start + step if bool(step.isfinite().all()) else None
+
+
+def brought_onto(outputs: Sequence[Tensor], onto: Sequence[Tensor], units: int) -> list[Tensor]:
+    """A layer's outputs of every batch in the units of another network, by the linear map (with constants) that comes
+    nearest to that one's; as they are where there is none.
+
+    Args:
+        units: the axis of the layer's units.
+    """
+    outputs, onto = ([each.movedim(units, -1) for each in several] for several in (outputs, onto))
+    count = outputs[0].shape[-1]
+    form = Form("linear", (count, count))
+    sums = Sums(form)
+    share = share_of(form, count, sum(each.numel() for each in outputs) // count)
+    for one, two in zip(outputs, onto, strict=True):
+        sums.add(one, two, share)
+    g, h, here, there = sums.moments(centred=True)
+    eye = torch.eye(count, dtype=g.dtype, device=g.device).unsqueeze(0)
+    matrix = solve(g, h, eye, ridge_of(count, sum(map(len, outputs))))
+    if matrix is not None:
+        map_, here, there = (each[0].to(outputs[0].dtype) for each in (matrix, here, there))
+        outputs = [(each - here) @ map_.T + there for each in outputs]
+    return [each.movedim(-1, units) for each in outputs]
 
 
 def best_scale(logits: Tensor, right: Tensor, low: float, high: float) -> float:

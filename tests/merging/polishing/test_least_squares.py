@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.merging.polishing.least_squares import Examples, Polished, least_squares
-from rebasin_cli.merging.polishing.solving import ridge_of
+from rebasin_cli.merging.polishing.solving import brought_onto, ridge_of
 
 State = dict[str, Tensor]
 
@@ -83,6 +83,26 @@ def test_a_linear_network_becomes_the_mean_function() -> None:
     assert error(module, found.params, states, inputs) < 1e-3  # all that the ridge leaves
     one = [s["0.weight"] for s in states]
     torch.testing.assert_close(found.params["0.weight"], (one[0] + one[1]) / 2, rtol=1e-9, atol=1e-9)
+
+
+def test_units_that_no_permutation_brings_together_are_brought_so_by_a_linear_map() -> None:
+    """Of tables with opposite signs the mean is nothing; the two networks are one function all the same."""
+    module = seeded(lambda: nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 3)), 0)
+    one = state_of(module)
+    two = {key: tensor if key == "1.bias" else -tensor for key, tensor in one.items()}
+    mean = {key: (one[key] + two[key]) / 2 for key in one}
+    tokens = torch.randint(20, (300, 8), generator=torch.Generator().manual_seed(0))
+    found = least_squares(mean, (one, two), (0.5, 0.5), examples(module, tokens))
+    assert error(module, found.params, [one, two], tokens) < 1e-6
+
+
+@pytest.mark.parametrize("units", [1, -1])
+def test_outputs_are_brought_onto_what_they_are_an_image_of(units: int) -> None:
+    onto = [normal(60, 5, 5), normal(40, 5, 5)]
+    map_ = normal(5, 5)
+    outputs = [(each.movedim(units, -1) @ map_ + 3).movedim(-1, units) for each in onto]
+    for found, wanted in zip(brought_onto(outputs, onto, units), onto, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2)
 
 
 def test_the_last_layer_has_the_weights_of_the_normal_equations() -> None:
