@@ -192,6 +192,11 @@ class Trace:
         left = [name for name in self._read if name not in solved | self._frozen and name in self._matrices()]
         return found, left
 
+    def tables(self) -> set[str]:
+        """Parameters whose rows are looked up."""
+        calls = [call for call in self.calls.values() if call.name == "embedding"]
+        return {name for call in calls for given in _tensors(call.args) if (name := self.name_of(given)) is not None}
+
     def _matrices(self) -> set[str]:
         """Parameters that stand where a weight stands."""
         calls = [call for call in self.calls.values() if call.name in _PLACE]

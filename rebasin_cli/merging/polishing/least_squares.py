@@ -8,7 +8,8 @@ network keeps exactly the tensors it had.
 A permutation leaves units together that have little in common, of which the mean is neither. So there is a second walk,
 in the units of the member that weighs most: those of the others are brought into them by the linear map that comes
 nearest before the mean is taken (not of answers), and what cannot be fitted, embeddings and gains of norms, is that
-member's. What is kept is whichever answers nearer to the members' mean.
+member's; a network of which most cannot be fitted has the first walk alone. What is kept is whichever answers nearer to
+the members' mean.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Polished:
         params: all of them; solved: names of the weights that were fitted; left: of those that were not.
         scale: of the logits; 1.0 where none was fitted.
         scarce: names of the weights that were fitted on fewer rows than they have inputs.
+        mostly_stays: whether there is nothing to fit in most of the network, tables of embeddings aside.
         distance: mean square of what is between its answers and the members' mean ones; infinite without a fit.
     """
 
@@ -67,6 +69,7 @@ class Polished:
     left: list[str] = field(default_factory=list)
     scarce: list[str] = field(default_factory=list)
     scale: float = 1.0
+    mostly_stays: bool = False
     distance: float = inf
 
 
@@ -89,8 +92,11 @@ def least_squares(
     Raises:
         ContentError: the network goes other ways on other examples.
     """
-    ways = (_walked(merged, members, weights, examples, frozen, on_plan, bring=bring) for bring in (False, True))
-    return min(ways, key=lambda found: found.distance)
+    walk = partial(_walked, merged, members, weights, examples, frozen, on_plan)
+    found = walk(bring=False)
+    if found.mostly_stays:
+        return found  # in the units of one member most of the network would be that member's
+    return min(found, walk(bring=True), key=lambda each: each.distance)
 
 
 def _walked(
@@ -110,7 +116,9 @@ def _walked(
     trace = Trace(params, frozen)
     steps, left = trace.plan(examples.answer(trace.watch(lambda: examples.run(params, examples.few))))
     advance = on_plan(len(steps))
-    found = Polished(params, left=left)
+    elements = {name: params[name].numel() for name in params.keys() - trace.tables() - {*frozen}}
+    fitted = sum(elements[step.name] for step in steps if isinstance(step, Use))
+    found = Polished(params, left=left, mostly_stays=2 * fitted < sum(elements.values()))
     kept = {step.stream[1] for step in steps if isinstance(step, Use) and step.stream}
     with _side_by_side(params, members, examples, kept) as (own, others):
         solver = _Solver(trace, found, own, others, weights, first if bring else None)

@@ -231,7 +231,7 @@ def brought_onto(outputs: Sequence[Tensor], onto: Sequence[Tensor], units: int) 
     count = outputs[0].shape[-1]
     form = Form("linear", (count, count))
     sums = Sums(form)
-    share = share_of(form, count, sum(each.numel() for each in outputs) // count)
+    share = share_of(count, sum(each.numel() for each in outputs) // count)
     for one, two in zip(outputs, onto, strict=True):
         sums.add(one, two, share)
     g, h, here, there = sums.moments(centred=True)

@@ -96,6 +96,27 @@ def test_units_that_no_permutation_brings_together_are_brought_so_by_a_linear_ma
     assert error(module, found.params, [one, two], tokens) < 1e-6
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(5, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.head(self.cell(x)[0])
+        return answer
+
+
+def test_what_is_mostly_not_fitted_is_not_one_members() -> None:
+    """The head alone is fitted, and in the units of the first member its cell would answer nearer."""
+    module = seeded(Recurrent, 0)
+    one = state_of(module)
+    two = {key: tensor if key.startswith("head") else -0.9 * tensor for key, tensor in one.items()}
+    mean = {key: (one[key] + two[key]) / 2 for key in one}
+    found = least_squares(mean, (one, two), (0.5, 0.5), examples(module, normal(40, 6, 5)))
+    assert found.solved == ["head.weight"]
+    assert all(torch.equal(found.params[key], mean[key]) for key in mean if key.startswith("cell"))
+
+
 @pytest.mark.parametrize("units", [1, -1])
 def test_outputs_are_brought_onto_what_they_are_an_image_of(units: int) -> None:
     onto = [normal(60, 5, 5), normal(40, 5, 5)]
