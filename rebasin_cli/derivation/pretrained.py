@@ -44,7 +44,6 @@ _REMEDY = "name a network of its code and of small sizes with --network"
 _OF_ONE_NETWORK = "config.json has to be that of these weights; compare its sizes with `rebasin inspect`"
 _MOST_MODULES = 2_000  # of a model that is built to see its shapes
 _MISFITS = 2  # of two ways to make it small: the others would say the same
-_PASSES = 150  # of a network with two layers, about
 
 
 class _MisfitError(UnfitError):
@@ -59,7 +58,7 @@ def derive_folder(
     Args:
         folder: of transformers or diffusers, with a config.json.
         shapes: of all tensors of its checkpoint, by their keys; without them those that the class would save.
-        seconds: after which the search ends with what it has.
+        seconds: after which the search ends with what it has, and nothing else is tried.
         told: hears beforehand how large the network is that is searched.
 
     Raises:
@@ -142,9 +141,9 @@ def _short(shapes: Shapes, prefix: str) -> Shapes:
 def _derived(
     source: Source, pair: tuple[Instance, Instance], real: Shapes, seed: int, seconds: float, told: Told | None
 ) -> Derivation:
-    small, other = pair
+    (small, other), end = pair, monotonic() + seconds
     if told is not None:
-        told(0.0, f"{source.name} with {small.parameters:,} parameters, some {_PASSES} passes")
+        told(None, f"{source.name} is searched with {small.parameters:,} parameters")
     # Where a unit of the small network has a scale, one of the layers that it stands for may have none.
     found = derive(small.network, small.inputs, _name(source), seed=seed, seconds=seconds, told=told, acting=False)
     draft = found.draft
@@ -154,6 +153,9 @@ def _derived(
     configs = Configs(small.config, other.config, source.config, source.whole)
     failures: list[Exception] = []
     for guess in fitted(draft, configs):
+        if failures and monotonic() > end:
+            failures.append(UnfitError(f"no expressions for its sizes were found in {seconds:.0f} s"))
+            break
         text = spec_text(guess)
         try:
             spec = parse_spec(text, f"{guess.name}.yaml")
@@ -172,7 +174,8 @@ def _derived(
     misfit = next((error for error in failures if isinstance(error, _MisfitError)), None)
     if misfit is not None:
         raise misfit
-    raise UnfitError(f"what was derived is not confirmed: {str(failures[0]).splitlines()[0]}")
+    late = f" ({failures[-1]})" if monotonic() > end else ""
+    raise UnfitError(f"what was derived is not confirmed: {str(failures[0]).splitlines()[0]}{late}")
 
 
 def _name(source: Source) -> str:
@@ -247,7 +250,7 @@ def _derived_whole(
 ) -> Derivation:
     """Derived on the network itself."""
     if told is not None:
-        told(0.0, f"{source.name} with all its {whole.parameters:,} parameters")
+        told(None, f"{source.name} is searched with all its {whole.parameters:,} parameters")
     found = derive(whole.network, whole.inputs, _name(source), seed=seed, seconds=seconds, told=told)
     if found.draft is None:
         return found

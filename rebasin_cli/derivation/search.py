@@ -37,8 +37,8 @@ from rebasin_cli.derivation.trials import Trial, drawn, longer, respected, split
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
 _CHOOSING = 4  # quiet rounds of a network that chooses among its units
 
-Told = Callable[[float, str], None]
-"""Told the share of indices that are single, and what was found last."""
+Told = Callable[[float | None, str], None]
+"""Told the share of indices that are single, and what was found last; None with what is to be said beforehand."""
 
 
 class Search:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from time import monotonic
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ from rebasin_cli.spec.binding.layout import INDEX_SIDE, Layout, Piece
 _ELEMENTS = 8
 """Random elements that orbits are made of: two generate a symmetric group nearly always."""
 
+LATE = "units that were not compared in time"
+
 _TRIES = 40
 """Refinements, of all that it takes to read off what may be unsaid."""
 
@@ -61,21 +64,27 @@ class _UndecidedError(Exception):
     """Too many refinements were tried."""
 
 
-def unsaid(judge: Judge, layout: Layout, seed: int = 0, *, briefly: bool = False) -> Unsaid:
+def unsaid(
+    judge: Judge, layout: Layout, seed: int = 0, *, briefly: bool = False, seconds: float = float("inf")
+) -> Unsaid:
     """What the network lets be exchanged and the spec does not.
 
     Args:
+        seconds: after which nothing else is compared, which is undecided then.
         briefly: with nothing told alone, some eight passes: what is inside of heads and groups is not looked for.
     """
-    search = Search(judge.network, seed)
+    end, search = monotonic() + seconds, Search(judge.network, seed)
     base = search.begin()
-    counter = _Counter(judge, layout, search.refiner, base)
+    counter = _Counter(judge, layout, search.refiner, base, end)
     found = list(counter.against(base, None))
     for point in [] if found or briefly else dict.fromkeys(counter.points.values()):
         with suppress(MismatchError):
             told = search.refiner.refine(recoloured([base], [counter.told(base, point)]))[0]
             found += counter.against(told, point)
         if found:
+            break
+        if monotonic() > end:
+            counter.undecided.append(LATE)
             break
     return Unsaid(tuple(found), tuple(counter.undecided))
 
@@ -91,7 +100,8 @@ class _Point:
 class _Counter:
     """Compares the orbits of a spec with classes of colours."""
 
-    def __init__(self, judge: Judge, layout: Layout, refiner: Refiner, base: Colouring) -> None:
+    def __init__(self, judge: Judge, layout: Layout, refiner: Refiner, base: Colouring, end: float) -> None:
+        self._end = end
         self._judge, self._layout, self._refiner, self._base = judge, layout, refiner, base
         self._keys = {name: keys[0] for name, keys in judge.network.keys.items()}
         self._indexed = {bound.index_dim for bound in layout.tensors.values()}
@@ -178,7 +188,7 @@ class _Counter:
 
     def _extends(self, colourings: Sequence[Colouring], told: Sequence[tuple[ColourClass, Sequence[Colours]]]) -> bool:
         """Whether what two colourings say goes on to an order of all indices that the real network keeps."""
-        if self._tries <= 0:
+        if self._tries <= 0 or monotonic() > self._end:
             raise _UndecidedError
         self._tries -= 1
         try:

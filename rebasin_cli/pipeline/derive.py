@@ -204,8 +204,11 @@ def _deriving(source: str, progress: Progress) -> Iterator[Told]:
     with progress.phase(f"deriving a spec from {source}", _STEPS) as advance:
         done = 0
 
-        def told(share: float, name: str) -> None:
+        def told(share: float | None, name: str) -> None:
             nonlocal done
+            if share is None:
+                progress.remark(name)
+                return
             now = max(done, int(share * _STEPS))
             advance(now - done)
             done = now
@@ -223,9 +226,7 @@ def _derived(
             remedy="build a smaller one of the same code, with --network-option; the spec holds for both",
         )
     if count > _TOLD:
-        progress.remark(
-            f"{count:,} parameters: about {human_bytes(_BYTES * count)} of memory, and a hundred runs or so"
-        )
+        progress.remark(f"{count:,} parameters: about {human_bytes(_BYTES * count)} of memory")
     if any(part.training and isinstance(part, _OTHER_IN_TRAINING) for part in module.modules()):
         progress.remark("the network is run in evaluation mode: BatchNorm by its running statistics, without dropout")
     with _deriving(str(reference), progress) as told:

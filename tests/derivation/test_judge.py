@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 
 import pytest
@@ -14,7 +15,7 @@ from rebasin_cli.derivation.derive import derive
 from rebasin_cli.derivation.late import with_inner_permutations
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.soundness import sound_judge
-from rebasin_cli.derivation.unsaid import unsaid
+from rebasin_cli.derivation.unsaid import LATE, unsaid
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.proofs.proof import prove
 from tests.derivation.changing import changed_wirings, order, preserves
@@ -56,3 +57,31 @@ def test_changed_specs_are_refused(name: str) -> None:
             if seen["wrong"] + seen["smaller"] == CHANGES:
                 break
     assert seen["wrong"] + seen["smaller"] == CHANGES, seen
+
+
+def test_what_is_not_compared_in_time_is_undecided() -> None:
+    torch.manual_seed(0)
+    module, inputs = NETWORKS["chain"]()
+    right = derive(module, inputs)
+    with borrowed(module):
+        judge = sound_judge(Network(module, inputs), 1)
+        late, whole = (unsaid(judge, right.proof.layout, seconds=seconds) for seconds in (0.0, 600.0))
+    assert late.undecided == (LATE,)
+    assert not whole.undecided
+
+
+def test_the_time_of_a_long_search_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, inputs = NETWORKS["chain"]()
+    said: list[str] = []
+
+    def told(share: float | None, text: str) -> None:
+        said.extend([text] if share is None else ())
+
+    derive(module, inputs, told=told)
+    assert not said
+    monkeypatch.setattr("rebasin_cli.derivation.derive._LONG", 0.0)
+    found = derive(module, inputs, told=told)
+    (text,) = said
+    tensors, runs = map(int, re.findall(r"[0-9]+", text)[:2])
+    assert tensors == sum(tensor.is_floating_point() for tensor in module.state_dict().values())
+    assert found.passes / 4 < runs < 4 * found.passes

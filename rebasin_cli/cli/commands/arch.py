@@ -110,7 +110,8 @@ def derive_command(
     sizes: Set = None,
     seed: Seed = 0,
     seconds: Annotated[
-        float, typer.Option("--max-seconds", parser=v.SECONDS, metavar="SECONDS", help="For the search.")
+        float,
+        typer.Option("--max-seconds", parser=v.SECONDS, metavar="SECONDS", help="Ends with what is known by then."),
     ] = 600.0,
     force: Force = False,
     talk: Talk,
