@@ -22,16 +22,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.derivation.candidate import TOLERANCE, Candidate, Judge
+from rebasin_cli.derivation.candidate import TOLERANCE, Candidate, Judge, spec_of, written
 from rebasin_cli.derivation.expressions import moves_in, unfolded
-from rebasin_cli.derivation.writing import Draft, Place, spec_text
+from rebasin_cli.derivation.writing import Draft, Place
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation, with_turns
 from rebasin_cli.proofs.acting import Kind
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import Layout
-from rebasin_cli.spec.language.loading import parse_spec
 
 MOST_PLACES = 7
 """Of a dim whose scales are looked for: there are 3ⁿ ways to mark n places, and a stream of many has no scales."""
@@ -73,9 +72,7 @@ def with_acting(judge: Judge, plain: Candidate, seed: int) -> Candidate:
     if not scaled | signed:
         return plain
     wiring = plain.wiring.with_axes({(name, axis): wide[name, axis] for name, axis, _ in marks})
-    draft = replace(draft, wiring=wiring, marks=marks, signs=signed, rotations=mapped)
-    spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-    return Candidate(wiring, draft, spec, bind(spec, judge.shapes))
+    return written(judge, replace(draft, wiring=wiring, marks=marks, signs=signed, rotations=mapped))
 
 
 def places_of(made: Candidate) -> dict[int, list[Place]]:
@@ -184,9 +181,8 @@ def _kept(judge: Judge, draft: Draft, kind: Kind, shown: Mapping[str, int], seed
 
 
 def _bound(judge: Judge, draft: Draft, kind: Kind) -> Layout:
-    spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
     wanted = Request(signs=kind == "signs", scales=kind == "scales", rotations=kind == "rotations")
-    return bind(spec, judge.shapes, wanted)
+    return bind(spec_of(draft), judge.shapes, wanted)
 
 
 def _shape(layout: Layout, name: str) -> tuple[int, ...]:

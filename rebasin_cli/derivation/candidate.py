@@ -90,6 +90,17 @@ class Candidate:
         return judge.change(dict(permuted(alone, self.layout, judge.state)))
 
 
+def spec_of(draft: Draft) -> PermutationSpec:
+    """The spec that a draft's text is."""
+    return parse_spec(spec_text(draft), f"{draft.name}.yaml")
+
+
+def written(judge: Judge, draft: Draft) -> Candidate:
+    """A draft as a spec, bound to the network."""
+    spec = spec_of(draft)
+    return Candidate(draft.wiring, draft, spec, bind(spec, judge.shapes))
+
+
 def candidate(judge: Judge, wiring: Wiring, title: str, **texts: Any) -> Candidate:
     """Write a wiring down as a spec, and bind it.
 
@@ -97,21 +108,19 @@ def candidate(judge: Judge, wiring: Wiring, title: str, **texts: Any) -> Candida
         ContentError: it is outside of the language.
     """
     names, network = name_dims(wiring), judge.network
-    shapes = judge.shapes
     sizes = wiring.unsized()
     texts = {"ignored": dict.fromkeys(network.others, ""), **texts}
     while True:
         draft = Draft(title, wiring, names, network.keys, network.buffers, sizes=sizes, **texts)
-        spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-        layout = bind(spec, shapes)
+        made = written(judge, draft)
         known = wiring.sizes()
         more = {
             dim: known[dim]
             for dim in names
-            if dim in known and dim not in sizes and _unsized(layout, draft.spelled(dim))
+            if dim in known and dim not in sizes and _unsized(made.layout, draft.spelled(dim))
         }
         if not more:
-            return Candidate(wiring, draft, spec, layout)
+            return made
         sizes = sizes | more
 
 

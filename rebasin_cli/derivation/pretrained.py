@@ -151,10 +151,10 @@ def _derived(
         raise UnfitError(found.proof.describe())
     draft = _for_files(draft, source, small, real)
     configs = Configs(small.config, other.config, source.config, source.whole)
-    failures: list[Exception] = []
+    failures, late = list[Exception](), ""
     for guess in fitted(draft, configs):
         if failures and monotonic() > end:
-            failures.append(UnfitError(f"no expressions for its sizes were found in {seconds:.0f} s"))
+            late = f" (no expressions for its sizes were found in {seconds:.0f} s)"
             break
         text = spec_text(guess)
         try:
@@ -174,7 +174,6 @@ def _derived(
     misfit = next((error for error in failures if isinstance(error, _MisfitError)), None)
     if misfit is not None:
         raise misfit
-    late = f" ({failures[-1]})" if monotonic() > end else ""
     raise UnfitError(f"what was derived is not confirmed: {str(failures[0]).splitlines()[0]}{late}")
 
 

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.derivation.acting import STEP, flat_outputs, places_of
-from rebasin_cli.derivation.candidate import TOLERANCE, Candidate, Judge
+from rebasin_cli.derivation.candidate import TOLERANCE, Candidate, Judge, written
 from rebasin_cli.derivation.expressions import Moving
-from rebasin_cli.derivation.writing import Place, spec_text
+from rebasin_cli.derivation.writing import Place
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.binder import Request
-from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.language.template import Template
 
 MOST_PLACES = 200
@@ -45,11 +44,11 @@ def with_streams(judge: Judge, made: Candidate, seed: int) -> Candidate:
                 made.draft, rotations=made.draft.rotations | {dim}, centred=made.draft.centred | centred,
                 norms={**made.draft.norms, **norms},
             )  # fmt: skip
-            spec = parse_spec(spec_text(draft), f"{draft.name}.yaml")
-            layout = bind(spec, judge.shapes, Request(rotations=True))
+            rotated = written(judge, draft)
+            layout = bind(rotated.spec, judge.shapes, Request(rotations=True))
             drawn = replace(Permutation.random(layout, seed).only([draft.spelled(dim)]), indices={})
             if drawn.maps and judge.change(dict(permuted(drawn, layout, judge.state))) <= TOLERANCE:
-                made = Candidate(made.wiring, draft, spec, bind(spec, judge.shapes))
+                made = rotated
                 break
     return made
 

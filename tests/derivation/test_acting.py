@@ -157,7 +157,7 @@ def test_what_is_between_two_linear_layers_has_maps() -> None:
 
 
 @pytest.mark.parametrize("scaled", [None, 0.5])
-def test_a_vision_transformer_of_a_library_is_rotated_unless_its_units_are_scaled(scaled: float | None) -> None:
+def test_a_library_vit_is_rotated_unless_its_units_are_scaled(scaled: float | None) -> None:
     vit_of = library("timm.models.vision_transformer").VisionTransformer
     torch.manual_seed(0)
     sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}

@@ -132,7 +132,7 @@ def test_the_mean_weighs(tmp_path: Path) -> None:
         assert torch.allclose(mean[key], expected, atol=1e-12)
 
 
-def test_means_of_the_others_are_those_of_where_they_are_placed_now(tmp_path: Path) -> None:
+def test_means_are_of_where_the_others_are_now(tmp_path: Path) -> None:
     layout, found = tiny_layout("residual", tmp_path), states("residual", 3)
     models = Models(layout, tuple(found), (0.5, 0.3, 0.2))
     places = [Permutation.random(layout, seed) for seed in range(3)]
@@ -143,7 +143,7 @@ def test_means_of_the_others_are_those_of_where_they_are_placed_now(tmp_path: Pa
         places[i] = Permutation.random(layout, 10 + i)
 
 
-def test_what_brought_the_second_model_onto_the_first_is_not_looked_for_twice(tmp_path: Path) -> None:
+def test_the_first_two_models_are_matched_once(tmp_path: Path) -> None:
     models = Models.of(tiny_layout("recurrent", tmp_path), states("recurrent", 4))
     searched: list[Problem] = []
 

@@ -60,7 +60,7 @@ def test_improve_never_lowers_and_ends_where_no_swap_helps(seed: int) -> None:
     assert float(swap_gains(quadratic, found).max()) <= 1e-9 * abs(quadratic.value(found))
 
 
-def test_what_is_remembered_of_the_pairs_says_nothing_of_another_linear_part() -> None:
+def test_kept_pairs_say_nothing_of_another_linear_part() -> None:
     one, perm = random_quadratic(6, 2), torch.tensor([3, 1, 5, 0, 2, 4])
     improve(one, torch.arange(6), assign)  # fills what it remembers
     linear = torch.rand(6, 6, dtype=torch.float64)

@@ -85,7 +85,7 @@ def test_a_linear_network_becomes_the_mean_function() -> None:
     torch.testing.assert_close(found.params["0.weight"], (one[0] + one[1]) / 2, rtol=1e-9, atol=1e-9)
 
 
-def test_units_that_no_permutation_brings_together_are_brought_so_by_a_linear_map() -> None:
+def test_a_linear_map_brings_units_together() -> None:
     """Of tables with opposite signs the mean is nothing; the two networks are one function all the same."""
     module = seeded(lambda: nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 3)), 0)
     one = state_of(module)
