@@ -19,8 +19,8 @@ from torch import Tensor
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.weights import joint_dims, similarity_dtype
+from rebasin_cli.matching.doubly_stochastic import Mixer
 from rebasin_cli.matching.options import RelaxedStart
-from rebasin_cli.matching.relaxation.mixing import Mixer
 from rebasin_cli.matching.resources import free_memory
 from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation.values import Permutation

@@ -135,16 +135,16 @@ def _together(problem: Problem, choice: MatchChoice, options: SearchOptions) -> 
     elif choice.method == "weights" and options.quality == "default" and options.leaves_it_to_quality and cheap:
         starts = ("barycentre",)
     if starts:
-        from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
+        from rebasin_cli.matching.frank_wolfe import frank_wolfe_attempts
 
         attempts += frank_wolfe_attempts(problem, starts, choice.max_sweeps)
     if isinstance(options, SinkhornSearchOptions):
-        from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
+        from rebasin_cli.matching.sinkhorn import sinkhorn_attempts
 
         attempts += sinkhorn_attempts(problem, SinkhornOptions(options.learning_rate, choice.max_sweeps))
     elif options.quality == "high" and cheap:
         from rebasin_cli.matching.descent.weights import joint_dims
-        from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
+        from rebasin_cli.matching.sinkhorn import sinkhorn_attempts
 
         if set(joint_dims(layout)) == set(layout.moving()):
             attempts += sinkhorn_attempts(problem, SinkhornOptions(max_sweeps=choice.max_sweeps))
@@ -219,7 +219,7 @@ def _ste(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
 
 
 def _sinkhorn_loss(pair: Pair, choice: MatchChoice, running: Running) -> MatchResult:
-    from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn_loss
+    from rebasin_cli.matching.sinkhorn import match_by_sinkhorn_loss
 
     options = replace(_options(choice, SinkhornLossOptions), max_sweeps=choice.max_sweeps)
     return match_by_sinkhorn_loss(_loss_problem(pair, choice), _resources(choice, running), options)

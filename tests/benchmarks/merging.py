@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import torch
 
 from rebasin_cli.evaluation.evaluate import evaluate
+from rebasin_cli.matching.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
-from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.merging.many import ALGORITHMS, Match, match_many
 from rebasin_cli.merging.models import Mean, Models, State
 from rebasin_cli.merging.options import ManyOptions

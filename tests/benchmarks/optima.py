@@ -28,11 +28,11 @@ from rebasin_cli.evaluation.barrier import barrier_above_line
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.evaluate import evaluate, runner
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork
+from rebasin_cli.matching.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
-from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
-from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
+from rebasin_cli.matching.sinkhorn import sinkhorn_attempts
 from rebasin_cli.merging.channel_statistics import reset_statistics
 from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import lambda_grid

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import Attempt, best_of, descents
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
-from rebasin_cli.matching.relaxation.sinkhorn import sinkhorn_attempts
+from rebasin_cli.matching.sinkhorn import sinkhorn_attempts
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout, bind, load_spec

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.pipeline.devices import GPU_WORK, matching_device, sweep_work
 from rebasin_cli.pipeline.method_choice import MatchChoice, match_choice
 from rebasin_cli.spec import bind, find_spec

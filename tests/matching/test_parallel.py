@@ -14,11 +14,11 @@ import torch
 
 from rebasin_cli.matching.descent.sweep import Descent
 from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import Order, WeightsOptions
 from rebasin_cli.matching.portfolio import Attempt, best_of, descents, starts_at_once
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources, Stop, StopMatching
-from rebasin_cli.matching.relaxation.frank_wolfe import frank_wolfe_attempts
 from rebasin_cli.matching.resources import STRIPE, Budget, add_product, in_order
 from rebasin_cli.merging.many import ALGORITHMS, match_many
 from rebasin_cli.merging.models import Models

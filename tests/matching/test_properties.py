@@ -18,12 +18,12 @@ from torch import Tensor
 from rebasin_cli.matching.data.held_out import midpoint
 from rebasin_cli.matching.data.straight_through import match_by_straight_through
 from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.objective import inner_product, measure_distance
 from rebasin_cli.matching.options import FrankWolfeOptions, SinkhornLossOptions, SteOptions, WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import LossProblem, MatchResult, Problem, Resources
-from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
-from rebasin_cli.matching.relaxation.sinkhorn import fits, match_by_sinkhorn, match_by_sinkhorn_loss
+from rebasin_cli.matching.sinkhorn import fits, match_by_sinkhorn, match_by_sinkhorn_loss
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout

@@ -12,16 +12,16 @@ import torch
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.descent.quadratic import Quadratic, improve
 from rebasin_cli.matching.descent.weights import match_by_weights
+from rebasin_cli.matching.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.objective import inner_product, measure_distance
 from rebasin_cli.matching.options import WeightsOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
-from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
-from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn
 from rebasin_cli.matching.resources import Budget
 from rebasin_cli.matching.similarity.blocks import Over, block_terms, blocks
 from rebasin_cli.matching.similarity.contributions import Dense, Worth, forms_of
 from rebasin_cli.matching.similarity.matrices import Similarities
+from rebasin_cli.matching.sinkhorn import match_by_sinkhorn
 from rebasin_cli.merging.many import match_many
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions

@@ -14,11 +14,11 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment.solve import solve_assignments
 from rebasin_cli.matching.descent.nested import Tree, solve_block
 from rebasin_cli.matching.descent.weights import match_by_weights, similarity_dtype
+from rebasin_cli.matching.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.objective import inner_product, measure_distance
 from rebasin_cli.matching.options import FrankWolfeOptions, Start, WeightsOptions
 from rebasin_cli.matching.problem import MatchResult, Problem, Resources
 from rebasin_cli.matching.reference import weight_matching
-from rebasin_cli.matching.relaxation.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.similarity.blocks import Block, block_terms
 from rebasin_cli.matching.similarity.contributions import forms_of
 from rebasin_cli.permutation.gather import permuted

@@ -11,12 +11,12 @@ import torch
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.data.held_out import midpoint
 from rebasin_cli.matching.descent.weights import joint_dims, match_by_weights
+from rebasin_cli.matching.doubly_stochastic import Mixer, between
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import SinkhornLossOptions
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import LossProblem, Problem, Resources, StopMatching
-from rebasin_cli.matching.relaxation.mixing import Mixer, between
-from rebasin_cli.matching.relaxation.sinkhorn import match_by_sinkhorn, match_by_sinkhorn_loss, sinkhorn_attempts
+from rebasin_cli.matching.sinkhorn import match_by_sinkhorn, match_by_sinkhorn_loss, sinkhorn_attempts
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import bind, load_spec

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.relaxation import sinkhorn_operator as module
-from rebasin_cli.matching.relaxation.sinkhorn_operator import doubly_stochastic
+from rebasin_cli.matching import doubly_stochastic as module
+from rebasin_cli.matching.doubly_stochastic import doubly_stochastic
 
 
 def scores(n: int, size: float, seed: int = 0) -> Tensor:

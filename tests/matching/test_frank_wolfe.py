@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.descent.weights import joint_dims
+from rebasin_cli.matching.frank_wolfe import _Mixture, frank_wolfe_attempts, match_by_frank_wolfe
 from rebasin_cli.matching.objective import inner_product
 from rebasin_cli.matching.options import FrankWolfeOptions, RelaxedStart
 from rebasin_cli.matching.portfolio import best_of, descents
 from rebasin_cli.matching.problem import Problem
-from rebasin_cli.matching.relaxation.frank_wolfe import _Mixture, frank_wolfe_attempts, match_by_frank_wolfe
 from rebasin_cli.matching.resources import Budget
 from rebasin_cli.matching.similarity.blocks import Block
 from rebasin_cli.matching.similarity.matrices import Similarities

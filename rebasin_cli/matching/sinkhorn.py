@@ -25,11 +25,10 @@ from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment.solve import solve_assignment
 from rebasin_cli.matching.data.held_out import match_first, search_by_loss
 from rebasin_cli.matching.descent.weights import Polishing, joint_dims
+from rebasin_cli.matching.doubly_stochastic import Mixer, between, doubly_stochastic
 from rebasin_cli.matching.options import SinkhornLossOptions, SinkhornOptions
 from rebasin_cli.matching.portfolio import Attempt
 from rebasin_cli.matching.problem import LossProblem, MatchResult, OnStep, Problem, Resources, Stop, StopMatching
-from rebasin_cli.matching.relaxation.mixing import Mixer, between
-from rebasin_cli.matching.relaxation.sinkhorn_operator import doubly_stochastic
 from rebasin_cli.matching.resources import free_memory
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec import Layout

@@ -1,1 +1,0 @@
-"""All plain dims moved together, through doubly stochastic matrices."""
