@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from rebasin_cli.checkpoints.addresses import FORM, HubName, place_in_cache
+from rebasin_cli.checkpoints.checkpoint import HUB_FORM, HubName, place_in_cache
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError, system_failure
 from rebasin_cli.safe_text import first_names, shell_word
 
@@ -212,7 +212,7 @@ def hub_failure(error: Exception, name: str, repo: str, revision: str | None, er
         "RevisionNotFoundError": (
             f"{repo} has no revision {revision}", "name a branch, a tag or a whole commit: @REVISION",
         ),
-        "HFValidationError": (f"{name} is no name on the hub: {error}", f"the form is {FORM}"),
+        "HFValidationError": (f"{name} is no name on the hub: {error}", f"the form is {HUB_FORM}"),
     }  # fmt: skip
     for kind, (what, remedy) in kinds.items():
         if isinstance(error, getattr(errors, kind)):

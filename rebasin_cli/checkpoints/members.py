@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rebasin_cli.checkpoints.addresses import is_pattern, split_address
+from rebasin_cli.checkpoints.checkpoint import is_pattern, split_address
 from rebasin_cli.checkpoints.header import TensorInfo
 from rebasin_cli.checkpoints.kinds import kind_of
 from rebasin_cli.checkpoints.reader import Block, FileConfig, SafetensorsFile, TensorFile

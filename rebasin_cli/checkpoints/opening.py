@@ -10,8 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from rebasin_cli.checkpoints.addresses import is_pattern, split_address
-from rebasin_cli.checkpoints.checkpoint import Checkpoint, read_config
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, is_pattern, read_config, split_address
 from rebasin_cli.checkpoints.kinds import kind_of, refuse_adapter_file, refuse_placeholders, refuse_quantised, stat_file
 from rebasin_cli.checkpoints.reader import SafetensorsFile, StableFile, TensorFile
 from rebasin_cli.errors import ContentError, SystemFailure, UsageError

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rebasin_cli.checkpoints.addresses import PREFIX
+from rebasin_cli.checkpoints.checkpoint import HUB_PREFIX
 from rebasin_cli.cli.streams import called
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.names import short_path
@@ -59,7 +59,7 @@ def _piped(words: Sequence[str], document: RunDocument) -> set[str]:
 
 def _on_hub(entry: InputRecord) -> str:
     """What was typed for an input that was fetched; empty for a file."""
-    name = f"{PREFIX}{entry.repository}"
+    name = f"{HUB_PREFIX}{entry.repository}"
     return next((w for w in called.get() if entry.repository and re.match(rf"{re.escape(name)}(?:[@/]|$)", w)), "")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from rebasin_cli.checkpoints.addresses import PREFIX, hub_name
+from rebasin_cli.checkpoints.checkpoint import HUB_PREFIX, hub_name
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.user_code import is_named
 from rebasin_cli.report.document import InvocationRecord, RunDocument
@@ -44,7 +44,7 @@ READ = {
 WRITTEN = {"output", "report", "plot", "save_permutation", "resume", "summary"}
 """Parameters that name files to write."""
 _CODE = {"network", "data", "fit_data", "loss", "metric", "eval_command", "eval_server"}
-_DATA = re.compile(rf"(?P<name>{PREFIX}[^@:]+)@(?P<commit>[0-9a-f]{{40}})(?::|$)")
+_DATA = re.compile(rf"(?P<name>{HUB_PREFIX}[^@:]+)@(?P<commit>[0-9a-f]{{40}})(?::|$)")
 _LEFT_OUT = {"force", "json", "form", "cluster"}
 """The document is always printed: it is what is compared, and what the next command of a pipe works on. A scheduler is
 trusted, and a stranger's document names none; the bytes do not depend on it."""
@@ -141,7 +141,7 @@ def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path, comm
     named = [(p, value) for p in sorted(_CODE & given.keys()) for value in _each(given[p])]
     code = tuple(f"--{p.replace('_', '-')} {value}" for p, value in named if _runs(p, value))
     words = (name, "--json", *options, *(["--", *arguments] if arguments else ()))
-    return Call(words, folder, into, code, tuple(w for w in words if w.rpartition("=")[2].startswith(PREFIX)))
+    return Call(words, folder, into, code, tuple(w for w in words if w.rpartition("=")[2].startswith(HUB_PREFIX)))
 
 
 def _is_typed(context: typer.Context, name: str) -> bool:
@@ -177,8 +177,8 @@ def _pinned(text: str, commits: Mapping[str, str], *, data: bool) -> str:
     """A name on the hub with the commit that the run read: what is there now may be another one."""
     if data:
         base, colon, split = text.partition(":")[2].partition(":")
-        commit = commits.get(f"{PREFIX}{base.partition('@')[0]}")
-        return f"{PREFIX}{base.partition('@')[0]}@{commit}{colon}{split}" if commit else text
+        commit = commits.get(f"{HUB_PREFIX}{base.partition('@')[0]}")
+        return f"{HUB_PREFIX}{base.partition('@')[0]}@{commit}{colon}{split}" if commit else text
     name = hub_name(text)
     return str(replace(name, revision=commits.get(name.repo, name.revision)))
 
@@ -192,7 +192,7 @@ def _value(name: str, value: Any, folder: Path, into: Path, command: str, commit
     if text == "-":
         raise ContentError("an input came through a pipe, and cannot be read again", remedy="name a file by hand")
     path = os.path.join(folder, text)
-    if text.startswith(PREFIX) and not os.path.lexists(path):
+    if text.startswith(HUB_PREFIX) and not os.path.lexists(path):
         return _pinned(text, commits, data=name in ("data", "fit_data"))
     if name == "arch":
         return path if text.endswith((".yaml", ".yml")) or os.sep in text else text

@@ -158,7 +158,7 @@ def many_sources(paths: list[Path], cleanup: ExitStack, progress: Progress) -> l
     Raises:
         UsageError: as `sources`. RebasinError: a file with members cannot be read, or has none.
     """
-    from rebasin_cli.checkpoints.addresses import is_on_hub
+    from rebasin_cli.checkpoints.checkpoint import is_on_hub
     from rebasin_cli.checkpoints.members import expanded
 
     whole = [path == PIPE or is_on_hub(str(path)) for path in paths]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints.addresses import PREFIX, REVISION, is_on_hub
+from rebasin_cli.checkpoints.checkpoint import HUB_PREFIX, HUB_REVISION, is_on_hub
 from rebasin_cli.checkpoints.hub import hub_failure, online, require_hub
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.evaluation.data import Dataset, as_dataset, check_limit, unanswered
@@ -30,7 +30,7 @@ from rebasin_cli.safe_text import first_names
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(
-    rf"hf:(?P<repo>{_PART}(?:/{_PART})?)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>{REVISION}))?(?::(?P<split>[\w.-]+))?"
+    rf"hf:(?P<repo>{_PART}(?:/{_PART})?)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>{HUB_REVISION}))?(?::(?P<split>[\w.-]+))?"
 )
 _FORM = "hf:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]"
 _HALVES: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation", "val", "valid")}
@@ -57,7 +57,7 @@ class DataName:
         """The name of one of its splits, or of all of it."""
         config = f"/{self.config}" if self.config else ""
         return (
-            f"{PREFIX}{self.repo}{config}"
+            f"{HUB_PREFIX}{self.repo}{config}"
             + (f"@{self.revision}" if self.revision else "")
             + (f":{split}" if split else "")
         )

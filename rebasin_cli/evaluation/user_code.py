@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-from rebasin_cli.checkpoints.addresses import PREFIX
+from rebasin_cli.checkpoints.checkpoint import HUB_PREFIX
 from rebasin_cli.errors import ContentError, UsageError
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -20,7 +20,7 @@ _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 def is_named(text: str) -> bool:
     """Whether a text has the form `package.module:function`; `hf:NAME` is a data set on the hub."""
-    return _FORM.fullmatch(text) is not None and not text.startswith(PREFIX)
+    return _FORM.fullmatch(text) is not None and not text.startswith(HUB_PREFIX)
 
 
 def import_named(option: str, reference: str, remedy: str) -> Callable[..., Any]:

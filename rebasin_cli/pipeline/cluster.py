@@ -25,7 +25,7 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 
 import rebasin_cli
-from rebasin_cli.checkpoints.addresses import split_address
+from rebasin_cli.checkpoints.checkpoint import split_address
 from rebasin_cli.errors import SystemFailure, UsageError
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.progress import Progress

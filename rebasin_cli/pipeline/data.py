@@ -11,8 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoints.addresses import is_on_hub
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, is_on_hub
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.compatibility import check_examples, fitting_loss
 from rebasin_cli.evaluation.data import Dataset, load_data

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebasin_cli.checkpoints.addresses import is_on_hub
+from rebasin_cli.checkpoints.checkpoint import is_on_hub
 from rebasin_cli.evaluation.given import GivenData, GivenLoss, NetworkName
 from rebasin_cli.evaluation.options import Kind, Moments, Polish, Split
 from rebasin_cli.evaluation.user_code import is_named, module_files

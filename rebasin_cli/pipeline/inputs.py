@@ -7,8 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.checkpoints.addresses import hub_name, is_on_hub
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, hub_name, is_on_hub
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.pipeline.progress import Progress

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 import rebasin_cli
-from rebasin_cli.checkpoints.addresses import place_in_cache, split_address
+from rebasin_cli.checkpoints.checkpoint import place_in_cache, split_address
 from rebasin_cli.files import sha256_of
 from rebasin_cli.pipeline.layouts import SpecChoice, proof_text
 from rebasin_cli.report.document import (

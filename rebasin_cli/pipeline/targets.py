@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from rebasin_cli.checkpoints.addresses import file_name_of, place_in_cache, split_address
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, file_name_of, place_in_cache, split_address
 from rebasin_cli.checkpoints.replacing import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import UsageError
 from rebasin_cli.pipeline.progress import Progress

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 
-from rebasin_cli.checkpoints.addresses import HubName, hub_name, place_in_cache
+from rebasin_cli.checkpoints.checkpoint import HubName, hub_name, place_in_cache
 from rebasin_cli.checkpoints.hub import fetch
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.evaluation.libraries import library

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rebasin_cli.checkpoints.addresses import names_several
 from rebasin_cli.cli.groups import DryRun, Force, Report, SavePermutation, Talk, grouped, one_document
 from rebasin_cli.cli.groups.data import FittingExamples, NetworkOptions, check_loss, fitted
 from rebasin_cli.cli.groups.matching import MatchedSpecOptions, MatchOptions, end_of
@@ -128,6 +127,8 @@ def command(
     if not named and many.members_from is None:
         raise UsageError("there is no B to align onto A", remedy=_USAGE)
     with working() as cleanup:
+        from rebasin_cli.checkpoints.checkpoint import names_several
+
         if len(named) == 1 and not many.asked() and not names_several(named[0]):
             from rebasin_cli.pipeline.align import AlignRequest, align
 
