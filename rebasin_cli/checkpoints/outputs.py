@@ -18,19 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from rebasin_cli.checkpoints.locking import (
+from rebasin_cli.checkpoints.places import (
     LOCK,
     PARTIAL,
     Lock,
+    check_file_target,
     clean_leftovers,
-    exchange,
     partial_path,
     remove,
-    rename_new,
+    resolve_target,
 )
-from rebasin_cli.checkpoints.replacing import check_file_target, resolve_target
 from rebasin_cli.errors import SystemFailure, UsageError, system_failure
-from rebasin_cli.files import new_file, sync_folder, take_mode
+from rebasin_cli.files import exchange, new_file, rename_new, sync_folder, take_mode
 from rebasin_cli.process import signals_deferred
 
 

@@ -18,8 +18,8 @@ import torch
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Index
 from rebasin_cli.checkpoints.header import TensorInfo, build_header
 from rebasin_cli.checkpoints.outputs import HashedFile, Outputs
+from rebasin_cli.checkpoints.places import check_space, check_target, file_names, needed_bytes, resolve_target
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.replacing import check_space, check_target, file_names, needed_bytes, resolve_target
 from rebasin_cli.checkpoints.tensors import combined_sha256, dtype_name, tensor_bytes, torch_dtype
 from rebasin_cli.errors import system_failure
 from rebasin_cli.files import new_file

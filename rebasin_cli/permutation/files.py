@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.checkpoints.places import check_file_target
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import parse_json, read_bytes
 from rebasin_cli.process import load_torch

@@ -15,7 +15,7 @@ from torch import nn
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.checkpoints.replacing import check_file_target
+from rebasin_cli.checkpoints.places import check_file_target
 from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.passes import Network

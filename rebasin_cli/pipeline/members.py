@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.replacing import check_file_target, check_space, needed_bytes
+from rebasin_cli.checkpoints.places import check_file_target, check_space, needed_bytes
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.pipeline.devices import require_device
 from rebasin_cli.pipeline.function_check import settled_spec

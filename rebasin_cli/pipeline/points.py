@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.header import has_torch_type, is_floating
-from rebasin_cli.checkpoints.replacing import check_file_target, check_space, check_target, needed_bytes
+from rebasin_cli.checkpoints.places import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.points_folder import PointsRun, check_points

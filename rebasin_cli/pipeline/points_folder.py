@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.checkpoints.locking import clean_leftovers
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.checkpoints.places import clean_leftovers
 from rebasin_cli.errors import RebasinError, UsageError, system_failure
 from rebasin_cli.files import read_json
 from rebasin_cli.pipeline.targets import identity

@@ -70,7 +70,7 @@ def _runs(request: ReportRequest, documents: Sequence[RunDocument]) -> list[Run]
 
 
 def _check(request: ReportRequest, files: dict[str, Path], documents: Sequence[RunDocument]) -> None:
-    from rebasin_cli.checkpoints.replacing import check_file_target
+    from rebasin_cli.checkpoints.places import check_file_target
     from rebasin_cli.pipeline.targets import check_apart
 
     if "plot" in files:

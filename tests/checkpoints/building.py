@@ -69,7 +69,7 @@ def two_shards() -> dict[str, dict[str, torch.Tensor]]:
 # Root may do everything, so permissions are tried as another user. The process goes into the folder first: it needs
 # no permission for the folders above then.
 _PRELUDE = """
-import os, sys
+import ctypes, os, sys  # nobody may not be allowed to read Python's own modules later
 from pathlib import Path
 def become_nobody_in(folder):
     os.chdir(folder)

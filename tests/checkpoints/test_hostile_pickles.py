@@ -44,7 +44,7 @@ _CALLS = [
     ("copy_reg", "add_extension", b"X\x02\x00\x00\x00osX\x06\x00\x00\x00systemK\x01"), ("copyreg", "pickle", b"NN"),
     ("codecs", "decode", b"X\x01\x00\x00\x00xX\x05\x00\x00\x00rot13"), ("_codecs", "encode", b"X\x01\x00\x00\x00xN"),
     ("logging.config", "fileConfig", _TEXT), ("pip._internal", "main", _TEXT), ("setuptools", "setup", _TEXT),
-    ("rebasin_cli.cli", "main", _TEXT), ("rebasin_cli.checkpoints.replacing", "new_file", _TEXT), ("a b", "c d", b""),
+    ("rebasin_cli.cli", "main", _TEXT), ("rebasin_cli.files", "new_file", _TEXT), ("a b", "c d", b""),
     ("collections", "OrderedDict", b"N"), ("torch._tensor", "_rebuild_from_type_v2", b"cos\nsystem\ncos\nsystem\n)N"),
     ("no.such.module", "Thing", _TEXT), ("", "", b""), ("os.path", "join", _TEXT), ("builtins", "object", b""),
 ]  # fmt: skip

@@ -16,12 +16,13 @@ from types import FrameType
 import pytest
 import torch
 
-from rebasin_cli.checkpoints import locking
-from rebasin_cli.checkpoints.locking import ASIDE, Lock, clean_leftovers, exchange, lock_path, partial_path, rename_new
+from rebasin_cli import files
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs, new_file
+from rebasin_cli.checkpoints.places import Lock, clean_leftovers, lock_path, partial_path
 from rebasin_cli.checkpoints.writer import write_checkpoint
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.files import ASIDE, exchange, rename_new
 from tests.checkpoints.building import run_python, two_shards, write_sharded
 from tests.small import ROOT, environment
 
@@ -30,7 +31,7 @@ from tests.small import ROOT, environment
 def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of renaming: every system has the second one."""
     if request.param == "without them":
-        monkeypatch.setattr(locking, "_system_call", lambda: None)
+        monkeypatch.setattr(files, "_system_call", lambda: None)
 
 
 @pytest.mark.usefixtures("calls")
@@ -223,7 +224,7 @@ def _write_under_signal(folder: Path, at: int) -> bool:
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
         nonlocal count
-        if frame.f_code.co_filename.endswith(("outputs.py", "locking.py")):
+        if frame.f_code.co_filename.endswith(("outputs.py", "places.py", "rebasin_cli/files.py")):
             count += 1
             if count == at:
                 signal.raise_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rebasin_cli.checkpoints.header import BITS, TensorInfo, build_header
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.checkpoints.replacing import check_space
+from rebasin_cli.checkpoints.places import check_space
 from rebasin_cli.checkpoints.writer import check_target, stream_checkpoint, tensors_bytes, write_checkpoint
 from rebasin_cli.errors import SystemFailure, UsageError, human_bytes
 from tests.checkpoints.building import every_dtype_file, two_shards, write_sharded

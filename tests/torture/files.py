@@ -31,7 +31,7 @@ from tests.small import mlp_state, save, shuffled
 from tests.torture.attempt import run_forked
 from tests.torture.judging import Row
 
-WRITING = ("writer.py", "outputs.py", "locking.py", "renaming.py", "replacing.py", "points.py")
+WRITING = ("writer.py", "outputs.py", "places.py", "rebasin_cli/files.py", "points.py")
 OPERATIONS = ("write", "fsync", "rename", "replace", "mkdir", "unlink", "link", "rmdir", "symlink", "open", "close")
 FILE_EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "shutil.rmtree"}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

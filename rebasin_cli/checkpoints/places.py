@@ -1,35 +1,161 @@
-"""One lock for each output, and the removal of what killed runs have left.
+"""The place of an output: whether it may be written, and the lock that keeps other runs from it meanwhile.
+
+Whether it may is checked before any work, without changing anything.
 
 The lock is an empty file `.NAME.rebasin-lock` next to the output, held with flock: the system releases it however
 the process ends. So a temporary file whose lock is free belongs to no living run, and may be removed.
-
-Renames that plain `rename` cannot do are here as well: two names exchanged, and a name taken only while it is free.
-Linux has renameat2 for both and macOS has renamex_np. Where neither is there, or the file system does not know the
-flags (NFS), there are ways with several steps, and what they leave if a run is killed between them is removed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
 import os
 import shutil
-import sys
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from rebasin_cli.errors import SystemFailure, system_failure
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.errors import SystemFailure, UsageError, human_bytes, system_failure
+from rebasin_cli.files import ASIDE
 from rebasin_cli.safe_text import shell_word
+
+_HEADER_ALLOWANCE = 256  # bytes of header for each tensor, when looking whether the disk has room
 
 LOCK = ".rebasin-lock"
 PARTIAL = ".rebasin-partial"
 _NAME_LIMIT = 200  # bytes of the output's name in that of the lock: file systems allow 255 in all
 _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def resolve_target(target: Path) -> Path:
+    """The place that writing to `target` changes: a symbolic link is followed."""
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+def check_file_target(target: Path, *, force: bool) -> None:
+    """Check that `target` can become a file, without changing anything.
+
+    Raises:
+        UsageError: it exists and `force` is not given, or it is something that must not be replaced.
+        SystemFailure: its folder is absent or not writable.
+    """
+    place = resolve_target(target)
+    _check_parent(place, target)
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise system_failure(error, target, "write") from error
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{target} is a folder", remedy=f"name a file, such as {target / 'model.safetensors'}")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{target} is not a regular file", remedy="name a file; a pipe is written with -o -")
+    if not force:
+        raise UsageError(f"{target} exists already", remedy="choose another output, or replace it with --force")
+
+
+def check_folder_target(target: Path, names: set[str], *, force: bool) -> None:
+    """Check that `target` can become a folder with files of these names, without changing anything.
+
+    An existing folder is exchanged for the new one, which takes over files of the user's own. Weights of another model
+    in it would be mixed with ours, so those stop it even with `force`.
+
+    Raises:
+        UsageError, SystemFailure: as for a file.
+    """
+    place = resolve_target(target)
+    try:
+        present = {entry.name for entry in place.iterdir()}
+    except FileNotFoundError:
+        _check_parent(place, target)
+        return
+    except NotADirectoryError:
+        raise UsageError(
+            f"{target} is a file, and the checkpoint is a folder", remedy="name a folder that does not exist yet"
+        ) from None
+    except OSError as error:
+        raise system_failure(error, target, "write") from error
+    if present and not force:
+        raise UsageError(f"{target} exists already", remedy="choose another output, or replace it with --force")
+    others = sorted(n for n in present - names if n.endswith((".safetensors", ".safetensors.index.json")))
+    if others:
+        raise UsageError(
+            f"{target} has weights that would be mixed with the new ones: {', '.join(others[:4])}",
+            remedy="remove them, or choose another output",
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SystemFailure(f"cannot write into {target}: permission denied", remedy="check the folder's permissions")
+    if os.path.ismount(place):  # it can be filled, but not exchanged
+        raise UsageError(f"{target} is a mount point", remedy=f"name a folder inside it, such as {target / 'model'}")
+    _check_parent(place, target)
+
+
+def check_space(place: Path, needed: int, tell: Callable[[str], None] | None = None) -> None:
+    """Check that the disk below `place` (which need not exist) has `needed` bytes free.
+
+    Args:
+        tell: is told what a run would be refused for, where nothing is to be written now (`--dry-run`).
+
+    Raises:
+        SystemFailure: it has not. A file system that reports nothing is taken to have enough.
+    """
+    folder = next((p for p in (place, *place.parents) if p.is_dir()), Path())
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and free < needed:
+        what = f"cannot write {place}: {human_bytes(needed)} are needed and {human_bytes(free)} are free on the disk"
+        remedy = "free some space or write to another disk with -o"
+        if tell is None:
+            raise SystemFailure(what, remedy=remedy)
+        tell(f"{what}; {remedy}")
+
+
+def check_target(target: Path, source: Checkpoint, *, force: bool = False) -> None:
+    """Whether a checkpoint like `source` could be written there, room on the disk apart (`check_space`).
+
+    Raises:
+        UsageError: the target exists and `force` is not given, or is of the wrong kind.
+        SystemFailure: its folder is absent or not writable.
+    """
+    if source.is_folder:
+        check_folder_target(target, file_names(source), force=force)
+    else:
+        check_file_target(target, force=force)
+
+
+def needed_bytes(source: Checkpoint) -> int:
+    """What a checkpoint like `source` takes on the disk, generously."""
+    companions = sum(path.stat().st_size for path in source.companions) if source.is_folder else 0
+    return source.nbytes + _HEADER_ALLOWANCE * len(source) + companions
+
+
+def file_names(source: Checkpoint) -> set[str]:
+    """The files of a folder that is written like a checkpoint."""
+    names = {shard.name for shard in source.shards} | {path.name for path in source.companions}
+    return names | {source.index.name} if source.index is not None else names
+
+
+def _check_parent(place: Path, target: Path) -> None:
+    parent = place.parent
+    if not parent.is_dir():
+        raise SystemFailure(
+            f"cannot write {target}: there is no folder {parent}",
+            remedy=f"make the folder first: mkdir -p {shell_word(str(parent))}",
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise SystemFailure(
+            f"cannot write {target}: the folder {parent} is not writable",
+            remedy="check its permissions, or write elsewhere with -o",
+        )
 
 
 @dataclass(slots=True)
@@ -175,83 +301,3 @@ def _hidden(place: Path, ending: str) -> Path:
         cut = raw[: _NAME_LIMIT - 17].decode(errors="ignore")
         name = f"{cut}-{hashlib.sha256(raw).hexdigest()[:16]}"
     return place.with_name(f".{name}{ending}")
-
-
-_AT_FDCWD = -100
-_LINUX = {"new": 1, "exchange": 2}  # RENAME_NOREPLACE, RENAME_EXCHANGE
-_MACOS = {"new": 4, "exchange": 2}  # RENAME_EXCL, RENAME_SWAP
-_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-ASIDE = ".aside"
-"""Ending of the name that a folder has for a moment where two names cannot be exchanged at once."""
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Exchange two existing names, atomically where the system can."""
-    if _rename(one, other, "exchange"):
-        return
-    aside = one.with_name(one.name + ASIDE)
-    if other.is_dir():
-        other.rename(aside)
-        try:
-            one.rename(other)
-        except BaseException:
-            aside.rename(other)
-            raise
-    else:
-        try:
-            os.link(other, aside)
-        except OSError:  # no hard links: the old content cannot be kept, and `one` is gone afterwards
-            one.replace(other)
-            return
-        one.replace(other)
-    aside.rename(one)
-
-
-def rename_new(one: Path, other: Path) -> None:
-    """Rename a file if the other name is free.
-
-    Raises:
-        FileExistsError: it is taken.
-    """
-    if _rename(one, other, "new"):
-        return
-    try:
-        os.link(one, other)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links either: the moment between the question and the rename stays open
-        if os.path.lexists(other):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(other)) from None
-        one.rename(other)
-    else:
-        one.unlink()
-
-
-def _rename(one: Path, other: Path, how: str) -> bool:
-    """Whether the system did it; False if it has no such call."""
-    call = _system_call()
-    if call is None:
-        return False
-    number = call(os.fsencode(one), os.fsencode(other), how)
-    if number in _UNKNOWN:
-        return False
-    if number:
-        raise OSError(number, os.strerror(number), str(one), None, str(other))
-    return True
-
-
-@cache
-def _system_call() -> Callable[[bytes, bytes, str], int] | None:
-    """(from, to, how) → errno, 0 if it was done; None on systems without such a call."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        swap = library.renamex_np
-        swap.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
-        return lambda one, other, how: ctypes.get_errno() if swap(one, other, _MACOS[how]) else 0
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        rename = library.renameat2
-        rename.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-        return lambda one, other, how: (
-            ctypes.get_errno() if rename(_AT_FDCWD, one, _AT_FDCWD, other, _LINUX[how]) else 0
-        )
-    return None
