@@ -20,9 +20,12 @@ from rebasin_cli.checkpoints.header import TensorInfo, build_header
 from rebasin_cli.checkpoints.outputs import HashedFile, Outputs
 from rebasin_cli.checkpoints.places import check_space, check_target, file_names, needed_bytes, resolve_target
 from rebasin_cli.checkpoints.reader import CHUNK
-from rebasin_cli.checkpoints.tensors import combined_sha256, dtype_name, tensor_bytes, torch_dtype
-from rebasin_cli.errors import system_failure
+from rebasin_cli.checkpoints.tensors import combined_sha256, count_non_finite, dtype_name, tensor_bytes, torch_dtype
+from rebasin_cli.errors import ContentError, system_failure
 from rebasin_cli.files import new_file
+from rebasin_cli.safe_text import first_names
+
+_LISTED = 5  # tensors that an error names
 
 Read = Callable[[str], torch.Tensor]
 OnBytes = Callable[[int], None]
@@ -166,3 +169,51 @@ def _index_text(source: Checkpoint, index: Index) -> bytes:
     metadata = {**index.metadata, "total_size": source.nbytes}
     weight_map = {key: shard.name for shard in source.shards for key in shard.keys}
     return (json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+class FiniteReader:
+    """Reads tensors for a writer, and counts the values that are NaN or infinite.
+
+    Args:
+        read: key -> the tensor in its final dtype, or its raw bytes.
+        infos: what is written, by key.
+        at_once: whether the first such value is an error at once: a pipe cannot be taken back.
+    """
+
+    def __init__(self, read: Read, infos: Mapping[str, TensorInfo], *, at_once: bool) -> None:
+        self._read, self._infos, self._at_once = read, infos, at_once
+        self.counts: dict[str, int] = {}
+
+    def __call__(self, key: str) -> torch.Tensor:
+        tensor = self._read(key)
+        count = count_non_finite(tensor_bytes(tensor), self._infos[key].dtype)
+        if count:
+            self.counts[key] = count
+            if self._at_once:
+                self.check()
+        return tensor
+
+    def check(self) -> None:
+        """Stop if there were any.
+
+        Raises:
+            ContentError: naming tensors, counts and types.
+        """
+        if self.counts:
+            raise ContentError(
+                self.found(),
+                remedy="the result has the first checkpoint's types, into which these values do not fit: convert it to "
+                "float32 first, name the wider one first, or keep them with --allow-non-finite",
+            )
+
+    def found(self) -> str:
+        """What was counted: tensors, counts and types."""
+        counted = [
+            f"{key} ({count} of {self._infos[key].numel}, {self._infos[key].dtype})"
+            for key, count in self.counts.items()
+        ]
+        listed = first_names(counted, _LISTED, " and {} more")
+        tensors = (
+            "1 tensor of the result has" if len(self.counts) == 1 else f"{len(self.counts)} tensors of the result have"
+        )
+        return f"{tensors} values that are not finite: {listed}"

@@ -9,6 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.header import SIGN_BITS
+from rebasin_cli.checkpoints.tensors import as_bytes, as_elements, tensor_bytes
 from rebasin_cli.permutation.values import Permutation, Turn, taken, turned_where, units_of
 from rebasin_cli.spec import INDEX_SIDE, BoundTensor, Layout, Piece
 
@@ -155,6 +158,23 @@ def permute_tensor(
         moved = gather_piece(piece_view(bits, piece), piece, permutation, bound.place, turn=turn)
         piece_view(result, piece).copy_(moved)
     return result.view(source.dtype)
+
+
+def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -> Read:
+    """Key → the bytes of the permuted tensor; bit-exact where no unit is scaled or mapped, as no value is decoded."""
+
+    def elements(key: str) -> Tensor:
+        return as_elements(source.read_raw(key), source.infos[key])
+
+    def read(key: str) -> Tensor:
+        if not layout.tensors[key].pieces:
+            return source.read_raw(key)
+        info = source.infos[key]
+        if is_computed(layout.tensors[key], layout, permutation):
+            return tensor_bytes(permute_tensor(permutation, layout, key, source.__getitem__))
+        return as_bytes(permute_tensor(permutation, layout, key, elements, SIGN_BITS.get(info.dtype)), info)
+
+    return read
 
 
 def _turn_bits(dtype: torch.dtype, sign_bits: int | None, meaning: torch.dtype) -> Turn:

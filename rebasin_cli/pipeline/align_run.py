@@ -13,6 +13,7 @@ from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.matching.objective import Distance
 from rebasin_cli.matching.problem import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
+from rebasin_cli.permutation.gather import exact_reader
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.layouts import Pair
@@ -26,8 +27,7 @@ from rebasin_cli.pipeline.record import (
     peak_memory,
     versions,
 )
-from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
+from rebasin_cli.pipeline.targets import write_document, write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 

@@ -8,14 +8,14 @@ from msgspec import structs
 from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
+from rebasin_cli.permutation.gather import exact_reader
 from rebasin_cli.pipeline.apply import Run
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.match import tell_identity
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata, peak_memory
-from rebasin_cli.pipeline.targets import write_document
+from rebasin_cli.pipeline.targets import write_document, write_weights
 from rebasin_cli.pipeline.ties import check_ties
-from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 
 Inputs = Mapping[str, InputRecord]

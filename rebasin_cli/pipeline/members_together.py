@@ -12,6 +12,7 @@ from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching.problem import in_reals
 from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation.files import permutation_bytes
+from rebasin_cli.permutation.gather import exact_reader
 from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import check_rotations, open_source, scan_sources
@@ -23,8 +24,8 @@ from rebasin_cli.pipeline.members_run import Listening, Told, kept_record, may_r
 from rebasin_cli.pipeline.method_choice import with_data
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import distance_record, output_metadata
+from rebasin_cli.pipeline.targets import write_weights
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
-from rebasin_cli.pipeline.write_weights import exact_reader, write_weights
 from rebasin_cli.report.document import InputRecord, MemberRecord
 
 _Read = tuple[Member, Checkpoint, InputRecord, Mapping[str, int]]

@@ -24,10 +24,9 @@ from rebasin_cli.pipeline.points import is_first, tell_kept
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
-from rebasin_cli.pipeline.targets import write_document
+from rebasin_cli.pipeline.targets import write_document, write_weights
 from rebasin_cli.pipeline.ties import any_permutation, check_ties
 from rebasin_cli.pipeline.worth import told
-from rebasin_cli.pipeline.write_weights import write_weights
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.measurements import NATS, MergeRecord, PairRecord, VerdictRecord
 from rebasin_cli.report.worth import judge, judge_unmeasured

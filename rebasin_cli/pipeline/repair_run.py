@@ -22,8 +22,14 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.repair import RepairRequest
 from rebasin_cli.pipeline.statistics import Overlay, Repairer
-from rebasin_cli.pipeline.targets import Targets, named_after, named_or_beside, output_base, write_document
-from rebasin_cli.pipeline.write_weights import write_weights
+from rebasin_cli.pipeline.targets import (
+    Targets,
+    named_after,
+    named_or_beside,
+    output_base,
+    write_document,
+    write_weights,
+)
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.figures import loss_text, percent_text
 from rebasin_cli.spec import Layout

@@ -1,4 +1,4 @@
-"""Where outputs go, and every collision among them, before any work is done; the run document as one of them."""
+"""Where outputs go, and every collision among them, before any work is done; how weights and document get there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rebasin_cli.report.document import RunDocument
 
 if TYPE_CHECKING:
     from rebasin_cli.checkpoints.outputs import Outputs
+    from rebasin_cli.checkpoints.writer import Read
 
 
 # What is read with a checkpoint: sizes, preparation of images, a tokenizer.
@@ -294,3 +295,39 @@ def write_document(document: RunDocument, targets: Targets, outputs: Outputs, pr
     if path := targets.path("report"):
         outputs.write(path, document_file(document, path))
         progress.document_file = path
+
+
+def write_weights(
+    target: Place,
+    source: Checkpoint,
+    read: Read,
+    *,
+    metadata: Mapping[str, str],
+    outputs: Outputs,
+    progress: Progress,
+    finite: bool | None = None,
+) -> None:
+    """Write a checkpoint like `source` to a path, where it appears with the other outputs, or into a pipe at once.
+
+    Args:
+        finite: count values that are not finite, which mixing can make of finite ones, and refuse them (True) or warn
+            of them (False); None where what is written was scanned before.
+
+    Raises:
+        ContentError: some are refused; nothing appears at `target` then.
+    """
+    from rebasin_cli.checkpoints.writer import FiniteReader, stream_checkpoint, write_checkpoint
+
+    name = target.name if isinstance(target, Path) else "to stdout"
+    at_once = bool(finite) and not isinstance(target, Path)
+    reader = FiniteReader(read, source.infos, at_once=at_once) if finite is not None else None
+    read = reader or read
+    with progress.phase(f"writing {name}", source.nbytes, "bytes") as advance:
+        if isinstance(target, Path):
+            write_checkpoint(target, source, read, metadata=metadata, on_bytes=advance, outputs=outputs)
+        else:
+            stream_checkpoint(target, source, read, metadata=metadata, on_bytes=advance)
+    if reader and finite:
+        reader.check()
+    elif reader and reader.counts:
+        progress.warn(f"{name}: {reader.found()}")

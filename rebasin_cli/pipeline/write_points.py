@@ -21,8 +21,7 @@ from rebasin_cli.pipeline.points_folder import PointsRun, begin_points
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.statistics import Repairer
-from rebasin_cli.pipeline.targets import Place
-from rebasin_cli.pipeline.write_weights import write_weights
+from rebasin_cli.pipeline.targets import Place, write_weights
 from rebasin_cli.report.document import InputRecord
 from rebasin_cli.spec import Layout
 
