@@ -202,6 +202,7 @@ class RenamedCheckpoint(Checkpoint):
     """A view of a checkpoint under other names, and of those of its tensors alone that have one.
 
     Attributes: those of the checkpoint behind it; `shards` have its own names, so that nothing is written like a view.
+        source: the checkpoint behind it.
     """
 
     def __init__(self, source: Checkpoint, names: Mapping[str, str]) -> None:
@@ -213,16 +214,16 @@ class RenamedCheckpoint(Checkpoint):
             config=source.config,
             key=source.key,
         )
-        self._source, self._names = source, dict(names)
+        self.source, self._names = source, dict(names)
         self.metadata = source.metadata
         self.infos = MappingProxyType({new: source.infos[old] for new, old in self._names.items()})
 
     def read_raw(self, key: str) -> torch.Tensor:
         """The exact bytes of a tensor, 1-D uint8 of `infos[key].nbytes`."""
-        return self._source.read_raw(self._names[key])
+        return self.source.read_raw(self._names[key])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RenamedCheckpoint, (self._source, self._names)
+        return RenamedCheckpoint, (self.source, self._names)
 
     def close(self) -> None:
         """Nothing: the checkpoint behind it is closed by whoever opened it."""

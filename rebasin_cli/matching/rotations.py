@@ -265,7 +265,8 @@ class _Search:
     def _step(self, found: _Found, element: Permutation, *, always: bool = False) -> None:
         """Take a step unless it lowers the objective, which rounding alone makes it do; `always`: a start."""
         dims = {*element, *element.maps}
-        touched = dict.fromkeys(key for dim in dims for key in self.layout.users.get(dim, ()))
+        users = (key for dim in dims for key in self.layout.users.get(dim, ()))
+        touched = dict.fromkeys(key for key in users if key in found.state)  # but those of A alone
         moved = permuted(element, self.layout, found.state)
         changed = {key: moved[key] for key in touched}
         inner = {**found.inner, **{key: dot(self.a[key], changed[key]) for key in touched if key in found.inner}}

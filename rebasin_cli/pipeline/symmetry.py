@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rebasin_cli.checkpoints.checkpoint import Checkpoint
+from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
 from rebasin_cli.checkpoints.header import SCALED_TYPES, SIGN_BITS
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
@@ -44,7 +44,8 @@ def check_asked(pairs: Sequence[Pair], choice: SpecChoice) -> None:
             )
     check_types(layout, pairs[0].a, choice.symmetry)
     for pair in pairs:
-        check_types(pair.layout_b, pair.b, choice.symmetry)
+        own = pair.b.source if isinstance(pair.b, RenamedCheckpoint) else pair.b
+        check_types(pair.layout_b, own, choice.symmetry)
 
 
 def check_types(layout: Layout, checkpoint: Checkpoint, symmetry: str) -> None:

@@ -148,3 +148,12 @@ def test_what_signs_cannot_be_is_refused(change: str, said: str, rebasin: Rebasi
     assert done.code in (2, 3)
     assert said in done.err
     assert not Path("b.aligned.safetensors").exists()
+
+
+def test_b_may_have_names_of_its_own(rebasin: Rebasin, planted: Path) -> None:
+    b = load_file("b.safetensors")
+    save(planted / "b.safetensors", {f"module.{key}": tensor for key, tensor in b.items()})
+    done = rebasin("align", "a.safetensors", "b.safetensors", *SIGNS, "--restarts", 5)
+    assert done.code == 0, done.err
+    aligned = {key.removeprefix("module."): t for key, t in load_file("b.aligned.safetensors").items()}
+    assert same_bits(aligned, load_file("a.safetensors"))
