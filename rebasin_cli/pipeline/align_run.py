@@ -36,9 +36,11 @@ class Found:
     """The match, how far B is from A before and after it, and the file of its permutation.
 
     Attributes:
+        pair: what was matched: the run's, but for streams that tied tensors keep from being rotated.
         inputs: the checkpoints as they were read, by role.
     """
 
+    pair: Pair
     result: MatchResult
     distance: Distance
     file: bytes
@@ -74,12 +76,13 @@ def _found(run: Run, progress: Progress, known: InputRecord | None) -> Found:
     unread = {} if known else {"a": (request.a, pair.a)}
     found = scan_sources({**unread, "b": (request.b, run.b)}, progress, heads=heads)
     inputs = {"a": known, **found} if known else found
+    if len(set(heads["b"].values())) < len(run.b.infos):  # only tensors that begin alike can be tied
+        from rebasin_cli.pipeline.ties import any_permutation, check_ties, without_parting_ties
+
+        (pair,) = without_parting_ties([pair], [(pair.layout_b, run.b, heads["b"])], request.spec, progress)
+        check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
     check_rotations(pair.layout, pair.a)
     check_rotations(pair.layout_b, run.b)
-    if len(set(heads["b"].values())) < len(run.b.infos):
-        from rebasin_cli.pipeline.ties import any_permutation, check_ties  # only tensors that begin alike can be tied
-
-        check_ties(pair.layout_b, run.b, heads["b"], any_permutation(pair.layout))
     run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
     result = match_pair(pair, run.choice, run.device, progress, inputs)
     run.check.found(pair.layout, result.permutation, pair.b, pair.a)
@@ -100,17 +103,17 @@ def _measure(pair: Pair, result: MatchResult, inputs: Mapping[str, InputRecord],
     with progress.phase("measuring", count) as advance:
         distance = distance_of(pair, result.permutation, lambda _: advance(1))
     of = {role: entry.identity for role, entry in inputs.items()}
-    return Found(result, distance, permutation_bytes(result.permutation, pair.layout, inputs=of), inputs)
+    return Found(pair, result, distance, permutation_bytes(result.permutation, pair.layout, inputs=of), inputs)
 
 
 def aligned_reader(run: Run, found: Found) -> Callable[[str], Tensor]:
     """Key → the bytes of B's tensor in A's order of units."""
-    return exact_reader(found.result.permutation, run.pair.layout_b, run.b)
+    return exact_reader(found.result.permutation, found.pair.layout_b, run.b)
 
 
 def write_aligned(run: Run, found: Found, outputs: Outputs, progress: Progress) -> None:
     """Write B aligned, and the permutation."""
-    request, pair, targets, result = run.request, run.pair, run.targets, found.result
+    request, pair, targets, result = run.request, found.pair, run.targets, found.result
     metadata = output_metadata(
         "align", pair.layout, request.spec, found.inputs,
         method=result.method, seed=result.seed, permutation=found.sha256,
@@ -127,7 +130,7 @@ def describe(run: Run, found: Found, progress: Progress, written: Mapping[Path, 
     return RunDocument(
         command="align",
         inputs=found.inputs,
-        architecture=architecture_record(run.pair.layout, run.request.spec, found.distance, run.check.record()),
+        architecture=architecture_record(found.pair.layout, run.request.spec, found.distance, run.check.record()),
         match=match_record(found.result),
         distance=distance_record(found.distance),
         outputs=run.targets.written(),

@@ -37,7 +37,7 @@ from rebasin_cli.pipeline.record import (
 from rebasin_cli.pipeline.resume import continued, keeping
 from rebasin_cli.pipeline.sweep import Sweep, begin_sweep, measure_barrier
 from rebasin_cli.pipeline.targets import write_document
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_ties, without_parting_ties
 from rebasin_cli.pipeline.worth import Point, point_verdict, told
 from rebasin_cli.pipeline.write_points import PathRecipe, second_end, write_path
 from rebasin_cli.report.document import InputRecord, RunDocument
@@ -94,7 +94,7 @@ def measure(run: Run, outputs: Outputs, progress: Progress) -> Measured:
 
 
 def _measured(run: Run, outputs: Outputs, progress: Progress) -> Measured:
-    inputs = _scan(run, progress)
+    run, inputs = _scan(run, progress)
     sweep = _begin_sweep(run, inputs)
     alignment = _alignment(run, inputs, progress)
     document = _document(run, inputs, alignment)
@@ -148,20 +148,22 @@ def _losses(
         )  # fmt: skip
 
 
-def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
-    """Read both checkpoints once, and refuse what would not stay the same network."""
+def _scan(run: Run, progress: Progress) -> tuple[Run, dict[str, InputRecord]]:
+    """Read both checkpoints once, and refuse what would not stay the same network; the run with what may move."""
     request, pair = run.request, run.pair
     a, b = run.ends
     known = {role: entry.sha256 for role, entry in request.document.inputs.items()} if request.document else {}
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources({"a": (request.a, a), "b": (request.b, b)}, progress, known, heads)
     if run.check:
+        if run.saved is None:
+            (pair,) = without_parting_ties([pair], [(pair.layout_b, b, heads["b"])], request.spec, progress)
         check_rotations(pair.layout, pair.a)
         check_rotations(pair.layout_b, b)
         drawn = [run.saved.permutation] if run.saved else any_permutation(pair.layout)
         check_ties(pair.layout_b, b, heads["b"], drawn)
         run.check.spec(pair.layout, request.choice.seed, pair.b, pair.a)
-    return inputs
+    return replace(run, pair=pair), inputs
 
 
 def _begin_sweep(run: Run, inputs: Mapping[str, InputRecord]) -> Sweep | None:

@@ -235,9 +235,14 @@ def bind_models(models: Sequence[Checkpoint], choice: SpecChoice) -> list[Pair]:
         common = bind_one(first, named, config=config, apart=tuple(apart), still=still)
     more = (note for layout in layouts[1:] for note in layout.notes)
     common = replace(common, notes=tuple(dict.fromkeys((*common.notes, *more, *notes))))
-    return [
+    pairs = [
         Pair(first, sides.view(), common, sides.second.layout, tuple(sides.only_second())) for sides in counterparts
     ]
+    if not choice.rotations:
+        return pairs
+    from rebasin_cli.pipeline.symmetry import rotated_alike
+
+    return rotated_alike(pairs)
 
 
 def _alike(one: Checkpoint, two: Checkpoint) -> bool:

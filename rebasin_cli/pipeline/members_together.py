@@ -25,7 +25,7 @@ from rebasin_cli.pipeline.method_choice import with_data
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import distance_record, output_metadata
 from rebasin_cli.pipeline.targets import write_weights
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_ties, without_parting_ties
 from rebasin_cli.report.document import InputRecord, MemberRecord
 
 _Read = tuple[Member, Checkpoint, InputRecord, Mapping[str, int]]
@@ -80,6 +80,8 @@ def _matched(
         return
     pairs = bind_models((run.a, *(b for _, b, _, _ in good)), request.spec)
     check_symmetry(pairs, request.spec)
+    stored = [(pair.layout_b, b, heads) for pair, (_, b, _, heads) in zip(pairs, good, strict=True)]
+    pairs = without_parting_ties(pairs, stored, request.spec, progress)
     layout, device = pairs[0].layout, resolve_device(request.choice.device)
     check_rotations(layout, run.a)
     for pair, (_, b, _, heads) in zip(pairs, good, strict=True):

@@ -25,7 +25,7 @@ from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import write_document, write_weights
-from rebasin_cli.pipeline.ties import any_permutation, check_ties
+from rebasin_cli.pipeline.ties import any_permutation, check_ties, without_parting_ties
 from rebasin_cli.pipeline.worth import told
 from rebasin_cli.report.document import InputRecord, RunDocument
 from rebasin_cli.report.measurements import NATS, MergeRecord, PairRecord, VerdictRecord
@@ -71,17 +71,21 @@ def write(run: Run, found: Found, outputs: Outputs, progress: Progress) -> RunDo
     return document
 
 
-def _scan(run: Run, progress: Progress) -> dict[str, InputRecord]:
-    """Read every model once, and refuse what would not stay the same network."""
-    request, layout = run.request, run.layout
+def _scan(run: Run, progress: Progress) -> tuple[Run, dict[str, InputRecord]]:
+    """Read every model once, and refuse what would not stay the same network; the run with what may move."""
+    request = run.request
     named = {role_of(i): pair for i, pair in enumerate(zip(request.models, run.opened, strict=True))}
     heads: dict[str, Mapping[str, int]] = {}
     inputs = scan_sources(named, progress, heads=heads)
+    layouts = (run.layout, *(pair.layout_b for pair in run.pairs))
+    stored = [(own, run.opened[i], heads[role_of(i)]) for i, own in enumerate(layouts)]
+    run = replace(run, pairs=tuple(without_parting_ties(run.pairs, stored, request.spec, progress)))
+    layout = run.layout
     for i, own in enumerate((layout, *(pair.layout_b for pair in run.pairs))):
         check_ties(own, run.opened[i], heads[role_of(i)], any_permutation(layout))
         check_rotations(own, run.opened[i])
     run.check.spec(layout, request.choice.seed, run.pairs[0].b, run.first)
-    return inputs
+    return run, inputs
 
 
 def find(run: Run, progress: Progress) -> Found:
@@ -91,7 +95,7 @@ def find(run: Run, progress: Progress) -> Found:
 
 
 def _found(run: Run, progress: Progress) -> Found:
-    inputs = _scan(run, progress)
+    run, inputs = _scan(run, progress)
     request, scorer = run.request, run.scorer
     models = Models(run.layout, (run.first, *(pair.b for pair in run.pairs)), run.weights)
     first = scorer.measure(run.first) if scorer else None  # fails before anything that takes time
@@ -163,7 +167,7 @@ def describe(run: Run, found: Found, progress: Progress) -> RunDocument:
     return structs.replace(
         run.document,
         inputs={**found.inputs, **(data_records(request.data) if request.data else {})},
-        architecture=architecture_record(run.layout, request.spec, checked=run.check.record()),
+        architecture=architecture_record(found.models.layout, request.spec, checked=run.check.record()),
         merge=_record(run, found),
         verdict=found.verdict,
         outputs=run.targets.written(),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
 from rebasin_cli.checkpoints.header import SCALED_TYPES, SIGN_BITS
 from rebasin_cli.errors import ContentError, UsageError
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
+from rebasin_cli.safe_text import listed
 from rebasin_cli.spec import Layout
 
 
@@ -15,7 +17,7 @@ def check_asked(pairs: Sequence[Pair], choice: SpecChoice) -> None:
     """See that the symmetry that was asked for is there; see `check_symmetry`.
 
     Raises:
-        UsageError: the spec gives that to no dim. ContentError: as `check_types`; or A and B are not rotated alike.
+        UsageError: the spec gives that to no dim. ContentError: as `check_types`; or norms of A and B differ.
     """
     layout = pairs[0].layout
     kinds = {"signs": layout.signed(), "scales": layout.scaled(), "rotations": layout.rotated()}
@@ -29,23 +31,39 @@ def check_asked(pairs: Sequence[Pair], choice: SpecChoice) -> None:
             remedy=f"leave it out; architectures/README.md says how a spec gives a dim {what}",
         )
     for pair in pairs:
-        ends = [
-            ({dim: found.dims[dim].rotated for dim in found.rotated()}, found.gains().keys())
-            for found in (pair.layout, pair.layout_b)
-        ]
-        if ends[0] != ends[1]:
-            parted = sorted({dim.split(".")[0] for dim in ends[0][0].keys() ^ ends[1][0].keys()})
+        alone = sorted(pair.layout.gains().keys() ^ pair.layout_b.gains().keys())
+        if alone:
             raise ContentError(
-                f"rotations act on {', '.join(parted) or 'norms'} of one checkpoint, and not of the other",
+                f"rotations pass norms of one checkpoint that the other does not have: {listed(alone, 'gain')}",
                 where="; ".join(dict.fromkeys((*pair.layout.notes, *pair.layout_b.notes))),
-                remedy=" ".join(("keep them in place with", *(f"--freeze {dim}" for dim in parted)))
-                if parted
-                else f"leave out --symmetry {choice.symmetry}",
+                remedy=f"leave out --symmetry {choice.symmetry}",
             )
     check_types(layout, pairs[0].a, choice.symmetry)
     for pair in pairs:
         own = pair.b.source if isinstance(pair.b, RenamedCheckpoint) else pair.b
         check_types(pair.layout_b, own, choice.symmetry)
+
+
+def rotated_alike(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with those dims alone rotated that can be in all models, and notes of the others."""
+    every = [layout for pair in pairs for layout in (pair.layout, pair.layout_b)]
+    sets = [set(layout.rotated()) for layout in every]
+    apart = [
+        dim for dim in every[0].dims if any(dim in found for found in sets) and not all(dim in found for found in sets)
+    ]
+    if not apart:
+        return list(pairs)
+    told = dict.fromkeys(note for layout in every for note in layout.notes)
+    new = [
+        f"{dim} is not rotated: it can be in some of the checkpoints alone"
+        for dim in apart
+        if not any(note.startswith(f"{dim} is not rotated") for note in told)
+    ]
+
+    def kept(layout: Layout) -> Layout:
+        return replace(layout.without_rotations(apart), notes=(*layout.notes, *new))
+
+    return [replace(pair, layout=kept(pair.layout), layout_b=kept(pair.layout_b)) for pair in pairs]
 
 
 def check_types(layout: Layout, checkpoint: Checkpoint, symmetry: str) -> None:

@@ -8,6 +8,7 @@ Equal tensors are told by their first bytes, which the scan of a checkpoint sees
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ from rebasin_cli.checkpoints.tensors import as_elements, hash_tensors
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline.layouts import Pair, SpecChoice, check_symmetry
+from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.spec import BoundTensor, Layout
+from rebasin_cli.spec.binding.layout import STREAMS
 
 _LEAST = 8
 """Elements from which on equal tensors are not so by chance."""
@@ -25,11 +29,74 @@ _LEAST = 8
 _DRAWN = 3
 
 Read = Callable[[str], Tensor]
+Stored = tuple[Layout, Checkpoint, Mapping[str, int]]
+"""A checkpoint, the layout bound to its own names, and a digest of each tensor's first bytes, as the scan gives it."""
 
 
 def any_permutation(layout: Layout) -> list[Permutation]:
     """Random ones, which two tensors must survive to be moved alike."""
     return [Permutation.random(layout, seed) for seed in range(_DRAWN)]
+
+
+def without_parting_ties(
+    pairs: Sequence[Pair], stored: Sequence[Stored], choice: SpecChoice, progress: Progress
+) -> list[Pair]:
+    """The pairs with those streams unrotated of which a norm's gains would part equal tensors, and say which.
+
+    A head that is tied to the embedding, and stored beside it, would take up the gains of the last norm.
+
+    Args:
+        stored: the checkpoints whose equal tensors must stay equal.
+
+    Raises:
+        UsageError: nothing is left to rotate, and rotations alone were asked for.
+    """
+    notes: dict[str, str] = {}
+    for layout, checkpoint, heads in stored:
+        notes = {**_parting(layout, checkpoint, heads), **notes}
+    if not notes:
+        return list(pairs)
+
+    def kept(layout: Layout) -> Layout:
+        return replace(layout.without_rotations(notes), notes=(*layout.notes, *notes.values()))
+
+    found = [replace(pair, layout=kept(pair.layout), layout_b=kept(pair.layout_b)) for pair in pairs]
+    check_symmetry(found, choice)
+    for note in notes.values():
+        progress.warn(note)
+    return found
+
+
+def _parting(layout: Layout, checkpoint: Checkpoint, heads: Mapping[str, int]) -> dict[str, str]:
+    """Rotated streams that part equal tensors as a norm's gains go into one of them: the stream → what is said."""
+    streams = {dim for dim in layout.rotated() if layout.dims[dim].rotated in STREAMS}
+    notes: dict[str, str] = {}
+    if not streams or len(set(heads.values())) == len(heads):
+        return notes
+    read, drawn = _reader(checkpoint), any_permutation(layout)
+    for keys in _beginning_alike(layout, checkpoint, heads):
+        for one, two in _parted(layout, keys, read, drawn):
+            if layout.norms.get(one) != layout.norms.get(two):
+                for dim in streams.intersection(layout.tensors[one].dims(), layout.tensors[two].dims()):
+                    notes[dim] = (
+                        f"{dim} is not rotated: {one} and {two} are equal, as a tied head and its embedding are"
+                    )
+    return notes
+
+
+def _reader(checkpoint: Checkpoint) -> Read:
+    return lambda key: as_elements(checkpoint.read_raw(key), checkpoint.infos[key])
+
+
+def _beginning_alike(layout: Layout, checkpoint: Checkpoint, heads: Mapping[str, int]) -> Iterator[list[str]]:
+    """Keys of tensors that are moved and have one type, shape and beginning."""
+    groups: dict[object, list[str]] = {}
+    for key, bound in layout.tensors.items():
+        info = checkpoint.infos[key]
+        moves = bound.section == "tensors" or (bound.section == "ignored" and bool(bound.pieces))
+        if moves and info.numel >= _LEAST:
+            groups.setdefault((info.dtype, info.shape, heads.get(key)), []).append(key)
+    yield from groups.values()
 
 
 def check_ties(
@@ -50,17 +117,8 @@ def check_ties(
     Raises:
         ContentError: naming two that would not.
     """
-
-    def read(key: str) -> Tensor:
-        return as_elements(checkpoint.read_raw(key), checkpoint.infos[key])
-
-    groups: dict[object, list[str]] = {}
-    for key, bound in layout.tensors.items():
-        info = checkpoint.infos[key]
-        moves = bound.section == "tensors" or (bound.section == "ignored" and bool(bound.pieces))
-        if moves and info.numel >= _LEAST:
-            groups.setdefault((info.dtype, info.shape, heads.get(key)), []).append(key)
-    for keys in groups.values():
+    read = _reader(checkpoint)
+    for keys in _beginning_alike(layout, checkpoint, heads):
         for one, two in _parted(layout, keys, read, drawn):
             raise _refusal(layout, checkpoint, one, two, read, drawn, again=again)
 

@@ -327,30 +327,71 @@ def test_a_spec_without_rotations_says_which_have_some(rebasin: Rebasin, pair: P
     assert "docs/families.md tells which specs have rotations" in " ".join(refused.err.split())
 
 
-def test_a_tied_head_and_gains_of_zero_keep_the_stream(rebasin: Rebasin, planted: Path) -> None:
+def tie(*folders: str) -> None:
+    """Make the head of networks the embedding, stored under both names."""
+    for folder in folders:
+        state = state_of(folder)
+        save(Path(folder) / "model.safetensors", {**state, "lm_head.weight": state["transformer.wte.weight"].clone()})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        PAIR,
+        ("interpolate", "a", "b", "--symmetry", "all", "--at", 1, "-o", "out"),
+        ("merge", "a", "b", "--symmetry", "rotations", "--weights", "0.001,999.999", "-o", "out"),
+        ("align", "a", "b", "b2", "--symmetry", "rotations", "--together", "-o", "many"),
+    ],
+    ids=["align", "interpolate", "merge", "together"],
+)
+def test_a_stored_tied_head_keeps_its_stream_unrotated(rebasin: Rebasin, planted: Path, call: tuple[Any, ...]) -> None:
+    tie("a", "b")
+    (planted / "b2").mkdir()
+    for file in (planted / "b").iterdir():
+        (planted / "b2" / file.name).write_bytes(file.read_bytes())
+    done = rebasin(*call)
+    assert done.code == 0, done.err
+    told = " ".join(done.err.split())
+    assert "embed is not rotated: lm_head.weight and transformer.wte.weight are equal" in told
+    out = state_of("many/b" if call[-1] == "many" else "out")
+    assert torch.equal(out["lm_head.weight"], out["transformer.wte.weight"])
+    if call[0] != "merge":
+        torch.testing.assert_close(logits(out), logits(state_of("b")), rtol=1e-4, atol=1e-5)
+    if call == PAIR:
+        dims = done.document["architecture"]["dims"]
+        assert (dims["embed"].get("symmetry"), dims["v.0"]["symmetry"]) == (None, "rotations")
+        applied = rebasin("apply", SAVED, "b", "-o", "there")
+        assert applied.code == 0, applied.err
+        assert all(torch.equal(tensor, out[key]) for key, tensor in state_of("there").items())
+
+
+def test_a_head_tied_in_a_alone_is_no_hindrance(rebasin: Rebasin, planted: Path) -> None:
+    tie("a")
+    done = rebasin(*PAIR)
+    assert done.code == 0, done.err
+    assert done.document["architecture"]["dims"]["embed"]["symmetry"] == "rotations"
+    torch.testing.assert_close(logits(state_of("out")), logits(state_of("b")), rtol=1e-4, atol=1e-5)
+
+
+def test_gains_of_zero_keep_the_stream(rebasin: Rebasin, planted: Path) -> None:
     b = state_of("b")
-    original = {key: tensor.clone() for key, tensor in b.items()}
-    b["lm_head.weight"] = b["transformer.wte.weight"].clone()
+    b["transformer.ln_f.weight"][3] = 0
     save(planted / "b" / "model.safetensors", b)
     refused = rebasin(*PAIR)
     assert refused.code == 3
-    assert "are equal, as one tensor under two names is" in refused.err
-    assert "--freeze embed" in refused.err
-    assert rebasin(*PAIR, "--freeze", "embed").code == 0
-    original["transformer.ln_f.weight"][3] = 0
-    save(planted / "b" / "model.safetensors", original)
-    refused = rebasin(*PAIR, "--force")
-    assert refused.code == 3
     assert "ln_f.weight has gains of 0" in refused.err
-    assert rebasin(*PAIR, "--force", "--freeze", "embed").code == 0
+    assert rebasin(*PAIR, "--freeze", "embed").code == 0
 
 
-def test_ends_that_are_not_rotated_alike_are_refused(rebasin: Rebasin, planted: Path) -> None:
-    b = state_of("b")
-    save(planted / "b" / "model.safetensors", {key: tensor for key, tensor in b.items() if key != "lm_head.weight"})
-    refused = rebasin(*PAIR)
-    assert refused.code != 0
-    assert "embed" in refused.err
-    assert not Path("out").exists()
-    kept = rebasin(*PAIR, "--freeze", "embed", "--ignore", "lm_head.weight")
-    assert kept.code == 0, kept.err
+@pytest.mark.parametrize("lacks", ["a", "b"])
+def test_a_stream_that_can_be_rotated_in_one_end_alone_is_not(rebasin: Rebasin, planted: Path, lacks: str) -> None:
+    states = {name: state_of(name) for name in "ab"}
+    kept = {key: tensor for key, tensor in states[lacks].items() if key != "lm_head.weight"}
+    save(planted / lacks / "model.safetensors", kept)
+    done = rebasin(*PAIR)
+    assert done.code == 0, done.err
+    assert "embed is not rotated" in done.err
+    dims = done.document["architecture"]["dims"]
+    assert (dims["embed"].get("symmetry"), dims["v.0"]["symmetry"]) == (None, "rotations")
+    ends = [{"lm_head.weight": state["transformer.wte.weight"], **state} for state in map(state_of, ("b", "out"))]
+    torch.testing.assert_close(*map(logits, ends), rtol=1e-4, atol=1e-5)
