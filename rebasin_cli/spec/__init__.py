@@ -7,10 +7,9 @@ from rebasin_cli.spec.binding.bind import attempt, bind
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, BoundTensor, Dim, Layout, Piece, Side
 from rebasin_cli.spec.binding.left_over import Mismatch, mismatch_error
-from rebasin_cli.spec.detection import detect
 from rebasin_cli.spec.language.loading import load_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
-from rebasin_cli.spec.registry import find_spec, shipped_spec, shipped_specs
+from rebasin_cli.spec.registry import detect, find_spec, shipped_spec, shipped_specs
 
 __all__ = [
     "INDEX_SIDE",

@@ -215,3 +215,45 @@ def _nearest(spec: PermutationSpec, skeleton: str) -> tuple[Line, ...]:
 
     scored = sorted(((likeness(line), line) for line in spec.lines), key=lambda pair: -pair[0])
     return tuple(line for score, line in scored[:2] if score > 0.5)
+
+
+def fits_but_for(mismatch: Mismatch, shapes: Mapping[str, Shape]) -> ContentError:
+    """The error where a spec has a line for every tensor but a few."""
+    odd = [key for key in mismatch.odd if shapes[key]]
+    shown = ", ".join(f"{key} {list(shapes[key])}" for key in odd[:4])
+    more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
+    # A matrix under the network's prefix is most likely a layer of it, which moved units pass through.
+    inside = [key for key in odd if len(shapes[key]) > 1 and key.startswith(mismatch.prefix)]
+    options = options_for(mismatch.patterns)
+    remedy = f"if they are no part of the network (of a loss, a metric, a copy of it): {options}"
+    if inside:
+        remedy = (
+            f"if they are layers of the network, it needs a spec of its own; only if it never reads them: {options}"
+        )
+    return ContentError(
+        f"`{mismatch.spec.name}` fits but for {len(odd)} tensor{'s' * (len(odd) > 1)} of which it says nothing: "
+        f"{shown}{more}",
+        where=f"the other keys begin with {mismatch.prefix}" if mismatch.prefix else "",
+        remedy=remedy,
+    )
+
+
+def nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
+    """The error where no spec fits, with what the nearest ones differ in first."""
+    remedy = (
+        "name the network's code with --network MODULE:FACTORY, and a spec is derived from it (of a folder with a "
+        "config.json by `rebasin arch derive FOLDER -o FILE.yaml`); or write one: architectures/README.md"
+    )
+    if not mismatches:
+        return ContentError(
+            "no architecture fits this checkpoint, and none is near",
+            remedy=remedy,
+        )
+    rows = []
+    for mismatch in sorted(mismatches, key=lambda m: len(m.faults)):
+        rows.append(f"  - {mismatch.spec.name}: {mismatch.counted}, first of them")
+        rows += [f"      {p.what}{f' ({mismatch.spec.at(p.line)})' if p.line else ''}" for p in mismatch.faults[:3]]
+    return ContentError(
+        "no architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
+        remedy=f"name one with --arch, leave odd tensors alone with --ignore PATTERN, or {remedy}",
+    )
