@@ -1,4 +1,4 @@
-"""What matching may use: memory for tensors and similarities that are kept, and an executor for independent work.
+"""What matching may use: memory for tensors and similarities that are kept, an executor for independent work, a device.
 
 Two things are worth keeping between visits. The tensors of a lazy source: they are read once instead of at every
 visit, and the result does not depend on it. And similarity matrices, which spares products: mended ones differ in
@@ -8,20 +8,30 @@ Independent work (starts, pairs of models, stripes of a product) goes through on
 serve by default, and the executor of a cluster can take their place. What is computed never depends on it: work is cut
 the same way with and without one, and results are taken in the order of the work. Work that is one of several gets no
 executor for its own parts: a pool whose workers all wait for the pool would wait for ever.
+
+Devices are settled from headers: torch is asked for one only where it may see a GPU.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 from threading import Lock, get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.process import load_torch
+from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -211,3 +221,66 @@ def add_product(matrix: Tensor, a: Tensor, b: Tensor, executor: Executor | None 
     starts = range(0, len(a), STRIPE)
     for _ in in_order((partial(stripe, at) for at in starts), executor, len(starts)):
         pass
+
+
+GPU_WORK = 1 << 33
+"""Multiply-adds of a sweep from which on a GPU is worth it: a core does as many while a CUDA context is being made."""
+
+_FOR_GPUS = re.compile(r"^(?:cuda|hip)\b[^=\n]*=\s*['\"]", re.MULTILINE)  # in torch's version.py; None for the CPU
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that is not there; `auto` is one in any case.
+
+    Raises:
+        UsageError: as `resolve_device`.
+    """
+    if name == "cuda":
+        resolve_device(name)
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is CUDA where there is some.
+
+    Raises:
+        UsageError: `cuda` was asked for and is not there.
+    """
+    if name == "cpu" or (name == "auto" and not _may_see_gpu()):
+        return "cpu"
+    load_torch()
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("--device cuda: torch sees no CUDA device", remedy="leave --device away, or use --device cpu")
+    return "cuda" if available else "cpu"
+
+
+def _may_see_gpu() -> bool:
+    """Whether torch was built for GPUs, or has been loaded, so that asking it costs nothing."""
+    if "torch" in sys.modules:
+        return True
+    found = find_spec("torch")
+    try:
+        folder = Path((found.submodule_search_locations or [""])[0]) if found else Path()
+        return _FOR_GPUS.search((folder / "version.py").read_text(encoding="utf-8")) is not None
+    except (OSError, ValueError):
+        return True
+
+
+def sweep_work(layout: Layout) -> int:
+    """Multiply-adds of one product for every moving side: what a sweep takes if nothing is kept."""
+    moving = set(layout.moving())
+    return sum(
+        side.size * piece.elements
+        for bound in layout.tensors.values()
+        if bound.section == "tensors"
+        for piece in bound.pieces
+        for side in piece.sides
+        if side.dim in moving
+    )
+
+
+def has_fast_solver() -> bool:
+    """Whether the compiled solver of assignments was built."""
+    return find_spec("rebasin_cli.matching.assignment._lazy_jv") is not None

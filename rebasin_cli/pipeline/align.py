@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.pipeline.devices import matching_device, require_device
+from rebasin_cli.matching.resources import require_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, tell_layout
@@ -100,7 +100,7 @@ def prepare(request: AlignRequest, files: ExitStack, progress: Progress) -> Run:
     )
     pair = bind_pair(a, b, request.spec)
     check_symmetry([pair], request.spec)
-    device = matching_device(request.choice, pair.layout)
+    device = request.choice.device_for(pair.layout)
     targets = checked_targets(request, pair, b, tell_room(request, progress))
     choice = with_data(request.choice, request.data, pair, device, progress)
     tell_layout(pair.layout, progress, request.spec)

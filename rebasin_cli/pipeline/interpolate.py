@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.evaluation.options import Kind
+from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
-from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.inputs import open_source
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_weights, checked_grid

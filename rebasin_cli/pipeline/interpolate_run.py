@@ -18,7 +18,6 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
@@ -190,7 +189,7 @@ def _alignment(run: Run, inputs: Mapping[str, InputRecord], progress: Progress) 
         progress.warn("the piped run has no permutation file, so that only the naive path is measured")
         return Alignment()
     else:
-        result = match_pair(pair, run.choice, matching_device(run.choice, pair.layout), progress, inputs)
+        result = match_pair(pair, run.choice, run.choice.device_for(pair.layout), progress, inputs)
         permutation = result.permutation
     if run.check:
         run.check.found(pair.layout, permutation, pair.b, pair.a)

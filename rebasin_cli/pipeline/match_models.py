@@ -15,7 +15,6 @@ from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.devices import matching_device
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.methods import Running, activation_problem, at_once, match_by_search, notes_on_starts
@@ -59,7 +58,7 @@ def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, prog
 
 
 def _models_by_weights(models: Models, algorithm: Algorithm, choice: MatchChoice, run: MatchRun) -> ManyResult:
-    device = matching_device(choice, models.layout)
+    device = choice.device_for(models.layout)
 
     match = _ByWeights(device, choice, run.threads, run.check)
     resources = Resources(

@@ -19,7 +19,7 @@ from msgspec import structs
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.places import check_file_target, check_space, needed_bytes
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
-from rebasin_cli.pipeline.devices import require_device
+from rebasin_cli.matching.resources import require_device
 from rebasin_cli.pipeline.function_check import settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, shapes_of, tell_layout

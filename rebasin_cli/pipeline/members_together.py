@@ -10,10 +10,10 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching.problem import in_reals
+from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.permutation.gather import exact_reader
-from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import check_rotations, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_models, check_symmetry

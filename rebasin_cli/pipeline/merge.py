@@ -12,8 +12,8 @@ from msgspec import structs
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
+from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
-from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_models, check_symmetry, tell_layout

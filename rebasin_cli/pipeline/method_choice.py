@@ -18,9 +18,11 @@ from rebasin_cli.matching.options import (
     Start,
     SteOptions,
 )
+from rebasin_cli.matching.resources import GPU_WORK, resolve_device, sweep_work
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.process import load_torch
+from rebasin_cli.spec import Layout
 
 if TYPE_CHECKING:  # examples and networks, which not every command has
     from rebasin_cli.pipeline.cluster import Workers
@@ -101,6 +103,15 @@ class MatchChoice:
     def goes_down_a_loss(self) -> bool:
         """Whether the method searches by a network's loss."""
         return isinstance(self.options, SinkhornLossOptions | SteOptions)
+
+    def device_for(self, layout: Layout) -> str:
+        """Where it runs: `auto` leaves weights of small networks to the CPU, which is done before a GPU has begun.
+
+        Raises:
+            UsageError: as `resolve_device`.
+        """
+        small = self.device == "auto" and not self.looks_at_data and sweep_work(layout) < GPU_WORK
+        return "cpu" if small else resolve_device(self.device)
 
 
 @dataclass(frozen=True, slots=True)

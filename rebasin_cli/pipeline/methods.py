@@ -31,8 +31,8 @@ from rebasin_cli.matching.problem import (
     Trial,
     in_reals,
 )
+from rebasin_cli.matching.resources import sweep_work
 from rebasin_cli.permutation.values import Permutation
-from rebasin_cli.pipeline.devices import sweep_work
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice, SearchOptions, SinkhornSearchOptions, missing_data
 from rebasin_cli.spec import Layout

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from rebasin_cli.matching.resources import MATRICES, TENSORS
-from rebasin_cli.pipeline.devices import has_fast_solver, sweep_work
+from rebasin_cli.matching.resources import MATRICES, TENSORS, has_fast_solver, sweep_work
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.report.document import PlanRecord
 from rebasin_cli.spec import Layout

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.options import Kind
+from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.merging.options import check_lambda
 from rebasin_cli.pipeline.data_request import DataRequest
-from rebasin_cli.pipeline.devices import resolve_device
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, bind_pair
 from rebasin_cli.pipeline.progress import Progress

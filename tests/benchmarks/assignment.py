@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from rebasin_cli.matching.assignment.solve import solve_assignment
-from rebasin_cli.pipeline.devices import has_fast_solver
+from rebasin_cli.matching.resources import has_fast_solver
 from tests.benchmarks.families import FAMILIES, make_similarity
 
 TYPICAL = ("gaussian", "weak-signal", "very-weak-signal", "low-rank", "spectrum", "trained-like")

@@ -11,7 +11,7 @@ import torch
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.frank_wolfe import match_by_frank_wolfe
 from rebasin_cli.matching.problem import Problem, Resources
-from rebasin_cli.pipeline.devices import GPU_WORK, matching_device, sweep_work
+from rebasin_cli.matching.resources import GPU_WORK, sweep_work
 from rebasin_cli.pipeline.method_choice import MatchChoice, match_choice
 from rebasin_cli.spec import bind, find_spec
 from tests.networks import TINY, tiny_layout, tiny_state
@@ -49,8 +49,8 @@ def test_small_networks_are_left_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert sweep_work(small) == 512**2 * (784 + 512 + 512 + 10 + 2)
     assert sweep_work(small) < GPU_WORK < sweep_work(large)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert matching_device(MatchChoice(), small) == "cpu"
-    assert matching_device(MatchChoice(), large) == "cuda"
-    assert matching_device(MatchChoice(device="cuda"), small) == "cuda"
-    assert matching_device(match_choice("ste"), small) == "cuda"  # the network runs there, too
-    assert matching_device(MatchChoice(device="cpu"), large) == "cpu"
+    assert MatchChoice().device_for(small) == "cpu"
+    assert MatchChoice().device_for(large) == "cuda"
+    assert MatchChoice(device="cuda").device_for(small) == "cuda"
+    assert match_choice("ste").device_for(small) == "cuda"  # the network runs there, too
+    assert MatchChoice(device="cpu").device_for(large) == "cpu"

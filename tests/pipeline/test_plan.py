@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
-from rebasin_cli.pipeline.devices import has_fast_solver
+from rebasin_cli.matching.resources import has_fast_solver
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_pair
 from rebasin_cli.pipeline.plan import estimate, matching_seconds
 from tests.benchmarks.cases import CASES

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from rebasin_cli.errors import ContentError
 from rebasin_cli.matching.assignment import solve as module
 from rebasin_cli.matching.assignment.solve import Assignment, Backend, solve_assignment, solve_assignments
-from rebasin_cli.pipeline.devices import has_fast_solver
+from rebasin_cli.matching.resources import has_fast_solver
 from tests.benchmarks.families import FAMILIES, make_similarity
 
 needs_fast_solver = pytest.mark.skipif(not has_fast_solver(), reason="built without the compiled solver")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.pipeline.devices import resolve_device
+from rebasin_cli.matching.resources import resolve_device
 
 _CPU = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n"
 
