@@ -156,7 +156,15 @@ class FileNetwork(nn.Module):
         return ((name.removeprefix(self._prefix), part) for name, part in self.model.named_modules(*args, **kwargs))
 
     def forward(self, **inputs: Any) -> Any:
-        """The logits or embeddings where there are some; otherwise all outputs but caches and hidden states."""
+        """The logits or embeddings where there are some; otherwise all outputs but caches and hidden states.
+
+        What the model draws at random, such as the patches that an autoencoder masks, is the same in every run.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self._outputs(**inputs)
+
+    def _outputs(self, **inputs: Any) -> Any:
         if self._made:
             flat = torch.cat([self._own(name).flatten() for name in self._made])
             gathered = {key: flat[place] for key, place in self._places.items()}

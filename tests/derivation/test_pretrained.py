@@ -247,6 +247,19 @@ def test_stages_keep_their_ratios(heads: list[int], small: list[int]) -> None:
     assert smaller(config, SCALES[0][1])["depths"] == [2, 2, 3, 2]
 
 
+def test_what_a_model_draws_is_the_same_in_every_run() -> None:
+    """As the patches that a ViT of masked autoencoders hides."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 5}
+    decoder = {f"decoder_{name}": size for name, size in sizes.items()}
+    config = library("transformers").ViTMAEConfig(**sizes, **decoder, image_size=16, patch_size=4)
+    network = FileNetwork(library("transformers").ViTMAEForPreTraining(config))
+    before = torch.random.get_rng_state()
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(network(pixel_values=images)["logits"], network(pixel_values=images)["logits"])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
     sizes = {"hidden_size": 12, "intermediate_size": 7, "num_attention_heads": 3, "num_key_value_heads": 3}
     config = library("transformers").MixtralConfig(
