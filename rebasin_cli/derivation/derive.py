@@ -14,7 +14,7 @@ from rebasin_cli.derivation.borrowing import borrowed
 from rebasin_cli.derivation.candidate import Candidate, Judge, candidate
 from rebasin_cli.derivation.colouring import AxisOf
 from rebasin_cli.derivation.expressions import alone_in
-from rebasin_cli.derivation.fixing import with_fixed_owners
+from rebasin_cli.derivation.fixing import with_fixed_owners, with_fixed_stacks
 from rebasin_cli.derivation.found import Found, Marks
 from rebasin_cli.derivation.late import with_hidden_vectors, with_inner_permutations, with_key_indices, with_routers
 from rebasin_cli.derivation.passes import Network
@@ -124,7 +124,7 @@ def _derived(
             remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
         )
     wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
-    wiring = with_fixed_owners(with_inner_permutations(judge, wiring))
+    wiring = with_fixed_stacks(judge, with_fixed_owners(with_inner_permutations(judge, wiring)))
     unread = unread_tensors(judge)
     stays = what_stays(judge, wiring, unread)
     made = candidate(

@@ -1,19 +1,38 @@
-"""Units that stay while what is in them moves: heads that each have a slope of their own.
+"""Units that stay while what is in them moves: heads that each have a slope of their own, the members of an ensemble.
 
 A search finds what is in every head by itself. Where such dims always stand side by side, in one order, they are one
-dim within a fixed one, and the spec holds for any number of heads.
+dim within a fixed one, and the spec holds for any number of heads. Of members that are stacked on an axis of their
+own a search finds what all of them share; that each has an order of its own is a guess, tried on the real network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice, product
 
-from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Still, chain, inside, moves_in, nest
+from rebasin_cli.derivation.candidate import Judge
+from rebasin_cli.derivation.colouring import AxisOf
+from rebasin_cli.derivation.expressions import (
+    Chain,
+    Expression,
+    Moving,
+    Nest,
+    Still,
+    chain,
+    inside,
+    moves_in,
+    nest,
+    size_of,
+)
+from rebasin_cli.derivation.late import crossed, holds
 from rebasin_cli.derivation.wiring import Wiring
 
 _FEWEST = 3
 """Units: a sum of two is read more easily as it is."""
+
+_GUESSES = 16
+"""Ways to choose the axis of the members in each tensor that one dim stands in, of one number of members."""
 
 _Family = tuple[dict[int, int], ...]
 """For every unit that stays, the dims in it, each with the dim of the first unit that it is like."""
@@ -27,6 +46,47 @@ def with_fixed_owners(wiring: Wiring) -> Wiring:
         if guess is not None:
             wiring, fresh = guess, fresh + 1
     return wiring
+
+
+def with_fixed_stacks(judge: Judge, wiring: Wiring) -> Wiring:
+    """The wiring with dims that have a permutation of their own for every member of a stack that stays."""
+    for dim, names in wiring.dims().items():
+        if dim in wiring.owners or dim in wiring.indices or dim in wiring.fixed:
+            continue
+        guesses = (_stacked(wiring, dim, axes) for axes in _stacks(wiring, dim, sorted(names)))
+        wiring = next((guess for guess in guesses if guess and holds(judge, guess, {dim})), wiring)
+    return wiring
+
+
+def _stacks(wiring: Wiring, dim: int, names: Sequence[str]) -> Iterator[tuple[AxisOf, ...]]:
+    """For each number of members that all tensors of a dim may have, an axis of them in every tensor."""
+    counts: list[dict[int, list[AxisOf]]] = []
+    for name in names:
+        counts.append({})
+        for at in range(len(wiring.shapes[name])):
+            expression = wiring.expressions[name, at]
+            first = (
+                expression.factors[0] if isinstance(expression, Nest) and dim in moves_in(expression) else expression
+            )
+            if isinstance(first, Still) or (isinstance(first, Moving) and first.move in wiring.fixed):
+                counts[-1].setdefault(first.size, []).append((name, at))
+    for count in counts[0] if counts else ():
+        if count > 1 and all(count in found for found in counts):
+            yield from islice(product(*(found[count] for found in counts)), _GUESSES)
+
+
+def _stacked(wiring: Wiring, dim: int, axes: Sequence[AxisOf]) -> Wiring | None:
+    """The wiring with a dim within the members that stand first on these axes; None where it stands without them."""
+    known = {move for axis in axes for move in moves_in(wiring.expressions[axis])[:1] if move in wiring.fixed}
+    owner = min(known, default=1 + max(wiring.dims()))
+    one = dict.fromkeys(known, owner)
+    expressions = {axis: _renamed(expression, one) for axis, expression in wiring.expressions.items()}
+    for axis in axes:
+        first, *rest = inside(expressions[axis]) or (expressions[axis],)
+        expressions[axis] = nest(1, Moving(owner, size_of(first)), Nest(tuple(rest)) if rest else Still(1))
+    owners = {inner: one.get(outer, outer) for inner, outer in wiring.owners.items()} | {dim: owner}
+    made = replace(wiring, expressions=expressions, owners=owners, fixed=(wiring.fixed - known) | {owner})
+    return made if all(crossed(made, name, dim, owner) for name, _ in axes) else None
 
 
 def _families(wiring: Wiring) -> list[_Family]:

@@ -44,7 +44,7 @@ def with_inner_permutations(judge: Judge, wiring: Wiring) -> Wiring:
         for owner, others in places.items():
             if owner == dim or not names <= others or dim in _chain_of(wiring, owner):
                 continue
-            if sizes[dim] < 2 or not all(_crossed(wiring, name, dim, owner) for name in names):
+            if sizes[dim] < 2 or not all(crossed(wiring, name, dim, owner) for name in names):
                 continue
             guess = replace(wiring, owners={**wiring.owners, dim: owner})
             if holds(judge, guess, {dim}):
@@ -61,7 +61,7 @@ def _chain_of(wiring: Wiring, dim: int) -> list[int]:
     return chain
 
 
-def _crossed(wiring: Wiring, name: str, dim: int, owner: int) -> bool:
+def crossed(wiring: Wiring, name: str, dim: int, owner: int) -> bool:
     """Whether every entry of a tensor that has a unit of `dim` has one of `owner` too: on another axis, or around
     it.
     """

@@ -65,7 +65,9 @@ def name_dims(wiring: Wiring) -> dict[int, Name]:
             continue
         key = (part.writes or part.places)[0][0]
         role = _role(part, shapes)
-        if dim in streams:
+        if dim in wiring.fixed and not role:
+            wanted[dim] = (["member"], ())
+        elif dim in streams:
             wanted[dim] = (_stream_words(part), _stage(part))
         else:
             module = key.rpartition(".")[0] or key

@@ -169,6 +169,18 @@ class Mamba(nn.Module):
         return self.out(x + self.out_proj(scanned * F.silu(gate)))
 
 
+class Ensemble(nn.Module):
+    """Members in one tensor, each with an answer of its own and hidden units in an order of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(3, *widths)) for widths in ((4, 6), (6, 5), (5, 2)))
+        self.bias = nn.Parameter(torch.randn(3, 1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(torch.tanh(torch.baddbmm(self.bias, x.expand(3, -1, -1), self.a)) @ self.b) @ self.c
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
     "turned features": lambda: (Turned(), vectors(4, 6)),
     "splines": lambda: (nn.Sequential(Splines(4, 7), Splines(7, 6), Splines(6, 3)), vectors(4)),
@@ -178,6 +190,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "detector": lambda: (Detector(), vectors(6)),
     "mamba": lambda: (Mamba(), vectors(4, 6)),
     "glow": lambda: (Glow(), vectors(4)),
+    "ensemble": lambda: (Ensemble(), vectors(4)),
     "masked convolutions": lambda: (nn.Sequential(MaskedConv(3, 6), nn.ReLU(), MaskedConv(6, 4)), images()),
 }
 
@@ -190,5 +203,6 @@ GROUPS = {
     "detector": {"10": 1, "8": 1},
     "mamba": {"6": 1, "10": 1, "5": 1, "3": 1},
     "glow": {"32": 1},
+    "ensemble": {"6 in 3": 1, "5 in 3": 1},
     "masked convolutions": {"6": 1},
 }
