@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rebasin_cli.derivation.naming import name_dims
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import Draft, spec_text
+from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import Trace, change
 from rebasin_cli.evaluation.running import recorded
 from rebasin_cli.permutation.gather import permuted
@@ -63,9 +65,18 @@ class Judge:
         return change(self.reference, self.run(state, None))
 
     def run(self, state: Mapping[str, Tensor], trace: Trace | None) -> Mapping[str, Tensor]:
-        """The outputs with a state; its modules' too, where a trace is given."""
+        """The outputs with a state; its modules' too, where a trace is given.
+
+        No numbers where the network refuses a state that is tried, as code that checks its values refuses a variance
+        below zero.
+        """
         with recorded(self.network.module, trace):
-            return self.network.outputs({name: state[name] for name in self.network.tensors})
+            try:
+                return self.network.outputs({name: state[name] for name in self.network.tensors})
+            except ContentError:
+                if state is self.state:
+                    raise
+                return {name: torch.full_like(output, torch.nan) for name, output in self.reference.items()}
 
     def subject(self, name: str) -> Subject:
         """The network for a proof."""

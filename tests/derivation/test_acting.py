@@ -189,3 +189,18 @@ def test_what_is_not_proved_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(deriving, "with_acting", wrong)
     assert said(found(Perceptron(torch.relu), 4)) == (set(), set())
+
+
+class Policy(nn.Module):
+    """Torch's distributions refuse what is not a number, as of a variance below zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh()), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.distributions.Categorical(logits=self.head(self.body(x))).logits
+
+
+def test_signs_that_the_code_refuses_are_none() -> None:
+    assert said(found(Policy(), 4)) == (set(), set())
