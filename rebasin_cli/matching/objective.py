@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from math import sqrt
 
@@ -110,15 +110,18 @@ def measure_distance(
             continue
         two = b[key]
         moved = permute_tensor(permutation, layout, key, partial(_read_again, b, key, two))
-        before = after = 0.0
+        before = after = inner = inner_moved = 0.0
         for x, y, z in _slices(a[key], two, moved):
             norm_a, norm_b = norm_a + float(torch.dot(x, x)), norm_b + float(torch.dot(y, y))
             norm_moved += float(torch.dot(z, z)) if multiplies else 0.0
-            products = [products[0] + float(torch.dot(x, y)), products[1] + float(torch.dot(x, z))]
+            inner, inner_moved = inner + float(torch.dot(x, y)), inner_moved + float(torch.dot(x, z))
             y, z = y - x, z - x
             before, after = before + float(torch.dot(y, y)), after + float(torch.dot(z, z))
         squares[key] = (before, after)
-        for dim, gain in _gains(layout, a[key], partial(_read_again, b, key, two), key, permutation).items():
+        products = [products[0] + inner, products[1] + inner_moved]
+        read = partial(_read_again, b, key, two)
+        known = (inner, None if multiplies else inner_moved)
+        for dim, gain in _gains(layout, a[key], read, key, permutation, known).items():
             gains[dim] += gain
         if on_step:
             on_step(key)
@@ -137,20 +140,32 @@ def measure_distance(
 
 
 def _gains(
-    layout: Layout, a: Tensor, read: Callable[[str], Tensor], key: str, permutation: Permutation
+    layout: Layout,
+    a: Tensor,
+    read: Callable[[str], Tensor],
+    key: str,
+    permutation: Permutation,
+    known: tuple[float, float | None],
 ) -> dict[str, float]:
-    """What each dim without an owner adds to one tensor's ⟨A, π(B)⟩ (see `Distance.gains`)."""
+    """What each dim without an owner adds to one tensor's ⟨A, π(B)⟩ (see `Distance.gains`).
+
+    Args:
+        known: ⟨A, B⟩ of the tensor; ⟨A, π(B)⟩, unless π also multiplies.
+    """
     blocks: dict[str, dict[str, Tensor]] = {}
     for dim, perm in permutation.items():
         blocks.setdefault(layout.root(dim), {})[dim] = perm
     here = {layout.root(dim) for dim in layout.tensors[key].dims()}
     moved = [root for root, block in blocks.items() if root in here and not all(map(is_identity, block.values()))]
     gains = dict.fromkeys(moved, 0.0)
+    products = {frozenset(moved): known[1], frozenset(): known[0]}
 
-    @cache
     def product(switched: frozenset[str]) -> float:
-        indices = {dim: perm for root in switched for dim, perm in blocks[root].items()}
-        return dot(a, permute_tensor(indices, layout, key, read))
+        found = products.get(switched)
+        if found is None:
+            indices = {dim: perm for root in switched for dim, perm in blocks[root].items()}
+            found = products[switched] = dot(a, permute_tensor(indices, layout, key, read))
+        return found
 
     for order in (moved, moved[::-1]):
         for number, root in enumerate(order):
