@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from rebasin_cli.api.keywords import check_keywords, choices, parameters_of
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.pipeline.progress import Advance, Progress
+from rebasin_cli.pipeline import Advance, Progress
 from rebasin_cli.safe_text import block
 
 P = ParamSpec("P")

@@ -13,8 +13,8 @@ from rebasin_cli.api.calls import public
 from rebasin_cli.api.showing import Shown
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.inputs import Source, named_source
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.safe_text import first_names
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from rebasin_cli.cli.streams import read_piped_document, sources
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rebasin_cli.pipeline import Progress
     from rebasin_cli.pipeline.inputs import Source
     from rebasin_cli.pipeline.layouts import SpecChoice
-    from rebasin_cli.pipeline.progress import Progress
     from rebasin_cli.report.document import RunDocument
 
 

@@ -20,7 +20,7 @@ import typer
 
 from rebasin_cli import process
 from rebasin_cli.cli.streams import console, is_terminal, need_stdout, print_note, print_payload, print_warning
-from rebasin_cli.pipeline.progress import Advance, Progress
+from rebasin_cli.pipeline import Advance, Progress
 from rebasin_cli.report.document import InvocationRecord, Option, RunDocument
 
 if TYPE_CHECKING:

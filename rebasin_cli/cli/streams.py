@@ -25,8 +25,8 @@ from rebasin_cli.safe_text import block, in_ascii, printable, wrapped
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rebasin_cli.pipeline import Progress
     from rebasin_cli.pipeline.inputs import Source
-    from rebasin_cli.pipeline.progress import Progress
     from rebasin_cli.report.document import RunDocument
 
 

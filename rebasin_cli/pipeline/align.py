@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.resources import require_device
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     input_record,

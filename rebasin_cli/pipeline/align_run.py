@@ -14,11 +14,11 @@ from rebasin_cli.matching.objective import Distance
 from rebasin_cli.matching.problem import MatchResult
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.permutation.gather import exact_reader
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.align import Run
 from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match import distance_of, match_pair, on_cluster
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     distance_record,

@@ -13,10 +13,10 @@ from msgspec import structs
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, tell_layout
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, peak_memory, versions
 from rebasin_cli.pipeline.same_run import check_same_run
 from rebasin_cli.pipeline.targets import Targets, named_or_beside, output_base, tell_room

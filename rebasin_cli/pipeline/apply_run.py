@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.permutation.gather import exact_reader
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.apply import Run
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.match import tell_identity
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata, peak_memory
 from rebasin_cli.pipeline.targets import write_document, write_weights
 from rebasin_cli.pipeline.ties import check_ties

@@ -13,8 +13,8 @@ from msgspec import structs
 from rebasin_cli.errors import ContentError, UsageError, did_you_mean
 from rebasin_cli.evaluation.given import NetworkName
 from rebasin_cli.files import read_json
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import SpecChoice
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import spec_record, versions
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
 from rebasin_cli.process import load_torch

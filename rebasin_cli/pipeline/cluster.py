@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 import rebasin_cli
 from rebasin_cli.checkpoints.checkpoint import split_address
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.inputs import Source
-from rebasin_cli.pipeline.progress import Progress
 
 LOST = 10
 """Seconds without a scheduler after which it is taken for gone."""

@@ -28,8 +28,8 @@ from rebasin_cli.evaluation.networks.registry import FAMILIES, build_network
 from rebasin_cli.evaluation.options import Split, check_name
 from rebasin_cli.evaluation.text import load_masked_text, load_text
 from rebasin_cli.evaluation.user_code import is_named
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data_request import DataRequest
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
 

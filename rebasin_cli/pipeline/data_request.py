@@ -14,9 +14,9 @@ from rebasin_cli.evaluation.user_code import is_named, module_files
 from rebasin_cli.process import load_torch
 
 if TYPE_CHECKING:  # they need torch
+    from rebasin_cli.pipeline import Progress
     from rebasin_cli.pipeline.layouts import Pair
     from rebasin_cli.pipeline.polisher import Polisher
-    from rebasin_cli.pipeline.progress import Progress
     from rebasin_cli.pipeline.scoring import Scorer
 
 

@@ -27,12 +27,12 @@ from rebasin_cli.evaluation.examples import FEWEST, HELP, enough_examples, guess
 from rebasin_cli.evaluation.given import GivenNetwork, NetworkName
 from rebasin_cli.evaluation.inputs import Inputs
 from rebasin_cli.evaluation.networks.module_network import ModuleNetwork, build_module, user_network
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data import find_network, read_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.kept_specs import keep, kept_spec, place_for
 from rebasin_cli.pipeline.layouts import SpecChoice, shapes_of
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.pipeline.remembered_proofs import RememberedProof, remember
 from rebasin_cli.report.document import CheckRecord, DerivationRecord, RunDocument

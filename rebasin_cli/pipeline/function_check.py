@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, RebasinError, human_bytes
 from rebasin_cli.permutation.files import SavedPermutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_models
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import CheckedRecord
 from rebasin_cli.spec import Layout

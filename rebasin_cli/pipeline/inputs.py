@@ -10,7 +10,7 @@ from pathlib import Path
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, hub_name, is_on_hub
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.record import input_record
 from rebasin_cli.process import give_freed_memory_back
 from rebasin_cli.report.document import InputRecord

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, tell_layout
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.report.document import RunDocument, TensorRecord
 from rebasin_cli.safe_text import shell_word

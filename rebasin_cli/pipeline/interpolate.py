@@ -12,6 +12,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.permutation.files import SavedPermutation, load_permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec, spec_of_permutation
 from rebasin_cli.pipeline.inputs import open_source
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest, check_weights, checked_grid
@@ -20,7 +21,6 @@ from rebasin_cli.pipeline.method_choice import MatchChoice, search_record, with_
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import PathPoints, check_dtypes, check_points_folder, check_points_name, tell_lacking
 from rebasin_cli.pipeline.points_folder import PointsRun
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     input_record,

@@ -18,12 +18,12 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.files import SavedPermutation, permutation_bytes
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.interpolate import Run, points_run
 from rebasin_cli.pipeline.interpolate_request import InterpolateRequest
 from rebasin_cli.pipeline.match import distance_of, match_pair, on_cluster, tell_identity
 from rebasin_cli.pipeline.points import PathPoints, best_point
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import (
     architecture_record,
     data_records,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import ContentError, UsageError
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.report.document import ArchitectureRecord
 from rebasin_cli.safe_text import listed, shell_word
 from rebasin_cli.spec import Layout, PermutationSpec, Request, bind, detect, find_spec

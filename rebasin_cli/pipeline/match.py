@@ -21,11 +21,11 @@ import torch
 from rebasin_cli.matching.objective import Distance, measure_distance
 from rebasin_cli.matching.problem import MatchResult, StopMatching, Trial, in_reals
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Advance, Progress
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.methods import Running, run_method
-from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.report.document import InputRecord
 
 

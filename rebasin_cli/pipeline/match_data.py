@@ -17,9 +17,9 @@ from rebasin_cli.evaluation.losses import Loss
 from rebasin_cli.evaluation.networks.pretrained import PretrainedNetwork
 from rebasin_cli.hooks import Layer, PairRun, Taps
 from rebasin_cli.matching.data.channels import channel_axis, segment_of
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.data_request import DataRequest
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec import Layout
 

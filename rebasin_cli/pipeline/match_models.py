@@ -15,10 +15,10 @@ from rebasin_cli.merging.many_by_activations import match_many_by_activations
 from rebasin_cli.merging.models import Models
 from rebasin_cli.merging.options import Algorithm, ManyOptions
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.method_choice import MatchChoice
 from rebasin_cli.pipeline.methods import Running, activation_problem, at_once, match_by_search, notes_on_starts
-from rebasin_cli.pipeline.progress import Progress
 
 
 def match_models(models: Models, algorithm: Algorithm, choice: MatchChoice, progress: Progress) -> ManyResult:

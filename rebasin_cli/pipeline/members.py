@@ -20,12 +20,12 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.places import check_file_target, check_space, needed_bytes
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.matching.resources import require_device
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_pair, check_symmetry, shapes_of, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, missing_data
 from rebasin_cli.pipeline.plan import estimate
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, versions
 from rebasin_cli.pipeline.targets import base_of, beside, check_apart, named_or_beside, tell_room
 from rebasin_cli.process import load_torch

@@ -28,6 +28,7 @@ from rebasin_cli.files import sha256_of
 from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.resources import in_order
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.align import AlignRequest, prepare
 from rebasin_cli.pipeline.align_run import find, write_aligned
 from rebasin_cli.pipeline.cluster import died_of_it
@@ -36,7 +37,6 @@ from rebasin_cli.pipeline.inputs import Source, scan_sources
 from rebasin_cli.pipeline.match import on_cluster, pool, resolve_threads
 from rebasin_cli.pipeline.members import Member, MembersRequest, Run, blank
 from rebasin_cli.pipeline.method_choice import search_record
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import data_records, distance_record, peak_memory
 from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import CheckedRecord, InputRecord, MemberRecord, MembersRecord, RunDocument

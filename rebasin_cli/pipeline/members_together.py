@@ -14,6 +14,7 @@ from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.merging.models import Models
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.permutation.gather import exact_reader
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import prepare_check
 from rebasin_cli.pipeline.inputs import check_rotations, open_source, scan_sources
 from rebasin_cli.pipeline.layouts import bind_models, check_symmetry
@@ -22,7 +23,6 @@ from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.members import Member, Run
 from rebasin_cli.pipeline.members_run import Listening, Told, kept_record, may_replace, moved
 from rebasin_cli.pipeline.method_choice import with_data
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import distance_record, output_metadata
 from rebasin_cli.pipeline.targets import write_weights
 from rebasin_cli.pipeline.ties import any_permutation, check_ties, without_parting_ties

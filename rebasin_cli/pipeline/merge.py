@@ -14,13 +14,13 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.merging.options import BY_ACTIVATIONS, Algorithm
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.function_check import FunctionCheck, prepare_check, settled_spec
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_models, check_symmetry, tell_layout
 from rebasin_cli.pipeline.method_choice import MatchChoice, with_data
 from rebasin_cli.pipeline.plan import estimate
 from rebasin_cli.pipeline.points import check_dtypes, tell_lacking
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, input_record, role_of, versions
 from rebasin_cli.pipeline.targets import Targets, beside, named_or_beside, output_base, tell_room
 from rebasin_cli.process import load_torch

@@ -15,13 +15,13 @@ from rebasin_cli.merging.many import ManyResult
 from rebasin_cli.merging.models import Models, PairDistance, pairwise_distances
 from rebasin_cli.permutation.files import permutation_bytes
 from rebasin_cli.permutation.gather import permuted
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.inputs import check_rotations, scan_sources
 from rebasin_cli.pipeline.match import on_cluster
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.merge import Run
 from rebasin_cli.pipeline.merge_scoring import MergeScores, merged_states, score_merge
 from rebasin_cli.pipeline.points import is_first, tell_kept
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, role_of
 from rebasin_cli.pipeline.sweep import tell_buffers
 from rebasin_cli.pipeline.targets import write_document, write_weights

@@ -19,8 +19,8 @@ from rebasin_cli.merging.models import Mean, Models
 from rebasin_cli.merging.options import lambda_grid
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Advance, Progress
 from rebasin_cli.pipeline.points import is_first
-from rebasin_cli.pipeline.progress import Advance, Progress
 from rebasin_cli.pipeline.record import role_of, score_record
 from rebasin_cli.pipeline.scoring import CommandScorer, NetworkScorer, Scorer, score_or_nan
 from rebasin_cli.report.measurements import ENSEMBLE, ScoreRecord

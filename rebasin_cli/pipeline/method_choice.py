@@ -19,8 +19,8 @@ from rebasin_cli.matching.options import (
     SteOptions,
 )
 from rebasin_cli.matching.resources import GPU_WORK, resolve_device, sweep_work
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.process import load_torch
 from rebasin_cli.spec import Layout
 

@@ -15,12 +15,12 @@ from rebasin_cli.evaluation.evaluate import AnyNetwork
 from rebasin_cli.evaluation.probes import EXAMPLES, Probe, network_probe, own_probe, pretrained_probe
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data import find_network, read_data
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.function_check import AnotherFunctionError, FunctionCheck
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.match_data import MatchData
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer
 from rebasin_cli.report.document import CheckedRecord
 from rebasin_cli.spec import Layout

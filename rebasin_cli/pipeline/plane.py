@@ -14,8 +14,8 @@ from rebasin_cli.matching.objective import measure_distance
 from rebasin_cli.matching.problem import in_reals
 from rebasin_cli.merging.plane import InPlane, Plane
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.interpolate_request import PlaneGrid
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import score_or_nan
 from rebasin_cli.pipeline.sweep import Sweep, held, moved_once
 from rebasin_cli.report.measurements import NATS, PlanePointRecord, PlaneRecord

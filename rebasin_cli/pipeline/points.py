@@ -11,9 +11,9 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint
 from rebasin_cli.checkpoints.header import has_torch_type, is_floating
 from rebasin_cli.checkpoints.places import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair
 from rebasin_cli.pipeline.points_folder import PointsRun, check_points
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.targets import Place
 from rebasin_cli.report.figures import loss_text
 from rebasin_cli.report.measurements import BarrierRecord

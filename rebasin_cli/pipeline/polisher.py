@@ -18,9 +18,9 @@ from rebasin_cli.evaluation.losses import TRIED, Loss
 from rebasin_cli.evaluation.options import CROSS_ENTROPY, Polish
 from rebasin_cli.merging.polishing.distilling import Lessons, distil
 from rebasin_cli.merging.polishing.least_squares import Examples, Params, Polished, least_squares
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data import batch_size_of, find_network, fitting_data, settle_loss
 from rebasin_cli.pipeline.data_request import DataRequest
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer
 from rebasin_cli.pipeline.statistics import Overlay
 from rebasin_cli.report.figures import loss_text

@@ -11,10 +11,10 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.matching.resources import resolve_device
 from rebasin_cli.merging.options import check_lambda
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data_request import DataRequest
 from rebasin_cli.pipeline.inputs import Source, open_source
 from rebasin_cli.pipeline.layouts import SpecChoice, bind_one, bind_pair
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.process import load_torch
 from rebasin_cli.report.document import RunDocument
 

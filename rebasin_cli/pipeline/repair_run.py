@@ -14,11 +14,11 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluation.data import Dataset
 from rebasin_cli.evaluation.evaluate import AnyNetwork, Judging, evaluate
 from rebasin_cli.evaluation.losses import Loss
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data import batch_size_of, network_and_data
 from rebasin_cli.pipeline.inputs import scan_sources
 from rebasin_cli.pipeline.layouts import tell_layout
 from rebasin_cli.pipeline.polisher import Polisher, prepare_polisher
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import architecture_record, data_records, output_metadata, peak_memory, versions
 from rebasin_cli.pipeline.repair import RepairRequest
 from rebasin_cli.pipeline.statistics import Overlay, Repairer

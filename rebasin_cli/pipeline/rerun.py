@@ -11,7 +11,7 @@ import msgspec
 from rebasin_cli.checkpoints.reopening import sha256_of_checkpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.files import sha256_of
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.record import versions
 from rebasin_cli.report.document import CheckRecord, RunDocument
 

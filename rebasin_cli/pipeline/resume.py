@@ -22,10 +22,10 @@ from rebasin_cli.errors import ContentError, RebasinError, UsageError
 from rebasin_cli.evaluation.scores import Bin, Scores
 from rebasin_cli.files import read_bytes
 from rebasin_cli.permutation.files import LARGEST
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.inputs import Source
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.points_folder import short_fact
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.codec import document_file, read_document
 from rebasin_cli.report.document import RunDocument
 from rebasin_cli.report.measurements import ENSEMBLE, BarrierRecord, CurveRecord, PlaneRecord

@@ -28,9 +28,9 @@ from rebasin_cli.evaluation.options import CROSS_ENTROPY, Kind
 from rebasin_cli.evaluation.scores import Scores
 from rebasin_cli.evaluation.serving import EvaluationServer, parse_server
 from rebasin_cli.matching.resources import free_memory
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.data import batch_size_of, fitting_data, network_and_data
 from rebasin_cli.pipeline.data_request import DataRequest
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.statistics import FIT_EXAMPLES, Repairer
 from rebasin_cli.spec import Layout
 

@@ -13,7 +13,7 @@ from rebasin_cli.evaluation.evaluate import AnyNetwork, runner
 from rebasin_cli.evaluation.options import Kind
 from rebasin_cli.hooks import Run
 from rebasin_cli.merging.channel_statistics import Channels, measure_channels, repair_channels, reset_statistics
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline import Progress
 
 FIT_EXAMPLES = 2000
 """Examples that statistics are taken from, unless the user says otherwise: tens of thousands change little."""

@@ -20,8 +20,8 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import LINE, Blend
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import bin_records
 from rebasin_cli.pipeline.resume import NO_SWEEP, Basis, EarlierSweep, place_of
 from rebasin_cli.pipeline.scoring import NetworkScorer, Scorer, score_or_nan

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, file_name_of, place_in_cache, split_address
 from rebasin_cli.checkpoints.places import check_file_target, check_space, check_target, needed_bytes
 from rebasin_cli.errors import UsageError
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.report.codec import document_file
 from rebasin_cli.report.document import RunDocument
 

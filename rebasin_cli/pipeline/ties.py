@@ -18,8 +18,8 @@ from rebasin_cli.checkpoints.tensors import as_elements, hash_tensors
 from rebasin_cli.errors import ContentError
 from rebasin_cli.permutation.gather import permute_tensor
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, check_symmetry
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.spec import BoundTensor, Layout
 from rebasin_cli.spec.binding.layout import STREAMS
 

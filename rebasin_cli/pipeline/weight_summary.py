@@ -16,7 +16,7 @@ from rebasin_cli.checkpoints.outputs import Outputs
 from rebasin_cli.checkpoints.tensors import torch_dtype
 from rebasin_cli.checkpoints.writer import write_file
 from rebasin_cli.errors import ContentError
-from rebasin_cli.pipeline.progress import Progress
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.report.document import MemberRecord
 
 _MOMENTS = ("mean", "variance")

@@ -13,8 +13,8 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import Blend
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.merge_scoring import ensemble_score
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import score_record
 from rebasin_cli.pipeline.resume import place_of
 from rebasin_cli.pipeline.scoring import Scorer, score_or_nan

@@ -15,10 +15,10 @@ from rebasin_cli.merging.interpolation import interpolated
 from rebasin_cli.merging.options import LINE, Blend
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice
 from rebasin_cli.pipeline.points import PathPoints, is_first, tell_kept
 from rebasin_cli.pipeline.points_folder import PointsRun, begin_points
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.pipeline.record import output_metadata
 from rebasin_cli.pipeline.statistics import Repairer
 from rebasin_cli.pipeline.targets import Place, write_weights

@@ -17,11 +17,11 @@ import torch
 
 import rebasin_cli as api
 from rebasin_cli.errors import SystemFailure, UsageError
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline import cluster as ours
 from rebasin_cli.pipeline.inputs import Source, scan_sources
 from rebasin_cli.pipeline.members import MembersRequest, prepare
 from rebasin_cli.pipeline.members_run import remote_tasks
-from rebasin_cli.pipeline.progress import Progress
 from tests.cli.conftest import Outcome, Rebasin
 from tests.cluster import Cluster, cluster
 from tests.small import ROOT, command, environment, mlp_state, save

@@ -16,8 +16,8 @@ from rebasin_cli.checkpoints.checkpoint import HubName, hub_name, place_in_cache
 from rebasin_cli.checkpoints.hub import fetch
 from rebasin_cli.errors import ContentError, RebasinError, SystemFailure, UsageError
 from rebasin_cli.evaluation.libraries import library
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.inputs import named_source
-from rebasin_cli.pipeline.progress import Progress
 from tests.cli.conftest import Rebasin
 from tests.hub import COMMIT, OLDER, Hub, cached, serving
 from tests.small import mlp_state, run, save_pair, shuffled

@@ -10,9 +10,9 @@ import torch
 
 from rebasin_cli.checkpoints.opening import open_checkpoint
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.counterparts import dims_on_axis
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, bind_models, bind_one, bind_pair, tell_layout
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.report.document import ArchitectureRecord, SpecOptions
 from rebasin_cli.spec import bind, load_spec
 from tests.small import mlp_state, save

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from rebasin_cli.pipeline import Advance, Progress
 from rebasin_cli.pipeline.match import MatchRun, run_match
 from rebasin_cli.pipeline.method_choice import MatchChoice
-from rebasin_cli.pipeline.progress import Advance, Progress
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rebasin_cli.cli.values import file_path
 from rebasin_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rebasin_cli.pipeline import Progress
     from rebasin_cli.pipeline.inputs import Source
-    from rebasin_cli.pipeline.progress import Progress
 
 _PANEL = "Many checkpoints"
 _USAGE = "rebasin align A B, or rebasin align A B1 B2 B3 -o FOLDER"
