@@ -9,11 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rebasin_cli.spec.binding.left_over import HINTS, MOST_FAULTS, no_line_for
-from rebasin_cli.spec.language import MOST_COMPARED
+from rebasin_cli.spec.language import MOST_COMPARED, Bindings, Pick, Ref, Value
 from rebasin_cli.spec.language.pattern import DimName, Instance, instance_of
 from rebasin_cli.spec.language.permutation_spec import Fault, Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
-from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 
 if TYPE_CHECKING:
     from rebasin_cli.spec.binding.reparametrised import Form

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.spec.binding.prefixes import Prefix, options_for
+from rebasin_cli.spec.language import Value
 from rebasin_cli.spec.language.permutation_spec import Fault, Line, PermutationSpec
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
-from rebasin_cli.spec.language.variables import Value
 
 if TYPE_CHECKING:
     from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape

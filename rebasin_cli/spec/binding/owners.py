@@ -11,9 +11,9 @@ from rebasin_cli.spec.binding.claims import Shape
 from rebasin_cli.spec.binding.equations import Plus, Sizes
 from rebasin_cli.spec.binding.layout import INDEX_SIDE, UNSIZED, Dim, MapKind, Piece, Side
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver
+from rebasin_cli.spec.language import Bindings
 from rebasin_cli.spec.language.pattern import dim_text
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule
-from rebasin_cli.spec.language.variables import Bindings
 
 
 def find_owners(resolver: Resolver, rules: Mapping[str, tuple[Rule, Bindings]]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from rebasin_cli.spec.binding.claims import Claim, Definitions
 from rebasin_cli.spec.binding.equations import Leaf, Plus, Times
-from rebasin_cli.spec.language import MOST_COMPARED, MOST_LEAVES
+from rebasin_cli.spec.language import MOST_COMPARED, MOST_LEAVES, Bindings, Pick, Ref, Value
 from rebasin_cli.spec.language.pattern import (
     Anonymous,
     Axis,
@@ -27,7 +27,6 @@ from rebasin_cli.spec.language.permutation_spec import (
     ScaleRule,
     SignRule,
 )
-from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 
 
 class ResolutionError(Exception):

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.claims import Claim
-from rebasin_cli.spec.language import MOST_LEAVES
+from rebasin_cli.spec.language import MOST_LEAVES, Bindings, Pick, Ref, Value
 from rebasin_cli.spec.language.pattern import Atom, Axis, DimName, Instance, Pattern, Segment, dim_text, instance_of
 from rebasin_cli.spec.language.permutation_spec import Fault, Shorthand
-from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value
 
 
 class _ShorthandError(Exception):

@@ -13,10 +13,9 @@ from rebasin_cli.errors import UsageError, did_you_mean
 from rebasin_cli.spec.binding.claims import Claim, Shape
 from rebasin_cli.spec.binding.equations import Equation, Sizes
 from rebasin_cli.spec.binding.resolve import Resolver
-from rebasin_cli.spec.language import LARGEST_SIZE
+from rebasin_cli.spec.language import LARGEST_SIZE, Bindings
 from rebasin_cli.spec.language.pattern import DimName, Instance
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec, Rule, SizeRule
-from rebasin_cli.spec.language.variables import Bindings
 
 if TYPE_CHECKING:
     from rebasin_cli.spec.language.expressions import Expression

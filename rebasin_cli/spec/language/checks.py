@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.errors import did_you_mean
+from rebasin_cli.spec.language import Pick, Ref
 from rebasin_cli.spec.language.pattern import DimName
 from rebasin_cli.spec.language.permutation_spec import (
     RELU,
@@ -24,7 +25,6 @@ from rebasin_cli.spec.language.permutation_spec import (
     SignRule,
     SizeRule,
 )
-from rebasin_cli.spec.language.variables import Pick, Ref
 
 
 @dataclass(frozen=True, slots=True)

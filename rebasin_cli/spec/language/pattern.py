@@ -17,8 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec.language import LARGEST_SIZE
-from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, parse_ref
+from rebasin_cli.spec.language import LARGEST_SIZE, Bindings, Pick, Ref, Value, parse_ref
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<open>\()|(?P<close>\))|(?P<plus>\+)"

@@ -15,8 +15,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from rebasin_cli.spec.language import MOST_ALTERNATIVES, MOST_OPEN
-from rebasin_cli.spec.language.variables import Bindings, Pick, Ref, Value, binds_number, parse_ref
+from rebasin_cli.spec.language import MOST_ALTERNATIVES, MOST_OPEN, Bindings, Pick, Ref, Value, binds_number, parse_ref
 
 _TOKEN = re.compile(r"\{(?P<brace>[^{}]*)\}|(?P<glob>\*)|(?P<text>[^{}*]+)|(?P<bad>.)")
 _NUMBER = re.compile(r"\d+")

@@ -6,9 +6,9 @@ import pytest
 
 from rebasin_cli.spec.binding.claims import Matcher, Shape, claim_tensors
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances
+from rebasin_cli.spec.language import Value
 from rebasin_cli.spec.language.pattern import dim_text, parse_dim_name
 from rebasin_cli.spec.language.template import skeletons_by_key
-from rebasin_cli.spec.language.variables import Value
 from tests.spec.building import bound, refusal, shown, sizes, spec_of
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebasin_cli.spec.language import Pick, Ref
 from rebasin_cli.spec.language.pattern import (
     Anonymous,
     Axis,
@@ -17,7 +18,6 @@ from rebasin_cli.spec.language.pattern import (
     parse_dim_name,
     parse_pattern,
 )
-from rebasin_cli.spec.language.variables import Pick, Ref
 
 _WORDS = st.from_regex(r"[A-Za-z]\w{0,4}", fullmatch=True).filter(str.isascii)
 _LETTERS = st.sampled_from("ibcsl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.spec.language.variables import Pick, Ref, binds_number, parse_ref
+from rebasin_cli.spec.language import Pick, Ref, binds_number, parse_ref
 
 FORMS = {
     "i": Ref("i"),
