@@ -10,7 +10,7 @@ from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
 from rebasin_cli.errors import ContentError
 from rebasin_cli.safe_text import listed
 from rebasin_cli.spec import BoundTensor, Layout
-from rebasin_cli.spec.binding.prefixes import options_for, patterns_for
+from rebasin_cli.spec.binding.left_over import options_for, patterns_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rebasin_cli.pipeline import Progress
 from rebasin_cli.report.document import ArchitectureRecord
 from rebasin_cli.safe_text import listed, shell_word
 from rebasin_cli.spec import Layout, PermutationSpec, Request, bind, detect, find_spec
-from rebasin_cli.spec.binding.prefixes import require_matches
+from rebasin_cli.spec.binding.left_over import require_matches
 from rebasin_cli.spec.registry import UnknownArchitectureError
 
 ROTATING = ("weights", "ste")

@@ -19,12 +19,17 @@ from typing import Any
 
 from rebasin_cli.errors import MOST_NAMED, ContentError, UsageError, did_you_mean, question
 from rebasin_cli.process import collection_paused
-from rebasin_cli.spec.binding.bind import MANY, attempt, matcher_for
+from rebasin_cli.spec.binding.bind import MANY, MOST, Prefix, attempt, matcher_for, prefix_candidates
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.claims import Shape, one_of_each_kind
 from rebasin_cli.spec.binding.layout import Layout
-from rebasin_cli.spec.binding.left_over import Mismatch, fits_but_for, nothing_fits
-from rebasin_cli.spec.binding.prefixes import MOST, Prefix, keys_matching, prefix_candidates, require_matches
+from rebasin_cli.spec.binding.left_over import (
+    Mismatch,
+    fits_but_for,
+    keys_matching,
+    nothing_fits,
+    require_matches,
+)
 from rebasin_cli.spec.language import LONGEST_FILE
 from rebasin_cli.spec.language.loading import architectures_folder, load_spec, parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec

@@ -10,7 +10,7 @@ from rebasin_cli.evaluation.networks import mlp, resnet, vgg
 from rebasin_cli.evaluation.networks.network import HasShape, Network
 from rebasin_cli.evaluation.networks.options import Option, check_options
 from rebasin_cli.spec import Layout
-from rebasin_cli.spec.binding.prefixes import without_wrappers
+from rebasin_cli.spec.binding.bind import without_wrappers
 
 Builder = Callable[[Mapping[str, tuple[int, ...]], str, Mapping[str, str]], Network]
 

@@ -1,11 +1,17 @@
-"""A spec and a checkpoint's shapes, bound under the prefix that fits best."""
+"""A spec and a checkpoint's shapes, bound under the prefix that fits best.
+
+A prefix of the keys is a wrapper of a training framework, or one that the spec lists, or both.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import ceil
+from typing import Protocol
 
 from rebasin_cli.process import collection_paused
 from rebasin_cli.spec.binding.binder import PLAIN, Binder, Request
@@ -14,14 +20,16 @@ from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.binding.left_over import (
     MOST_FAULTS,
     Mismatch,
+    beginnings,
+    count_beginning,
     first_without_line,
+    keys_matching,
     lines_without_kind,
     mismatch_error,
-    scalars_without_line,
+    require_matches,
 )
-from rebasin_cli.spec.binding.prefixes import MOST, Prefix, keys_matching, prefix_candidates, require_matches
 from rebasin_cli.spec.language.permutation_spec import Fault, PermutationSpec
-from rebasin_cli.spec.language.template import skeleton_of
+from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
 
 MANY = 10_000
 """Tensors beyond which a spec is not bound if its lines show that it cannot fit, and only the nearest are tried."""
@@ -182,3 +190,144 @@ def _screen(matcher: Matcher, prefix: Prefix, shapes: Mapping[str, Shape], forms
         if axes and not covered[kind] and not matcher.exact.get(kind[0]):
             without += tensors
     return _Screen(covered, without, names, derived)
+
+
+def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape], prefixes: Iterable[Prefix]) -> Collection[str]:
+    """The scalars whose names are like those of no line under any prefix: counters, of which there may be many."""
+    from rebasin_cli.spec.binding.reparametrised import may_be_derived
+
+    scalars = [key for key, shape in shapes.items() if not shape and not may_be_derived(key)]
+    skeletons = skeletons_of(scalars)
+    cuts = [Prefix(), *(Prefix(skeleton_of(p.wrapper), skeleton_of(p.own), p.inside) for p in prefixes)]
+    named = {kind for kind in set(skeletons) if any(matcher.named(cut.strip(kind)) for cut in cuts)}
+    return {key for key, kind in zip(scalars, skeletons, strict=True) if kind not in named}
+
+
+WRAPPERS = (
+    "module.", "_orig_mod.", "model.", "base_model.model.", "base_model.", "network.", "net.", "student.", "teacher.",
+    "ema.", "model_ema.", "backbone.", "encoder_q.", "state_dict.",
+)  # fmt: skip
+"""Prefixes that training frameworks add to every key (DDP, torch.compile, Lightning, PEFT, …)."""
+
+
+_INSIDE_WORDS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_INSIDE = re.compile(rf"(?<![^.])(?:{'|'.join(_INSIDE_WORDS)})\.")
+"""Wrappers around a submodule: `features.module.0.weight`."""
+
+MOST = 0.3
+"""Least share of the keys that have the wrapper, if not all do. The rest are counters, weights of a loss, or a second
+network (a momentum encoder has as many keys as the first, and its queue is one more)."""
+
+_TRIED = 12  # wrappers that only some keys have
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A wrapper of the keys, then perhaps a prefix from the spec on some of them.
+
+    Attributes:
+        inside: whether wrappers within the keys are removed as well.
+    """
+
+    wrapper: str = ""
+    own: str = ""
+    inside: bool = False
+
+    def __str__(self) -> str:
+        return self.wrapper + self.own
+
+    def strip(self, key: str) -> str:
+        """The key as the spec's templates know it."""
+        key = key.removeprefix(self.wrapper)
+        return (without_wrappers(key) if self.inside else key).removeprefix(self.own)
+
+    def strip_all(self, keys: Iterable[str]) -> list[str]:
+        """`strip` of every key, at once: there may be 100,000."""
+        wrapper, own = self.wrapper, self.own
+        if self.inside:
+            return [self.strip(key) for key in keys]
+        return [key.removeprefix(wrapper).removeprefix(own) for key in keys] if wrapper or own else list(keys)
+
+
+class WithPrefixes(Protocol):
+    """A spec, or its outline."""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The prefixes that the spec lists."""
+
+
+def without_wrappers(key: str) -> str:
+    """A key without the wrappers in it: `features.module.0.weight` as `features.0.weight`."""
+    return _INSIDE.sub("", key)
+
+
+def prefix_candidates(spec: WithPrefixes, keys: Sequence[str], share: float = 1.0) -> list[Prefix]:
+    """Prefixes worth trying, likeliest first; none under which two keys would become one.
+
+    Args:
+        share: of the keys that carry the wrapper, at least.
+    """
+    found: list[Prefix] = []
+    keys = tuple(keys)
+    for inside in (False, True) if _wrapped_inside(keys) else (False,):  # what keeps more of the keys comes first
+        for wrapper in _wrappers(keys, share):
+            found.append(Prefix(wrapper, "", inside))
+            found += [p for own in spec.prefixes if _is_there(p := Prefix(wrapper, own, inside), keys)]
+    return [prefix for prefix in found if prefix == Prefix() or _keeps_apart(prefix, keys)]
+
+
+def _is_there(prefix: Prefix, keys: tuple[str, ...]) -> bool:
+    """Whether a key begins with the prefix from the spec once wrappers are removed."""
+    wrapper, own = prefix.wrapper, prefix.own
+    if prefix.inside or wrapper.startswith(own):
+        return any(key.startswith(own) for key in Prefix(wrapper, "", prefix.inside).strip_all(keys))
+    ordered = _ordered(keys)
+    either = (wrapper + own,) if own.startswith(wrapper) else (wrapper + own, own)
+    return any(key.startswith(start) for start in either for key in _from(ordered, start))
+
+
+def _from(ordered: Sequence[str], start: str) -> Sequence[str]:
+    """The first key that begins with `start` or comes after it."""
+    at = bisect_left(ordered, start)
+    return ordered[at : at + 1]
+
+
+@lru_cache(maxsize=4)
+def _ordered(keys: tuple[str, ...]) -> list[str]:
+    return sorted(keys)
+
+
+@lru_cache(maxsize=64)  # the same for every spec, here and below
+def _keeps_apart(prefix: Prefix, keys: tuple[str, ...]) -> bool:
+    return len(set(prefix.strip_all(keys))) == len(keys)
+
+
+@lru_cache(maxsize=4)
+def _wrapped_inside(keys: tuple[str, ...]) -> bool:
+    text = "\n".join(keys)
+    return any(word in text for word in _INSIDE_WORDS) and any(_INSIDE.search(key) for key in keys)
+
+
+@lru_cache(maxsize=4)
+def _wrappers(keys: tuple[str, ...], share: float) -> tuple[str, ...]:
+    """None, the known wrappers (nested in any order), and other prefixes that this share of the keys has."""
+    if not keys:
+        return ("",)
+    least = max(1, ceil(share * len(keys)))
+    ordered = _ordered(keys)
+    # Keys with one beginning follow each other there, so that `least` of them take in one of these.
+    found = dict.fromkeys(prefix for key in ordered[least - 1 :: least] for prefix in beginnings(key))
+    counts = {prefix: count for prefix in found if (count := count_beginning(ordered, prefix)) >= least}
+    shared = sorted(counts, key=lambda p: (next(at for at, key in enumerate(keys) if key.startswith(p)), len(p)))
+    seen = {"": None}
+    stack = [""]
+    while stack:
+        base = stack.pop(0)
+        for wrapper in WRAPPERS:
+            prefix = base + wrapper
+            if prefix not in seen and prefix in shared:
+                seen[prefix] = None
+                stack.append(prefix)
+    rest = sorted((p for p in shared if p not in seen), key=lambda p: -counts[p])
+    return (*seen, *(rest if share == 1.0 else rest[:_TRIED]))

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape, claim_tensors, compared_too_often
 from rebasin_cli.spec.binding.equations import Equation, Leaf, Plus, Sizes
 from rebasin_cli.spec.binding.layout import BoundTensor, Dim, Layout, MapKind, Piece, cut
-from rebasin_cli.spec.binding.left_over import MOST_FAULTS, Mismatch, missing_tensors
+from rebasin_cli.spec.binding.left_over import MOST_FAULTS, Mismatch, keys_matching, missing_tensors, patterns_for
 from rebasin_cli.spec.binding.owners import (
     build_dims,
     find_owners,
@@ -25,11 +25,13 @@ from rebasin_cli.spec.binding.owners import (
     point_at_owners,
     unknown_dims,
 )
-from rebasin_cli.spec.binding.prefixes import Prefix, keys_matching, patterns_for
 from rebasin_cli.spec.binding.resolve import ResolutionError, Resolver, dim_instances, too_many_compared
 from rebasin_cli.spec.binding.sizing import IndexedTensor, SizeSources, find_indexed
 from rebasin_cli.spec.language.permutation_spec import Fault, Line
 from rebasin_cli.spec.language.template import skeleton_of, skeletons_by_key
+
+if TYPE_CHECKING:
+    from rebasin_cli.spec.binding.bind import Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +220,7 @@ class Binder:
             return self._bind(claims, resolver, fixed_families)
         reasons: dict[str, str] = {}
         for key in (key for key in axes if key in self.left and not fits):
-            fitted, unfit = _fit_axes(axes[key], equations[key], sizes, owners)
-            axes[key] = fitted
+            axes[key], unfit = _fit_axes(axes[key], equations[key], sizes, owners)
             reasons |= dict.fromkeys(unfit, f"{self.on_disk[key]} is left out of the match, and has another size there")
         misfit = "a tensor that is left out of the match does not fit its line"
         reasons |= dict.fromkeys((name for name in instances if name.split(".")[0] in fixed_families), misfit)
@@ -301,10 +302,9 @@ class Binder:
         self, dims: Mapping[str, Dim], claimed: Mapping[str, BoundTensor], sizes: Sizes, notes: tuple[str, ...]
     ) -> Layout:
         tensors = {
-            key: claimed.get(key)
-            or BoundTensor(key, "ignored", (), "", 0, name=self.prefix.strip(key), spoken=False)
+            key: claimed.get(key) or BoundTensor(key, "ignored", (), "", 0, name=self.prefix.strip(key), spoken=False)
             for key in self.all_shapes
-        }  # fmt: skip
+        }
         self._note_ignored(tensors)
         users: dict[str, list[str]] = {name: [] for name in dims}
         for key, tensor in tensors.items():

@@ -1,20 +1,25 @@
-"""Tensors without a line, lines without a tensor, and the error that says so."""
+"""Tensors without a line, lines without a tensor, and the error that says so; and patterns of keys to leave alone."""
 
 from __future__ import annotations
 
+import glob
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from rebasin_cli.errors import ContentError
-from rebasin_cli.spec.binding.prefixes import Prefix, options_for
+from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.safe_text import printable, shell_word
 from rebasin_cli.spec.language import Value
 from rebasin_cli.spec.language.permutation_spec import Fault, Line, PermutationSpec
-from rebasin_cli.spec.language.template import skeleton_of, skeletons_of
+from rebasin_cli.spec.language.template import skeleton_of
 
 if TYPE_CHECKING:
+    from rebasin_cli.spec.binding.bind import Prefix
     from rebasin_cli.spec.binding.claims import Claim, Matcher, Shape
 
 MOST_FAULTS = 5000
@@ -67,17 +72,6 @@ def mismatch_error(mismatch: Mismatch, shown: int = 8) -> ContentError:
         if mismatch.odd
         else "name the right spec with --arch, leave tensors alone with --ignore PATTERN, or extend the spec",
     )
-
-
-def scalars_without_line(matcher: Matcher, shapes: Mapping[str, Shape], prefixes: Iterable[Prefix]) -> Collection[str]:
-    """The scalars whose names are like those of no line under any prefix: counters, of which there may be many."""
-    from rebasin_cli.spec.binding.reparametrised import may_be_derived
-
-    scalars = [key for key, shape in shapes.items() if not shape and not may_be_derived(key)]
-    skeletons = skeletons_of(scalars)
-    cuts = [Prefix(), *(Prefix(skeleton_of(p.wrapper), skeleton_of(p.own), p.inside) for p in prefixes)]
-    named = {kind for kind in set(skeletons) if any(matcher.named(cut.strip(kind)) for cut in cuts)}
-    return {key for key, kind in zip(scalars, skeletons, strict=True) if kind not in named}
 
 
 def first_without_line(
@@ -257,3 +251,57 @@ def nothing_fits(mismatches: Sequence[Mismatch]) -> ContentError:
         "no architecture fits this checkpoint; the nearest are\n" + "\n".join(rows),
         remedy=f"name one with --arch, leave odd tensors alone with --ignore PATTERN, or {remedy}",
     )
+
+
+def count_beginning(ordered: Sequence[str], beginning: str) -> int:
+    """How many of the keys, which are sorted, begin with this, which ends with a dot."""
+    low = bisect_left(ordered, beginning)
+    return bisect_left(ordered, f"{beginning[:-1]}/", low) - low  # the character after the dot
+
+
+def beginnings(key: str) -> Iterator[str]:
+    """`a.b.c` as `a.` and `a.b.`."""
+    return accumulate(f"{word}." for word in key.split(".")[:-1])
+
+
+_LONGEST = 2000  # characters of options that a message can take
+
+
+def keys_matching(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
+    """The keys that some pattern matches."""
+    return {key for key in keys if any(fnmatchcase(key, pattern) for pattern in patterns)} if patterns else set()
+
+
+def require_matches(patterns: Sequence[str], *sides: Collection[str]) -> None:
+    """Check that every pattern matches a tensor, and that each checkpoint keeps some tensors.
+
+    Raises:
+        UsageError: a pattern that fits nothing, or patterns that leave nothing.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(key, pattern) for keys in sides for key in keys):
+            raise UsageError(f"--ignore {pattern} matches no tensor", remedy="`rebasin inspect` lists the tensors")
+    for keys in sides:
+        if keys and len(keys_matching(patterns, keys)) == len(keys):
+            raise UsageError("--ignore leaves no tensor of the checkpoint", remedy="ignore fewer of them")
+
+
+def patterns_for(keys: Sequence[str], all_keys: Iterable[str]) -> tuple[str, ...]:
+    """Few patterns that match `keys` and no other key of `all_keys`, such as `encoder_k.*`."""
+    if not keys:
+        return ()
+    wanted = set(keys)
+    others = sorted(key for key in all_keys if key not in wanted)
+    return tuple(dict.fromkeys(_pattern(key, others) for key in keys))
+
+
+def options_for(patterns: Sequence[str]) -> str:
+    """The patterns as options for a shell, or a placeholder if they are too long to show."""
+    options = " ".join(f"--ignore {shell_word(pattern)}" for pattern in patterns)
+    return options if options == printable(options, _LONGEST) else "--ignore PATTERN for each of them"
+
+
+def _pattern(key: str, others: Sequence[str]) -> str:
+    """A pattern for `key` that none of the `others`, which are sorted, matches."""
+    free = next((beginning for beginning in beginnings(key) if not count_beginning(others, beginning)), None)
+    return glob.escape(key) if free is None else f"{glob.escape(free)}*"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.spec.binding.prefixes import options_for
+from rebasin_cli.spec.binding.left_over import options_for
 
 
 def test_options_are_quoted_for_a_shell() -> None:

@@ -7,7 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.spec.binding.prefixes import MOST, WRAPPERS, beginnings, prefix_candidates
+from rebasin_cli.spec.binding.bind import MOST, WRAPPERS, prefix_candidates
+from rebasin_cli.spec.binding.left_over import beginnings
 from rebasin_cli.spec.language.loading import parse_spec
 
 _WORDS = st.sampled_from(["module", "model", "net", "a", "b", "a0", "module_"])

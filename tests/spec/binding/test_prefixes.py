@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebasin_cli.spec.binding.prefixes import prefix_candidates
+from rebasin_cli.spec.binding.bind import prefix_candidates
 from tests.spec.building import bound, refusal, spec_of
 
 TEXT = """
