@@ -1,10 +1,9 @@
-"""Networks of transformers and diffusers from a config, with inputs, under the names that their files have."""
+"""Networks of transformers and diffusers from a config, under the names that their files have."""
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from rebasin_cli.files import read_json
 
 _LIMIT = 16 << 20  # bytes of a config.json
 _REMEDY = "name the network with --network, and its inputs with --inputs"
-_EXAMPLES, _TOKENS = 4, 12
-_SIDE = 64  # of an image, where a config names none: networks of convolutions take any
-_HIDDEN = ("hidden_state", "hidden_states", "attentions", "past_key_values", "model_output", "router_logits")
+_HIDDEN = (
+    "hidden_state", "hidden_states", "attentions", "past_key_values", "model_output", "router_logits", "cache_params",
+    "mems", "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +179,13 @@ class FileNetwork(nn.Module):
 
 
 def answers(outputs: Any) -> Any:
-    """What a model is asked for: logits and embeddings, or else what is neither a cache nor an inner state."""
+    """What a model is asked for: all but caches and inner states, and the last state where there is nothing else."""
     if not isinstance(outputs, Mapping):
         return outputs
-    asked = {k: v for k, v in outputs.items() if k.endswith(("logits", "_embeds")) and not k.endswith(_HIDDEN)}
-    asked |= {k: v for k, v in outputs.items() if k.startswith("logits_per")}
-    kept = {k: v for k, v in outputs.items() if k == "last_hidden_state" or not k.endswith(_HIDDEN)}
-    return asked or kept or outputs
+    asked = {k: v for k, v in outputs.items() if not k.endswith(_HIDDEN)}
+    if any(k.endswith(("logits", "_embeds")) or k.startswith("logits_per") for k in asked):
+        return asked
+    return {k: v for k, v in outputs.items() if k == "last_hidden_state" or k in asked} or outputs
 
 
 def saved_shapes(model: nn.Module, *, as_saved: bool = True) -> dict[str, tuple[int, ...]]:
@@ -232,111 +232,3 @@ def _files(model: nn.Module, memory: Mapping[str, Tensor], as_saved: bool) -> di
     if len(every) != start or len(set(every.tolist())) != start:
         raise ContentError("the model's files hold its tensors in a form that cannot be followed", remedy=_REMEDY)
     return {key: found[key] for key in sorted(found, key=lambda key: starts.get(key, start))}
-
-
-def inputs_for(model: nn.Module, config: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    """Random inputs that a model may take: all that its forward asks for, then the main ones alone."""
-    generator = torch.Generator().manual_seed(seed)
-    asked = list(inspect.signature(model.forward).parameters)
-    made = {name: _MAKERS[name](config, generator) for name in asked if name in _MAKERS}
-    made = {name: value for name, value in made.items() if value is not None}
-    main = str(getattr(model, "main_input_name", ""))
-    if "decoder_input_ids" in made and not config.get("is_encoder_decoder"):
-        del made["decoder_input_ids"]
-    yield made
-    alone = {name: value for name, value in made.items() if name in (main, "decoder_input_ids")}
-    if alone and alone.keys() != made.keys():
-        yield alone
-
-
-def _of(config: Mapping[str, Any], *names: str) -> Any:
-    """The first of some fields that the config or one of its parts has."""
-    parts = [config, *(v for k, v in config.items() if k.endswith("_config") and isinstance(v, Mapping))]
-    return next((part[name] for name in names for part in parts if part.get(name) is not None), None)
-
-
-def _ids(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    """Tokens that are nothing special, and the end after them."""
-    vocabulary = _of(config, "vocab_size")
-    if vocabulary is None:
-        return None
-    said = [_of(config, f"{name}_token_id") for name in ("pad", "bos", "eos", "decoder_start")]
-    special = {token for one in said for token in (one if isinstance(one, Sequence) else [one])}
-    plain = torch.tensor([token for token in range(int(vocabulary)) if token not in special])
-    ids = plain[torch.randint(0, len(plain), (_EXAMPLES, _TOKENS), generator=generator)]
-    end = said[2][0] if isinstance(said[2], Sequence) and said[2] else said[2]
-    if isinstance(end, int) and 0 <= end < int(vocabulary):
-        ids[:, -1] = end
-    return ids
-
-
-def _pixels(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    side, channels = _of(config, "image_size") or _SIDE, _of(config, "num_channels") or 3
-    height, width = side if isinstance(side, Sequence) else (side, side)
-    return _floats(generator, int(channels), int(height), int(width))
-
-
-def _waves(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    """Sound: of some frames, where convolutions make frames of it, or as a spectrogram."""
-    strides, mels, length = (config.get(name) for name in ("conv_stride", "num_mel_bins", "max_length"))
-    if isinstance(strides, Sequence):
-        return _floats(generator, math.prod(strides) * _TOKENS)
-    return None if mels is None or length is None else _floats(generator, int(length), int(mels))
-
-
-def _sample(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    side = config.get("sample_size")
-    channels = config.get("in_channels")
-    if side is None or channels is None:
-        return None
-    height, width = side if isinstance(side, Sequence) else (side, side)
-    return _floats(generator, int(channels), int(height), int(width))
-
-
-def _context(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    width = _of(config, "cross_attention_dim", "joint_attention_dim", "caption_channels")
-    width = width[0] if isinstance(width, Sequence) else width
-    return None if width is None or "_class_name" not in config else _floats(generator, 5, int(width))
-
-
-def _features(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    mels, length = config.get("num_mel_bins"), config.get("max_source_positions")
-    return None if mels is None or length is None else _floats(generator, int(mels), 2 * int(length))
-
-
-def _labels(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    many = _of(config, "num_class_embeds", "num_embeds_ada_norm")
-    return None if many is None else torch.randint(0, int(many), (_EXAMPLES,), generator=generator)
-
-
-def _times(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    if "_class_name" not in config:
-        return None
-    return torch.randint(1, 900, (_EXAMPLES,), generator=generator).double()
-
-
-def _pooled(config: Mapping[str, Any], generator: torch.Generator) -> Tensor | None:
-    width = config.get("pooled_projection_dim")
-    return None if width is None else _floats(generator, int(width))
-
-
-def _added(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor] | None:
-    if config.get("addition_embed_type") != "text_time":
-        return None
-    width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    times = torch.randint(1, 900, (_EXAMPLES, 6), generator=generator).double()
-    return {"text_embeds": _floats(generator, int(width)), "time_ids": times}
-
-
-def _floats(generator: torch.Generator, *shape: int) -> Tensor:
-    if math.prod(shape) > 1 << 24:
-        raise ContentError(f"inputs of {' × '.join(map(str, shape))} are too large to try", remedy=_REMEDY)
-    return torch.randn(_EXAMPLES, *shape, generator=generator, dtype=torch.float64)
-
-
-_MAKERS: Mapping[str, Callable[[Mapping[str, Any], torch.Generator], Any]] = {
-    "input_ids": _ids, "decoder_input_ids": _ids, "pixel_values": _pixels, "input_features": _features,
-    "input_values": _waves,
-    "sample": _sample, "hidden_states": _sample, "timestep": _times, "encoder_hidden_states": _context,
-    "class_labels": _labels, "pooled_projections": _pooled, "added_cond_kwargs": _added,
-}  # fmt: skip

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 
 from rebasin_cli.derivation.candidate import Judge
-from rebasin_cli.derivation.instances import FileNetwork, Source, inputs_for
+from rebasin_cli.derivation.example_inputs import inputs_for
+from rebasin_cli.derivation.instances import FileNetwork, Source
 from rebasin_cli.derivation.naming import template_of
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.derivation.shrinking import Scale, smaller
+from rebasin_cli.derivation.soundness import sound_judge, unread_tensors
 from rebasin_cli.errors import RebasinError
+from rebasin_cli.safe_text import first_names
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -89,24 +92,35 @@ def _small_config(source: Source, scale: Scale) -> dict[str, Any]:
 
 
 def judge_of(network: FileNetwork, config: Mapping[str, Any], seed: int) -> Judge:
-    """The network with the first inputs that it runs on.
+    """The network with the first inputs that it runs on and by which all of its matrices are read.
 
     Raises:
-        UnfitError: there are none.
+        UnfitError: there are none. What the inputs leave unread may read or write a stream all the same.
     """
     why = "no inputs are known that it takes"
     for inputs in inputs_for(network.model, config, seed):
         try:
-            judge = Judge.of(Network(network, inputs), seed)
+            judge = sound_judge(Network(network, inputs), seed)
         except MemoryError:
             raise
+        except RebasinError as error:
+            why = error.what
+            continue
         except Exception as error:
             why = _in_a_line(error)
             continue
-        if judge.reference and all(bool(t.isfinite().all()) for t in judge.reference.values()):
+        if not all(bool(t.isfinite().all()) for t in judge.reference.values()):
+            why = "the outputs are not finite"
+            continue
+        unread = [name for name in unread_tensors(judge) if _is_matrix(judge.shapes[name])]
+        if not unread:
             return judge
-        why = "the outputs are not finite"
+        why = f"its outputs do not depend on {first_names(unread, 2)} with the inputs that are known here"
     raise UnfitError(why)
+
+
+def _is_matrix(shape: tuple[int, ...]) -> bool:
+    return sum(n > 1 for n in shape) > 1
 
 
 def require_same_kinds(made: Instance, source: Source, real: Shapes) -> None:

@@ -95,6 +95,16 @@ class Flagged(Net):
     def forward(self, x, twice):
         return (2 if twice else 1) * super().forward(x)
 
+class Branched(Net):
+    # given other inputs, another head reads the stream
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(12, 4)
+
+    def forward(self, x, other=False):
+        return self.other(self.a(x).relu()) if other else super().forward(x)
+
+def branched(): return Branched(), torch.randn(5, 6)
 def flagged(): return Flagged(), {"x": torch.randn(2, 6), "twice": True}
 def padded(): return Padded(), torch.randn(5, 6)
 def noisy(): return Noisy(), torch.randn(5, 6)
@@ -331,6 +341,15 @@ def test_flags_among_the_inputs_are_passed_on(rebasin: Rebasin, nets: Path) -> N
     done = rebasin("arch", "derive", "nets_of_derive:flagged", "--json")
     assert done.code == 0, done.err
     assert [dim["size"] for dim in done.document["architecture"]["dims"].values()] == [12]
+
+
+def test_tensors_that_the_inputs_do_not_use_are_told(rebasin: Rebasin, nets: Path) -> None:
+    """They are copied as they are, which the rest of the network does not tell to be wrong."""
+    done = rebasin("arch", "derive", "nets_of_derive:branched")
+    assert done.code == 0, done.err
+    assert "warning: the outputs on these inputs do not depend on other.weight, other.bias" in " ".join(
+        done.err.split()
+    )
 
 
 def test_complex_weights_are_moved_and_run_as_they_are(rebasin: Rebasin, nets: Path) -> None:

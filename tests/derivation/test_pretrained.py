@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from rebasin_cli.derivation.derive import Derivation
-from rebasin_cli.derivation.instances import FileNetwork, inputs_for, saved_shapes, source_of
+from rebasin_cli.derivation.example_inputs import inputs_for
+from rebasin_cli.derivation.instances import FileNetwork, answers, saved_shapes, source_of
 from rebasin_cli.derivation.pretrained import derive_folder
 from rebasin_cli.derivation.shrinking import SCALES, Scale, smaller
+from rebasin_cli.derivation.small import UnfitError, judge_of
+from rebasin_cli.derivation.soundness import unread_tensors
 from rebasin_cli.derivation.surrogate import Exact
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.libraries import library
@@ -258,6 +261,40 @@ def test_what_a_model_draws_is_the_same_in_every_run() -> None:
     with torch.no_grad():
         assert torch.equal(network(pixel_values=images)["logits"], network(pixel_values=images)["logits"])
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_tensors_for_tokens_that_attend_to_all_are_read() -> None:
+    """Longformer has further queries, keys and values for them: copied, they would not fit a stream that moves."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 5}
+    config = library("transformers").LongformerConfig(**sizes, vocab_size=17, attention_window=[4])
+    judge = judge_of(FileNetwork(library("transformers").LongformerForMaskedLM(config)), config.to_dict(), 0)
+    read = set(judge.shapes) - set(unread_tensors(judge))
+    assert {key for key in judge.shapes if "global.weight" in key} <= read
+
+
+def test_a_model_is_refused_where_no_known_inputs_read_all_its_matrices() -> None:
+    """A vision tower writes into the stream of the text, whether or not there are images."""
+    network, config = FileNetwork(WithTower()), {"vocab_size": 9}
+    with pytest.raises(UnfitError, match=r"do not depend on tower\.weight with the inputs that are known"):
+        judge_of(network, config, 0)
+
+
+class WithTower(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.tower = torch.nn.Embedding(9, 6), torch.nn.Linear(5, 6)
+
+    def forward(self, input_ids: Any, unknown: Any = None) -> Any:
+        hidden = self.embed(input_ids)
+        return hidden if unknown is None else hidden + self.tower(unknown)
+
+
+def test_all_that_is_no_inner_state_is_an_answer() -> None:
+    """As the boxes of a detector beside its classes: a head that no answer reads would be copied as it is."""
+    said = dict.fromkeys(["logits", "pred_boxes", "last_hidden_state", "encoder_last_hidden_state", "mems"], 0)
+    assert set(answers(said)) == {"logits", "pred_boxes"}
+    del said["logits"]
+    assert set(answers(said)) == {"pred_boxes", "last_hidden_state"}
 
 
 def test_experts_have_the_names_and_the_form_of_files(tmp_path: Path) -> None:
