@@ -338,9 +338,8 @@ def _to_look_at(
     if data.path is not None:
         network = find_network(data, layout, checkpoint)
         assert isinstance(network, ModuleNetwork)
-        return network.module, read_data(
-            data, data.path, data.fit_split, 2 * FEWEST, network, checkpoint, progress
-        ).inputs
+        examples = read_data(data, data.path, data.fit_split, 2 * FEWEST, network, checkpoint, progress)
+        return network.module, examples.inputs
     module, own = build_module(data.network, checkpoint, data.options)
     return module, own if own is not None else next(guesses(module), (None, ""))[0]
 
