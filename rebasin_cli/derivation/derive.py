@@ -109,7 +109,7 @@ def _derived(
 ) -> Derivation:
     start = monotonic()
     judge = sound_judge(network, seed + 1)
-    if told is not None and (expected := _expected(network, seed)):
+    if told is not None and (expected := _expected(network, seed, seconds)):
         told(None, expected)
     search = Search(network, seed, seconds, told)
     found = search.run()
@@ -118,11 +118,7 @@ def _derived(
         found = search.again(gone)
         wiring, held, _ = _settled(judge, found, seed)
     if not wiring.dims():
-        raise ContentError(
-            "nothing in this network may be permuted: no order of the units of any layer keeps its outputs",
-            where="; ".join(held),
-            remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
-        )
+        raise _no_dims(held, monotonic() - start, seconds)
     wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
     wiring = with_fixed_stacks(judge, with_fixed_owners(with_inner_permutations(judge, wiring)))
     unread = unread_tensors(judge)
@@ -155,13 +151,30 @@ def _derived(
     )
 
 
-def _expected(network: Network, seed: int) -> str:
+def _no_dims(held: Sequence[str], took: float, seconds: float) -> ContentError:
+    """Why there is nothing to say: there is nothing, or time ran out before anything was found."""
+    if took > seconds:
+        return ContentError(
+            f"nothing that may be permuted was found in {seconds:.0f} s", where="; ".join(held),
+            remedy="give `rebasin arch derive` more with --max-seconds, or a smaller network: fewer layers and units",
+        )  # fmt: skip
+    return ContentError(
+        "nothing in this network may be permuted: no order of the units of any layer keeps its outputs",
+        where="; ".join(held),
+        remedy="check that its inputs and outputs are those of the whole network, with a hidden layer between",
+    )
+
+
+def _expected(network: Network, seed: int, limit: float) -> str:
     """How many runs there will be, and how long they take, from one of them; empty if that is not long."""
     began = monotonic()
     network.gradients(network.generic(seed))
     runs = _RUNS * len(network.tensors)
     seconds = runs * (monotonic() - began)
-    return f"{len(network.tensors)} tensors, some {runs} runs of the network: about {seconds:.0f} s" * (seconds > _LONG)
+    if seconds <= _LONG:
+        return ""
+    ends = f", and the search ends after {max(limit, 0):.0f} s (--max-seconds)" * (seconds > limit)
+    return f"{len(network.tensors)} tensors, some {runs} runs of the network: about {seconds:.0f} s{ends}"
 
 
 def _settled(judge: Judge, found: Found, seed: int) -> tuple[Wiring, tuple[str, ...], set[int]]:

@@ -37,10 +37,12 @@ from rebasin_cli.proofs.proof import Proof, prove
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import Layout
+from rebasin_cli.spec.detection import detect
 from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
 _REMEDY = "name a network of its code and of small sizes with --network"
+_MORE_TIME = "give it more with --max-seconds"
 _OF_ONE_NETWORK = "config.json has to be that of these weights; compare its sizes with `rebasin inspect`"
 _MOST_MODULES = 2_000  # of a model that is built to see its shapes
 _MISFITS = 2  # of two ways to make it small: the others would say the same
@@ -69,6 +71,9 @@ def derive_folder(
     source = source_of(folder)
     with on_files_of_others(f"{source.name} cannot be built from config.json", _REMEDY, folder):
         as_saved, real = _real_shapes(source, shapes)
+    shipped = _shipped(source, real)
+    if shipped and told is not None:
+        told(None, f"the shipped spec `{shipped}` fits its tensors, too, and `rebasin align` takes that one")
     end, tried, best = monotonic() + seconds, dict[str, list[str]](), list[Derivation]()
     seen: list[object] = []
     misfits = 0
@@ -88,7 +93,7 @@ def derive_folder(
         if monotonic() > end or len(best) > 1 or (best and not best[0].held) or misfits == _MISFITS:
             break
     made = min(best, key=lambda made: len(made.held)) if best else None
-    if sum(map(_numel, real.values())) <= LARGEST:
+    if sum(map(_numel, real.values())) <= LARGEST and (made is not None or monotonic() < end):
         try:
             whole = _whole(source, real, as_saved, seed)
         except ContentError:
@@ -99,11 +104,20 @@ def derive_folder(
             return _derived_whole(source, whole, real, seed, end - monotonic(), told)
     if made is not None:
         return made
+    remedy = _OF_ONE_NETWORK if misfits else _MORE_TIME if monotonic() > end else _REMEDY
     raise ContentError(
         f"no spec can be derived for {source.name} on a smaller network of its code",
         where="; ".join(f"{', '.join(names)}: {why}" for why, names in tried.items()),
-        remedy=_OF_ONE_NETWORK if misfits else _REMEDY,
+        remedy=f"the shipped spec `{shipped}` fits its tensors: `rebasin align` takes it" if shipped else remedy,
     )
+
+
+def _shipped(source: Source, real: Shapes) -> str:
+    """The shipped spec that fits the tensors, by its name; empty if none does."""
+    try:
+        return detect(real, config=source.config).spec.name
+    except RebasinError:
+        return ""
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -151,28 +165,28 @@ def _derived(
         raise UnfitError(found.proof.describe())
     draft = _for_files(draft, source, small, real)
     configs = Configs(small.config, other.config, source.config, source.whole)
-    failures, late = list[Exception](), ""
+    failures, misfits, late = list[Exception](), list[tuple[PermutationSpec, _MisfitError]](), ""
     for guess in fitted(draft, configs):
-        if failures and monotonic() > end:
+        if (failures or misfits) and monotonic() > end:
             late = f" (no expressions for its sizes were found in {seconds:.0f} s)"
             break
         text = spec_text(guess)
         try:
             spec = parse_spec(text, f"{guess.name}.yaml")
-            proof = _confirmed(spec, found, pair, seed)
-            try:
-                layout = bind(spec, real, Request(source.config))
-                _require_sized(layout)
-            except RebasinError as error:
-                raise _MisfitError(" ".join(getattr(error, "what", str(error)).split())) from error
+            layouts = _bound_to_both(spec, found, pair)
+            bound = _bound(spec, source, real)
+            proof = _confirmed(spec, layouts, found, pair, seed)
+        except _MisfitError as error:
+            misfits.append((spec, error))
+            continue
         except (UnfitError, RebasinError) as error:
             failures.append(error)
             continue
         note = f"derived on {small.parameters:,} parameters, confirmed on {other.parameters:,} of other sizes"
         notes = (*found.notes, note)
-        return replace(found, text=text, spec=spec, proof=proof, draft=guess, bound=layout, notes=notes)
-    misfit = next((error for error in failures if isinstance(error, _MisfitError)), None)
-    if misfit is not None:
+        return replace(found, text=text, spec=spec, proof=proof, draft=guess, bound=bound, notes=notes)
+    for spec, misfit in misfits[:1]:
+        _confirmed(spec, _bound_to_both(spec, found, pair), found, pair, seed)
         raise misfit
     raise UnfitError(f"what was derived is not confirmed: {str(failures[0]).splitlines()[0]}{late}")
 
@@ -193,17 +207,43 @@ def _for_files(draft: Draft, source: Source, small: Instance, real: Shapes) -> D
     )
 
 
-def _confirmed(spec: PermutationSpec, found: Derivation, pair: tuple[Instance, Instance], seed: int) -> Proof:
-    """The proof on the network that it was derived on, where it says the same, if it holds on the second one too.
+def _bound_to_both(spec: PermutationSpec, found: Derivation, pair: tuple[Instance, Instance]) -> Layout:
+    """The layout of the network that it was derived on; there is one of the second network, too.
 
     Raises:
-        UnfitError: it does not.
+        UnfitError: it says something else than what was derived.
     """
     small, other = pair
     layout = bind(spec, small.shapes, Request(small.config))
     if _said(layout) != _said(found.proof.layout):
         raise UnfitError("it says something else than what was derived")
     _require_sized(bind(spec, other.shapes, Request(other.config)))
+    return layout
+
+
+def _bound(spec: PermutationSpec, source: Source, real: Shapes) -> Layout:
+    """Bound to the checkpoint, before any longer work.
+
+    Raises:
+        UnfitError: it does not fit, or nothing tells a size.
+    """
+    try:
+        layout = bind(spec, real, Request(source.config))
+    except RebasinError as error:
+        raise _MisfitError(" ".join(error.what.split())) from error
+    _require_sized(layout)
+    return layout
+
+
+def _confirmed(
+    spec: PermutationSpec, layout: Layout, found: Derivation, pair: tuple[Instance, Instance], seed: int
+) -> Proof:
+    """The proof on the network that it was derived on, where it says the same, if it holds on the second one too.
+
+    Raises:
+        UnfitError: it does not.
+    """
+    _, other = pair
     proof = prove(spec, replace(other.judge.subject(spec.name), config=other.config), seed)
     if not proof.holds:
         raise UnfitError(proof.describe())

@@ -14,6 +14,7 @@ from typing import Any
 
 from rebasin_cli.checkpoints.checkpoint import HUB_PREFIX
 from rebasin_cli.errors import ContentError, UsageError
+from rebasin_cli.safe_text import shell_word
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -34,7 +35,12 @@ def import_named(option: str, reference: str, remedy: str) -> Callable[..., Any]
         ContentError: the module raises while it is imported.
     """
     if not is_named(reference):
-        raise UsageError(f"{option} {reference}: expected package.module:factory", remedy=remedy)
+        expected = f"{option} {reference}: expected package.module:factory"
+        if option == "--network" and os.path.isdir(reference):
+            derive = f"`rebasin arch derive {shell_word(reference)} -o FILE.yaml`"
+            remedy = f"{derive} derives a spec from its config.json; name that with --arch FILE.yaml"
+            raise UsageError(f"{expected}, not a folder", remedy=remedy)
+        raise UsageError(expected, remedy=remedy)
     module_name, _, name = reference.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

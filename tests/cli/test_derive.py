@@ -352,6 +352,13 @@ def test_tensors_that_the_inputs_do_not_use_are_told(rebasin: Rebasin, nets: Pat
     )
 
 
+def test_a_folder_for_a_module_leads_to_a_result(rebasin: Rebasin, nets: Path) -> None:
+    done = rebasin("align", *PAIR, "--network", ".")
+    assert done.code == 2
+    assert "`rebasin arch derive . -o FILE.yaml`" in " ".join(done.err.split())
+    assert "--arch FILE.yaml" in " ".join(done.err.split())
+
+
 def test_complex_weights_are_moved_and_run_as_they_are(rebasin: Rebasin, nets: Path) -> None:
     """Neither the derivation nor the check by the network takes their imaginary parts away."""
     a = {key: tensor.detach() for key, tensor in networks_of(MODULE)["Spectral"]().state_dict().items()}

@@ -132,6 +132,27 @@ def test_weights_of_other_sizes_than_the_config_are_told_once(tmp_path: Path, vo
     assert "--arch" not in said
 
 
+@pytest.mark.parametrize(
+    ("model", "config", "sizes", "words", "told"),
+    [
+        ("GPT2LMHeadModel", "GPT2Config", {}, "the shipped spec `gpt2` fits its tensors", True),
+        ("ArceeForCausalLM", "ArceeConfig", {"hidden_size": 64, "intermediate_size": 32}, "--max-seconds", False),
+    ],
+    ids=["a large one of a shipped spec", "a small one of none"],
+)
+def test_where_time_runs_out_there_is_another_way(
+    model: str, config: str, sizes: dict[str, int], words: str, told: bool, tmp_path: Path
+) -> None:
+    made = getattr(library("transformers"), config)(**sizes, num_hidden_layers=1, vocab_size=900)
+    made.architectures = [model]
+    made.save_pretrained(tmp_path)
+    heard: list[str] = []
+    with pytest.raises(ContentError, match="on a smaller network") as caught:
+        derive_folder(tmp_path, seconds=0.0, told=lambda _, what: heard.append(what))
+    assert words in caught.value.remedy
+    assert any("the shipped spec `gpt2` fits" in what for what in heard) is told
+
+
 @pytest.mark.parametrize("scale", SCALES[0], ids=["derived on", "confirming"])
 def test_sizes_that_may_differ_are_small_and_differ(scale: Scale) -> None:
     small = smaller(LLAMA_8B, scale)

@@ -66,6 +66,12 @@ def test_a_network_is_refused_with_the_reason(kind: str) -> None:
     assert caught.value.remedy
 
 
+def test_that_time_ran_out_is_no_finding() -> None:
+    with pytest.raises(ContentError, match="was found in 0 s") as caught:
+        derive(Mlp(), vectors(6), seconds=0.0)
+    assert "--max-seconds" in caught.value.remedy
+
+
 def test_a_module_is_given_back_as_it_was() -> None:
     module = nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3)).train()
     module[2].eval()
