@@ -18,7 +18,7 @@ _SIDE = 64  # of an image, where a config names none: networks of convolutions t
 
 
 def inputs_for(model: nn.Module, config: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    """Random inputs that a model may take: all that its forward asks for, then the main ones alone."""
+    """Random inputs that a model may take: all that its forward asks for, with types of tokens, the main ones alone."""
     generator = torch.Generator().manual_seed(seed)
     asked = list(inspect.signature(model.forward).parameters)
     made = {name: _MAKERS[name](config, generator) for name in asked if name in _MAKERS}
@@ -27,6 +27,8 @@ def inputs_for(model: nn.Module, config: Mapping[str, Any], seed: int) -> Iterat
     if "decoder_input_ids" in made and not config.get("is_encoder_decoder"):
         del made["decoder_input_ids"]
     yield made
+    if "token_type_ids" in asked:
+        yield made | {"token_type_ids": (torch.arange(_TOKENS) > _TOKENS // 2).long().expand(_EXAMPLES, -1).clone()}
     alone = {name: value for name, value in made.items() if name in (main, "decoder_input_ids")}
     if alone and alone.keys() != made.keys():
         yield alone

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rebasin_cli.derivation.candidate import Judge
 from rebasin_cli.derivation.example_inputs import inputs_for
@@ -92,10 +94,10 @@ def _small_config(source: Source, scale: Scale) -> dict[str, Any]:
 
 
 def judge_of(network: FileNetwork, config: Mapping[str, Any], seed: int) -> Judge:
-    """The network with the first inputs that it runs on and by which all of its matrices are read.
+    """The network with the first inputs that it runs on and by which its matrices are read.
 
     Raises:
-        UnfitError: there are none. What the inputs leave unread may read or write a stream all the same.
+        UnfitError: there are none. What these inputs leave unread may read or write a stream with others.
     """
     why = "no inputs are known that it takes"
     for inputs in inputs_for(network.model, config, seed):
@@ -112,15 +114,32 @@ def judge_of(network: FileNetwork, config: Mapping[str, Any], seed: int) -> Judg
         if not all(bool(t.isfinite().all()) for t in judge.reference.values()):
             why = "the outputs are not finite"
             continue
-        unread = [name for name in unread_tensors(judge) if _is_matrix(judge.shapes[name])]
+        unread = _left_unread(judge)
         if not unread:
             return judge
         why = f"its outputs do not depend on {first_names(unread, 2)} with the inputs that are known here"
     raise UnfitError(why)
 
 
-def _is_matrix(shape: tuple[int, ...]) -> bool:
-    return sum(n > 1 for n in shape) > 1
+def _left_unread(judge: Judge) -> list[str]:
+    """Matrices that the outputs do not depend on, and may with other inputs: those that nothing reads are left out.
+
+    Such a one is in a module that runs, and what the module makes, if all its tensors are no number, reaches no output:
+    a pooler beside a head for tokens.
+    """
+    unread = unread_tensors(judge)
+    matrices = [name for name in unread if sum(n > 1 for n in judge.shapes[name]) > 1]
+    if not matrices:
+        return []
+    parts = {name.rpartition(".")[0] for name in matrices}
+    lost = {name: torch.full_like(judge.state[name], math.nan) for name in unread if name.rpartition(".")[0] in parts}
+    trace: list[tuple[str, Tensor]] = []
+    outputs = judge.run({**judge.state, **lost}, trace)
+    if any(bool(output.isnan().any()) for output in outputs.values()):
+        return matrices
+    read = {name.rpartition(".")[0] for name in judge.network.tensors if name not in unread}
+    running = {name for name, _ in trace} - read
+    return [name for name in matrices if name.rpartition(".")[0] not in running]
 
 
 def require_same_kinds(made: Instance, source: Source, real: Shapes) -> None:

@@ -293,21 +293,26 @@ def test_tensors_for_tokens_that_attend_to_all_are_read() -> None:
     assert {key for key in judge.shapes if "global.weight" in key} <= read
 
 
-def test_a_model_is_refused_where_no_known_inputs_read_all_its_matrices() -> None:
-    """A vision tower writes into the stream of the text, whether or not there are images."""
-    network, config = FileNetwork(WithTower()), {"vocab_size": 9}
-    with pytest.raises(UnfitError, match=r"do not depend on tower\.weight with the inputs that are known"):
-        judge_of(network, config, 0)
+class Pooled(torch.nn.Module):
+    """With a pooler that runs and is no part of the answer, or a tower that runs where there are images."""
 
-
-class WithTower(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, part: str) -> None:
         super().__init__()
-        self.embed, self.tower = torch.nn.Embedding(9, 6), torch.nn.Linear(5, 6)
+        self.embed = torch.nn.Embedding(9, 6)
+        self.add_module(part, torch.nn.Linear(6, 6))
 
-    def forward(self, input_ids: Any, unknown: Any = None) -> Any:
+    def forward(self, input_ids: Any, images: Any = None) -> Any:
         hidden = self.embed(input_ids)
-        return hidden if unknown is None else hidden + self.tower(unknown)
+        if hasattr(self, "pooler"):
+            self.pooler(hidden)
+        return hidden if images is None else hidden + self.tower(images)
+
+
+def test_a_model_is_refused_where_no_known_inputs_read_a_matrix_that_others_may() -> None:
+    """A vision tower writes into the stream of the text, whether or not there are images."""
+    judge_of(FileNetwork(Pooled("pooler")), {"vocab_size": 9}, 0)
+    with pytest.raises(UnfitError, match=r"do not depend on tower\.weight with the inputs that are known"):
+        judge_of(FileNetwork(Pooled("tower")), {"vocab_size": 9}, 0)
 
 
 def test_all_that_is_no_inner_state_is_an_answer() -> None:
