@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_cli.checkpoints.checkpoint import is_pattern, split_address
 from rebasin_cli.checkpoints.header import TensorInfo
-from rebasin_cli.checkpoints.kinds import kind_of
-from rebasin_cli.checkpoints.reader import Block, FileConfig, SafetensorsFile, TensorFile
+from rebasin_cli.checkpoints.reader import Block, FileConfig, SafetensorsFile, TensorFile, kind_of
 from rebasin_cli.errors import ContentError
 from rebasin_cli.safe_text import first_names
 

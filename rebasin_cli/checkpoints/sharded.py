@@ -12,7 +12,7 @@ from typing import Any
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, Folder, Index, read_config
 from rebasin_cli.checkpoints.folders import refuse_others, refuse_pipeline
-from rebasin_cli.checkpoints.kinds import refuse_adapter
+from rebasin_cli.checkpoints.opening import refuse_adapter
 from rebasin_cli.checkpoints.reader import TensorFile
 from rebasin_cli.errors import ContentError, system_failure
 from rebasin_cli.files import read_json
