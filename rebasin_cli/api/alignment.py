@@ -17,14 +17,23 @@ from rebasin_cli.api.models import GivenModel, OneNetwork, given_model
 from rebasin_cli.api.permutations import UnitPermutation, unit_permutation
 from rebasin_cli.api.showing import Row, distance_rows, spec_row
 from rebasin_cli.checkpoints.outputs import Outputs
-from rebasin_cli.pipeline.align import AlignRequest, Run, checked_targets, prepare
+from rebasin_cli.pipeline.align import (
+    AlignRequest,
+    Found,
+    Run,
+    aligned_reader,
+    checked_targets,
+    describe,
+    find,
+    prepare,
+    write,
+)
 from rebasin_cli.report.document import DistanceRecord, RunDocument
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_cli.api.models import Model
-    from rebasin_cli.pipeline.align_run import Found
 
 
 @dataclass(eq=False, repr=False)
@@ -48,8 +57,6 @@ class Alignment(OneNetwork):
 
         The tensors share no memory with A or B. Where B is a file it is read now.
         """
-        from rebasin_cli.pipeline.align_run import aligned_reader
-
         return self._b.state(self._run.b, aligned_reader(self._run, self._found))
 
     @cached_property
@@ -90,8 +97,6 @@ class Alignment(OneNetwork):
             >>> sorted(path.name for path in Path().glob("b.aligned*"))
             ['b.aligned.permutation.safetensors', 'b.aligned.rebasin.json', 'b.aligned.safetensors']
         """
-        from rebasin_cli.pipeline.align_run import write
-
         request = replace(self._run.request, output=Path(path), force=force, writes=True)
         run = replace(self._run, request=request, targets=checked_targets(request, self._run.pair, self._run.b))
         with Outputs(force=force) as outputs:
@@ -158,7 +163,5 @@ def align(a: Model, b: Model, **options: Unpack[AlignKeywords]) -> Alignment:
         data=requests.fitted(options, models, choice), writes=False,
     )  # fmt: skip
     run = prepare(request, files, talk)
-    from rebasin_cli.pipeline.align_run import describe, find
-
     found = find(run, talk)
     return Alignment(describe(run, found, talk), models[1], run, found, talk, files)

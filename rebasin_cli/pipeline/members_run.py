@@ -29,8 +29,7 @@ from rebasin_cli.matching.portfolio import starts_at_once
 from rebasin_cli.matching.resources import in_order
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline import Progress
-from rebasin_cli.pipeline.align import AlignRequest, prepare
-from rebasin_cli.pipeline.align_run import find, write_aligned
+from rebasin_cli.pipeline.align import AlignRequest, find, prepare, write_aligned
 from rebasin_cli.pipeline.cluster import died_of_it
 from rebasin_cli.pipeline.function_check import runs_network
 from rebasin_cli.pipeline.inputs import Source, scan_sources

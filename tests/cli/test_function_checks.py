@@ -112,9 +112,9 @@ def test_another_network_of_the_same_shapes_is_refused(
     rebasin: Rebasin, nets: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[object, ...]
 ) -> None:
     """Before any matching, which here would fail; nothing is written."""
-    monkeypatch.setattr("rebasin_cli.pipeline.align_run.match_pair", lambda *_: pytest.fail("matched"))
     monkeypatch.setattr("rebasin_cli.pipeline.interpolate_run.match_pair", lambda *_: pytest.fail("matched"))
     monkeypatch.setattr("rebasin_cli.pipeline.merge_run.match_models", lambda *_: pytest.fail("matched"))
+    monkeypatch.setattr("rebasin_cli.pipeline.match.match_pair", lambda *_: pytest.fail("matched"))
     before = files(nets)
     done = rebasin(*call, *network("residual"), "--arch", "mlp")
     assert done.code == 3, done.err
