@@ -70,7 +70,7 @@ class Mean(Mapping[str, Tensor]):
             else:
                 mean += next(shares) * (wide - first)
         assert mean is not None
-        if not (mean.is_floating_point() and bool(mean.isnan().any() | mean.isinf().any())):
+        if not mean.is_floating_point() or bool(mean.isfinite().all()):
             return mean
         # Differences of the largest numbers overflow where their mean does not.
         parts = (share * wide for share, wide in zip(self._shares(), self._wide(key, torch.float64), strict=True))

@@ -54,7 +54,10 @@ class Quadratic:
 
     def at(self, perm: Tensor) -> tuple[Tensor, Tensor]:
         """`linear` and `b` with B's units in the order of a permutation (n,)."""
-        return taken(self.linear, 1, perm), taken(taken(self.b, 1, perm), 2, perm)
+        return self._taken(self.linear, 1, perm), self._taken(self._taken(self.b, 1, perm), 2, perm)
+
+    def _taken(self, view: Tensor, axis: int, perm: Tensor) -> Tensor:
+        return taken(view, axis, perm) if self.signed else view.index_select(axis, perm)
 
     def value(self, perm: Tensor) -> float:
         """f at a permutation (n,)."""
@@ -73,7 +76,7 @@ class Quadratic:
         if (known := self._gradients.get(key)) is not None:
             return known
         a, b = self._both_ways
-        found = torch.addmm(self.linear, a, taken(b, 0, perm).flatten(0, 1))
+        found = torch.addmm(self.linear, a, self._taken(b, 0, perm).flatten(0, 1))
         if (len(self._gradients) + 1) * found.numel() <= KEPT:
             self._gradients[key] = found
         return found
@@ -86,9 +89,11 @@ def improve(quadratic: Quadratic, present: Tensor, assign: Assign) -> tuple[Tens
     for _ in range(MAX_ROUNDS):
         gradient = quadratic.gradient(perm)
         full = assign(gradient)
-        found = _linearised(quadratic, perm, full, best)
-        through = _frank_wolfe(quadratic, perm, gradient, full, assign)
-        found, value = _best(quadratic, (found, through), perm, best)
+        found, value = perm, best
+        if not torch.equal(full, perm):
+            linearised = _linearised(quadratic, perm, full, best)
+            through = _frank_wolfe(quadratic, perm, gradient, full, assign)
+            found, value = _best(quadratic, (linearised, through), perm, best)
         if value <= best:  # the last resort: one at a time, they are the slowest
             steps = (_swaps, _turns) if quadratic.signed else (_swaps,)
             found, value = _best(quadratic, (step(quadratic, perm) for step in steps), perm, best)
@@ -124,6 +129,7 @@ def _frank_wolfe(quadratic: Quadratic, perm: Tensor, gradient: Tensor, corner: T
     """Rounded from where Frank-Wolfe with exact steps comes to rest; ∇f is linear, so that it is known at every mixture
     of corners whose own is. It begins at a permutation, with its gradient and what that points at."""
     x, gradient = _added(torch.zeros_like(gradient), perm), gradient.clone()
+    vertex: Tensor | None = perm  # where x is one
     for iteration in range(MAX_FRANK_WOLFE):
         corner = assign(gradient) if iteration else corner
         direction = _added(x.neg(), corner)
@@ -135,7 +141,8 @@ def _frank_wolfe(quadratic: Quadratic, perm: Tensor, gradient: Tensor, corner: T
         step = 1.0 if bend >= 0 else min(1.0, -slope / (2 * bend))
         x += step * direction
         gradient.lerp_(there, step)
-    return assign(x)
+        vertex = corner if step == 1.0 else None
+    return assign(x) if vertex is None else vertex
 
 
 def _swaps(quadratic: Quadratic, perm: Tensor) -> Tensor:
@@ -161,33 +168,22 @@ def _turns(quadratic: Quadratic, perm: Tensor) -> Tensor:
 
 
 def swap_gains(quadratic: Quadratic, perm: Tensor) -> Tensor:
-    """By how much f rises when the units in places i and j are exchanged, for all i and j; shape (n, n)."""
-    linear, there = quadratic.at(perm)
-    own = linear.diagonal()
-    gain = linear + linear.T - own[:, None] - own[None, :]
-    a, b = quadratic.a, there
-    gain -= _row_changes(a, b) + _row_changes(a.mT, b.mT) - _corner_changes(a, b)
+    """By how much f rises when the units in places i and j are exchanged, for all i and j; shape (n, n).
+
+    That is what ∇f promises, and Σ_r ⟨A_r, D B_r Dᵀ⟩ for D = (e_i − e_j)(e_j − e_i)ᵀ, with B's units in order.
+    """
+    slopes = taken(quadratic.gradient(perm), 1, perm)
+    own = slopes.diagonal()
+    _, there = quadratic.at(perm)
+    gain = slopes + slopes.T - own[:, None] - own[None, :] + (_crossed(quadratic.a) * _crossed(there)).sum(0)
     gain.fill_diagonal_(0.0)
     return gain
 
 
-def _row_changes(a: Tensor, b: Tensor) -> Tensor:
-    """Σ over k other than i, j of (a_ik − a_jk)(b_ik − b_jk), summed over the pairs of matrices."""
-    d = (a @ b.mT).sum(0)
-    own = d.diagonal()
-    total = own[:, None] + own[None, :] - d - d.T
-    at_i = ((_own(a) - a.mT) * (_own(b) - b.mT)).sum(0)  # k = i: (a_ii − a_ji)(b_ii − b_ji)
-    return total - at_i - at_i.T
-
-
-def _corner_changes(a: Tensor, b: Tensor) -> Tensor:
-    diagonal = (_own(a) - _own(a).mT) * (_own(b).mT - _own(b))
-    return (diagonal + a * (b.mT - b) + a.mT * (b - b.mT)).sum(0)
-
-
-def _own(matrices: Tensor) -> Tensor:
-    """The diagonals as columns, (rest, n, 1)."""
-    return matrices.diagonal(dim1=1, dim2=2)[:, :, None]
+def _crossed(matrices: Tensor) -> Tensor:
+    """m_ii + m_jj − m_ij − m_ji for all i and j, (rest, n, n)."""
+    own = matrices.diagonal(dim1=1, dim2=2)
+    return own[:, :, None] + own[:, None, :] - matrices - matrices.mT
 
 
 def _cycles(old: Tensor, new: Tensor) -> list[Tensor]:

@@ -21,19 +21,21 @@ from rebasin_cli.spec import bind, load_spec
 from tests.networks import tiny_layout, tiny_state
 
 
-def random_quadratic(n: int, seed: int) -> Quadratic:
+def random_quadratic(n: int, seed: int, *, signed: bool = False) -> Quadratic:
     generator = torch.Generator().manual_seed(seed)
     linear, a, b = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((n, n), (4, n, n), (4, n, n)))
-    return Quadratic(linear, a, b)
+    return Quadratic(linear, a, b, signed)
 
 
 def assign(matrix: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(solve_assignment(matrix).columns)
 
 
-def test_swap_gains_are_the_differences_of_the_objective() -> None:
-    quadratic = random_quadratic(6, 0)
+@pytest.mark.parametrize("turned", [(), (1, 3, 4)])
+def test_swap_gains_are_the_differences_of_the_objective(turned: tuple[int, ...]) -> None:
+    quadratic = random_quadratic(6, 0, signed=bool(turned))
     perm = torch.tensor([3, 1, 5, 0, 2, 4])
+    perm[list(turned)] = ~perm[list(turned)]
     gains = swap_gains(quadratic, perm)
     for i, j in itertools.combinations(range(6), 2):
         swapped = perm.clone()
