@@ -74,7 +74,6 @@ class _Run:
 
     Attributes:
         means: of all models but one.
-        known: what brought one model onto another, both as they are.
     """
 
     models: Models
@@ -87,7 +86,6 @@ class _Run:
     matches: int = 0
     stop: Stop = "converged"
     means: Means = field(init=False)
-    known: dict[tuple[tuple[int, ...], tuple[int, ...]], MatchResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.means = Means(self.models, self.resources.memory)
@@ -172,7 +170,6 @@ def _to_first(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation,
     try:
         for i, result in enumerate(run.each_onto([(first, other) for other in others]), 1):
             found[i] = result.permutation
-            run.known[(0,), (i,)] = result
             run.tell("to the first", i, len(models) - 1)
     except StopMatching as wish:
         run.stop = wish.stop
@@ -185,20 +182,20 @@ def _hierarchical(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutat
     models = run.models
     groups: list[tuple[int, ...]] = [(i,) for i in range(len(models))]
     done = 0
+
+    def mean(group: tuple[int, ...]) -> State:
+        return Mean(models, found, group) if len(group) > 1 else models.states[group[0]]  # as it is: nothing moved it
+
     try:
         while len(groups) > 1:
-            merged: list[tuple[int, ...]] = []
             pairs = list(zip(groups[::2], groups[1::2], strict=False))
-            unknown = [pair for pair in pairs if pair not in run.known]
-            fresh = run.each_onto([(Mean(models, found, one), Mean(models, found, two)) for one, two in unknown])
-            for one, two in pairs:
-                result = run.known.get((one, two)) or next(fresh)
+            results = run.each_onto([(mean(one), mean(two)) for one, two in pairs])
+            for (_, two), result in zip(pairs, results, strict=True):
                 for i in two:
                     found[i] = found[i].compose(result.permutation, models.layout)
-                merged.append((*one, *two))
                 done += 1
                 run.tell("pair by pair", done, len(models) - 1)
-            groups = merged + ([groups[-1]] if len(groups) % 2 else [])
+            groups = [(*one, *two) for one, two in pairs] + ([groups[-1]] if len(groups) % 2 else [])
     except StopMatching as wish:
         run.stop = wish.stop
     return _keep_better(run, present, tuple(found))
@@ -226,17 +223,12 @@ def _merge_many(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutatio
 
 
 def _cycle_consistent(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
-    """The better of two simple beginnings, then all models together."""
-    beginnings = []
-    for begin in (_to_first, _hierarchical):
-        trial = replace(run, objective=run.objective[:1])
-        beginnings.append((begin(trial, present), trial.objective[-1]))
-        run.matches, run.stop = trial.matches, trial.stop
-        if run.stop != "converged" or len(run.models) == 2:
-            break
-    best, value = max(beginnings, key=lambda beginning: beginning[1])
-    run.objective.append(value)
-    return _together(run, best)
+    """Pair by pair, then all models together.
+
+    All models onto the first began lower in all of nine sets of three to five networks, and of six of them it ended
+    higher in three and lower in three.
+    """
+    return _together(run, _hierarchical(run, present))
 
 
 def _together(run: _Run, present: tuple[Permutation, ...]) -> tuple[Permutation, ...]:

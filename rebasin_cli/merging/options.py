@@ -76,9 +76,9 @@ class ManyOptions:
     Attributes:
         algorithm: `to-first` matches every model to the first; `hierarchical` pairs of models, then pairs of pairs;
             `merge-many` each in random order to the mean of the others, until nothing rises (Git Re-Basin,
-            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins with the better of the first two and then takes
-            one sweep of each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly
-            stochastic matrices of all models (see `frank_wolfe_many`), and holds all of them in memory.
+            arXiv:2209.04836, Algorithm 3); `cycle-consistent` begins as `hierarchical` and then takes one sweep of
+            each model at a time, so that all move together; `frank-wolfe` goes on from there with doubly stochastic
+            matrices of all models (see `frank_wolfe_many`), and holds all of them in memory.
         max_rounds: after which the search ends.
     """
 

@@ -89,12 +89,12 @@ def test_planted_orders_are_undone(name: str, algorithm: Algorithm, tmp_path: Pa
 
 def test_joint_steps_reach_at_least_their_beginning(name: str, tmp_path: Path) -> None:
     layout, found = tiny_layout(name, tmp_path), states(name, 5, seed=20)
-    algorithms: tuple[Algorithm, ...] = ("to-first", "hierarchical", "cycle-consistent")
-    one, other, joint = (
+    algorithms: tuple[Algorithm, ...] = ("hierarchical", "cycle-consistent")
+    begun, joint = (
         match_many(Models.of(layout, found), matcher(layout), options=ManyOptions(algorithm=algorithm)).objective[-1]
         for algorithm in algorithms
     )
-    assert joint >= max(one, other) - 1e-9
+    assert joint >= begun - 1e-9
 
 
 def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
