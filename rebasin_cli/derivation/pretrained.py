@@ -37,9 +37,9 @@ from rebasin_cli.proofs.proof import Proof, prove
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.binder import Request
 from rebasin_cli.spec.binding.layout import Layout
-from rebasin_cli.spec.detection import detect
 from rebasin_cli.spec.language.loading import parse_spec
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
+from rebasin_cli.spec.registry import detect
 
 _REMEDY = "name a network of its code and of small sizes with --network"
 _MORE_TIME = "give it more with --max-seconds"
