@@ -248,6 +248,11 @@ def _check_targets(request: MembersRequest, a: Checkpoint, members: Sequence[Mem
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, and several checkpoints need a folder", remedy="name a folder with -o")
     if not folder.exists():
+        if folder.suffix == ".safetensors":
+            raise UsageError(
+                f"{folder} would be a folder under the name of a file: {len(members)} checkpoints go into it",
+                remedy=f"name a folder: -o {shell_word(short_path(str(folder.with_suffix(''))))}",
+            )
         check_file_target(folder, force=False)  # whether there is a place for it
     outputs = {str(path): path for member in members for path in member.places.values()}
     outputs |= {name: path for name, path in (("summary", request.summary), ("report", report)) if path is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -126,7 +127,7 @@ def prepare(request: MergeRequest, files: ExitStack, progress: Progress) -> Run:
     choice = with_data(request.choice, request.data, pairs[0], device, progress)
     scorer = request.data.scorer(pairs[0], device, progress) if request.data else None
     polisher = request.data.polisher(pairs[0], device, progress, scorer) if request.data else None
-    _tell_models(pairs, request.spec, progress)
+    _tell_models(request.models, pairs, request.spec, progress)
     document = _planned(request, pairs[0].layout, device, progress)
     check = prepare_check(pairs[0], device, progress, scorer=scorer, fitting=choice.fitting, data=request.data)
     return Run(request, opened, pairs, weights, targets, choice, scorer, check, document, polisher)
@@ -160,9 +161,12 @@ def checked_targets(request: MergeRequest, pairs: Sequence[Pair], tell: Callable
     return targets
 
 
-def _tell_models(pairs: Sequence[Pair], choice: SpecChoice, progress: Progress) -> None:
-    """Say what a reader must know of the layout, and of models that lack something."""
+def _tell_models(models: Sequence[Source], pairs: Sequence[Pair], choice: SpecChoice, progress: Progress) -> None:
+    """Say what a reader must know of the layout, and of models that are named twice or lack something."""
     tell_layout(pairs[0].layout, progress, choice)
+    for name, count in Counter(str(source.shown) for source in models if source.held is None).items():
+        if count > 1:
+            progress.warn(f"{name} is named {count} times, and weighs as often; --weights says it openly")
     for number, pair in enumerate(pairs, 2):
         tell_lacking(pair, progress, "model 1", f"model {number}")
 

@@ -195,6 +195,7 @@ def test_a_list_names_more_checkpoints(rebasin: Rebasin, seeds: Path, piped: boo
         (("--from", "-", "-o", "out"), "no path in it"),
         ((*NAMES, "-o", "out", "--together", "--method", "ste", "--data", "d.npz"), "--together"),
         ((*NAMES, "-o", "out", "--resume", "r.json", "--report", "s.json"), "leave --report away"),
+        (("m1.safetensors", "m2.safetensors", "-o", "out.safetensors"), "name a folder: -o out"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(rebasin: Rebasin, seeds: Path, more: tuple[str, ...], said: str) -> None:

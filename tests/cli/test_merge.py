@@ -52,6 +52,13 @@ def test_one_network_in_four_orders_is_itself(rebasin: Rebasin, family: Path, al
     assert record["moved"][0] == 0
 
 
+def test_a_model_that_is_named_twice_is_told(rebasin: Rebasin, family: Path) -> None:
+    done = rebasin("merge", *MODELS[:2], MODELS[1], "-o", "m.safetensors")
+    assert done.code == 0, done.err
+    assert "m2.safetensors is named 2 times" in done.err
+    assert any("m2.safetensors is named 2 times" in warning for warning in done.document["warnings"])
+
+
 def test_metrics_are_measured_of_every_network(rebasin: Rebasin, family: Path) -> None:
     done = rebasin("merge", *MODELS[:2], "-o", "m.safetensors", "--data", "data.npz", "--metric", "macro-f1")
     assert done.code == 0, done.err
