@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from typer.main import get_command
 
-from rebasin_cli.cli.main import program
+from rebasin_cli.cli import program
 
 PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 _DEFAULT = re.compile(r"\s*\\?\[default: ([^\]]+)\]")

@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 import rebasin_cli
-from rebasin_cli.cli.main import program
+from rebasin_cli.cli import program
 from rebasin_cli.errors import ContentError, GateError, RebasinError, SystemFailure, UsageError
 from tests import options
 from tests.examples import PAGES, ROOT, examples

@@ -70,7 +70,7 @@ class Call:
 
     def run(self, stdin: bytes) -> tuple[int, bytes]:
         """Call it, with what the command before it printed; its exit code, and what it prints."""
-        from rebasin_cli.cli.main import main
+        from rebasin_cli.cli import main
 
         printed = io.TextIOWrapper(io.BytesIO(), "utf-8")
         before = sys.stdin
@@ -116,7 +116,7 @@ def _command(record: InvocationRecord) -> str:
 
 def _call(record: InvocationRecord, outputs: Mapping[str, str], into: Path, commits: Mapping[str, str]) -> Call:
     """One command, with absolute inputs and with its outputs in `into`."""
-    from rebasin_cli.cli.main import program
+    from rebasin_cli.cli import program
 
     name = _command(record)
     folder = Path(record.folder)

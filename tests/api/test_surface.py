@@ -153,7 +153,7 @@ def test_defaults_are_those_of_the_command() -> None:
 def test_every_option_of_a_command_is_a_keyword(command: str) -> None:
     from typer.main import get_command
 
-    from rebasin_cli.cli.main import program
+    from rebasin_cli.cli import program
 
     options = {
         option.removeprefix("--").replace("-", "_")

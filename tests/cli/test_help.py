@@ -14,8 +14,8 @@ import pytest
 from safetensors.torch import load_file
 from typer.main import get_command
 
+from rebasin_cli.cli import program
 from rebasin_cli.cli.help import DAILY, EXAMPLES
-from rebasin_cli.cli.main import program
 from rebasin_cli.cli.values import MEANINGS
 from tests.cli.conftest import Rebasin
 from tests.small import DATA, save, shuffled
