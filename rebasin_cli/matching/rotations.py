@@ -296,7 +296,8 @@ def _balancing(layout: Layout, state: State, dim: str, eye: Tensor) -> Tensor:
     """The map after which what writes to the units of a head and what reads them have one Gram matrix.
 
     M = S^½ with S·W·S = R for the Gram matrices W of what writes and R of what reads; S is their geometric mean.
-    Where what writes is singular the head stays as it is. Of what a rotary embedding turns each pair becomes as long
+    Where either is singular, as where keys come from fewer inputs than the head has dims, the head stays as it is, so
+    that maps which stretch it are not found. Of what a rotary embedding turns each pair becomes as long
     in both.
     """
     grams = {1: torch.zeros_like(eye), -1: torch.zeros_like(eye)}
