@@ -59,6 +59,8 @@ from rebasin_cli.evaluation.data import load_data
 from rebasin_cli.matching.data.learned import match_by_learning
 from rebasin_cli.matching.options import STE_RATE, SteOptions
 from rebasin_cli.matching.problem import LossProblem
+from rebasin_cli.merging.interpolation import interpolate_tensor
+from rebasin_cli.merging.options import Combine
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline.method_choice import match_choice
@@ -244,12 +246,12 @@ def trained(seed: int, task: Task, steps: int, folder: Path) -> State:
     return load_file(file)
 
 
-def barrier(task: Task, network: nn.Module, a: State, b: State) -> float:
-    """The highest loss above the line between the ends, in nats."""
+def barrier(task: Task, network: nn.Module, a: State, b: State, how: Combine = "lerp") -> float:
+    """The highest loss above the line between the ends, in nats; `how` a point between them is made."""
     count = 200 if task.loss is text_loss else 500
 
     def loss(lam: float) -> float:
-        network.load_state_dict({key: (1 - lam) * a[key].double() + lam * b[key].double() for key in a})
+        network.load_state_dict({key: interpolate_tensor(a[key].double(), b[key].double(), lam, how=how) for key in a})
         with torch.no_grad():
             return float(task.loss(network, task.held, torch.Generator().manual_seed(0), count))
 
@@ -298,6 +300,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of learning; 0 for none")
     parser.add_argument("--batches", type=int, default=500, help="in an epoch of learning")
     parser.add_argument("--size", type=int, default=BATCH, help="of a batch of learning")
+    parser.add_argument("--combine", choices=["lerp", "slerp"], default="lerp", help="of what is matched")
     parser.add_argument("--rate", type=float, default=STE_RATE)
     parser.add_argument("--folder", type=Path, default=Path(gettempdir()) / "rebasin-gpts")
     given = parser.parse_args()
@@ -321,7 +324,7 @@ def main() -> None:
             else:
                 found = match_states(layout, a, b, match_choice(), quiet).permutation
             spent = process_time() - began
-            height = barrier(task, network, a, dict(permuted(found, layout, b)))
+            height = barrier(task, network, a, dict(permuted(found, layout, b)), given.combine)
             shares[way].append(height / naive)
             print(f"  {way:18} {height:.3f}, {height / naive:.0%} of naive, {spent:.1f} s", flush=True)
     print("; ".join(f"{way}: {median(found):.0%} of naive in the median" for way, found in shares.items()))
