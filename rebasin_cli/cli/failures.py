@@ -25,6 +25,7 @@ _BUG = 70
 _COMPLETION = "_REBASIN_COMPLETE"  # set by a shell that asks for completions; typer exits then
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to map segment")
 _COMMAND = re.compile(r"No such command '(.*?)'\.")
+_EXTRA = re.compile(r"Got unexpected extra argument\S* \((?P<given>.*)\)")
 _CHOICE = re.compile(r"'(?P<given>[^']*)' is not one of (?P<choices>'.*')")
 
 
@@ -123,6 +124,9 @@ def _meant(failure: Exception, text: str, command: Any) -> tuple[str, str]:
         return f"there is no option `{option}`", did_you_mean(option, [*known, "--help"])
     if command is not None and (found := _COMMAND.match(text)):
         return f"there is no command `{found[1]}`", did_you_mean(found[1], getattr(command, "commands", ()))
+    if command is not None and (found := _EXTRA.match(text)):
+        several = "`rebasin merge` takes several models." if command.name == "interpolate" else ""
+        return f"this is more than `{command.name}` takes: {found['given']}", several
     what = (text[:1].lower() + text[1:]).rstrip(".").replace("Value error, ", "")
     choice = _CHOICE.search(text)
     return what, did_you_mean(choice["given"], re.findall("'([^']*)'", choice["choices"])) if choice else ""

@@ -105,6 +105,7 @@ def _raising(failure: BaseException) -> Callable[[str], None]:
         (("align", "a", "b", "--learn", "1"), ("no option `--learn`", "did you mean `--learning-rate`?")),
         (("align", "a", "b", "--fit-size", "1"), ("no option `--fit-size`", "`--fit-batch-size`")),
         (("align", "a", "b", "--method", "weigths"), ("'weigths' is not one of 'weights'", "did you mean `weights`?")),
+        (("interpolate", "a", "b", "c"), ("more than `interpolate` takes: c", "`rebasin merge` takes several models")),
         (("wings",), ("there is no command `wings`", "try:   `rebasin --help` shows the usage")),
     ],
 )
