@@ -300,10 +300,8 @@ def _warn_if_small(found: Derivation, progress: Progress) -> None:
             f"the search ended after {found.seconds:.0f} s: what was not decided by then stays (--max-seconds)"
         )
     if found.stays.ignored:
-        progress.warn(
-            f"the outputs on these inputs do not depend on {first_names(list(found.stays.ignored), 3)}: copied as they "
-            "are, which is wrong if other inputs use them"
-        )
+        names = first_names(list(found.stays.ignored), 3)
+        progress.warn(f"the outputs on these inputs do not depend on {names}: copied; wrong if other inputs use them")
     if found.held:
         progress.warn(f"{len(found.held)} found and left in place: {first_names(found.held, 3)}")
     if found.free:
