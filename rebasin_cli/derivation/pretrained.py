@@ -185,9 +185,14 @@ def _derived(
         note = f"derived on {small.parameters:,} parameters, confirmed on {other.parameters:,} of other sizes"
         notes = (*found.notes, note)
         return replace(found, text=text, spec=spec, proof=proof, draft=guess, bound=bound, notes=notes)
-    for spec, misfit in misfits[:1]:
-        _confirmed(spec, _bound_to_both(spec, found, pair), found, pair, seed)
-        raise misfit
+    try:
+        for spec, _ in misfits[:1]:
+            _confirmed(spec, _bound_to_both(spec, found, pair), found, pair, seed)
+    except UnfitError as error:
+        failures.append(error)
+    else:
+        if misfits:
+            raise misfits[0][1]
     raise UnfitError(f"what was derived is not confirmed: {str(failures[0]).splitlines()[0]}{late}")
 
 
