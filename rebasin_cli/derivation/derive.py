@@ -27,7 +27,9 @@ from rebasin_cli.derivation.unsaid import unsaid
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.derivation.writing import Draft, spec_text
 from rebasin_cli.errors import ContentError
+from rebasin_cli.evaluation.running import unseen_in
 from rebasin_cli.proofs.proof import Proof, families, prove
+from rebasin_cli.safe_text import first_names
 from rebasin_cli.spec.binding.layout import Layout
 from rebasin_cli.spec.language.permutation_spec import PermutationSpec
 
@@ -117,9 +119,9 @@ def _derived(
     if gone:
         found = search.again(gone)
         wiring, held, _ = _settled(judge, found, seed)
+    wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
     if not wiring.dims():
         raise _no_dims(held, monotonic() - start, seconds)
-    wiring = with_routers(judge, with_key_indices(judge, wiring), found.routed)
     wiring = with_fixed_stacks(judge, with_fixed_owners(with_inner_permutations(judge, wiring)))
     unread = unread_tensors(judge)
     stays = what_stays(judge, wiring, unread)
@@ -144,11 +146,18 @@ def _derived(
         stays=stays,
         held=held,
         unread=unread,
+        notes=_left_out(network, stays),
         complete=found.complete and not more.undecided,
         free=more.free,
         undecided=more.undecided,
         draft=made.draft,
     )
+
+
+def _left_out(network: Network, stays: Stays) -> tuple[str, ...]:
+    """What is said where outputs are nothing that is looked at, and some tensors may be read by these alone."""
+    unseen = unseen_in(network.answer()) if stays.ignored else []
+    return (f"what {first_names(unseen, 2)} among the outputs holds is not looked at: return its tensors",) * bool(unseen)
 
 
 def _no_dims(held: Sequence[str], took: float, seconds: float) -> ContentError:

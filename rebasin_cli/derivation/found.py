@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rebasin_cli.derivation.colouring import AxisOf, ColourClass
@@ -33,7 +34,7 @@ class Found:
         twisted: moves whose units stand in another order on some axis, which no pattern can say, with that axis.
         still: classes of units that are alike at first, yet no order of them but the given one keeps the function.
         silent: axes with indices that no gradient reaches, with how many.
-        routed: axes that were told apart from the start, as the network chooses among them.
+        routed: axes that were told apart from the start, as the network chooses among them: among how many at once.
         complete: whether all was decided in time.
     """
 
@@ -43,7 +44,7 @@ class Found:
     twisted: dict[int, AxisOf] = field(default_factory=dict)
     still: list[tuple[ColourClass, str]] = field(default_factory=list)
     silent: dict[AxisOf, int] = field(default_factory=dict)
-    routed: tuple[AxisOf, ...] = ()
+    routed: Mapping[AxisOf, int] = field(default_factory=dict)
     complete: bool = True
     passes: int = 0
     seconds: float = 0.0

@@ -6,12 +6,12 @@ Each is a guess from the wiring, written down as a spec and tried on the real ne
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from rebasin_cli.derivation.candidate import TOLERANCE, Judge, candidate
 from rebasin_cli.derivation.colouring import AxisOf
-from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, moves_in, size_of
+from rebasin_cli.derivation.expressions import Chain, Expression, Moving, Nest, Still, moves_in, nest, size_of
 from rebasin_cli.derivation.reading import Reader
 from rebasin_cli.derivation.wiring import Wiring
 from rebasin_cli.errors import RebasinError
@@ -106,15 +106,15 @@ def with_key_indices(judge: Judge, wiring: Wiring) -> Wiring:
     return wiring
 
 
-def with_routers(judge: Judge, wiring: Wiring, routed: Sequence[AxisOf]) -> Wiring:
+def with_routers(judge: Judge, wiring: Wiring, routed: Mapping[AxisOf, int]) -> Wiring:
     """Every table that the network chooses from, a router or a codebook, with the axes of that length in the module
     around it.
     """
     fresh = 1 + max(wiring.dims(), default=0)
-    for name, at in routed:
+    for (name, at), choice in routed.items():
         count = wiring.shapes[name][at] if name in wiring.shapes else 0
-        for depth in (2, 3):
-            around = name.rsplit(".", depth)[0] if name.count(".") >= depth else ""
+        for depth in (2, 3, 1):  # what is sorted has no other axis than those of its own module
+            around = f"{name.rsplit('.', depth)[0]}." if name.count(".") >= depth else ""
             axes = [
                 axis
                 for axis, expression in wiring.expressions.items()
@@ -122,7 +122,7 @@ def with_routers(judge: Judge, wiring: Wiring, routed: Sequence[AxisOf]) -> Wiri
             ]
             if (name, at) not in axes:
                 continue
-            guess = wiring.with_axes(dict.fromkeys(axes, Moving(fresh, count)))
+            guess = wiring.with_axes(dict.fromkeys(axes, nest(count // choice, Moving(fresh, choice), Still(1))))
             if holds(judge, guess, {fresh}):
                 wiring, fresh = guess, fresh + 1
                 break

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rebasin_cli.derivation.colouring import AxisOf, Colouring
-from rebasin_cli.derivation.surrogate import Exact, InFloat64, Smooth
+from rebasin_cli.derivation.surrogate import Exact, Smooth
+from rebasin_cli.derivation.widening import InFloat64
 from rebasin_cli.errors import ContentError, RebasinError
 from rebasin_cli.evaluation.inputs import arguments
 from rebasin_cli.evaluation.running import answers_of, in_dtype, tensors_in
@@ -29,6 +30,11 @@ _WEIGHT = 1.5  # standard deviation of a weight times the root of what it sums o
 _VECTOR = 0.5
 _LEAST_VARIANCE = 0.5
 _NEAR = 1e-3  # relative: a table in order stays in order
+
+
+class NoGradientError(ContentError):
+    """Autograd cannot go back through what the code did."""
+
 
 Signatures = Mapping[AxisOf, NDArray[np.float64]]
 """Two numbers for every index of every axis, (n, 2): random sums over its slice of the gradient."""
@@ -224,9 +230,15 @@ class Network:
             raise
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
+            if "leaf Variable that requires grad" in said[0]:
+                raise ContentError(
+                    "the forward of the network writes into one of its own tensors, in evaluation mode, too",
+                    remedy="return what it keeps from one call to the next, or write it in training mode alone",
+                ) from error
             raise ContentError(
                 f"the network does not run at other weights than its own: {type(error).__name__}: {said[0]}",
-                remedy="functions that are defined for some matrices only (cholesky, solve) cannot be searched",
+                remedy="weights are drawn at random: code that checks its values, and functions of some matrices only "
+                "(cholesky, solve), cannot be searched; --debug shows where it stops",
             ) from error
 
     def _gradients(self, seed: int, functions: Exact) -> dict[str, Tensor]:
@@ -240,12 +252,31 @@ class Network:
                     "no gradient reaches any weight of the network",
                     remedy="its forward must not detach what it returns",
                 )
-            gradients = torch.autograd.grad(loss, list(self.tensors.values()), allow_unused=True)
+            functions.detaching = True
+            with functions:  # again, as checkpoints run their part of the forward once more
+                gradients = self._backward(loss)
         self.passes += 1
         if not bool(loss.isfinite()):
             raise ContentError("the outputs of the network are not finite at random weights")
-        found = zip(self.tensors.items(), gradients, strict=True)
-        return {n: torch.zeros_like(t) if g is None else g.detach() for (n, t), g in found}
+        found = {name: gradients.get(name) for name in self.tensors}
+        return {name: torch.zeros_like(self.tensors[name]) if g is None else g for name, g in found.items()}
+
+    def _backward(self, loss: Tensor) -> dict[str, Tensor | None]:
+        """By `backward`, which reentrant checkpoints need, and not by `grad`."""
+        for tensor in self.tensors.values():
+            tensor.grad = None
+        try:
+            engine: Any = torch.autograd.Variable._execution_engine  # `loss.backward` leaves the mode of functions
+            engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, True)
+            return {name: None if t.grad is None else t.grad.detach() for name, t in self.tensors.items()}
+        except RuntimeError as error:
+            raise NoGradientError(
+                f"no gradient of the network can be computed: {str(error).strip().splitlines()[0]}",
+                remedy="its forward must begin anew in every call, without tensors that it kept from the last one",
+            ) from error
+        finally:
+            for tensor in self.tensors.values():
+                tensor.grad = None
 
 
 def run(module: nn.Module, inputs: Any) -> Any:

@@ -19,6 +19,7 @@ from time import monotonic
 
 import numpy as np
 
+from rebasin_cli.derivation.choosing import chosen
 from rebasin_cli.derivation.colouring import (
     AxisOf,
     ColourClass,
@@ -35,7 +36,6 @@ from rebasin_cli.derivation.refinement import Refiner
 from rebasin_cli.derivation.trials import Trial, drawn, longer, respected, splits, squared
 
 _CERTAIN = 1  # more rounds at the start, at the end, and for blocks
-_CHOOSING = 4  # quiet rounds of a network that chooses among its units
 
 Told = Callable[[float | None, str], None]
 """Told the share of indices that are single, and what was found last; None with what is to be said beforehand."""
@@ -123,19 +123,11 @@ class Search:
         colouring: Colouring = uniform(self._shapes)
         tied = self._network.tied_lengths(colouring, self.refiner.next_seed())
         if tied:
-            colouring = self._with_routers(colouring, tied)
-        self._base = self.refiner.refine([colouring], _CERTAIN)[0]
+            self._base, self._found.routed = chosen(self.refiner, colouring, tied)
+        else:
+            self._base = self.refiner.refine([colouring], _CERTAIN)[0]
         self._now = [self._base, dict(self._base)]
         return self._base
-
-    def _with_routers(self, colouring: Colouring, lengths: set[int]) -> Colouring:
-        """All that the network chooses among is told apart, before anything else is looked at."""
-        routed = tuple(
-            (name, 0) for name, shape in self._shapes.items() if len(shape) in (1, 2) and shape[0] in lengths
-        )
-        self._found.routed = routed
-        self.refiner.quiet = _CHOOSING
-        return {axis: np.arange(len(c)) if axis in routed else c for axis, c in colouring.items()}
 
     def _open(self) -> list[ColourClass]:
         return [

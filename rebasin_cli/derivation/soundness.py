@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rebasin_cli.derivation.candidate import TOLERANCE, Judge
 from rebasin_cli.derivation.colouring import uniform
-from rebasin_cli.derivation.passes import Network
+from rebasin_cli.derivation.passes import Network, NoGradientError
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.comparing import change
 from rebasin_cli.evaluation.running import tensors_in
@@ -69,7 +69,7 @@ def exact_gradients(judge: Judge) -> Mapping[str, Tensor]:
     """
     try:
         return judge.network.gradients({name: judge.state[name] for name in judge.network.tensors}, exact=True)
-    except RuntimeError:
+    except (NoGradientError, RuntimeError):
         return judge.gradients
 
 
@@ -123,7 +123,7 @@ def _require_determinism(judge: Judge) -> None:
         where = next((n for (n, a), (_, b) in zip(first, second, strict=False) if not torch.equal(a, b)), "the network")
         raise ContentError(
             f"the network is not deterministic: {where} gave other outputs in a second run with the same inputs",
-            remedy="switch off what draws random numbers in evaluation mode",
+            remedy="switch off what draws random numbers in evaluation mode, and keep nothing between calls",
         )
 
 

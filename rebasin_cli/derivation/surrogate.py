@@ -17,50 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-WIDE = {
-    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
-    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
-}
-"""Types of floats, and what is computed in instead."""
+from rebasin_cli.derivation.widening import wide_type
+from rebasin_cli.errors import ContentError
+
 _KINKED = (
     *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "hardswish", "hardtanh", "threshold"),
-    *("elu", "elu_", "selu", "celu", "rrelu", "clamp_min"),
+    *("elu", "elu_", "selu", "celu", "rrelu"),
 )
 _SORTING = frozenset(("topk", "argmax", "argmin", "argsort", "sort", "kthvalue", "median"))
 _EPSILON = 0.1
+_FAR = 1e6  # a bound that nothing reaches
 _TIED = 1e-9  # relative to the largest value: closer values are equal but for rounding
-
-
-def _wide_type(value: Any) -> Any:
-    return WIDE.get(value, value) if isinstance(value, torch.dtype) else value
-
-
-class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A cast to a narrower type that the code asks for becomes one to float64, and so do constants of the code.
-
-    Attributes:
-        needed: whether there was one that `Exact`, which costs less, does not see.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.needed = False
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Torch would import its compiler, three seconds for nothing: here nothing is compiled."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def wide(value: Any) -> Any:
-            constant = type(value) is Tensor and value.dtype in WIDE and not func._schema.is_mutable
-            wider = value.to(WIDE[value.dtype]) if constant else _wide_type(value)
-            self.needed = self.needed or wider is not value
-            return wider
-
-        return func(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
 
 
 class Exact(TorchFunctionMode):
@@ -68,26 +36,35 @@ class Exact(TorchFunctionMode):
 
     Norms by running statistics are spelled out, so that these have gradients. Where gradients are asked for, what the
     code computes without them has them too: the outputs depend on it.
+
+    Attributes:
+        detaching: what is detached is, as on the way back.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.detaching = False
         self._gradients = torch.is_grad_enabled()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = {key: _wide_type(value) for key, value in (kwargs or {}).items()}
-        args = tuple(map(_wide_type, args))
+        kwargs = {key: wide_type(value) for key, value in (kwargs or {}).items()}
+        args = tuple(map(wide_type, args))
         if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args and isinstance(args[0], Tensor):
             return args[0].double()
         name = getattr(func, "__name__", "").removeprefix("linalg_")
+        if name in ("numpy", "__array__"):
+            raise ContentError(
+                "the network computes in numpy, where no gradient of it is known",
+                remedy="write that part of its forward in torch",
+            )
         with torch.enable_grad() if self._gradients and not _changes(name, kwargs) else nullcontext():
             made = self.replaced(name, func, args, kwargs)
             return func(*args, **kwargs) if made is None else made
 
     def replaced(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """What stands in for a call; None if nothing does."""
-        if name == "batch_norm":
-            return _batch_norm(func, args, kwargs)
+        if name in ("batch_norm", "instance_norm"):
+            return _by_statistics(name, args, kwargs)
         return _grouped_mm(args, kwargs) if name in ("grouped_mm", "_grouped_mm") else None
 
 
@@ -108,7 +85,7 @@ class Smooth(Exact):
         if name in _SORTING:
             self._notice_ties(name, args, kwargs)
         replacement = _REPLACEMENTS.get(name)
-        if replacement is None or not args[0].is_floating_point():
+        if replacement is None or not args[0].is_floating_point() or (name == "detach" and self.detaching):
             return super().replaced(name, func, args, kwargs)
         try:
             made = replacement(func, args, kwargs)
@@ -120,14 +97,16 @@ class Smooth(Exact):
         x = args[0].detach()
         at = 2 if name in ("topk", "kthvalue") else 1
         dim = kwargs.get("dim", args[at] if len(args) > at else -1)
-        if not x.is_floating_point() or not x.dim():
+        if not x.is_floating_point() or not x.dim() or not args[0].requires_grad:  # of a mask, or of the inputs
             return
         x = x.flatten() if not isinstance(dim, int) or isinstance(dim, bool) else x.movedim(dim, -1)
         ordered = x.sort(dim=-1).values
+        if name in ("argmax", "argmin"):  # of those far from it some may be equal but for rounding
+            ordered = ordered[..., -2:] if name == "argmax" else ordered[..., :2]
         if ordered.shape[-1] > 1 and ordered.numel():
             nearest = float(ordered.diff(dim=-1).abs().min())
             if nearest <= _TIED * float(ordered.abs().max()):
-                self.tied.add(int(ordered.shape[-1]))
+                self.tied.add(int(x.shape[-1]))
 
 
 def _in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
@@ -137,7 +116,7 @@ def _in_place(name: str, kwargs: Mapping[str, Any]) -> bool:
 def _changes(name: str, kwargs: Mapping[str, Any]) -> bool:
     """Whether a call changes a tensor, which may be a weight, or the mode of torch."""
     in_place = name.startswith("__i") if name.endswith("__") else name.endswith("_")
-    return in_place or "out" in kwargs or name in ("__setitem__", "_set_grad_enabled")
+    return in_place or kwargs.get("out") is not None or name in ("__setitem__", "_set_grad_enabled")
 
 
 def _argument(args: Any, kwargs: Mapping[str, Any], at: int, name: str, default: Any = None) -> Any:
@@ -163,20 +142,47 @@ def _softplus(func: Any, args: Any, kwargs: Any) -> Tensor:
     return bent
 
 
+def _clamped(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Within the same bounds, with a slope beyond them: of units that are all alike all may lie there."""
+    name = func.__name__.rstrip("_")
+    low = _argument(args, kwargs, 1, "min") if name != "clamp_max" else None
+    high = _argument(args, kwargs, 1 if name == "clamp_max" else 2, "max")
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return None
+    x, (low, high) = args[0], (None if bound is None or abs(bound) > _FAR else float(bound) for bound in (low, high))
+    if low is not None and high is not None:
+        half = max((high - low) / 2, 1e-30)
+        return (low + high) / 2 + half * _tanh(func, ((x - (low + high) / 2) / half,), {})
+    if low is not None:
+        return low + _positive(x - low)
+    return x if high is None else high - _positive(high - x)
+
+
+def _positive(x: Tensor) -> Tensor:
+    return 0.5 * (x + (x.square() + _EPSILON).sqrt())
+
+
 def _tanh(func: Any, args: Any, kwargs: Any) -> Tensor:
     """Of the same shape, with a slope far from zero, too."""
     bounded: Tensor = args[0] / (1 + args[0].square()).sqrt()
     return bounded
 
 
+def _rounded(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Of values of which all may be rounded to nothing."""
+    near: Tensor = 0.9 * args[0]
+    return near
+
+
 def _sigmoid(func: Any, args: Any, kwargs: Any) -> Tensor:
     return 0.5 + 0.5 * _tanh(func, (0.5 * args[0],), kwargs)
 
 
-def _batch_norm(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """Spelled out, so that the running statistics have gradients like any other tensor."""
+def _by_statistics(name: str, args: Any, kwargs: Any) -> Tensor | None:
+    """A norm spelled out, so that its running statistics have gradients like any other tensor; None if it has none."""
     mean, variance = _argument(args, kwargs, 1, "running_mean"), _argument(args, kwargs, 2, "running_var")
-    if mean is None or variance is None or _argument(args, kwargs, 5, "training", False) is True:
+    of_inputs, unsaid = ("training", False) if name == "batch_norm" else ("use_input_stats", True)
+    if mean is None or variance is None or _argument(args, kwargs, 5, of_inputs, unsaid) is True:
         return None
     x, epsilon = args[0], _argument(args, kwargs, 7, "eps", 1e-5)
     weight, bias = _argument(args, kwargs, 3, "weight"), _argument(args, kwargs, 4, "bias")
@@ -199,6 +205,9 @@ def _group_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
 
 
 def _instance_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
+    by_statistics = _by_statistics("instance_norm", args, kwargs)
+    if by_statistics is not None:
+        return by_statistics
     x = args[0]
     weight, bias = _argument(args, kwargs, 3, "weight"), _argument(args, kwargs, 4, "bias")
     return _scaled(_tamed(x, tuple(range(2, x.dim()))), weight, bias, [1, -1] + [1] * (x.dim() - 2))
@@ -303,6 +312,11 @@ def _extreme(func: Any, args: Any, kwargs: Any) -> Any:
 
 _REPLACEMENTS: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(_KINKED, _softplus),
+    **dict.fromkeys(
+        ("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_"), _clamped
+    ),
+    **dict.fromkeys(("round", "round_"), _rounded),
+    **dict.fromkeys(("sign", "sign_", "sgn"), _tanh),
     "prelu": _prelu,
     **dict.fromkeys(("sigmoid", "sigmoid_", "hardsigmoid"), _sigmoid),
     **dict.fromkeys(("tanh", "tanh_"), _tanh),

@@ -72,7 +72,10 @@ def arguments(forward: Callable[..., Any], inputs: Inputs) -> tuple[tuple[Any, .
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     given: tuple[tuple[Any, ...], dict[str, Any]] = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
-    signature = inspect.signature(forward)
+    try:
+        signature = inspect.signature(forward)
+    except ValueError:  # a program of torch.jit has none
+        return given
     try:
         signature.bind(*given[0], **given[1])
     except TypeError:

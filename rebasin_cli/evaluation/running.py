@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
 
 from rebasin_cli.evaluation.comparing import Trace
+
+_PARTS = (Tensor, Distribution, Transform, list)
+"""What a distribution of torch is made of."""
 
 
 def run_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], trace: Trace | None) -> dict[str, Tensor]:
@@ -65,7 +69,10 @@ def answers_of(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
-    """Every floating-point tensor in nested outputs, by a dotted name; of complex ones the two parts of each value."""
+    """Every floating-point tensor in nested outputs, by a dotted name; of complex ones the two parts of each value.
+
+    Of a distribution of torch its parameters.
+    """
     if isinstance(value, Tensor):
         value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         return {name: value} if value.is_floating_point() else {}
@@ -73,9 +80,26 @@ def tensors_in(value: Any, name: str = "output") -> dict[str, Tensor]:
         return {k: t for key, item in value.items() for k, t in tensors_in(item, f"{name}.{key}").items()}
     if isinstance(value, (list, tuple)):
         return {k: t for at, item in enumerate(value) for k, t in tensors_in(item, f"{name}.{at}").items()}
+    return {k: t for key, item in _members(value).items() for k, t in tensors_in(item, f"{name}.{key}").items()}
+
+
+def unseen_in(value: Any) -> list[str]:
+    """The types of the objects in nested outputs of which `tensors_in` looks into none."""
+    if value is None or isinstance(value, (Tensor, str, bytes, int, float, complex)):
+        return []
+    if isinstance(value, (list, tuple, Mapping)):
+        inside = value.values() if isinstance(value, Mapping) else value
+        return [found for item in inside for found in unseen_in(item)]
+    members = _members(value)
+    return [f for item in members.values() for f in unseen_in(item)] if members else [type(value).__name__]
+
+
+def _members(value: Any) -> Mapping[str, Any]:
+    """What an object among the outputs consists of, by name; empty where that is not known."""
     if is_dataclass(value) and not isinstance(value, type):
-        named = {field.name: getattr(value, field.name, None) for field in fields(value)}
-        return {k: t for key, item in named.items() for k, t in tensors_in(item, f"{name}.{key}").items()}
+        return {field.name: getattr(value, field.name, None) for field in fields(value)}
+    if isinstance(value, (Distribution, Transform)):
+        return {key: item for key, item in vars(value).items() if isinstance(item, _PARTS)}
     return {}
 
 

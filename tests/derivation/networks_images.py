@@ -196,6 +196,14 @@ def inverted() -> Made:
     ), images()
 
 
+def tracked() -> Made:
+    """Instance norms that keep running statistics, as generators of pictures have them."""
+    norm = nn.InstanceNorm2d(6, affine=True, track_running_stats=True)
+    return nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(True), nn.ConvTranspose2d(6, 5, 2), nn.Tanh()), images(
+        side=5
+    )
+
+
 NETWORKS: dict[str, Callable[[], Made]] = {
     "two-level u-net": lambda: (TwoLevelUNet(), images()),
     "bottlenecks": lambda: (BottleneckResNet(), images()),
@@ -207,6 +215,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "pointnet": lambda: (PointNet(), vectors(3, 7)),
     "mixer": lambda: (Mixer(), images()),
     "inverted bottlenecks": inverted,
+    "tracked norm": tracked,
 }
 
 GROUPS = {
@@ -220,4 +229,5 @@ GROUPS = {
     "pointnet": {"8": 1, "10": 1, "9": 1},
     "mixer": {"10": 1, "7": 2, "12": 2},
     "inverted bottlenecks": {"6": 1, "12": 1, "8": 1, "16": 1, "24": 1, "10": 1},
+    "tracked norm": {"6": 1},
 }

@@ -17,9 +17,16 @@ from rebasin_cli.matching.problem import Problem, Resources
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.layout import Layout
-from tests.derivation import networks, networks_attention, networks_images, networks_others, networks_unusual
+from tests.derivation import (
+    networks,
+    networks_attention,
+    networks_choices,
+    networks_images,
+    networks_others,
+    networks_unusual,
+)
 
-KINDS = (networks, networks_attention, networks_images, networks_others, networks_unusual)
+KINDS = (networks, networks_attention, networks_images, networks_others, networks_unusual, networks_choices)
 NETWORKS = {name: made for kind in KINDS for name, made in kind.NETWORKS.items()}
 GROUPS = {name: group for kind in KINDS for name, group in kind.GROUPS.items()}
 
@@ -63,6 +70,11 @@ def test_most_parameters_stand_on_a_moving_axis(name: str) -> None:
     sizes = {key: math.prod(shape) for key, shape in shapes.items() if key not in found.unread}
     moving = {key for dim in layout.moving() for key in layout.users[dim]}
     assert sum(size for name, size in sizes.items() if name in moving or "{e}" in name) >= 0.9 * sum(sizes.values())
+
+
+@pytest.mark.parametrize("name", list(networks_choices.NETWORKS))
+def test_all_tensors_of_networks_that_choose_are_read(name: str) -> None:
+    assert not derived(name).unread
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

@@ -41,6 +41,23 @@ class Factored(nn.Linear):
         return x @ torch.linalg.cholesky(self.weight @ self.weight.T)
 
 
+class Remembering(nn.Module):
+    """Keeps what it computed for the next call, as an attribute or in a buffer."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__()
+        self.cell, self.out, self.last = nn.GRUCell(6, 8), nn.Linear(8, 2), None
+        self.register_buffer("state", torch.zeros(5, 8))
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept == "buffer":
+            self.state.copy_(self.cell(x, self.state).detach())
+            return self.out(self.state)
+        self.last = self.cell(x, self.last)
+        return self.out(self.last)
+
+
 REFUSED: dict[str, tuple[nn.Module, Any, str, str]] = {
     "other inputs": (Mlp(), vectors(5), "does not run on the inputs: RuntimeError: mat1", "floats of shape (5, 5)"),
     "missing inputs": (Mlp(), (vectors(6), vectors(6)), "TypeError", "(floats of shape (5, 6), floats"),
@@ -52,6 +69,12 @@ REFUSED: dict[str, tuple[nn.Module, Any, str, str]] = {
     "choices": (Mlp(after=lambda x: x.argmax(-1)), vectors(6), "no tensor of floats", "int64 of shape (5,)"),
     "nothing hidden": (nn.Linear(6, 3), vectors(6), "nothing in this network may be permuted", ""),
     "own weights alone": (Factored(6, 6), vectors(6), "does not run at other weights than its own: ", ""),
+    "remembering": (Remembering("attribute"), vectors(6), "not deterministic: cell gave", ""),
+    "in place": (Mlp(between=lambda x: x.exp().add_(1)), vectors(6), "no gradient of the network can be computed", ""),
+    "a buffer": (Remembering("buffer"), vectors(6), "writes into one of its own tensors", ""),
+    "numpy": (Mlp(between=lambda x: torch.from_numpy(x.detach().numpy())), vectors(6), "computes in numpy", ""),
+    "a program": (nn.Sequential(torch.jit.trace(Mlp(), vectors(6))), vectors(6), "0 is a program of torch.jit", ""),
+    "equal choices": (Mlp(between=lambda x: x + (0 * x).argmax(-1)[:, None]), vectors(6), "chooses (argmax", "of 10"),
     "no parameters": (nn.Tanh(), vectors(6), "no parameters", ""),
 }
 
@@ -112,6 +135,16 @@ def test_constants_in_float32_of_the_code_are_read() -> None:
     module = Mlp(between=lambda x: F.linear(x, constant).tanh(), after=lambda x: x.to(torch.float32))
     module = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), module)
     assert derive(module, vectors(6)).proof.layout.moving() == ("h.0",)
+
+
+def test_units_that_are_sorted_may_be_permuted() -> None:
+    assert derive(Mlp(between=lambda x: x.sort(-1).values), vectors(6)).proof.layout.moving() == ("a",)
+
+
+def test_a_choice_by_the_inputs_alone_is_none() -> None:
+    inputs = vectors(6)
+    module = Mlp(between=lambda x: x + (inputs > 0).double().argmax(-1)[:, None])
+    assert derive(module, inputs).proof.layout.moving() == ("a",)
 
 
 class Scheduled(Mlp):
