@@ -157,7 +157,9 @@ def _derived(
 def _left_out(network: Network, stays: Stays) -> tuple[str, ...]:
     """What is said where outputs are nothing that is looked at, and some tensors may be read by these alone."""
     unseen = unseen_in(network.answer()) if stays.ignored else []
-    return (f"what {first_names(unseen, 2)} among the outputs holds is not looked at: return its tensors",) * bool(unseen)
+    if not unseen:
+        return ()
+    return (f"what {first_names(unseen, 2)} among the outputs holds is not looked at: return its tensors",)
 
 
 def _no_dims(held: Sequence[str], took: float, seconds: float) -> ContentError:

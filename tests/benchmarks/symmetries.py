@@ -65,10 +65,10 @@ from rebasin_cli.matching.scales import balance, balanced, with_scales
 from rebasin_cli.merging.models import Mean, Models
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
+from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.match_models import match_models
 from rebasin_cli.pipeline.method_choice import match_choice
 from rebasin_cli.pipeline.methods import Running, match_by_search, match_states
-from rebasin_cli.pipeline.progress import Progress
 from rebasin_cli.spec import Layout, Request, bind, detect
 from tests.benchmarks.optima import curve_of
 from tests.benchmarks.trained import RECIPES, trained
