@@ -35,6 +35,7 @@ along the line). Between three networks like LLaMA on Shakespeare (--network lla
 they are 0.85, 1.04 and 0.79 nats, 0.56, 0.52 and 0.62 by permutations (66 per cent), 0.72, 0.48 and 0.58 with signs and
 scales (74), 0.30, 0.25 and 0.29 with rotations (36), 0.31, 0.23 and 0.23 with all (29), and 0.07, 0.08 and 0.07 learned
 in a hundred steps of 8 seconds (8).
+On the first pair 200 steps (--epochs 1 --batches 200 --size 128, 47 seconds) leave 6.5 per cent.
 """
 
 from __future__ import annotations
