@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from traceback import extract_tb
@@ -83,8 +83,15 @@ def call_named(option: str, reference: str, function: Callable[..., Any], *argum
         raise ContentError(
             f"{option} {reference}: the function raised {type(error).__name__}: {error}",
             where=_raised_at(function, error),
-            remedy="it is called with what the README says; try it by hand",
+            remedy=f"try it by hand: it was called with {_given(arguments, options)}",
         ) from error
+
+
+def _given(arguments: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """What a function was called with, by kinds and sizes."""
+    shapes = ("x".join(map(str, getattr(value, "shape", ()))) for value in arguments)
+    kinds = [f"a {type(v).__name__}{shape and f' of {shape}'}" for v, shape in zip(arguments, shapes, strict=True)]
+    return ", ".join([*kinds, *(f"{name}={value!r}" for name, value in options.items())]) or "nothing"
 
 
 def _raised_at(function: Callable[..., Any], error: Exception) -> str:

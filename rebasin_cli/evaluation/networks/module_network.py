@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from rebasin_cli.errors import ContentError
 from rebasin_cli.evaluation.answers import answer_of
@@ -144,18 +145,38 @@ def build_module(
     A factory that takes nothing, as `rebasin arch prove` calls it, is called with nothing.
 
     Raises:
-        UsageError: the reference cannot be imported. ContentError: the factory fails, or returns no module.
+        UsageError: the reference cannot be imported. ContentError: the factory fails, or returns no module, or one
+            whose sizes only a run on inputs would tell.
     """
     if isinstance(reference, GivenNetwork):
-        module, inputs = _copied(reference), reference.inputs
-        return module, (inputs,) if isinstance(inputs, Tensor) else inputs
+        return _with_sizes(reference, _copied(reference), reference.inputs)
     factory = import_named("--network", reference, HELP)
     given = (dict(state),) if _takes_state(factory) else ()
     made = call_named("--network", reference, factory, *given, **options)
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ContentError(f"--network {reference}: the factory returned {called(module)}", remedy=HELP)
-    return module, (inputs,) if isinstance(inputs, Tensor) else inputs
+    return _with_sizes(reference, module, inputs)
+
+
+def _with_sizes(reference: NetworkName, module: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
+    """A module and its example inputs; lazy modules in it take their sizes from a run on these.
+
+    Raises:
+        ContentError: there are lazy modules, and no inputs.
+    """
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    lazy = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
+    if lazy and inputs is None:
+        raise ContentError(
+            f"--network {reference}: {lazy[0]} has no size before the network has run",
+            remedy="return the module and example inputs for it, or run it once before it is returned",
+        )
+    if lazy:
+        positional, named = arguments(module.forward, inputs)
+        with torch.no_grad():
+            call_named("--network", str(reference), module, *positional, **named)
+    return module, inputs
 
 
 def called(made: object) -> str:
