@@ -110,7 +110,8 @@ def _folded(made: Candidate, users: Mapping[str, Sequence[str]]) -> dict[str, st
         line = _line(made, gain)
         bindings = line.match(gain)
         own = [_line(made, name) for name in names]
-        if bindings is None or [each.key(bindings) for each in own] != list(names):
+        told = all(line.variables <= each.variables for each in own)
+        if bindings is None or not told or [each.key(bindings) for each in own] != list(names):
             return {}
         found.setdefault(line.text.rstrip("?"), set()).add(" ".join(each.text.rstrip("?") for each in own))
     return {gain: min(texts) for gain, texts in found.items()} if all(len(t) == 1 for t in found.values()) else {}

@@ -182,6 +182,28 @@ def test_a_gpt2_of_a_library_is_rotated_unless_its_head_is_tied(tied: bool) -> N
     assert (" keeping ones" in derivation.text) is not tied
 
 
+class Normed(nn.Module):
+    """Layers with a norm behind each, in lists, and a head: of all norms it reads the last alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in ((5, 8), (8, 9), (9, 7)))
+        self.norms = nn.ModuleList(nn.LayerNorm(n) for n in (8, 9, 7))
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.relu(norm(layer(x)))
+        return self.head(x)
+
+
+def test_a_norm_whose_line_is_that_of_others_is_left_out() -> None:
+    """The head does not tell the number of the norm that it reads: a spec that says so is refused."""
+    found = derive(Normed(), torch.randn(5, 5))
+    assert sorted(found.proof.layout.moving()) == ["layers.0", "layers.1", "layers.2"]
+    assert not found.spec.norms
+
+
 def test_what_is_not_proved_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(judge: Judge, made: Candidate, seed: int) -> Candidate:
         draft = replace(made.draft, signs=frozenset(made.draft.names))
