@@ -173,7 +173,7 @@ def table(kept: Path, before: str) -> str:
     failed = len(cells) - len(compared) - len(skipped)
     totals = {kind: sum(int(row[_DIMS + 2 + at]) for row in compared) for at, kind in enumerate(KINDS)}
     dims = sum(int(row[_DIMS]) for row in compared)
-    share = (totals["equal"] + totals["finer"]) / dims
+    share = (totals["equal"] + totals["finer"]) / max(dims, 1)
     nowhere = [spec for spec in order if spec not in {row[0] for row in compared}]
     odd = [row for row in compared if _differs(row) and not _explained(row)]
     return "\n".join(
