@@ -13,7 +13,7 @@ from rebasin_cli.derivation.derive import Derivation, derive
 from rebasin_cli.derivation.passes import Network
 from rebasin_cli.matching.descent.weights import match_by_weights
 from rebasin_cli.matching.options import WeightsOptions
-from rebasin_cli.matching.problem import Problem, Resources
+from rebasin_cli.matching.problem import Problem, Resources, in_reals
 from rebasin_cli.permutation.gather import permuted
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.spec.binding.layout import Layout
@@ -89,6 +89,7 @@ def test_a_planted_permutation_is_recovered(name: str) -> None:
     a |= {key: tensor for key, tensor in module.state_dict().items() if key not in a}
     planted = Permutation.random(layout, 3)
     b = dict(permuted(planted, layout, a))
-    result = match_by_weights(Problem(layout, a, b), Resources(seed=0), WeightsOptions())
+    reals, (one, two) = in_reals(layout, a, b)
+    result = match_by_weights(Problem(reals, one, two), Resources(seed=0), WeightsOptions())
     found = dict(permuted(result.permutation, layout, b))
     assert all(torch.equal(found[key], tensor) for key, tensor in a.items())
