@@ -39,7 +39,7 @@ def run(lab: Lab) -> Outcome:
         f"{way}: aligned ÷ naive barrier {', '.join(f'{share:.2f}' for share in shares[way])} in "
         f"{mean(seconds[way]):.1f} s on average" for way in WAYS
     )  # fmt: skip
-    costly = mean(seconds["straight-through"]) == max(mean(each) for each in seconds.values())
+    costly = mean(seconds["straight-through"]) > 2 * mean(seconds["weights"])
     best = all(
         ste <= min(rest) + 0.02 for ste, *rest in zip(shares["straight-through"], shares["weights"], strict=True)
     )
@@ -57,8 +57,8 @@ CLAIM = Claim(
     ),
     paper="in words",
     rule=(
-        "shown: straight-through is within 2 % of weights or better and takes longest, and the others "
-        "differ by less than 15 % of the naive barrier; with limits: the first two"
+        "shown: straight-through is within 2 % of weights or better and takes over twice their time, and the "
+        "others differ by less than 15 % of the naive barrier; with limits: the first two"
     ),
     run=run,
 )
