@@ -160,11 +160,14 @@ def permute_tensor(
     return result.view(source.dtype)
 
 
+def stored_elements(source: Checkpoint) -> Read:
+    """Key → the elements of a tensor as they are stored, of types that torch lacks as well."""
+    return lambda key: as_elements(source.read_raw(key), source.infos[key])
+
+
 def exact_reader(permutation: Permutation, layout: Layout, source: Checkpoint) -> Read:
     """Key → the bytes of the permuted tensor; bit-exact where no unit is scaled or mapped, as no value is decoded."""
-
-    def elements(key: str) -> Tensor:
-        return as_elements(source.read_raw(key), source.infos[key])
+    elements = stored_elements(source)
 
     def read(key: str) -> Tensor:
         if not layout.tensors[key].pieces:

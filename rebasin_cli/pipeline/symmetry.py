@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint, RenamedCheckpoint
@@ -59,9 +59,14 @@ def rotated_alike(pairs: Sequence[Pair]) -> list[Pair]:
         for dim in apart
         if not any(note.startswith(f"{dim} is not rotated") for note in told)
     ]
+    return unrotated(pairs, apart, new)
+
+
+def unrotated(pairs: Sequence[Pair], dims: Collection[str], notes: Collection[str]) -> list[Pair]:
+    """The pairs in which no map may act on some dims, and notes of why."""
 
     def kept(layout: Layout) -> Layout:
-        return replace(layout.without_rotations(apart), notes=(*layout.notes, *new))
+        return replace(layout.without_rotations(dims), notes=(*layout.notes, *notes))
 
     return [replace(pair, layout=kept(pair.layout), layout_b=kept(pair.layout_b)) for pair in pairs]
 

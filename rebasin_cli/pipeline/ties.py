@@ -8,18 +8,18 @@ Equal tensors are told by their first bytes, which the scan of a checkpoint sees
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoints.checkpoint import Checkpoint
-from rebasin_cli.checkpoints.tensors import as_elements, hash_tensors
+from rebasin_cli.checkpoints.tensors import hash_tensors
 from rebasin_cli.errors import ContentError
-from rebasin_cli.permutation.gather import permute_tensor
+from rebasin_cli.permutation.gather import permute_tensor, stored_elements
 from rebasin_cli.permutation.values import Permutation
 from rebasin_cli.pipeline import Progress
 from rebasin_cli.pipeline.layouts import Pair, SpecChoice, check_symmetry
+from rebasin_cli.pipeline.symmetry import unrotated
 from rebasin_cli.spec import BoundTensor, Layout
 from rebasin_cli.spec.binding.layout import STREAMS
 
@@ -56,11 +56,7 @@ def without_parting_ties(
         notes = {**_parting(layout, checkpoint, heads), **notes}
     if not notes:
         return list(pairs)
-
-    def kept(layout: Layout) -> Layout:
-        return replace(layout.without_rotations(notes), notes=(*layout.notes, *notes.values()))
-
-    found = [replace(pair, layout=kept(pair.layout), layout_b=kept(pair.layout_b)) for pair in pairs]
+    found = unrotated(pairs, notes, notes.values())
     check_symmetry(found, choice)
     for note in notes.values():
         progress.warn(note)
@@ -73,7 +69,7 @@ def _parting(layout: Layout, checkpoint: Checkpoint, heads: Mapping[str, int]) -
     notes: dict[str, str] = {}
     if not streams or len(set(heads.values())) == len(heads):
         return notes
-    read, drawn = _reader(checkpoint), any_permutation(layout)
+    read, drawn = stored_elements(checkpoint), any_permutation(layout)
     for keys in _beginning_alike(layout, checkpoint, heads):
         for one, two in _parted(layout, keys, read, drawn):
             if layout.norms.get(one) != layout.norms.get(two):
@@ -82,10 +78,6 @@ def _parting(layout: Layout, checkpoint: Checkpoint, heads: Mapping[str, int]) -
                         f"{dim} is not rotated: {one} and {two} are equal, as a tied head and its embedding are"
                     )
     return notes
-
-
-def _reader(checkpoint: Checkpoint) -> Read:
-    return lambda key: as_elements(checkpoint.read_raw(key), checkpoint.infos[key])
 
 
 def _beginning_alike(layout: Layout, checkpoint: Checkpoint, heads: Mapping[str, int]) -> Iterator[list[str]]:
@@ -117,7 +109,7 @@ def check_ties(
     Raises:
         ContentError: naming two that would not.
     """
-    read = _reader(checkpoint)
+    read = stored_elements(checkpoint)
     for keys in _beginning_alike(layout, checkpoint, heads):
         for one, two in _parted(layout, keys, read, drawn):
             raise _refusal(layout, checkpoint, one, two, read, drawn, again=again)
