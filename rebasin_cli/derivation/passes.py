@@ -272,7 +272,7 @@ class Network:
         except RuntimeError as error:
             raise NoGradientError(
                 f"no gradient of the network can be computed: {str(error).strip().splitlines()[0]}",
-                remedy="its forward must begin anew in every call, without tensors that it kept from the last one",
+                remedy="its forward must not use tensors that it kept from an earlier call",
             ) from error
         finally:
             for tensor in self.tensors.values():

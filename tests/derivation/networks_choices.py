@@ -1,4 +1,4 @@
-"""Networks that choose, round, stop gradients or compute them anew, and that answer with distributions."""
+"""Networks that choose, round, stop gradients or recompute them, and that answer with distributions."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ class Pooled(torch.nn.Module):
         return hidden if images is None else hidden + self.tower(images)
 
 
-def test_a_model_is_refused_where_no_known_inputs_read_a_matrix_that_others_may() -> None:
+def test_matrices_that_no_known_inputs_read_refuse_a_folder() -> None:
     """A vision tower writes into the stream of the text, whether or not there are images."""
     judge_of(FileNetwork(Pooled("pooler")), {"vocab_size": 9}, 0)
     with pytest.raises(UnfitError, match=r"do not depend on tower\.weight with the inputs that are known"):
